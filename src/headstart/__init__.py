@@ -1,0 +1,78 @@
+"""Start neural networks from their data: every data-informed initialization behind one safe call.
+
+>>> import torch, headstart as hs
+>>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(10))
+>>> report = hs.initialize(model, torch.rand(64, 1, 12, 12), "prewarm", seed=0)
+>>> report.changed
+['0']
+"""
+
+from headstart.api import apply, compute, initialize
+from headstart.errors import (
+    DataError,
+    HeadstartError,
+    MissingExtraError,
+    ModelError,
+    UnknownNameError,
+    WriteError,
+)
+from headstart.methods import (
+    LSUV,
+    Auto,
+    Default,
+    DeltaOrthogonal,
+    Dirac,
+    Gabor,
+    Info,
+    Kaiming,
+    LeCun,
+    MatchedRandom,
+    Method,
+    Orthogonal,
+    PreWarm,
+    Whitening,
+    WithinLayer,
+    Xavier,
+    Zero,
+    ZeroDCRandom,
+)
+from headstart.registry import describe, list_methods, register
+from headstart.report import Init, Report, Row
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSUV",
+    "Auto",
+    "DataError",
+    "Default",
+    "DeltaOrthogonal",
+    "Dirac",
+    "Gabor",
+    "HeadstartError",
+    "Info",
+    "Init",
+    "Kaiming",
+    "LeCun",
+    "MatchedRandom",
+    "Method",
+    "MissingExtraError",
+    "ModelError",
+    "Orthogonal",
+    "PreWarm",
+    "Report",
+    "Row",
+    "UnknownNameError",
+    "Whitening",
+    "WithinLayer",
+    "WriteError",
+    "Xavier",
+    "Zero",
+    "ZeroDCRandom",
+    "apply",
+    "compute",
+    "describe",
+    "initialize",
+    "list_methods",
+    "register",
+]

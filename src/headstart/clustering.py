@@ -1,0 +1,99 @@
+"""K-means on scikit-learn with its degenerate cases mended.
+
+scikit-learn's results depend on the number of threads, and with fewer distinct points than clusters it
+warns and returns duplicates. Here one thread computes, and only distinct, occupied centroids come back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from headstart.errors import DataError, HeadstartError
+
+_ALGORITHMS = ("lloyd", "minibatch")
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Result of :func:`kmeans`.
+
+    Attributes:
+        centroids: ``(found, dimensions)``; ``found`` may be less than asked.
+        sizes: Points in each cluster, ``(found,)``.
+        labels: Cluster of each point, ``(points,)``.
+        inertia: Sum of squared distances to the centroids.
+    """
+
+    centroids: Tensor
+    sizes: Tensor
+    labels: Tensor
+    inertia: float
+
+
+def kmeans(
+    points: Tensor, clusters: int, *, seed: int, algorithm: str = "lloyd", n_init: int = 1, max_iter: int = 50
+) -> Clusters:
+    """Cluster points by Euclidean distance.
+
+    Args:
+        points: ``(n, dimensions)``, any floating dtype and device.
+        clusters: How many are asked for. Fewer come back when there are fewer distinct points.
+        seed: 32-bit seed; the result does not depend on the number of threads.
+        algorithm: ``"lloyd"`` (full k-means) or ``"minibatch"``.
+        n_init: Starts, of which the best is kept.
+        max_iter: Iterations at most.
+
+    Returns:
+        Centroids on the device and in the dtype of ``points``.
+
+    Raises:
+        DataError: No points, or values that are not finite.
+
+    Example:
+        >>> found = kmeans(torch.tensor([[0.0], [0.0], [4.0]]), 3, seed=0)
+        >>> sorted(found.centroids.flatten().tolist()), sorted(found.sizes.tolist())
+        ([0.0, 4.0], [1, 2])
+    """
+    if algorithm not in _ALGORITHMS:
+        raise HeadstartError(f"algorithm={algorithm!r} is not known.", remedy=f"Choose one of {_ALGORITHMS}.")
+    if points.dim() != 2 or len(points) == 0 or clusters < 1:
+        raise DataError(f"Cannot make {clusters} clusters of points of shape {tuple(points.shape)}.")
+    if not torch.isfinite(points).all():
+        raise DataError("Points to cluster hold NaN or infinite values.")
+    wide = points if points.dtype == torch.float64 else points.float()
+    array = np.ascontiguousarray(wide.detach().cpu().numpy())
+    cls = KMeans if algorithm == "lloyd" else MiniBatchKMeans
+    model = cls(min(clusters, len(array)), random_state=seed, n_init=n_init, max_iter=max_iter)
+    with warnings.catch_warnings(), ThreadpoolController().limit(limits=1):
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer distinct points than clusters: mended below
+        labels = model.fit(array).labels_
+    return _mended(array, model.cluster_centers_, labels, float(model.inertia_), points)
+
+
+def _mended(
+    array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inertia: float, like: Tensor
+) -> Clusters:
+    """Keep the occupied, distinct centroids in their order."""
+    sizes = np.bincount(labels, minlength=len(centroids))
+    _, first, inverse = np.unique(centroids, axis=0, return_index=True, return_inverse=True)
+    owner = first[inverse.reshape(-1)]  # duplicates point to the first of their kind
+    merged = np.bincount(owner, weights=sizes, minlength=len(centroids)).astype(np.int64)
+    kept = np.flatnonzero(merged > 0)
+    renumber = np.full(len(centroids), -1)
+    renumber[kept] = np.arange(len(kept))
+    return Clusters(
+        torch.as_tensor(centroids[kept]).to(like),
+        torch.as_tensor(merged[kept]),
+        torch.as_tensor(renumber[owner[labels]]),
+        inertia,
+    )

@@ -1,0 +1,85 @@
+"""Refuse models that cannot be initialized in place, with the lines that mend each case."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from headstart.errors import ModelError
+
+_WRAPPERS = {
+    "DistributedDataParallel": "hs.initialize(model.module, data) on rank 0 before wrapping, then wrap",
+    "DataParallel": "hs.initialize(model.module, data), or initialize before wrapping",
+    "FullyShardedDataParallel": "initialize the plain model on rank 0, then wrap it with sync_module_states=True",
+    "FSDPModule": "initialize the plain model, then call fully_shard on it",
+}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the eager module behind ``torch.compile``; it owns the same parameters.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        ``model`` itself, or the module that ``torch.compile`` wrapped.
+
+    Raises:
+        ModelError: ``model`` is not an ``nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The model is a {type(model).__name__}, not a torch.nn.Module.",
+            remedy="Pass the module itself: hs.initialize(model, data, method).",
+        )
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def check(model: nn.Module) -> None:
+    """Raise if the parameters of ``model`` cannot be read and written as plain tensors here.
+
+    Raises:
+        ModelError: The model is scripted, wrapped for data-parallel training, quantized, or has parameters
+            on the meta device or sharded over processes.
+    """
+    for name, module in model.named_modules():
+        where = f"'{name}'" if name else "The model"
+        kinds = {cls.__name__ for cls in type(module).__mro__}
+        for wrapper, remedy in _WRAPPERS.items():
+            if wrapper in kinds:
+                raise ModelError(f"{where} is wrapped in {wrapper}.", remedy=f"Instead: {remedy}.")
+        if "ScriptModule" in kinds:
+            raise ModelError(
+                f"{where} is a TorchScript module ({type(module).__name__}), whose layers cannot be visited.",
+                remedy="Initialize the eager model first, then script or trace it.",
+            )
+        if "quantized" in type(module).__module__.split("."):
+            raise ModelError(
+                f"{where} is quantized ({type(module).__name__}).",
+                remedy="Initialize the floating-point model first, then quantize it.",
+            )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            continue
+        if tensor.is_meta:
+            raise ModelError(
+                f"Parameter '{name}' is on the meta device and has no storage.",
+                remedy="Materialize it first: model.to_empty(device='cpu'); hs.initialize(model, data, 'default').",
+            )
+        if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
+            raise ModelError(
+                f"Parameter '{name}' is a DTensor, sharded over processes.",
+                remedy="Initialize the plain model on rank 0, then shard and broadcast it.",
+            )
+        if tensor.is_quantized:
+            raise ModelError(
+                f"Parameter '{name}' is quantized.",
+                remedy="Initialize the floating-point model first, then quantize it.",
+            )
+
+
+def is_lazy(model: nn.Module) -> bool:
+    """Tell whether some parameter or buffer still waits for its shape (``nn.Lazy...`` modules)."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in tensors)

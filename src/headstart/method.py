@@ -1,0 +1,93 @@
+"""What a method is: a frozen dataclass that fills a layer before it computes or rescales it after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import nn
+
+from headstart.errors import HeadstartError
+from headstart.weights import Layer
+
+if TYPE_CHECKING:
+    from headstart.report import Report
+    from headstart.walk import Plan, Visit
+
+Scope = Literal["first convolution", "all layers"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the registry tells about a method.
+
+    Attributes:
+        name: Registered name.
+        summary: One line.
+        reference: Authors, year, title.
+        scope: Which layers it writes.
+        needs_data: Whether it works from a batch.
+        cost: Forward passes and memory, in words.
+        presets: Named configurations (class methods), the published form among them.
+        deviations: What differs from the source, each a sentence.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    scope: Scope
+    needs_data: bool
+    cost: str
+    presets: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+
+
+class Method:
+    """Base of every initialization.
+
+    A subclass is a frozen dataclass whose fields are its hyperparameters. It overrides :meth:`before`,
+    :meth:`after` or both, and :meth:`select` if it does not write every layer. Methods given as a list
+    run interleaved in one walk: at each layer the fills, then the scalings, in the order of the list.
+    """
+
+    info: ClassVar[Info]
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """Choose which of the selected layers to visit; say why others are left with ``plan.skip``.
+
+        Args:
+            layers: Layers that may be written, in execution order.
+            plan: What is known of the model: order, calls, which layers a normalization follows.
+
+        Returns:
+            The layers to visit.
+        """
+        return layers
+
+    def before(self, visit: Visit) -> None:
+        """Write the layer from its real input, before it computes."""
+
+    def after(self, visit: Visit) -> None:
+        """Rescale the layer after it computed, with ``visit.affine``."""
+
+    def __call__(self, model: nn.Module, data: Any = None, **options: Any) -> Report:
+        """Initialize ``model``: the same as ``headstart.initialize(model, data, self, **options)``."""
+        from headstart.api import initialize
+
+        return initialize(model, data, self, **options)
+
+    def check(self, ok: bool, problem: str, remedy: str) -> None:
+        """Raise a :class:`HeadstartError` about this method's options unless ``ok``."""
+        if not ok:
+            raise HeadstartError(f"{self.info.name}: {problem}.", remedy=remedy)
+
+    def check_choice(self, field: str, *choices: str) -> None:
+        """Raise unless the option has one of the named values."""
+        value = getattr(self, field)
+        known = ", ".join(repr(c) for c in choices)
+        self.check(value in choices, f"{field}={value!r} is not known", f"Choose one of {known}.")
+
+    def options(self) -> dict[str, Any]:
+        """Fields and their values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""One file per paper. Importing this package registers every method."""
+
+from headstart.method import Info, Method
+from headstart.methods.auto import Auto
+from headstart.methods.baselines import (
+    Default,
+    DeltaOrthogonal,
+    Dirac,
+    Kaiming,
+    LeCun,
+    Orthogonal,
+    Xavier,
+    Zero,
+)
+from headstart.methods.controls import MatchedRandom, ZeroDCRandom
+from headstart.methods.data_dependent import WithinLayer
+from headstart.methods.gabor import Gabor
+from headstart.methods.lsuv import LSUV
+from headstart.methods.prewarm import PreWarm
+from headstart.methods.whitening import Whitening
+
+__all__ = [
+    "LSUV",
+    "Auto",
+    "Default",
+    "DeltaOrthogonal",
+    "Dirac",
+    "Gabor",
+    "Info",
+    "Kaiming",
+    "LeCun",
+    "MatchedRandom",
+    "Method",
+    "Orthogonal",
+    "PreWarm",
+    "Whitening",
+    "WithinLayer",
+    "Xavier",
+    "Zero",
+    "ZeroDCRandom",
+]

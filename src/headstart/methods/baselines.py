@@ -1,0 +1,347 @@
+"""The starts that everyone has: what ``torch.nn.init`` offers, and two that it lacks.
+
+Each draws every layer from its own stream, in float32 or better, into any layer kind, and leaves biases at
+zero (``default`` draws them as the framework does).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from headstart.method import Method
+from headstart.registry import register
+from headstart.walk import Visit
+
+_TORCH = "torch.nn.init"
+_NO_PASS = "no forward pass of its own"
+_FAN = "Transposed convolutions use fan_in = in/groups * kernel / stride, the inputs that reach an output."
+
+
+def zero_bias(visit: Visit) -> None:
+    """Set the bias to zero where there is one that may be written."""
+    if not visit.bias_free:
+        bias = visit.bias
+        assert bias is not None
+        visit.write(bias=torch.zeros_like(bias))
+
+
+def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
+    """The gain that keeps the variance through a nonlinearity (``torch.nn.init.calculate_gain``).
+
+    Example:
+        >>> round(gain_of("relu"), 4)
+        1.4142
+    """
+    return float(init.calculate_gain(nonlinearity, slope if nonlinearity == "leaky_relu" else None))  # type: ignore[arg-type]
+
+
+@register(
+    "default",
+    summary="the framework's own start, drawn again from the call's seed",
+    reference="PyTorch reset_parameters: He et al. 2015 with a = sqrt(5), that is U(-1, 1) / sqrt(fan_in)",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+    deviations=("A layer's draw depends on the seed and its name only, not on the layers before it.",),
+)
+@dataclass(frozen=True)
+class Default(Method):
+    """PyTorch's default: weights and biases uniform in ``±1 / sqrt(fan_in)``.
+
+    The idea: LeCun's scale with a third of the variance, kept by the framework for compatibility. It lets
+    activations of deep plain networks die out: see ``headstart.diagnose``.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> layer = torch.nn.Conv2d(3, 8, 3)
+        >>> _ = hs.initialize(layer, method="default", seed=0)
+        >>> bool(layer.weight.abs().max() <= 27 ** -0.5)
+        True
+    """
+
+    def before(self, visit: Visit) -> None:
+        """Draw weight and bias."""
+        # torch takes the stored axis 1 for the fan, so a transposed layer counts its output channels.
+        layer = visit.layer
+        shape = (
+            layer.shape
+            if layer.kind != "transposed"
+            else (0, layer.out_channels // layer.groups, *layer.kernel)
+        )
+        bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
+        weight = visit.weight
+        visit.write(_uniform(visit, weight, bound))
+        if not visit.bias_free:
+            bias = visit.bias
+            assert bias is not None
+            visit.write(bias=_uniform(visit, bias, bound, "bias"))
+
+
+def _uniform(visit: Visit, like: Tensor, bound: float, purpose: str = "weight") -> Tensor:
+    unit = torch.rand(like.shape, generator=visit.generator(purpose), dtype=like.dtype).to(like.device)
+    return (2 * unit - 1) * bound
+
+
+@dataclass(frozen=True)
+class _VarianceScaling(Method):
+    """Shared by the starts that only set a variance."""
+
+    distribution: str = "normal"
+
+    def __post_init__(self) -> None:
+        self.check_choice("distribution", "normal", "uniform")
+
+    def _draw(self, visit: Visit, std: float) -> None:
+        weight = visit.weight
+        if self.distribution == "normal":
+            visit.write(visit.normal(*weight.shape) * std)
+        else:
+            visit.write(_uniform(visit, weight, std * math.sqrt(3)))
+        zero_bias(visit)
+
+
+@register(
+    "kaiming",
+    summary="variance 2 / fan: keeps activations (or gradients) alive through ReLU",
+    reference="He, Zhang, Ren and Sun 2015, Delving deep into rectifiers",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+    deviations=(_FAN,),
+)
+@dataclass(frozen=True)
+class Kaiming(_VarianceScaling):
+    """He's start: ``std = gain / sqrt(fan)``, bias 0.
+
+    Args:
+        distribution: ``"normal"`` or ``"uniform"`` (same variance).
+        mode: ``"fan_in"`` keeps the variance of activations, ``"fan_out"`` that of gradients.
+        nonlinearity: As in ``torch.nn.init.calculate_gain``; default ``"relu"``, gain sqrt(2).
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> layer = torch.nn.Linear(1000, 200)
+        >>> _ = hs.initialize(layer, method=hs.Kaiming(), seed=0)
+        >>> round(float(layer.weight.std()), 2)
+        0.04
+    """
+
+    mode: str = "fan_in"
+    nonlinearity: str = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("mode", "fan_in", "fan_out")
+        self.check_choice("nonlinearity", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu")
+
+    def before(self, visit: Visit) -> None:
+        """Draw the weight, zero the bias."""
+        fan = visit.layer.fan_in if self.mode == "fan_in" else visit.layer.fan_out
+        self._draw(visit, gain_of(self.nonlinearity, 0.01) / math.sqrt(fan))
+
+
+@register(
+    "xavier",
+    summary="variance 2 / (fan_in + fan_out): a compromise for forward and backward",
+    reference="Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+    deviations=(_FAN,),
+)
+@dataclass(frozen=True)
+class Xavier(_VarianceScaling):
+    """Glorot's start: ``std = gain * sqrt(2 / (fan_in + fan_out))``, bias 0.
+
+    Args:
+        distribution: ``"normal"`` or ``"uniform"``.
+        gain: Factor on the deviation, default 1.
+    """
+
+    gain: float = 1.0
+
+    def before(self, visit: Visit) -> None:
+        """Draw the weight, zero the bias."""
+        self._draw(visit, self.gain * math.sqrt(2 / (visit.layer.fan_in + visit.layer.fan_out)))
+
+
+@register(
+    "lecun",
+    summary="variance 1 / fan_in: right for linear layers and SELU",
+    reference="LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+    deviations=(_FAN,),
+)
+@dataclass(frozen=True)
+class LeCun(_VarianceScaling):
+    """LeCun's start: ``std = 1 / sqrt(fan_in)``, bias 0.
+
+    Args:
+        distribution: ``"normal"`` or ``"uniform"``.
+    """
+
+    def before(self, visit: Visit) -> None:
+        """Draw the weight, zero the bias."""
+        self._draw(visit, 1 / math.sqrt(visit.layer.fan_in))
+
+
+def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") -> Tensor:
+    """Draw a ``rows × columns`` matrix with orthonormal rows or columns, uniform among all of those."""
+    tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).double().cpu()
+    q, r = torch.linalg.qr(tall)
+    q = q * r.diagonal().sign()  # makes the draw uniform (Mezzadri 2007)
+    like = visit.weight_before
+    return (q if rows >= columns else q.T).to(like)
+
+
+@register(
+    "orthogonal",
+    summary="weights with orthonormal rows (or columns) per group: no direction is lost or blown up",
+    reference="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning",
+    scope="all layers",
+    needs_data=False,
+    cost=f"{_NO_PASS}; one QR decomposition per layer",
+    deviations=(
+        "Grouped layers are orthonormal within each group; the QR runs in float64, so half precision works.",
+    ),
+)
+@dataclass(frozen=True)
+class Orthogonal(Method):
+    """Semi-orthogonal weights: the ``out × in*kernel`` matrix of each group has orthonormal rows or columns.
+
+    Args:
+        gain: Factor on the weights, default 1.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> layer = torch.nn.Linear(8, 4)
+        >>> _ = hs.initialize(layer, method="orthogonal", seed=0)
+        >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-5)
+        True
+    """
+
+    gain: float = 1.0
+
+    def before(self, visit: Visit) -> None:
+        """Draw the weight, zero the bias."""
+        visit.write(self.gain * orthonormal_weight(visit))
+        zero_bias(visit)
+
+
+def orthonormal_weight(visit: Visit) -> Tensor:
+    """Draw a canonical weight whose groups are semi-orthogonal matrices."""
+    layer = visit.layer
+    rows, columns = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
+    groups = [orthonormal(visit, rows, columns, f"weight/{g}") for g in range(layer.groups)]
+    return torch.cat(groups).reshape(layer.shape)
+
+
+def _centre(visit: Visit) -> tuple[slice | int, ...]:
+    return (slice(None), slice(None), *(k // 2 for k in visit.layer.kernel))
+
+
+@register(
+    "dirac",
+    summary="each layer passes its input channels through: identity at the kernel's centre",
+    reference="Zagoruyko and Komodakis 2017, DiracNets; torch.nn.init.dirac_",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+    deviations=(
+        "Filters beyond the number of input channels keep the layer's own values (as in airbench), instead of"
+        " zero, unless rest='zero'.",
+        "Linear layers get a partial identity when linear=True, and are left alone by default.",
+    ),
+)
+@dataclass(frozen=True)
+class Dirac(Method):
+    """Identity convolution per group for the first ``in/groups`` filters, bias 0.
+
+    Args:
+        rest: ``"keep"`` leaves further filters as they are, ``"zero"`` is torch's form.
+        linear: Also write linear layers.
+    """
+
+    rest: str = "keep"
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_choice("rest", "keep", "zero")
+
+    def before(self, visit: Visit) -> None:
+        """Write the identity, zero the bias."""
+        layer = visit.layer
+        if layer.kind == "linear" and not self.linear:
+            visit.leave("a linear layer: pass dirac:linear=true to write it")
+            return
+        weight = visit.weight.unflatten(0, (layer.groups, -1))
+        if self.rest == "zero":
+            weight.zero_()
+        n = min(weight.shape[1], weight.shape[2])
+        weight[:, :n] = 0
+        centre = (slice(None), slice(0, n), slice(0, n), *(k // 2 for k in layer.kernel))
+        weight[centre] = torch.eye(n, dtype=weight.dtype, device=weight.device)
+        visit.write(weight.flatten(0, 1))
+        zero_bias(visit)
+
+
+@register(
+    "delta-orthogonal",
+    summary="an orthogonal matrix at the kernel's centre, zeros elsewhere: signals keep their length at any depth",
+    reference="Xiao et al. 2018, Dynamical isometry and a mean field theory of CNNs",
+    scope="all layers",
+    needs_data=False,
+    cost=f"{_NO_PASS}; one QR decomposition per layer",
+    deviations=(
+        "Layers with more inputs than outputs get orthonormal rows (the paper asks for out >= in).",
+        "Linear layers get an orthogonal matrix.",
+    ),
+)
+@dataclass(frozen=True)
+class DeltaOrthogonal(Method):
+    """Delta-orthogonal convolutions for deep nets without normalization and shortcuts, bias 0.
+
+    Args:
+        gain: Factor on the weights; sqrt(2) for ReLU, 1 for linear and critical tanh. Default 1.
+    """
+
+    gain: float = 1.0
+
+    def before(self, visit: Visit) -> None:
+        """Write the matrix at the centre, zero the bias."""
+        layer = visit.layer
+        rows, columns = layer.out_channels // layer.groups, layer.shape[1]
+        weight = torch.zeros_like(visit.weight_before)
+        blocks = [orthonormal(visit, rows, columns, f"weight/{g}") for g in range(layer.groups)]
+        weight[_centre(visit)] = self.gain * torch.cat(blocks)
+        visit.write(weight)
+        zero_bias(visit)
+
+
+@register(
+    "zero",
+    summary="all weights zero: for the last layer of a residual branch or a head, never for a whole net",
+    reference="Goyal et al. 2017 (zero gamma); Zhang, Dauphin and Ma 2019, Fixup",
+    scope="all layers",
+    needs_data=False,
+    cost=_NO_PASS,
+)
+@dataclass(frozen=True)
+class Zero(Method):
+    """Zero weights and biases. Name the layers with ``include=``: a net of zeros does not train."""
+
+    def before(self, visit: Visit) -> None:
+        """Write zeros."""
+        visit.write(torch.zeros_like(visit.weight_before))
+        zero_bias(visit)
+        if len(visit.plan.layers) > 1 and len(visit.plan.rows) == sum(
+            r.action == "written" for r in visit.plan.rows.values()
+        ):
+            visit.find("Every weight layer is zero: the network cannot train. Name the layers with include=.")

@@ -1,0 +1,115 @@
+"""Controls: the part of a method's effect that random filters of the same size already have.
+
+With batch norm the effective step is lr / |w|^2, so a method that only changes norms looks like a better
+start. A control keeps what a method does to norms and takes its structure away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.plan import Plan
+from headstart.registry import parse, register
+from headstart.walk import Visit
+from headstart.weights import Layer
+
+
+@dataclass(frozen=True)
+class _Control(Method):
+    of: str = "prewarm"
+
+    def __post_init__(self) -> None:
+        methods = parse(self.of)
+        ok = len(methods) == 1 and not isinstance(methods[0], _Control)
+        self.check(ok, f"of={self.of!r} is not one plain method", "Name one, such as of=prewarm")
+
+    @property
+    def treatment(self) -> Method:
+        """The method whose control this is."""
+        return parse(self.of)[0]
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """The layers that the treatment writes."""
+        return self.treatment.select(layers, plan)
+
+    def before(self, visit: Visit) -> None:
+        """Let the treatment write, then replace the filters that it changed."""
+        before = visit.weight
+        self.treatment.before(visit)
+        after = visit.weight
+        rows = (after != before).flatten(1).any(1)
+        if not bool(rows.any()):
+            raise HeadstartError(
+                f"{self.info.name}: {self.of} changed no filter of {visit.layer.where} before it computes.",
+                remedy="Controls serve methods that fill weights, not those that only rescale.",
+            )
+        after[rows] = self.replace(visit, before, after)[rows]
+        visit.write(after)
+
+    def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:
+        """The control's filters, all of them."""
+        raise HeadstartError(f"{type(self).__name__} does not say what to put in the place of filters.")
+
+
+def _norms(weight: Tensor) -> Tensor:
+    return weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
+
+
+@register(
+    "matched-random",
+    summary="control: random filters with exactly the norms that another method writes",
+    reference="the scale-matched control that the sources lack",
+    scope="first convolution",
+    needs_data=True,
+    cost="that of the method it controls",
+)
+@dataclass(frozen=True)
+class MatchedRandom(_Control):
+    """Gaussian filters in the places and with the norms of the treatment's filters.
+
+    Args:
+        of: The treatment, as a spec.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> a, b = torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(1, 8, 3)
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> x = torch.rand(64, 1, 12, 12)
+        >>> _ = hs.initialize(a, x, "prewarm"), hs.initialize(b, x, "matched-random:of=prewarm")
+        >>> torch.allclose(a.weight.flatten(1).norm(dim=1), b.weight.flatten(1).norm(dim=1))
+        True
+    """
+
+    def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:
+        """Random directions, the treatment's norms."""
+        draw = visit.normal(*after.shape, purpose="control")
+        return draw * (_norms(after) / _norms(draw))
+
+
+@register(
+    "zero-dc-random",
+    summary="control: the layer's own random filters without their mean, at their own norm",
+    reference="a control for the removed mean that patch-based filters share",
+    scope="first convolution",
+    needs_data=True,
+    cost="that of the method it controls",
+)
+@dataclass(frozen=True)
+class ZeroDCRandom(_Control):
+    """The layer's own filters, in the places that the treatment writes, with their mean removed.
+
+    Args:
+        of: The treatment, as a spec; it says which filters.
+    """
+
+    def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:
+        """Mean-free filters at their own norm."""
+        mean = before.flatten(1).mean(1).reshape(-1, *[1] * (before.dim() - 1))
+        centred = before - mean
+        return centred * (_norms(before) / _norms(centred).clamp_min(torch.finfo(before.dtype).tiny))

@@ -1,0 +1,197 @@
+"""Within-layer normalization (Krähenbühl, Doersch, Donahue and Darrell 2016, algorithm 1).
+
+Every layer is filled and then rescaled so that each pre-activation channel has mean beta and deviation 1 on
+the data. All layers are done in one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from headstart.method import Method
+from headstart.plan import Plan
+from headstart.registry import register
+from headstart.walk import Visit
+from headstart.weights import Layer, to_canonical
+
+DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
+
+
+def leave_normed(
+    method: Method, layers: Sequence[Layer], plan: Plan, before_norm: str, output_layer: str
+) -> list[Layer]:
+    """Drop layers that a normalization follows, and output layers, where the options say so."""
+    chosen = []
+    for layer in layers:
+        norm = plan.norm_after.get(layer.name)
+        if norm is not None and before_norm == "skip":
+            plan.skip(layer, f"'{norm}' normalizes its output")
+        elif layer.name in plan.outputs and output_layer == "keep" and len(plan.layers) > 1:
+            plan.skip(layer, "an output layer, whose scale sets the first loss")
+        else:
+            chosen.append(layer)
+    skipped = len(layers) - len(chosen)
+    if skipped and before_norm == "skip" and any(la.name in plan.norm_after for la in layers):
+        n = sum(la.name in plan.norm_after for la in layers)
+        plan.find(f"{method.info.name}: {n} layers whose output a normalization takes were left as they are.")
+    return chosen
+
+
+@register(
+    "within-layer",
+    summary="each pre-activation channel brought to mean beta and deviation 1 on the data, in one pass",
+    reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 1",
+    scope="all layers",
+    needs_data=True,
+    cost="one forward pass of the batch; moments in place, no copies of activations",
+    presets=("paper",),
+    deviations=(
+        "beta is 0 by default (the authors' command line uses 0.1: within-layer:paper).",
+        "Gaussian weights start at 1 / sqrt(fan_in) instead of 1, the same after normalization, so that half"
+        " precision does not overflow.",
+        "Layers followed by a normalization are left alone unless before_norm='normalize'.",
+        "A layer without bias cannot be shifted: its filters lose their component along the mean input patch"
+        " instead, which has the same effect (center=False leaves the mean).",
+        "Dropout is off while measuring; a constant channel is scaled by the layer's deviation and reported.",
+    ),
+)
+@dataclass(frozen=True)
+class WithinLayer(Method):
+    """Fill each layer and divide every output channel by its deviation; the bias moves its mean to ``beta``.
+
+    The idea: when all inputs of a layer have the same second moment, all its weights learn at the same rate,
+    and no signal dies or blows up on the way. ``W <- W / s``, ``b <- beta - mean / s``.
+
+    Args:
+        fill: ``"gaussian"`` draws new weights, ``"keep"`` calibrates those that are there.
+        beta: Mean of every channel afterwards, for layers with a bias.
+        per: ``"channel"``, or ``"layer"`` for one deviation per layer.
+        before_norm: ``"skip"`` leaves layers that a normalization follows, ``"normalize"`` treats them too.
+        output_layer: ``"normalize"`` or ``"keep"`` for layers whose output the model returns.
+        center: Let the filters of a bias-free layer lose the mean patch (with ``fill="gaussian"`` only).
+
+    Raises:
+        HeadstartError: Fewer than 8 values per channel, or a weight that cannot be rescaled.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 10), torch.nn.ReLU(), torch.nn.Linear(10, 5))
+        >>> x = torch.randn(256, 20)
+        >>> _ = hs.initialize(net, x, hs.WithinLayer(beta=0.1))
+        >>> torch.allclose(net(x).std(0, correction=0), torch.ones(5), atol=1e-3)
+        True
+        >>> torch.allclose(net(x).mean(0), torch.full((5,), 0.1), atol=1e-3)
+        True
+    """
+
+    fill: str = "gaussian"
+    beta: float = 0.0
+    per: str = "channel"
+    before_norm: str = "skip"
+    output_layer: str = "normalize"
+    center: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_choice("fill", "gaussian", "keep")
+        self.check_choice("per", "channel", "layer")
+        self.check_choice("before_norm", "skip", "normalize")
+        self.check_choice("output_layer", "normalize", "keep")
+        ok = isinstance(self.beta, (int, float)) and math.isfinite(self.beta)
+        self.check(ok, f"beta={self.beta!r} is not a number", "Pass a finite number, such as 0 or 0.1")
+
+    @classmethod
+    def paper(cls, **options: float | str | bool) -> WithinLayer:
+        """The authors' command line: Gaussian fill, every layer, beta 0.1, no centring of weights."""
+        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, **options})  # type: ignore[arg-type]
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """All layers but those that the options leave alone."""
+        return leave_normed(self, layers, plan, self.before_norm, self.output_layer)
+
+    def before(self, visit: Visit) -> None:
+        """Draw the weights."""
+        if self.fill == "keep":
+            return
+        weight = visit.normal(*visit.layer.shape) / math.sqrt(math.prod(visit.layer.shape[1:]))
+        if visit.bias_free and self.center:
+            weight = without_mean_patch(visit, weight)
+        bias = visit.bias
+        visit.write(weight, None if visit.bias_free or bias is None else torch.zeros_like(bias))
+
+    def after(self, visit: Visit) -> None:
+        """Divide by the deviation and shift to beta."""
+        moments = visit.moments
+        std = moments.var.sqrt()
+        layer_std = math.sqrt(float(moments.var.mean()))
+        assert visit.output is not None
+        noise = 8 * torch.finfo(visit.output.dtype).eps
+        dead = (std <= DEAD * layer_std) | (std <= noise * moments.mean.abs())
+        if layer_std == 0 or bool(dead.all()):
+            visit.leave("its output does not vary over the batch")
+            visit.find(
+                f"{self.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
+                " rescaled; layers before it, or the data, have lost all variation."
+            )
+            return
+        if bool(dead.any()):
+            visit.note(f"{int(dead.sum())} constant channels, scaled by the layer's deviation")
+            visit.find(
+                f"{self.info.name}: {int(dead.sum())} channels of '{visit.layer.name}' are constant on the batch."
+            )
+        scale = 1 / torch.where(
+            dead, layer_std, std if self.per == "channel" else torch.full_like(std, layer_std)
+        )
+        if not visit.bias_free:
+            visit.affine(scale, self.beta - moments.mean * scale)
+            return
+        bias = visit.bias  # frozen, if there is one: it must stay as it is
+        visit.affine(scale, None if bias is None else (1 - scale) * bias)
+        rest = float(visit.moments.mean.abs().max())
+        if rest > 1e-3:
+            visit.note(f"no bias to shift: channel means up to {rest:.2g} remain")
+
+
+def without_mean_patch(visit: Visit, weight: Tensor) -> Tensor:
+    """Remove from every filter its component along the mean input patch, so that output means are zero.
+
+    The mean output is linear in the weight, so its gradient for the batch-mean input is that patch, with
+    padding, stride, dilation and groups as the layer has them.
+    """
+    layer, value = visit.layer, visit.input
+    assert value is not None
+    per_group = math.prod(layer.shape[1:])
+    if per_group < 2:
+        visit.note("one weight per filter: its mean cannot be removed")
+        return weight
+    patch = mean_patch(layer, value).to(weight)
+    size = patch.square().sum(1, keepdim=True)
+    along = torch.where(size > 0, patch / size.clamp_min(torch.finfo(weight.dtype).tiny), 0)
+    flat = weight.flatten(1)
+    return (flat - (flat * patch).sum(1, keepdim=True) * along).reshape(weight.shape)
+
+
+def mean_patch(layer: Layer, value: Tensor) -> Tensor:
+    """The mean input patch that each filter sees, ``(out, in/groups * kernel)``, padding included."""
+    module = layer.module
+    wide = value if value.dtype in (torch.float32, torch.float64) else value.float()
+    if layer.kind == "linear":
+        return wide.reshape(-1, wide.shape[-1]).mean(0).expand(layer.out_channels, -1)
+    if value.dim() == len(layer.kernel) + 2:
+        wide = wide.mean(0, keepdim=True)
+    with torch.enable_grad():
+        stored = torch.zeros_like(module.weight, dtype=wide.dtype, requires_grad=True)  # type: ignore[arg-type]
+        if layer.kind == "conv":
+            output = module._conv_forward(wide, stored, None)  # type: ignore[operator]
+        else:
+            convolve = getattr(F, f"conv_transpose{len(layer.kernel)}d")
+            sizes = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+            output = convolve(wide, stored, None, *sizes)
+        positions = math.prod(output.shape[-len(layer.kernel) :])
+        (gradient,) = torch.autograd.grad(output.sum() / positions, stored)
+    return to_canonical(layer, gradient).flatten(1)

@@ -1,0 +1,128 @@
+"""Patches of a layer's input, and the image statistics that Pre-Warm's rules read."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from headstart.errors import DataError
+from headstart.weights import Layer
+
+BINS = 256
+
+
+def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torch.Generator) -> Tensor:
+    """Draw patches of a convolution's size and dilation, uniformly and with replacement, without padding.
+
+    Args:
+        value: The layer's input, ``(batch, channels, *space)`` or one sample without the batch axis.
+        layer: A convolution of any dimension.
+        per_sample: Patches from every sample.
+        generator: Draws the positions.
+
+    Returns:
+        ``(batch * per_sample, channels, *kernel)`` in working precision.
+
+    Raises:
+        DataError: The input is smaller than the kernel.
+    """
+    dims = len(layer.kernel)
+    images = value if value.dim() == dims + 2 else value.unsqueeze(0)
+    dilation = tuple(layer.module.dilation)  # type: ignore[union-attr, arg-type]
+    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel, dilation, strict=True)]
+    space = images.shape[2:]
+    if any(s < span for s, span in zip(space, spans, strict=True)):
+        raise DataError(
+            f"The input of {layer.where} is {'×'.join(map(str, space))}, smaller than its kernel"
+            f" {'×'.join(map(str, layer.kernel))}{f' dilated by {dilation}' if max(dilation) > 1 else ''}.",
+            remedy="Pass larger images: patches are taken without padding.",
+        )
+    batch = len(images)
+    corners = [
+        torch.randint(s - span + 1, (batch, per_sample), generator=generator).to(images.device)
+        for s, span in zip(space, spans, strict=True)
+    ]
+    windows = images
+    for axis, span in enumerate(spans):
+        windows = windows.unfold(2 + axis, span, 1)
+    rows = torch.arange(batch, device=images.device).unsqueeze(1)
+    taken = windows[(rows, slice(None), *corners)]  # (batch, per_sample, channels, *span)
+    taken = taken[(..., *(slice(None, None, d) for d in dilation))].flatten(0, 1)
+    return taken if taken.dtype in (torch.float32, torch.float64) else taken.float()
+
+
+def taper(kernel: tuple[int, ...]) -> Tensor:
+    """Inverse Manhattan weights ``1 / (1 + sum |i - c|)`` around the kernel's centre ``c = (k - 1) / 2``.
+
+    Example:
+        >>> taper((3, 3))
+        tensor([[0.3333, 0.5000, 0.3333],
+                [0.5000, 1.0000, 0.5000],
+                [0.3333, 0.5000, 0.3333]])
+    """
+    distance = torch.zeros(kernel)
+    for axis, k in enumerate(kernel):
+        shape = [1] * len(kernel)
+        shape[axis] = k
+        distance = distance + (torch.arange(k) - (k - 1) / 2).abs().reshape(shape)
+    return 1 / (1 + distance)
+
+
+def otsu_threshold(values: Tensor) -> float:
+    """Otsu's threshold on 256 equal bins between the least and the largest value.
+
+    Because the bins follow the range, the threshold moves with any affine change of the values: the share
+    of pixels above it is the same on raw and on standardized gray images.
+
+    Example:
+        >>> 0.1 < otsu_threshold(torch.tensor([0.0, 0.1, 0.9, 1.0])) < 0.9
+        True
+    """
+    flat = values.detach().flatten().float()
+    low, high = float(flat.min()), float(flat.max())
+    if not high > low:
+        return low
+    counts = torch.histc(flat, BINS, low, high).double().cpu()
+    centres = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
+    below, above = counts.cumsum(0), counts.flip(0).cumsum(0).flip(0)
+    mean_below = (counts * centres).cumsum(0) / below.clamp_min(1)
+    mean_above = (counts * centres).flip(0).cumsum(0).flip(0) / above.clamp_min(1)
+    between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
+    return float(centres[int(between.argmax())])
+
+
+def foreground_density(images: Tensor) -> float:
+    """Share of pixels above Otsu's threshold."""
+    return float((images.float() > otsu_threshold(images)).double().mean())
+
+
+def mean_patch_norm(patches: Tensor) -> float:
+    """Mean length of patches after each lost its own mean over all entries."""
+    flat = patches.flatten(1)
+    return float((flat - flat.mean(1, keepdim=True)).norm(dim=1).mean())
+
+
+def raw_pixels(
+    images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Tensor | None:
+    """Bring images back to pixels in [0, 1], or return None where that cannot be known.
+
+    Args:
+        images: ``(batch, channels, *space)``.
+        mean: Per channel, what a normalization subtracted; None if nothing is known of one.
+        std: Per channel, what it divided by.
+    """
+    if mean is not None and std is not None:
+        shape = (1, -1, *[1] * (images.dim() - 2))
+        images = images * images.new_tensor(std).reshape(shape) + images.new_tensor(mean).reshape(shape)
+    low, high = float(images.min()), float(images.max())
+    if low < -0.01 or high > 255.5:
+        return None
+    return images / 255 if high > 1.01 and _whole(images) else images if high <= 1.01 else None
+
+
+def _whole(images: Tensor) -> bool:
+    part = images.flatten()[: 2**16].float()
+    return math.isclose(float((part - part.round()).abs().max()), 0, abs_tol=1e-3)

@@ -1,0 +1,189 @@
+"""The list of methods, and how a line of text names a configured one.
+
+A spec is ``name``, ``name:option=value,...`` or ``name:preset``; several are joined by ``+``::
+
+    prewarm
+    prewarm:fraction=0.25,scale=match
+    prewarm:paper
+    prewarm+within-layer:fill=keep
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from headstart.errors import HeadstartError, unknown
+from headstart.method import Info, Method, Scope
+
+M = TypeVar("M", bound=type[Method])
+_METHODS: dict[str, type[Method]] = {}
+
+
+def register(
+    name: str,
+    *,
+    summary: str,
+    reference: str,
+    scope: Scope,
+    needs_data: bool,
+    cost: str,
+    presets: Iterable[str] = (),
+    deviations: Iterable[str] = (),
+) -> Callable[[M], M]:
+    """Register a method class under a name; third parties use it on theirs.
+
+    Args:
+        name: Lower case, words joined by hyphens.
+        summary: One line.
+        reference: Authors, year and title of the source.
+        scope: ``"first convolution"`` or ``"all layers"``.
+        needs_data: Whether it works from a batch.
+        cost: Forward passes and memory, in words.
+        presets: Names of class methods that return published or otherwise named configurations.
+        deviations: What differs from the source.
+
+    Returns:
+        A class decorator. The class must be a frozen dataclass derived from ``Method``.
+
+    Raises:
+        HeadstartError: The name is taken.
+    """
+
+    def add(cls: M) -> M:
+        if name in _METHODS and _METHODS[name].__qualname__ != cls.__qualname__:
+            raise HeadstartError(f"The method name {name!r} is taken by {_METHODS[name].__qualname__}.")
+        cls.info = Info(name, summary, reference, scope, needs_data, cost, tuple(presets), tuple(deviations))
+        _METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def _all() -> dict[str, type[Method]]:
+    importlib.import_module("headstart.methods")  # registers the package's own
+    return _METHODS
+
+
+def list_methods() -> list[str]:
+    """Return the names of all registered methods, sorted.
+
+    Example:
+        >>> "prewarm" in list_methods()
+        True
+    """
+    return sorted(_all())
+
+
+def get(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Raises:
+        UnknownNameError: No method has that name.
+    """
+    methods = _all()
+    if name not in methods:
+        raise unknown("method", name, methods)
+    return methods[name]
+
+
+def describe(name: str) -> str:
+    """Return what a method does, its options with defaults, presets, cost, deviations and reference.
+
+    Raises:
+        UnknownNameError: No method has that name.
+
+    Example:
+        >>> print(describe("lsuv").splitlines()[0])
+        lsuv: orthonormal weights, each layer's output brought to unit deviation
+    """
+    cls = get(name)
+    info = cls.info
+    lines = [f"{name}: {info.summary}", f"  writes     {info.scope}", f"  cost       {info.cost}"]
+    lines.append(f"  data       {'needed' if info.needs_data else 'not needed'}")
+    options = [f"{f.name}={f.default!r}" for f in _fields(cls)]
+    lines.append(f"  options    {', '.join(options) or 'none'}")
+    if info.presets:
+        lines.append(f"  presets    {', '.join(f'{name}:{p}' for p in info.presets)}")
+    lines += [f"  deviates   {d}" for d in info.deviations]
+    lines.append(f"  reference  {info.reference}")
+    return "\n".join(lines)
+
+
+def resolve(method: str | Method | type[Method] | Sequence[str | Method]) -> list[Method]:
+    """Turn whatever names methods into a list of configured ones.
+
+    Raises:
+        UnknownNameError: A name or an option is not known.
+        HeadstartError: Something else than a method was given.
+    """
+    if isinstance(method, str):
+        return parse(method)
+    if isinstance(method, Method):
+        return [method]
+    if isinstance(method, type) and issubclass(method, Method):
+        return [method()]
+    if isinstance(method, Sequence) and method:
+        return [m for item in method for m in resolve(item)]
+    raise HeadstartError(
+        f"{method!r} is not a method.",
+        remedy='Pass a name ("prewarm"), a configured method (hs.PreWarm()) or a non-empty list of those.',
+    )
+
+
+def parse(spec: str) -> list[Method]:
+    """Parse a spec such as ``"prewarm:fraction=0.25+within-layer:fill=keep"``.
+
+    Raises:
+        UnknownNameError: A name, option or preset is not known; the nearest are listed.
+
+    Example:
+        >>> parse("zero-dc-random:of=gabor")
+        [ZeroDCRandom(of='gabor')]
+    """
+    return [_parse_one(part) for part in _split(spec, "+")]
+
+
+def _parse_one(spec: str) -> Method:
+    name, _, rest = spec.strip().partition(":")
+    cls = get(name)
+    known = {f.name for f in _fields(cls)}
+    build: Callable[..., Method] = cls
+    options: dict[str, Any] = {}
+    for item in _split(rest, ",") if rest else []:
+        key, equals, value = (s.strip() for s in item.partition("="))
+        if not equals and key in cls.info.presets:
+            build = getattr(cls, key)
+        elif not equals:
+            raise unknown(f"preset of method {name!r}:", key, [*cls.info.presets, *(f"{k}=" for k in known)])
+        elif key not in known:
+            raise unknown(f"option of method {name!r}:", key, known)
+        else:
+            options[key] = _value(value)
+    return build(**options)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators that stand outside brackets (and are no exponent's sign)."""
+    parts, depth, start = [], 0, 0
+    for i, c in enumerate(text):
+        depth += (c in "([{") - (c in ")]}")
+        exponent = c == "+" and i > 1 and text[i - 1] in "eE" and text[i - 2].isdigit()
+        if c == separator and depth == 0 and not exponent:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
+
+
+def _fields(cls: type[Method]) -> tuple[Any, ...]:
+    return fields(cls) if is_dataclass(cls) else ()

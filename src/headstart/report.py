@@ -1,0 +1,221 @@
+"""What a call did: one row per layer and findings in plain words; and the saved result, ``Init``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headstart.errors import HeadstartError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+Action = Literal["written", "scaled", "left", "skipped", "not reached"]
+
+
+@dataclass
+class Row:
+    """One layer in a report.
+
+    Attributes:
+        name: Qualified name.
+        kind: Module class.
+        shape: Canonical weight shape ``(out, in/groups, *kernel)``.
+        action: ``written`` (new weights), ``scaled`` (own weights rescaled), ``left`` (a method looked
+            and kept it), ``skipped`` (not selected) or ``not reached`` (the forward never runs it).
+        methods: Methods that wrote it.
+        notes: Why it was skipped, and anything else to know.
+        weight_mean, weight_std: Of the weight, as (before, after).
+        output_mean, output_std: Of the layer's output after the call, over everything.
+        filled_std: Of the output before it was rescaled, None where nothing rescaled it.
+        across_sample_std: Deviation of the output between samples; 0 means that inputs look alike.
+        seconds: Time spent on the layer by methods.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    action: Action = "left"
+    methods: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    weight_mean: tuple[float, float] | None = None
+    weight_std: tuple[float, float] | None = None
+    output_mean: float | None = None
+    output_std: float | None = None
+    filled_std: float | None = None
+    across_sample_std: float | None = None
+    seconds: float = 0.0
+
+
+_COLUMNS = (
+    "layer",
+    "type",
+    "weight",
+    "action",
+    "weight std",
+    "output mean",
+    "output std",
+    "across samples",
+    "notes",
+)
+
+
+@dataclass
+class Report:
+    """The result of a call.
+
+    Attributes:
+        title: What was done.
+        methods: ``repr`` of each method.
+        rows: One per weight layer, in execution order; layers that never run come last.
+        findings: What the user should know, in plain words.
+        seconds: Wall time of the call.
+        seed: The seed in use.
+        filters: First convolution's filters (before, after), when it was written.
+    """
+
+    title: str
+    methods: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    seed: int = 0
+    filters: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the layers whose weights changed."""
+        return [r.name for r in self.rows if r.action in ("written", "scaled")]
+
+    def row(self, name: str) -> Row:
+        """Return the row of a layer.
+
+        Raises:
+            KeyError: No layer has that name.
+        """
+        for r in self.rows:
+            if r.name == name:
+                return r
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the filters as plain values, ready for JSON."""
+        return {
+            "title": self.title,
+            "methods": self.methods,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "findings": self.findings,
+            "rows": [asdict(r) for r in self.rows],
+        }
+
+    def to_html(self) -> str:
+        """Return an HTML fragment: title, findings, table. Every name is escaped."""
+        from headstart.render import html_table
+
+        return html_table(self.title, self.findings, _COLUMNS, self._cells())
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __rich__(self) -> RenderableType:
+        from headstart.render import rich_table
+
+        return rich_table(self.title, self.findings, _COLUMNS, self._cells())
+
+    def __str__(self) -> str:
+        from headstart.render import to_text
+
+        return to_text(self.__rich__())
+
+    def _cells(self) -> list[list[str]]:
+        def number(value: float | None) -> str:
+            return "" if value is None else f"{value:.3g}"
+
+        cells = []
+        for r in self.rows:
+            std = "" if r.weight_std is None else f"{r.weight_std[0]:.3g} → {r.weight_std[1]:.3g}"
+            shape = "×".join(map(str, r.shape))
+            out = [number(r.output_mean), number(r.output_std), number(r.across_sample_std)]
+            by = f" by {', '.join(r.methods)}" if r.methods else ""
+            cells.append([r.name, r.kind, shape, r.action + by, std, *out, "; ".join(r.notes)])
+        return cells
+
+    def plot_filters(self) -> Figure:
+        """Draw the first convolution's filters before and after (needs the extra ``plot``).
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            HeadstartError: No convolution was written.
+        """
+        if self.filters is None:
+            raise HeadstartError("No convolution was written, so there are no filters to plot.")
+        try:
+            from headstart.plot import filter_pair
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "plot", "plot_filters()") from error
+        return filter_pair(*self.filters)
+
+
+@dataclass
+class Init:
+    """A computed initialization: tensors by ``state_dict`` name, and where they came from.
+
+    Attributes:
+        tensors: New values of the parameters that change.
+        provenance: Methods, seed, data fingerprint, versions.
+        report: What was done; None after loading.
+    """
+
+    tensors: dict[str, Tensor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    report: Report | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the provenance in its metadata."""
+        meta = {"format": "headstart-init-1", "provenance": json.dumps(self.provenance)}
+        if self.report is not None:
+            meta["report"] = json.dumps(self.report.to_dict())
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, str(path), metadata=meta
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Init:
+        """Read a file that :meth:`save` wrote. Only tensors and JSON are read, never pickled objects.
+
+        Raises:
+            HeadstartError: No such file, not a safetensors file, or not one of ours.
+        """
+        if not Path(path).is_file():
+            raise HeadstartError(f"There is no file {str(path)!r}.", remedy="Init.save writes one.")
+        try:
+            with safe_open(str(path), framework="pt") as f:
+                meta: Mapping[str, str] = f.metadata() or {}
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+            if meta.get("format") != "headstart-init-1":
+                raise HeadstartError(
+                    f"{str(path)!r} is a safetensors file, but not an initialization (format {meta.get('format')!r}).",
+                    remedy="Init.save writes one; plain weights are loaded with model.load_state_dict.",
+                )
+            return cls(tensors, json.loads(meta["provenance"]))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise HeadstartError(
+                f"{str(path)!r} cannot be read as an initialization: {error}.",
+                remedy="The file is damaged or not safetensors; write it again with Init.save.",
+            ) from error
+
+
+def summarize(weight: Tensor) -> tuple[float, float]:
+    """Mean and population standard deviation of a weight."""
+    std, mean = torch.std_mean(weight.double() if weight.numel() < 2**16 else weight, correction=0)
+    return float(mean), float(std)

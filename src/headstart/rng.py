@@ -1,0 +1,58 @@
+"""Named random streams, and a guard that leaves the global ones as they were.
+
+Every random draw comes from a stream named by (seed, qualified parameter name, purpose). So adding,
+excluding or reordering layers changes no other layer's draw, and the user's own random state never moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *names: str) -> int:
+    """Hash a seed and names into an independent 63-bit seed.
+
+    Example:
+        >>> derive(0, "conv1.weight") == derive(0, "conv1.weight")
+        True
+        >>> derive(0, "a", "b") == derive(0, "ab")
+        False
+    """
+    digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(seed: int, *names: str) -> torch.Generator:
+    """Return a CPU generator for the stream (seed, names)."""
+    return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def seed_of(seed: int | torch.Generator) -> int:
+    """Turn the public ``seed`` argument into an integer; a generator is advanced by one draw."""
+    if isinstance(seed, torch.Generator):
+        return int(torch.randint(0, 2**62, (), generator=seed, device=seed.device))
+    return int(seed)
+
+
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """Restore the global torch, numpy and Python random states on exit, whatever happens inside."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    torch_state = torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state_all() if cuda else []
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
+    python_state = random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

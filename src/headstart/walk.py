@@ -1,0 +1,305 @@
+"""One forward pass in which methods fill and rescale every layer, in the order data reaches it.
+
+A layer is affine in its weights, so after a rescale its output is known in closed form: the pass goes on
+with it. Filling and normalizing a whole network thus costs one pass, not one per layer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart import rng, weights
+from headstart.errors import DataError, ModelError, WriteError
+from headstart.inputs import Batch
+from headstart.method import Method
+from headstart.moments import Moments, across_sample_std, channel_moments
+from headstart.plan import Plan, Where, failing_forward, first_input
+from headstart.report import Row, summarize
+from headstart.weights import LAYERS, Layer, Transaction
+
+MIN_VALUES = 8
+Jobs = Sequence[tuple[Method, Sequence[Layer]]]
+
+
+class _Finished(BaseException):
+    """Ends the forward pass after the last layer that a method wants to see."""
+
+
+class Visit:
+    """One layer, as a method meets it.
+
+    Attributes:
+        layer: Name, module and geometry.
+        plan: What is known of the whole model.
+        input: The layer's real input; None without data.
+        output: Its output, inside :meth:`Method.after`; None before.
+        method: The method whose turn it is.
+    """
+
+    method: Method
+
+    def __init__(
+        self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None
+    ) -> None:
+        self.layer, self.plan, self.input = layer, plan, value
+        self.output: Tensor | None = None
+        self._transaction, self._seed = transaction, seed
+        self._moments: Moments | None = None
+        self.filled = False
+        self._weight_before = weights.read(layer)
+
+    @property
+    def row(self) -> Row:
+        """The layer's row in the report."""
+        return self.plan.rows[self.layer.name]
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight, ``(out, in/groups, *kernel)``, as a copy in working precision."""
+        return weights.read(self.layer)
+
+    @property
+    def weight_before(self) -> Tensor:
+        """The weight before any method of this call wrote it."""
+        return self._weight_before
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias as a copy in working precision; None if there is none."""
+        return weights.read_bias(self.layer)
+
+    @property
+    def bias_free(self) -> bool:
+        """Whether there is no bias that may be written (none at all, or frozen)."""
+        bias = self.layer.module.bias
+        return bias is None or not bias.requires_grad
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and variance of each output channel over samples and positions.
+
+        Raises:
+            DataError: Fewer than 8 values per channel.
+        """
+        assert self.output is not None
+        if self._moments is None:
+            axis = self.layer.channel_axis(self.output)
+            self._moments = channel_moments(self.output, axis)
+        if self._moments.count < MIN_VALUES:
+            raise DataError(
+                f"The batch gives {self._moments.count} values per channel in {self.layer.where};"
+                f" its statistics need at least {MIN_VALUES}.",
+                remedy="Pass a larger batch, or samples= to gather more of the loader.",
+            )
+        return self._moments
+
+    def generator(self, purpose: str = "weight") -> torch.Generator:
+        """The random stream of (seed, layer name, purpose), on the CPU on every machine."""
+        return rng.generator(self._seed, self.layer.name, purpose)
+
+    def integer(self, purpose: str) -> int:
+        """A 31-bit seed from the same stream, for libraries that want a number."""
+        return rng.derive(self._seed, self.layer.name, purpose) & 0x7FFFFFFF
+
+    def normal(self, *shape: int, purpose: str = "weight") -> Tensor:
+        """Draw standard normal values in working precision on the layer's device."""
+        like = self._weight_before
+        return torch.randn(*shape, generator=self.generator(purpose), dtype=like.dtype).to(like.device)
+
+    def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+        """Set the weight, the bias or both; what reads back different raises."""
+        if weight is not None:
+            self._transaction.mark(self.layer)
+            weights.write(self.layer, weight)
+            self.filled = True
+        if bias is not None:
+            self._transaction.mark(self.layer, bias=True)
+            weights.write_bias(self.layer, bias)
+        self._wrote("written")
+
+    def affine(self, scale: Tensor, shift: Tensor | None = None) -> None:
+        """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias; once exact, no second pass.
+
+        Args:
+            scale: Per channel, or one number.
+            shift: Per channel; needs a bias that may be written.
+        """
+        assert self.output is not None
+        channels = self.layer.out_channels
+        scale = scale.expand(channels)
+        self._transaction.mark(self.layer)
+        weights.write(self.layer, self.weight * scale.view(-1, *[1] * (len(self.layer.shape) - 1)))
+        old = self.bias
+        total = torch.zeros_like(scale) if shift is None else shift
+        if old is not None:
+            new = old * scale + total
+            if not torch.equal(new, old):
+                self._transaction.mark(self.layer, bias=True)
+                weights.write_bias(self.layer, new)
+        moments = self._moments
+        shape = [1] * self.output.dim()
+        shape[self.layer.channel_axis(self.output)] = channels
+        self.output.mul_(scale.to(self.output.dtype).view(shape))
+        if shift is not None:
+            self.output.add_(total.to(self.output.dtype).view(shape))
+        self._moments = None if moments is None else moments.affine(scale, total)
+        self._wrote("written" if self.filled else "scaled")
+
+    def note(self, text: str) -> None:
+        """Add a remark to the layer's row."""
+        self.row.notes.append(text)
+
+    def find(self, sentence: str) -> None:
+        """Add a finding to the report."""
+        self.plan.find(sentence)
+
+    def leave(self, reason: str) -> None:
+        """Keep the layer as it is and say why."""
+        self.plan.skip(self.layer, reason)
+
+    def _wrote(self, action: Any) -> None:
+        self.row.action = action
+        if self.method.info.name not in self.row.methods:
+            self.row.methods.append(self.method.info.name)
+
+    def finish(self) -> None:
+        """Fill the row with the numbers that the report shows."""
+        row, before, after = self.row, summarize(self._weight_before), summarize(self.weight)
+        row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
+        if self.layer is self.plan.first_convolution and row.action in ("written", "scaled"):
+            self.plan.filters = (self._weight_before, self.weight)
+        if self.output is not None:
+            if self._moments is None:
+                self._moments = channel_moments(self.output, self.layer.channel_axis(self.output))
+            row.output_mean, row.output_std = self._moments.total_mean, self._moments.total_std
+            row.across_sample_std = across_sample_std(self.output)
+
+
+@torch.no_grad()
+def walk(
+    model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transaction: Transaction, seed: int
+) -> None:
+    """Run the methods over their layers in one forward pass (or none, without data).
+
+    Args:
+        model: In evaluation mode, inside ``transaction``.
+        batch: The calibration batch; None runs the fills in registration order.
+        plan: From :func:`headstart.plan.make_plan`.
+        jobs: Methods with the layers that each wants.
+        transaction: Learns what is written.
+        seed: Names the streams.
+
+    Raises:
+        HeadstartError: A method, a write or the model's forward failed.
+    """
+    methods: dict[str, list[Method]] = {}
+    for method, layers in jobs:
+        for layer in layers:
+            methods.setdefault(layer.name, []).append(method)
+    wanted = [layer for layer in plan.layers if layer.name in methods]
+    if batch is None:
+        for layer in wanted:
+            visit = Visit(layer, plan, transaction, seed, None)
+            _timed(visit, methods[layer.name], "before")
+            visit.finish()
+        return
+    _pass(model, batch, plan, wanted, methods, transaction, seed)
+
+
+def _pass(
+    model: nn.Module,
+    batch: Batch,
+    plan: Plan,
+    wanted: list[Layer],
+    methods: dict[str, list[Method]],
+    transaction: Transaction,
+    seed: int,
+) -> None:
+    open_visits: dict[str, Visit] = {}
+    left = {layer.name for layer in wanted}
+    where = Where()
+    handles = []
+
+    def enter(layer: Layer) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            where.enter(layer, first_input(args, kwargs))
+            if layer.name in left and layer.name not in open_visits:
+                visit = Visit(layer, plan, transaction, seed, first_input(args, kwargs))
+                open_visits[layer.name] = visit
+                _timed(visit, methods[layer.name], "before")
+
+        return hook
+
+    def leave(layer: Layer) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            where.layer = None
+            if layer.name not in left:
+                return
+            left.discard(layer.name)
+            visit = open_visits.pop(layer.name)
+            if not isinstance(output, Tensor):
+                raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
+            visit.output = output
+            before = visit.row.action, output._version
+            _timed(visit, methods[layer.name], "after")
+            if output._version != before[1]:
+                _check_affine(layer, args, kwargs, output)
+            visit.finish()
+            visit.input = visit.output = None
+            if not left:
+                raise _Finished
+
+        return hook
+
+    for layer in wanted:
+        handles.append(layer.module.register_forward_pre_hook(enter(layer), with_kwargs=True))
+        # First in line: what the user's own hooks make of the output comes after the rescale.
+        handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
+    try:
+        if wanted:
+            with failing_forward(batch, where):
+                model(*batch.args, **batch.kwargs)
+    except _Finished:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    if left:
+        raise ModelError(
+            f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",
+            remedy="The model takes different paths for different inputs: exclude these layers.",
+        )
+
+
+def _timed(visit: Visit, methods: Sequence[Method], step: str) -> None:
+    start = time.perf_counter()
+    for method in methods:
+        visit.method = method
+        getattr(method, step)(visit)
+    visit.row.seconds += time.perf_counter() - start
+
+
+_PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_forward") if hasattr(cls, name)}
+
+
+def _check_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """A subclass with its own forward may not be affine in its weight: compute two samples again and compare."""
+    module, cls = layer.module, type(layer.module)
+    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
+    if own <= _PLAIN and "forward" not in module.__dict__:
+        return
+    again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)
+    part = output[: len(again)]
+    error = float((again - part).float().abs().max())
+    if not error <= 0.02 * max(float(part.float().abs().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
+        raise WriteError(
+            f"Rescaling the weight of {layer.where} did not rescale its output (off by {error:.3g}):"
+            f" {cls.__name__} is not affine in its weight (weight standardization, for instance).",
+            remedy=f"Pass exclude='{layer.name}' (or exclude={cls.__name__}).",
+        )

@@ -1,0 +1,309 @@
+"""The only module that writes parameters.
+
+Weights are read and written in one *canonical* layout, ``(out, in/groups, *kernel)``, whatever the layer
+stores: transposed convolutions keep ``(in, out/groups, *kernel)``, weight norm keeps a length and a
+direction. Everything is computed in float32 or better, cast once, and read back: what comes back
+different raises. A :class:`Transaction` puts the whole model back as it was on any exception.
+"""
+
+from __future__ import annotations
+
+import math
+from types import TracebackType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from headstart.errors import WriteError
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (*CONVS, *TRANSPOSED, nn.Linear)
+
+Kind = Literal["conv", "transposed", "linear"]
+
+
+class Layer:
+    """A weight layer of a model: its name, module and geometry.
+
+    Args:
+        name: Qualified name in the model ("" for a model that is itself a layer).
+        module: A Conv1-3d, ConvTranspose1-3d or Linear (or a subclass).
+
+    Attributes:
+        kind: ``"conv"``, ``"transposed"`` or ``"linear"``.
+        groups: Number of groups (1 for linear layers).
+        kernel: Kernel size per dimension, ``()`` for linear layers.
+        out_channels: Output channels or features.
+        in_channels: Input channels or features.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+        if isinstance(module, nn.Linear):
+            self.kind: Kind = "linear"
+            self.groups, self.kernel = 1, ()
+            self.out_channels, self.in_channels = module.out_features, module.in_features
+        else:
+            assert isinstance(module, (*CONVS, *TRANSPOSED))
+            self.kind = "transposed" if isinstance(module, TRANSPOSED) else "conv"
+            self.groups = module.groups
+            self.kernel = tuple(module.kernel_size)
+            self.out_channels, self.in_channels = module.out_channels, module.in_channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Canonical weight shape ``(out, in/groups, *kernel)``."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    @property
+    def fan_in(self) -> float:
+        """Inputs summed into one output value.
+
+        A transposed convolution spreads each input over ``kernel / stride`` outputs, so its fan-in is
+        divided by the stride (``torch.nn.init`` ignores that and takes the output channels instead).
+        """
+        return max(1.0, (self.in_channels // self.groups) * math.prod(self.kernel) / self._upsampling)
+
+    @property
+    def fan_out(self) -> float:
+        """Outputs that one input value reaches."""
+        stride = math.prod(getattr(self.module, "stride", ())) if self.kind == "conv" else 1
+        return max(1.0, (self.out_channels // self.groups) * math.prod(self.kernel) / stride)
+
+    @property
+    def _upsampling(self) -> int:
+        return math.prod(getattr(self.module, "stride", ())) if self.kind == "transposed" else 1
+
+    @property
+    def where(self) -> str:
+        """How errors and reports name the layer."""
+        return f"layer '{self.name}' ({type(self.module).__name__}, weight {self.shape})"
+
+    def channel_axis(self, output: Tensor) -> int:
+        """Axis of ``output`` that holds the channels, with or without a batch axis."""
+        return output.dim() - 1 if self.kind == "linear" else output.dim() - 1 - len(self.kernel)
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """The parameters behind the weight: one, or those of its parametrization."""
+        if parametrize.is_parametrized(self.module, "weight"):
+            return list(self.module.parametrizations.weight.parameters(recurse=False))  # type: ignore[union-attr]
+        own = dict(self.module.named_parameters(recurse=False))
+        return [p for n, p in own.items() if n == "weight" or n.startswith("weight_")]
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision statistics and linear algebra run in: float64 stays, the rest becomes float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def to_canonical(layer: Layer, weight: Tensor) -> Tensor:
+    """Reorder a stored weight to ``(out, in/groups, *kernel)``."""
+    if layer.kind != "transposed":
+        return weight
+    g = layer.groups
+    grouped = weight.unflatten(0, (g, weight.shape[0] // g))  # (g, in/g, out/g, *k)
+    return grouped.transpose(1, 2).flatten(0, 1)
+
+
+def from_canonical(layer: Layer, weight: Tensor) -> Tensor:
+    """Inverse of :func:`to_canonical`."""
+    if layer.kind != "transposed":
+        return weight
+    grouped = weight.unflatten(0, (layer.groups, -1))  # (g, out/g, in/g, *k)
+    return grouped.transpose(1, 2).flatten(0, 1)
+
+
+@torch.no_grad()
+def read(layer: Layer) -> Tensor:
+    """Return a copy of the effective weight, canonical, in working precision, on its device."""
+    weight = layer.module.weight
+    assert isinstance(weight, Tensor)
+    return to_canonical(layer, weight.detach()).to(working_dtype(weight.dtype), copy=True).contiguous()
+
+
+@torch.no_grad()
+def read_bias(layer: Layer) -> Tensor | None:
+    """Return a copy of the bias in working precision, or None."""
+    bias = layer.module.bias
+    return None if bias is None else bias.detach().to(working_dtype(bias.dtype), copy=True)
+
+
+@torch.no_grad()
+def write(layer: Layer, weight: Tensor) -> None:
+    """Write a canonical weight through whatever parametrizes it, and check what reads back.
+
+    Raises:
+        WriteError: Shape or values are wrong, or the parametrization gives something else back.
+    """
+    if tuple(weight.shape) != layer.shape:
+        raise WriteError(f"A weight of shape {tuple(weight.shape)} does not fit {layer.where}.")
+    if not torch.isfinite(weight).all():
+        raise WriteError(
+            f"The new weight of {layer.where} has {int((~torch.isfinite(weight)).sum())} values that are not finite.",
+            remedy="Check the calibration data for extreme values; nothing was changed.",
+        )
+    stored = from_canonical(layer, weight)
+    module = layer.module
+    if parametrize.is_parametrized(module, "weight"):
+        _write_parametrized(layer, stored)
+    elif "weight" in module._parameters:
+        target = module._parameters["weight"]
+        assert target is not None
+        target.copy_(stored)
+    else:
+        _write_hooked(layer, stored)
+    _read_back(layer, weight)
+
+
+@torch.no_grad()
+def write_bias(layer: Layer, bias: Tensor) -> None:
+    """Write a bias and check that it reads back."""
+    target = layer.module.bias
+    if not isinstance(target, nn.Parameter) or target.shape != bias.shape:
+        shape = None if target is None else tuple(target.shape)
+        raise WriteError(
+            f"The bias of {layer.where} (shape {shape}) cannot take values of shape {tuple(bias.shape)}.",
+            remedy="Exclude the layer or remove the parametrization of its bias.",
+        )
+    if not torch.isfinite(bias).all():
+        raise WriteError(f"The new bias of {layer.where} is not finite; nothing was changed.")
+    target.copy_(bias)
+
+
+def _write_parametrized(layer: Layer, stored: Tensor) -> None:
+    chain = layer.module.parametrizations.weight  # type: ignore[union-attr]
+    value: Tensor | tuple[Tensor, ...] = stored.to(layer.module.weight.dtype)  # type: ignore[arg-type]
+    for step in reversed(list(chain)):  # type: ignore[arg-type]
+        inverse = getattr(step, "right_inverse", None)
+        if inverse is None:
+            raise WriteError(
+                f"The weight of {layer.where} is parametrized by {type(step).__name__}, which has no right_inverse.",
+                remedy=f"Give it one, initialize before parametrizing, or exclude='{layer.name}'.",
+            )
+        value = inverse(*value) if isinstance(value, tuple) else inverse(value)
+    if isinstance(value, Tensor):
+        chain.original.copy_(value)  # type: ignore[union-attr, operator]
+    else:
+        for i, part in enumerate(value):
+            getattr(chain, f"original{i}").copy_(part)
+
+
+def _write_hooked(layer: Layer, stored: Tensor) -> None:
+    """Write through the older hook form of weight norm; other hooks that make the weight are refused."""
+    module = layer.module
+    hook = _weight_norm_hook(module)
+    if hook is None:
+        raise WriteError(
+            f"The weight of {layer.where} is computed by a hook and cannot be set.",
+            remedy=f"Initialize before spectral_norm or pruning is applied, or exclude='{layer.name}'.",
+        )
+    g, v = module._parameters["weight_g"], module._parameters["weight_v"]
+    assert g is not None
+    assert v is not None
+    stored = stored.to(v.dtype)
+    v.copy_(stored)
+    g.copy_(torch.norm_except_dim(stored, 2, hook.dim))
+    refresh(module)
+
+
+def _weight_norm_hook(module: nn.Module) -> torch.nn.utils.weight_norm.WeightNorm | None:  # type: ignore[name-defined]
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__name__ == "WeightNorm" and getattr(hook, "name", None) == "weight":
+            return hook
+    return None
+
+
+def refresh(module: nn.Module) -> None:
+    """Recompute the plain ``weight`` attribute that the older weight norm keeps beside its parameters."""
+    hook = _weight_norm_hook(module)
+    if hook is not None:
+        module.weight = hook.compute_weight(module)
+
+
+def _read_back(layer: Layer, wanted: Tensor) -> None:
+    got = read(layer)
+    dtype = layer.module.weight.dtype
+    eps = torch.finfo(dtype).eps  # type: ignore[arg-type]
+    size = float(wanted.abs().max())
+    tiny = torch.finfo(dtype).tiny  # type: ignore[arg-type]
+    close = (got - wanted).abs().max() <= max(16 * eps * size, tiny)
+    if not (bool(torch.isfinite(got).all()) and bool(close)):
+        how = _parametrization_names(layer.module)
+        raise WriteError(
+            f"The weight of {layer.where} reads back different from what was written"
+            f" (largest entry {float(got.abs().max()):.3g} instead of {size:.3g}{how}).",
+            remedy="Spectral norm and other constraints fix the scale of a weight: initialize before applying"
+            f" them, or exclude='{layer.name}'.",
+        )
+
+
+def _parametrization_names(module: nn.Module) -> str:
+    if not parametrize.is_parametrized(module, "weight"):
+        return ""
+    names = [type(p).__name__.lstrip("_") for p in module.parametrizations.weight]  # type: ignore[union-attr]
+    return f"; parametrized by {', '.join(names)}"
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written; None where torch does not count (inference tensors)."""
+    return None if tensor.is_inference() else tensor._version
+
+
+class Transaction:
+    """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
+
+    Restores parameters that :attr:`written` does not name, buffers, training flags and attention's fast
+    path in any case. Copies every parameter and buffer once, so it needs the memory of one more model.
+
+    Args:
+        model: The model to protect. It is put in evaluation mode inside.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._committed = False
+        self._written: set[int] = set()
+
+    def mark(self, layer: Layer, *, bias: bool = False) -> None:
+        """Say that the layer's weight (or bias) is meant to change."""
+        params = [layer.module.bias] if bias else layer.weight_parameters()
+        self._written.update(id(p) for p in params)
+
+    def commit(self) -> None:
+        """Keep what was marked as written."""
+        self._committed = True
+
+    def __enter__(self) -> Transaction:
+        self._training = [(m, m.training) for m in self.model.modules()]
+        self._slots = [(m, dict(m._parameters), dict(m._buffers)) for m in self.model.modules()]
+        tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
+        self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
+        self._fastpath = torch.backends.mha.get_fastpath_enabled()
+        # The fused attention path skips the layers inside it, and with them their hooks.
+        torch.backends.mha.set_fastpath_enabled(False)
+        self.model.eval()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        keep = self._written if self._committed and kind is None else set()
+        with torch.no_grad():
+            for tensor, copy, version in self._saved:
+                if id(tensor) not in keep and (version is None or _version(tensor) != version):
+                    tensor.copy_(copy)
+        for module, parameters, buffers in self._slots:  # a forward may have put new tensors in their place
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+        for module, training in self._training:
+            module.training = training
+            refresh(module)
+        torch.backends.mha.set_fastpath_enabled(self._fastpath)
+
+    def changed(self) -> dict[int, Tensor]:
+        """Marked parameters by ``id``, as copies of their present values."""
+        return {id(t): t.detach().clone() for t, _, _ in self._saved if id(t) in self._written}
