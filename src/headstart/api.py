@@ -123,9 +123,7 @@ def apply(model: nn.Module, init: Init) -> Report:
     model = guard.unwrap(model)
     guard.check(model)
     if guard.is_lazy(model):
-        raise HeadstartError(
-            "The model has lazy modules without shapes.", remedy="Run one batch through it first."
-        )
+        raise HeadstartError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
     own = dict(model.named_parameters(remove_duplicate=False))
     missing = sorted(set(init.tensors) - set(own))
     if missing:
@@ -149,14 +147,11 @@ def apply(model: nn.Module, init: Init) -> Report:
     if init.report is not None:
         return init.report
     names = {
-        n.rsplit(".parametrizations", 1)[0] if ".parametrizations" in n else n.rpartition(".")[0]
-        for n in init.tensors
+        n.rsplit(".parametrizations", 1)[0] if ".parametrizations" in n else n.rpartition(".")[0] for n in init.tensors
     }
     modules = dict(model.named_modules())
     rows = [Row(n, type(modules[n]).__name__, (), "written") for n in sorted(names)]
-    return Report(
-        "applied", list(init.provenance.get("methods", [])), rows, seed=int(init.provenance.get("seed", 0))
-    )
+    return Report("applied", list(init.provenance.get("methods", [])), rows, seed=int(init.provenance.get("seed", 0)))
 
 
 def _run(
@@ -183,11 +178,7 @@ def _run(
             remedy="Pass a batch, a DataLoader or a Dataset as the second argument.",
         )
     with rng.untouched():
-        batch = (
-            None
-            if data is None
-            else inputs.load(data, model, seed=number, samples=samples, get_inputs=get_inputs)
-        )
+        batch = None if data is None else inputs.load(data, model, seed=number, samples=samples, get_inputs=get_inputs)
         if batch is not None and needing:
             inputs.require_variation(batch)
         if guard.is_lazy(model):

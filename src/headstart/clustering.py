@@ -73,16 +73,12 @@ def kmeans(
     cls = KMeans if algorithm == "lloyd" else MiniBatchKMeans
     model = cls(min(clusters, len(array)), random_state=seed, n_init=n_init, max_iter=max_iter)
     with warnings.catch_warnings(), ThreadpoolController().limit(limits=1):
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # fewer distinct points than clusters: mended below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: mended below
         labels = model.fit(array).labels_
     return _mended(array, model.cluster_centers_, labels, float(model.inertia_), points)
 
 
-def _mended(
-    array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inertia: float, like: Tensor
-) -> Clusters:
+def _mended(array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inertia: float, like: Tensor) -> Clusters:
     """Keep the occupied, distinct centroids in their order."""
     sizes = np.bincount(labels, minlength=len(centroids))
     _, first, inverse = np.unique(centroids, axis=0, return_index=True, return_inverse=True)

@@ -49,9 +49,7 @@ class Batch:
     def head(self, n: int) -> Batch:
         """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut."""
         size = self.size
-        return Batch(
-            *_map((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone())
-        )
+        return Batch(*_map((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone()))
 
     def __str__(self) -> str:
         shapes = [tuple(t.shape) for t in self.tensors]
@@ -125,9 +123,7 @@ def _take(data: Any, seed: int, samples: int | None) -> tuple[Any, str]:
     """Get one raw batch and a note on how it was drawn."""
     if isinstance(data, DataLoader):
         return _first_batches(data, samples)
-    if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or (
-        isinstance(data, list) and _all_arrays(data)
-    ):
+    if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or (isinstance(data, list) and _all_arrays(data)):
         return _subset(data, seed, samples)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return _draw(data, seed, samples or DATASET_SAMPLES)
@@ -279,9 +275,7 @@ def _place(batch: Batch, model: nn.Module) -> Batch:
 
 def _check(batch: Batch) -> None:
     if not batch.tensors:
-        raise DataError(
-            "The batch holds no tensor.", remedy="Pass get_inputs= to pick the model's inputs from it."
-        )
+        raise DataError("The batch holds no tensor.", remedy="Pass get_inputs= to pick the model's inputs from it.")
     if batch.size == 0 or any(t.numel() == 0 for t in batch.tensors):
         raise DataError(f"The batch is empty: {batch}.", remedy="Pass at least one sample.")
     for t in batch.tensors:

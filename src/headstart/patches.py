@@ -104,9 +104,7 @@ def mean_patch_norm(patches: Tensor) -> float:
     return float((flat - flat.mean(1, keepdim=True)).norm(dim=1).mean())
 
 
-def raw_pixels(
-    images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> Tensor | None:
+def raw_pixels(images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor | None:
     """Bring images back to pixels in [0, 1], or return None where that cannot be known.
 
     Args:

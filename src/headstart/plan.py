@@ -93,11 +93,7 @@ def make_plan(model: nn.Module, batch: Batch | None) -> Plan:
             f"{type(model).__name__} has no weight layer (Conv1-3d, ConvTranspose1-3d or Linear).",
             remedy="Pass the model that holds the layers.",
         )
-    plan = (
-        Plan(layers, calls={layer.name: 1 for layer in layers})
-        if batch is None
-        else _trace(model, layers, batch)
-    )
+    plan = Plan(layers, calls={layer.name: 1 for layer in layers}) if batch is None else _trace(model, layers, batch)
     for layer in [*plan.layers, *plan.unreached]:
         plan.rows[layer.name] = Row(layer.name, type(layer.module).__name__, layer.shape)
     for layer in plan.unreached:

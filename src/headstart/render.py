@@ -32,9 +32,7 @@ def to_text(renderable: RenderableType, width: int = 160) -> str:
     return capture.get().rstrip()
 
 
-def html_table(
-    title: str, findings: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]
-) -> str:
+def html_table(title: str, findings: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """Build an HTML fragment; every string is escaped.
 
     Example:

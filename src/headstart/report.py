@@ -185,9 +185,7 @@ class Init:
         meta = {"format": "headstart-init-1", "provenance": json.dumps(self.provenance)}
         if self.report is not None:
             meta["report"] = json.dumps(self.report.to_dict())
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, str(path), metadata=meta
-        )
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, str(path), metadata=meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Init:

@@ -44,9 +44,7 @@ class Visit:
 
     method: Method
 
-    def __init__(
-        self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None
-    ) -> None:
+    def __init__(self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None) -> None:
         self.layer, self.plan, self.input = layer, plan, value
         self.output: Tensor | None = None
         self._transaction, self._seed = transaction, seed
@@ -182,9 +180,7 @@ class Visit:
 
 
 @torch.no_grad()
-def walk(
-    model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transaction: Transaction, seed: int
-) -> None:
+def walk(model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transaction: Transaction, seed: int) -> None:
     """Run the methods over their layers in one forward pass (or none, without data).
 
     Args:

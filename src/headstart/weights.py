@@ -288,9 +288,7 @@ class Transaction:
         self.model.eval()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         keep = self._written if self._committed and kind is None else set()
         with torch.no_grad():
             for tensor, copy, version in self._saved:

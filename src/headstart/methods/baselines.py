@@ -68,11 +68,7 @@ class Default(Method):
         """Draw weight and bias."""
         # torch takes the stored axis 1 for the fan, so a transposed layer counts its output channels.
         layer = visit.layer
-        shape = (
-            layer.shape
-            if layer.kind != "transposed"
-            else (0, layer.out_channels // layer.groups, *layer.kernel)
-        )
+        shape = layer.shape if layer.kind != "transposed" else (0, layer.out_channels // layer.groups, *layer.kernel)
         bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
         weight = visit.weight
         visit.write(_uniform(visit, weight, bound))
@@ -208,9 +204,7 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     scope="all layers",
     needs_data=False,
     cost=f"{_NO_PASS}; one QR decomposition per layer",
-    deviations=(
-        "Grouped layers are orthonormal within each group; the QR runs in float64, so half precision works.",
-    ),
+    deviations=("Grouped layers are orthonormal within each group; the QR runs in float64, so half precision works.",),
 )
 @dataclass(frozen=True)
 class Orthogonal(Method):

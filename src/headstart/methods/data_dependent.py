@@ -144,9 +144,7 @@ class WithinLayer(Method):
             visit.find(
                 f"{self.info.name}: {int(dead.sum())} channels of '{visit.layer.name}' are constant on the batch."
             )
-        scale = 1 / torch.where(
-            dead, layer_std, std if self.per == "channel" else torch.full_like(std, layer_std)
-        )
+        scale = 1 / torch.where(dead, layer_std, std if self.per == "channel" else torch.full_like(std, layer_std))
         if not visit.bias_free:
             visit.affine(scale, self.beta - moments.mean * scale)
             return

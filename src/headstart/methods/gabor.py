@@ -123,9 +123,7 @@ class Gabor(Method):
         assert isinstance(along, Tensor)
         square: Tensor = torch.stack([a**2 for a in axes]).sum(0)
         across = (square - along**2).clamp_min(0)
-        planes = torch.exp(-(along**2 / sx**2 + across / sy**2) / 2) * torch.cos(
-            2 * math.pi * along / waves + phase
-        )
+        planes = torch.exp(-(along**2 / sx**2 + across / sy**2) / 2) * torch.cos(2 * math.pi * along / waves + phase)
         if self.centred:
             planes = planes - planes.flatten(1).mean(1).reshape(-1, *[1] * dims)
         return planes

@@ -112,15 +112,9 @@ class PreWarm(Method):
         self.check_choice("taper", "after", "before", "none")
         self.check_choice("source", "centroids", "patches", "shuffled")
         self.check_choice("algorithm", "lloyd", "minibatch")
-        ok = self.patches in ("auto", "rule", "otsu", "norm") or (
-            isinstance(self.patches, int) and self.patches > 0
-        )
-        self.check(
-            ok, f"patches={self.patches!r} is not known", "Pass auto, rule, otsu, norm or a positive number"
-        )
-        self.check(
-            (self.mean is None) == (self.std is None), "mean and std go together", "Pass both or neither"
-        )
+        ok = self.patches in ("auto", "rule", "otsu", "norm") or (isinstance(self.patches, int) and self.patches > 0)
+        self.check(ok, f"patches={self.patches!r} is not known", "Pass auto, rule, otsu, norm or a positive number")
+        self.check((self.mean is None) == (self.std is None), "mean and std go together", "Pass both or neither")
 
     @classmethod
     def paper(cls, **options: Any) -> PreWarm:
@@ -188,9 +182,7 @@ class PreWarm(Method):
         if self.patches == "otsu" or (gray and self.patches in ("auto", "rule")):
             density = foreground_density(value)
             return max(1, math.floor(quarter / density)) if density > 0 else 1
-        pixels = (
-            raw_pixels(value, self.mean, self.std) if value.dim() == len(visit.layer.kernel) + 2 else None
-        )
+        pixels = raw_pixels(value, self.mean, self.std) if value.dim() == len(visit.layer.kernel) + 2 else None
         if pixels is not None:
             sample = sample_patches(pixels, visit.layer, RULE_PATCHES, visit.generator("rule"))
             return max(1, math.floor(quarter * NORM_RULE * mean_patch_norm(sample)))

@@ -28,9 +28,7 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
             if layer.name in candidates:
                 plan.skip(
                     layer,
-                    f"{name} writes the first convolution only"
-                    if count == 1
-                    else f"not among the first {count}",
+                    f"{name} writes the first convolution only" if count == 1 else f"not among the first {count}",
                 )
             continue
         if layer.name in plan.frozen:
@@ -70,9 +68,7 @@ def parity_bound(visit: Visit) -> float:
 def check_fraction(method: Method, fraction: float) -> None:
     """Raise unless 0 < fraction <= 1."""
     ok = isinstance(fraction, (int, float)) and 0 < fraction <= 1
-    method.check(
-        ok, f"fraction={fraction!r} is not in (0, 1]", "Pass the share of filters to write, such as 0.5"
-    )
+    method.check(ok, f"fraction={fraction!r} is not in (0, 1]", "Pass the share of filters to write, such as 0.5")
 
 
 def check_scale(method: Method, scale: float | str, *names: str) -> None:

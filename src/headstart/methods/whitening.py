@@ -104,9 +104,7 @@ class Whitening(Method):
         weight = visit.weight
         size = layer.out_channels // layer.groups
         written = 0
-        for g, (patches, n) in enumerate(
-            zip(by_group(visit, drawn), share(filters, layer.groups), strict=True)
-        ):
+        for g, (patches, n) in enumerate(zip(by_group(visit, drawn), share(filters, layer.groups), strict=True)):
             block = self._block(visit, patches.flatten(1), n)
             weight[g * size : g * size + len(block)] = block.reshape(len(block), *layer.shape[1:]).to(weight)
             written += len(block)
