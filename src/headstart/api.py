@@ -128,7 +128,8 @@ def apply(model: nn.Module, init: Init) -> Report:
     missing = sorted(set(init.tensors) - set(own))
     if missing:
         raise HeadstartError(
-            f"The model has no parameter {', '.join(map(repr, missing[:5]))} ({len(missing)} of {len(init.tensors)} missing).",
+            f"The model has no parameter {', '.join(map(repr, missing[:5]))}"
+            f" ({len(missing)} of {len(init.tensors)} missing).",
             remedy="Apply it to the architecture it was computed for, before wrapping or renaming.",
         )
     for name, value in init.tensors.items():

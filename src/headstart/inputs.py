@@ -114,7 +114,7 @@ def require_variation(batch: Batch) -> None:
             return
     values = {f"{float(t.flatten()[0]):.3g}" for t in batch.tensors if t.numel()}
     raise DataError(
-        f"The batch is constant: {batch} hold the same value ({', '.join(sorted(values))}) or the same sample throughout.",
+        f"The batch is constant: {batch}, one value ({', '.join(sorted(values))}) or one sample throughout.",
         remedy="Pass real, varied samples; a placeholder of zeros or ones has no statistics to initialize from.",
     )
 

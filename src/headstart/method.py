@@ -12,8 +12,9 @@ from headstart.errors import HeadstartError
 from headstart.weights import Layer
 
 if TYPE_CHECKING:
+    from headstart.plan import Plan
     from headstart.report import Report
-    from headstart.walk import Plan, Visit
+    from headstart.walk import Visit
 
 Scope = Literal["first convolution", "all layers"]
 

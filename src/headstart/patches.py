@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torc
     """
     dims = len(layer.kernel)
     images = value if value.dim() == dims + 2 else value.unsqueeze(0)
-    dilation = tuple(layer.module.dilation)  # type: ignore[union-attr, arg-type]
+    dilation = tuple(layer.module.dilation)
     spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel, dilation, strict=True)]
     space = images.shape[2:]
     if any(s < span for s, span in zip(space, spans, strict=True)):
@@ -44,11 +45,11 @@ def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torc
         torch.randint(s - span + 1, (batch, per_sample), generator=generator).to(images.device)
         for s, span in zip(space, spans, strict=True)
     ]
-    windows = images
+    windows: Any = images
     for axis, span in enumerate(spans):
         windows = windows.unfold(2 + axis, span, 1)
     rows = torch.arange(batch, device=images.device).unsqueeze(1)
-    taken = windows[(rows, slice(None), *corners)]  # (batch, per_sample, channels, *span)
+    taken: Any = windows[(rows, slice(None), *corners)]  # (batch, per_sample, channels, *span)
     taken = taken[(..., *(slice(None, None, d) for d in dilation))].flatten(0, 1)
     return taken if taken.dtype in (torch.float32, torch.float64) else taken.float()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class Layer:
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
-        self.module = module
+        self.module: Any = module  # one of LAYERS: torch types its attributes too loosely to follow
+        self.kernel: tuple[int, ...]
         if isinstance(module, nn.Linear):
             self.kind: Kind = "linear"
             self.groups, self.kernel = 1, ()
@@ -90,7 +91,7 @@ class Layer:
     def weight_parameters(self) -> list[nn.Parameter]:
         """The parameters behind the weight: one, or those of its parametrization."""
         if parametrize.is_parametrized(self.module, "weight"):
-            return list(self.module.parametrizations.weight.parameters(recurse=False))  # type: ignore[union-attr]
+            return list(self.module.parametrizations.weight.parameters(recurse=False))
         own = dict(self.module.named_parameters(recurse=False))
         return [p for n, p in own.items() if n == "weight" or n.startswith("weight_")]
 
@@ -175,9 +176,9 @@ def write_bias(layer: Layer, bias: Tensor) -> None:
 
 
 def _write_parametrized(layer: Layer, stored: Tensor) -> None:
-    chain = layer.module.parametrizations.weight  # type: ignore[union-attr]
-    value: Tensor | tuple[Tensor, ...] = stored.to(layer.module.weight.dtype)  # type: ignore[arg-type]
-    for step in reversed(list(chain)):  # type: ignore[arg-type]
+    chain = layer.module.parametrizations.weight
+    value: Tensor | tuple[Tensor, ...] = stored.to(layer.module.weight.dtype)
+    for step in reversed(list(chain)):
         inverse = getattr(step, "right_inverse", None)
         if inverse is None:
             raise WriteError(
@@ -186,7 +187,7 @@ def _write_parametrized(layer: Layer, stored: Tensor) -> None:
             )
         value = inverse(*value) if isinstance(value, tuple) else inverse(value)
     if isinstance(value, Tensor):
-        chain.original.copy_(value)  # type: ignore[union-attr, operator]
+        chain.original.copy_(value)
     else:
         for i, part in enumerate(value):
             getattr(chain, f"original{i}").copy_(part)
@@ -227,9 +228,9 @@ def refresh(module: nn.Module) -> None:
 def _read_back(layer: Layer, wanted: Tensor) -> None:
     got = read(layer)
     dtype = layer.module.weight.dtype
-    eps = torch.finfo(dtype).eps  # type: ignore[arg-type]
+    eps = torch.finfo(dtype).eps
     size = float(wanted.abs().max())
-    tiny = torch.finfo(dtype).tiny  # type: ignore[arg-type]
+    tiny = torch.finfo(dtype).tiny
     close = (got - wanted).abs().max() <= max(16 * eps * size, tiny)
     if not (bool(torch.isfinite(got).all()) and bool(close)):
         how = _parametrization_names(layer.module)

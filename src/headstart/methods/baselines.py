@@ -18,7 +18,7 @@ from headstart.registry import register
 from headstart.walk import Visit
 
 _TORCH = "torch.nn.init"
-_NO_PASS = "no forward pass of its own"
+_COST = "no forward pass of its own"
 _FAN = "Transposed convolutions use fan_in = in/groups * kernel / stride, the inputs that reach an output."
 
 
@@ -46,7 +46,7 @@ def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
     reference="PyTorch reset_parameters: He et al. 2015 with a = sqrt(5), that is U(-1, 1) / sqrt(fan_in)",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
     deviations=("A layer's draw depends on the seed and its name only, not on the layers before it.",),
 )
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _VarianceScaling(Method):
     reference="He, Zhang, Ren and Sun 2015, Delving deep into rectifiers",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
     deviations=(_FAN,),
 )
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Kaiming(_VarianceScaling):
     reference="Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
     deviations=(_FAN,),
 )
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Xavier(_VarianceScaling):
     reference="LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
     deviations=(_FAN,),
 )
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     reference="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning",
     scope="all layers",
     needs_data=False,
-    cost=f"{_NO_PASS}; one QR decomposition per layer",
+    cost=f"{_COST}; one QR decomposition per layer",
     deviations=("Grouped layers are orthonormal within each group; the QR runs in float64, so half precision works.",),
 )
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _centre(visit: Visit) -> tuple[slice | int, ...]:
     reference="Zagoruyko and Komodakis 2017, DiracNets; torch.nn.init.dirac_",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
     deviations=(
         "Filters beyond the number of input channels keep the layer's own values (as in airbench), instead of"
         " zero, unless rest='zero'.",
@@ -292,7 +292,7 @@ class Dirac(Method):
     reference="Xiao et al. 2018, Dynamical isometry and a mean field theory of CNNs",
     scope="all layers",
     needs_data=False,
-    cost=f"{_NO_PASS}; one QR decomposition per layer",
+    cost=f"{_COST}; one QR decomposition per layer",
     deviations=(
         "Layers with more inputs than outputs get orthonormal rows (the paper asks for out >= in).",
         "Linear layers get an orthogonal matrix.",
@@ -325,7 +325,7 @@ class DeltaOrthogonal(Method):
     reference="Goyal et al. 2017 (zero gamma); Zhang, Dauphin and Ma 2019, Fixup",
     scope="all layers",
     needs_data=False,
-    cost=_NO_PASS,
+    cost=_COST,
 )
 @dataclass(frozen=True)
 class Zero(Method):

@@ -183,9 +183,9 @@ def mean_patch(layer: Layer, value: Tensor) -> Tensor:
     if value.dim() == len(layer.kernel) + 2:
         wide = wide.mean(0, keepdim=True)
     with torch.enable_grad():
-        stored = torch.zeros_like(module.weight, dtype=wide.dtype, requires_grad=True)  # type: ignore[arg-type]
+        stored = torch.zeros_like(module.weight, dtype=wide.dtype, requires_grad=True)
         if layer.kind == "conv":
-            output = module._conv_forward(wide, stored, None)  # type: ignore[operator]
+            output = module._conv_forward(wide, stored, None)
         else:
             convolve = getattr(F, f"conv_transpose{len(layer.kernel)}d")
             sizes = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)

@@ -139,7 +139,7 @@ class PreWarm(Method):
         drawn = sample_patches(value, layer, count, visit.generator("patches"))
         weight = visit.weight
         places = self._places(layer, filters)
-        blocks = []
+        blocks: list[tuple[list[int], Tensor]] = []
         for points, slots in self._tasks(visit, drawn, places):
             block = self._block(visit, points, len(slots), f"clusters/{len(blocks)}")
             blocks.append((slots[: len(block)], block))
