@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -215,5 +216,6 @@ class Init:
 
 def summarize(weight: Tensor) -> tuple[float, float]:
     """Mean and population standard deviation of a weight."""
-    std, mean = torch.std_mean(weight.double() if weight.numel() < 2**16 else weight, correction=0)
-    return float(mean), float(std)
+    mean = float(weight.sum(dtype=torch.float64)) / weight.numel()
+    square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2 / weight.numel()
+    return mean, math.sqrt(max(square - mean**2, 0.0))

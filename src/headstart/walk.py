@@ -50,7 +50,9 @@ class Visit:
         self._transaction, self._seed = transaction, seed
         self._moments: Moments | None = None
         self.filled = False
-        self._weight_before = weights.read(layer)
+        original = transaction.original(layer)
+        self._weight_before = weights.read(layer) if original is None else original
+        self._weight: Tensor | None = None  # what is written at present, in working precision
 
     @property
     def row(self) -> Row:
@@ -60,12 +62,17 @@ class Visit:
     @property
     def weight(self) -> Tensor:
         """The effective weight, ``(out, in/groups, *kernel)``, as a copy in working precision."""
-        return weights.read(self.layer)
+        return weights.read(self.layer) if self._weight is None else self._weight.clone()
 
     @property
     def weight_before(self) -> Tensor:
-        """The weight before any method of this call wrote it."""
-        return self._weight_before
+        """The weight before any method of this call wrote it (not to be changed in place)."""
+        return self._weight_before.to(weights.working_dtype(self._weight_before.dtype))
+
+    @property
+    def weight_now(self) -> Tensor:
+        """The effective weight without a copy where possible (not to be changed in place)."""
+        return weights.read(self.layer) if self._weight is None else self._weight
 
     @property
     def bias(self) -> Tensor | None:
@@ -108,13 +115,15 @@ class Visit:
     def normal(self, *shape: int, purpose: str = "weight") -> Tensor:
         """Draw standard normal values in working precision on the layer's device."""
         like = self._weight_before
-        return torch.randn(*shape, generator=self.generator(purpose), dtype=like.dtype).to(like.device)
+        dtype = weights.working_dtype(like.dtype)
+        return torch.randn(*shape, generator=self.generator(purpose), dtype=dtype).to(like.device)
 
     def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-        """Set the weight, the bias or both; what reads back different raises."""
+        """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
         if weight is not None:
             self._transaction.mark(self.layer)
             weights.write(self.layer, weight)
+            self._weight = weight
             self.filled = True
         if bias is not None:
             self._transaction.mark(self.layer, bias=True)
@@ -132,7 +141,9 @@ class Visit:
         channels = self.layer.out_channels
         scale = scale.expand(channels)
         self._transaction.mark(self.layer)
-        weights.write(self.layer, self.weight * scale.view(-1, *[1] * (len(self.layer.shape) - 1)))
+        weight = weights.read(self.layer) if self._weight is None else self._weight
+        self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
+        weights.write(self.layer, self._weight)
         old = self.bias
         total = torch.zeros_like(scale) if shift is None else shift
         if old is not None:
@@ -168,10 +179,12 @@ class Visit:
 
     def finish(self) -> None:
         """Fill the row with the numbers that the report shows."""
-        row, before, after = self.row, summarize(self._weight_before), summarize(self.weight)
+        row = self.row
+        before = summarize(self._weight_before)
+        after = before if row.action in ("left", "skipped") else summarize(self.weight_now)
         row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
         if self.layer is self.plan.first_convolution and row.action in ("written", "scaled"):
-            self.plan.filters = (self._weight_before, self.weight)
+            self.plan.filters = (self.weight_before.clone(), self.weight)
         if self.output is not None:
             if self._moments is None:
                 self._moments = channel_moments(self.output, self.layer.channel_axis(self.output))

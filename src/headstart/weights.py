@@ -121,9 +121,18 @@ def from_canonical(layer: Layer, weight: Tensor) -> Tensor:
 @torch.no_grad()
 def read(layer: Layer) -> Tensor:
     """Return a copy of the effective weight, canonical, in working precision, on its device."""
-    weight = layer.module.weight
-    assert isinstance(weight, Tensor)
-    return to_canonical(layer, weight.detach()).to(working_dtype(weight.dtype), copy=True).contiguous()
+    weight = layer.module.weight.detach()
+    return to_canonical(layer, weight).to(working_dtype(weight.dtype), copy=True).contiguous()
+
+
+def is_plain(layer: Layer) -> bool:
+    """Whether the weight is the parameter itself, not made by a parametrization or a hook."""
+    return "weight" in layer.module._parameters
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; one fast sum, and a second look only if that overflows."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 @torch.no_grad()
@@ -142,7 +151,7 @@ def write(layer: Layer, weight: Tensor) -> None:
     """
     if tuple(weight.shape) != layer.shape:
         raise WriteError(f"A weight of shape {tuple(weight.shape)} does not fit {layer.where}.")
-    if not torch.isfinite(weight).all():
+    if not all_finite(weight):
         raise WriteError(
             f"The new weight of {layer.where} has {int((~torch.isfinite(weight)).sum())} values that are not finite.",
             remedy="Check the calibration data for extreme values; nothing was changed.",
@@ -151,10 +160,11 @@ def write(layer: Layer, weight: Tensor) -> None:
     module = layer.module
     if parametrize.is_parametrized(module, "weight"):
         _write_parametrized(layer, stored)
-    elif "weight" in module._parameters:
+    elif is_plain(layer):
         target = module._parameters["weight"]
-        assert target is not None
         target.copy_(stored)
+        if target.dtype == stored.dtype:
+            return  # nothing between the value and its place that could change it
     else:
         _write_hooked(layer, stored)
     _read_back(layer, weight)
@@ -231,8 +241,7 @@ def _read_back(layer: Layer, wanted: Tensor) -> None:
     eps = torch.finfo(dtype).eps
     size = float(wanted.abs().max())
     tiny = torch.finfo(dtype).tiny
-    close = (got - wanted).abs().max() <= max(16 * eps * size, tiny)
-    if not (bool(torch.isfinite(got).all()) and bool(close)):
+    if not bool((got - wanted).abs().max() <= max(16 * eps * size, tiny)):  # also where something is NaN
         how = _parametrization_names(layer.module)
         raise WriteError(
             f"The weight of {layer.where} reads back different from what was written"
@@ -283,6 +292,7 @@ class Transaction:
         self._slots = [(m, dict(m._parameters), dict(m._buffers)) for m in self.model.modules()]
         tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
         self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
+        self._index = {key: i for i, key in enumerate(tensors)}
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
         # The fused attention path skips the layers inside it, and with them their hooks.
         torch.backends.mha.set_fastpath_enabled(False)
@@ -302,6 +312,13 @@ class Transaction:
             module.training = training
             refresh(module)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
+
+    def original(self, layer: Layer) -> Tensor | None:
+        """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter."""
+        if not is_plain(layer):
+            return None
+        place = self._index[id(layer.module.weight)]
+        return to_canonical(layer, self._saved[place][1])
 
     def changed(self) -> dict[int, Tensor]:
         """Marked parameters by ``id``, as copies of their present values."""

@@ -190,7 +190,7 @@ class LeCun(_VarianceScaling):
 
 def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") -> Tensor:
     """Draw a ``rows × columns`` matrix with orthonormal rows or columns, uniform among all of those."""
-    tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).double().cpu()
+    tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).cpu()
     q, r = torch.linalg.qr(tall)
     q = q * r.diagonal().sign()  # makes the draw uniform (Mezzadri 2007)
     like = visit.weight_before
@@ -204,7 +204,9 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     scope="all layers",
     needs_data=False,
     cost=f"{_COST}; one QR decomposition per layer",
-    deviations=("Grouped layers are orthonormal within each group; the QR runs in float64, so half precision works.",),
+    deviations=(
+        "Grouped layers are orthonormal within each group; the QR runs in float32 or better, so half precision works.",
+    ),
 )
 @dataclass(frozen=True)
 class Orthogonal(Method):

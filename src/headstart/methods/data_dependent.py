@@ -18,7 +18,7 @@ from headstart.method import Method
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
-from headstart.weights import Layer, to_canonical
+from headstart.weights import Layer
 
 DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
 
@@ -118,9 +118,9 @@ class WithinLayer(Method):
         """Draw the weights."""
         if self.fill == "keep":
             return
-        weight = visit.normal(*visit.layer.shape) / math.sqrt(math.prod(visit.layer.shape[1:]))
+        weight = visit.normal(*visit.layer.shape).div_(math.sqrt(math.prod(visit.layer.shape[1:])))
         if visit.bias_free and self.center:
-            weight = without_mean_patch(visit, weight)
+            remove_mean_patch(visit, weight)
         bias = visit.bias
         visit.write(weight, None if visit.bias_free or bias is None else torch.zeros_like(bias))
 
@@ -155,41 +155,42 @@ class WithinLayer(Method):
             visit.note(f"no bias to shift: channel means up to {rest:.2g} remain")
 
 
-def without_mean_patch(visit: Visit, weight: Tensor) -> Tensor:
-    """Remove from every filter its component along the mean input patch, so that output means are zero.
-
-    The mean output is linear in the weight, so its gradient for the batch-mean input is that patch, with
-    padding, stride, dilation and groups as the layer has them.
-    """
-    layer, value = visit.layer, visit.input
-    assert value is not None
-    per_group = math.prod(layer.shape[1:])
-    if per_group < 2:
+def remove_mean_patch(visit: Visit, weight: Tensor) -> None:
+    """Take from every filter, in place, its component along the mean input patch: output means become zero."""
+    assert visit.input is not None
+    if math.prod(visit.layer.shape[1:]) < 2:
         visit.note("one weight per filter: its mean cannot be removed")
-        return weight
-    patch = mean_patch(layer, value).to(weight)
-    size = patch.square().sum(1, keepdim=True)
-    along = torch.where(size > 0, patch / size.clamp_min(torch.finfo(weight.dtype).tiny), 0)
-    flat = weight.flatten(1)
-    return (flat - (flat * patch).sum(1, keepdim=True) * along).reshape(weight.shape)
+        return
+    patch = mean_patch(visit.layer, visit.input).to(weight)  # (groups, fan)
+    patch = F.normalize(patch, dim=1, eps=torch.finfo(weight.dtype).tiny)
+    for filters, direction in zip(weight.flatten(1).chunk(visit.layer.groups), patch, strict=True):
+        filters.addr_(filters @ direction, direction, alpha=-1)
 
 
 def mean_patch(layer: Layer, value: Tensor) -> Tensor:
-    """The mean input patch that each filter sees, ``(out, in/groups * kernel)``, padding included."""
-    module = layer.module
+    """The mean input patch that the filters of each group see, ``(groups, in/groups * kernel)``.
+
+    The mean output is linear in the weight, so its gradient for the batch-mean input is that patch, with
+    padding, stride and dilation as the layer has them.
+    """
+    module, groups = layer.module, layer.groups
     wide = value if value.dtype in (torch.float32, torch.float64) else value.float()
     if layer.kind == "linear":
-        return wide.reshape(-1, wide.shape[-1]).mean(0).expand(layer.out_channels, -1)
+        return wide.reshape(-1, wide.shape[-1]).mean(0, keepdim=True)
     if value.dim() == len(layer.kernel) + 2:
         wide = wide.mean(0, keepdim=True)
+    # One filter per group is enough: all of a group see the same patches.
+    shape = (groups, *layer.shape[1:]) if layer.kind == "conv" else (layer.in_channels, 1, *layer.kernel)
     with torch.enable_grad():
-        stored = torch.zeros_like(module.weight, dtype=wide.dtype, requires_grad=True)
+        stored = torch.zeros(shape, dtype=wide.dtype, device=wide.device, requires_grad=True)
         if layer.kind == "conv":
             output = module._conv_forward(wide, stored, None)
         else:
             convolve = getattr(F, f"conv_transpose{len(layer.kernel)}d")
-            sizes = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+            sizes = (module.stride, module.padding, module.output_padding, groups, module.dilation)
             output = convolve(wide, stored, None, *sizes)
         positions = math.prod(output.shape[-len(layer.kernel) :])
         (gradient,) = torch.autograd.grad(output.sum() / positions, stored)
-    return to_canonical(layer, gradient).flatten(1)
+    if layer.kind == "conv":
+        return gradient.flatten(1)
+    return gradient.reshape(groups, -1)  # stored (groups * in/groups, 1, *kernel)
