@@ -292,6 +292,7 @@ class Transaction:
         self._slots = [(m, dict(m._parameters), dict(m._buffers)) for m in self.model.modules()]
         tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
         self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
+        self._buffers = {id(b) for b in self.model.buffers()}
         self._index = {key: i for i, key in enumerate(tensors)}
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
         # The fused attention path skips the layers inside it, and with them their hooks.
@@ -303,7 +304,11 @@ class Transaction:
         keep = self._written if self._committed and kind is None else set()
         with torch.no_grad():
             for tensor, copy, version in self._saved:
-                if id(tensor) not in keep and (version is None or _version(tensor) != version):
+                if id(tensor) in keep:
+                    continue
+                # Batch norm moves its running statistics without counting it as a write: compare them.
+                moved = id(tensor) in self._buffers and not torch.equal(tensor, copy)
+                if moved or version is None or _version(tensor) != version:
                     tensor.copy_(copy)
         for module, parameters, buffers in self._slots:  # a forward may have put new tensors in their place
             module._parameters.update(parameters)
