@@ -200,7 +200,7 @@ def _inside(
     keep: bool,
 ) -> Init:
     start = time.perf_counter()
-    with Transaction(model) as transaction, _full_precision(model):
+    with Transaction(model) as transaction, full_precision(model):
         plan = make_plan(model, batch)
         if batch is not None and batch.note:
             plan.find(f"Used {batch.note}.")
@@ -230,15 +230,15 @@ def _run_lazy(
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
     twin = copy.deepcopy(model)
-    _materialize(twin, batch, seed)
+    materialize(twin, batch, seed)
     init = _inside(twin, batch, methods, seed, include, exclude, keep=True)
     if keep:
-        _materialize(model, batch, seed)
+        materialize(model, batch, seed)
         apply(model, init)
     return init
 
 
-def _materialize(model: nn.Module, batch: Batch, seed: int) -> None:
+def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
     """Give lazy modules their shapes; their default weights come from the call's seed."""
     torch.manual_seed(rng.derive(seed, "lazy"))
     training = [(m, m.training) for m in model.modules()]
@@ -252,7 +252,7 @@ def _materialize(model: nn.Module, batch: Batch, seed: int) -> None:
             module.training = flag
 
 
-def _full_precision(model: nn.Module) -> torch.autocast:
+def full_precision(model: nn.Module) -> torch.autocast:
     """Switch off an autocast that the caller may be in: statistics want the model's own precision."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     return torch.autocast(device, enabled=False)

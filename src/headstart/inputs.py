@@ -81,9 +81,27 @@ def load(
     Raises:
         DataError: Nothing in it, a kind that is not understood, or values that are not finite.
     """
+    raw, note = take(data, seed=seed, samples=samples)
+    return as_batch(raw, model, note=note, get_inputs=get_inputs)
+
+
+def take(data: Any, *, seed: int, samples: int | None = None) -> tuple[Any, str]:
+    """Take one raw batch from ``data``, targets and all, as :func:`load` does; and say how it was drawn.
+
+    Raises:
+        DataError: Nothing in it, or a kind that is not understood.
+    """
     if samples is not None and samples < 1:
         raise DataError(f"samples={samples} asks for no data.", remedy="Pass samples=None or at least 1.")
-    raw, note = _take(data, seed, samples)
+    return _take(data, seed, samples)
+
+
+def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInputs | None = None) -> Batch:
+    """Find the model's inputs in a raw batch and bring them to its device and precision.
+
+    Raises:
+        DataError: ``get_inputs`` failed, nothing is in it, or values are not finite.
+    """
     if get_inputs is not None:
         try:
             raw = get_inputs(raw)
@@ -151,7 +169,7 @@ def _first_batches(loader: Iterable[Any], samples: int | None) -> tuple[Any, str
         for batch in loader:
             batches.append(batch)
             seen += Batch((batch,)).size
-            if samples is None or seen >= samples:
+            if samples is None or seen >= samples or not seen:  # what cannot be counted is taken once
                 break
     if not batches:
         raise DataError(

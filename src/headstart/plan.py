@@ -236,15 +236,7 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
     Raises:
         UnknownNameError: A pattern matches no layer.
     """
-    includes, excludes = _patterns(include), _patterns(exclude)
-    everything = [*plan.layers, *plan.unreached]
-    for pattern in [*includes, *excludes]:
-        if not any(_matches(pattern, layer) for layer in everything):
-            raise unknown(
-                "layer that matches",
-                getattr(pattern, "__name__", str(pattern)),
-                [la.name for la in everything],
-            )
+    includes, excludes = _known([*plan.layers, *plan.unreached], include, exclude)
     owners = _owners(model)
     taken: dict[int, str] = {}
     chosen = []
@@ -260,6 +252,27 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
         else:
             chosen.append(layer)
     return chosen
+
+
+def named(layers: Sequence[Layer], include: Selection, exclude: Selection) -> list[Layer]:
+    """Filter layers by patterns alone, frozen ones included.
+
+    Raises:
+        UnknownNameError: A pattern matches no layer.
+    """
+    includes, excludes = _known(layers, include, exclude)
+    wanted = [la for la in layers if not includes or any(_matches(p, la) for p in includes)]
+    return [la for la in wanted if not any(_matches(p, la) for p in excludes)]
+
+
+def _known(layers: Sequence[Layer], include: Selection, exclude: Selection) -> tuple[list[Pattern], list[Pattern]]:
+    """List the patterns, each of which must match a layer."""
+    includes, excludes = _patterns(include), _patterns(exclude)
+    for pattern in [*includes, *excludes]:
+        if not any(_matches(pattern, layer) for layer in layers):
+            name = getattr(pattern, "__name__", str(pattern))
+            raise unknown("layer that matches", name, [la.name for la in layers])
+    return includes, excludes
 
 
 def _reason_to_leave(
