@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from headstart import rng, weights
 from headstart.errors import DataError, ModelError, WriteError
@@ -118,6 +120,17 @@ class Visit:
         dtype = weights.working_dtype(like.dtype)
         return torch.randn(*shape, generator=self.generator(purpose), dtype=dtype).to(like.device)
 
+    def normal_weight(self) -> Tensor:
+        """Draw standard normal values in the weight's shape, into the parameter itself where that is possible.
+
+        Large networks spend more time on fresh memory than on the draw. :meth:`write` must follow.
+        """
+        place = weights.in_place(self.layer)
+        if place is None:
+            return self.normal(*self.layer.shape)
+        self._transaction.mark(self.layer)
+        return place.normal_(generator=self.generator())
+
     def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
         """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
         if weight is not None:
@@ -130,12 +143,13 @@ class Visit:
             weights.write_bias(self.layer, bias)
         self._wrote("written")
 
-    def affine(self, scale: Tensor, shift: Tensor | None = None) -> None:
+    def affine(self, scale: Tensor, shift: Tensor | None = None, *, keep_bias: bool = False) -> None:
         """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias; once exact, no second pass.
 
         Args:
             scale: Per channel, or one number.
             shift: Per channel; needs a bias that may be written.
+            keep_bias: Rescale only what the weights make, ``scale * (y - bias) + bias``; the bias stays bit for bit.
         """
         assert self.output is not None
         channels = self.layer.out_channels
@@ -144,20 +158,19 @@ class Visit:
         weight = weights.read(self.layer) if self._weight is None else self._weight
         self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
         weights.write(self.layer, self._weight)
-        old = self.bias
-        total = torch.zeros_like(scale) if shift is None else shift
-        if old is not None:
-            new = old * scale + total
-            if not torch.equal(new, old):
-                self._transaction.mark(self.layer, bias=True)
-                weights.write_bias(self.layer, new)
-        moments = self._moments
+        bias = self.bias
+        if bias is not None and keep_bias:
+            shift = (1 - scale) * bias
+        elif bias is not None:
+            self._transaction.mark(self.layer, bias=True)
+            weights.write_bias(self.layer, bias * scale if shift is None else bias * scale + shift)
         shape = [1] * self.output.dim()
         shape[self.layer.channel_axis(self.output)] = channels
         self.output.mul_(scale.to(self.output.dtype).view(shape))
         if shift is not None:
-            self.output.add_(total.to(self.output.dtype).view(shape))
-        self._moments = None if moments is None else moments.affine(scale, total)
+            self.output.add_(shift.to(self.output.dtype).view(shape))
+        if self._moments is not None:
+            self._moments = self._moments.affine(scale, torch.zeros_like(scale) if shift is None else shift)
         self._wrote("written" if self.filled else "scaled")
 
     def note(self, text: str) -> None:
@@ -272,7 +285,7 @@ def _pass(
         handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
     try:
         if wanted:
-            with failing_forward(batch, where):
+            with _as_in_training(model, batch), failing_forward(batch, where):
                 model(*batch.args, **batch.kwargs)
     except _Finished:
         pass
@@ -284,6 +297,30 @@ def _pass(
             f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",
             remedy="The model takes different paths for different inputs: exclude these layers.",
         )
+
+
+@contextmanager
+def _as_in_training(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Let batch norms that were never trained normalize by the batch.
+
+    In evaluation mode they would pass everything through, and the layers behind them would be fitted to a scale
+    that training never shows them. The transaction puts the running statistics back.
+    """
+    fresh = [m for m in model.modules() if isinstance(m, _NormBase) and _is_fresh(m)] if batch.size > 1 else []
+    for module in fresh:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in fresh:
+            module.training = False
+
+
+def _is_fresh(norm: _NormBase) -> bool:
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None or isinstance(norm, nn.SyncBatchNorm):  # that one would wait for other processes
+        return False
+    return not bool(mean.any()) and bool((var == 1).all())
 
 
 def _timed(visit: Visit, methods: Sequence[Method], step: str) -> None:

@@ -118,7 +118,7 @@ class WithinLayer(Method):
         """Draw the weights."""
         if self.fill == "keep":
             return
-        weight = visit.normal(*visit.layer.shape).div_(math.sqrt(math.prod(visit.layer.shape[1:])))
+        weight = visit.normal_weight().div_(math.sqrt(math.prod(visit.layer.shape[1:])))
         if visit.bias_free and self.center:
             remove_mean_patch(visit, weight)
         bias = visit.bias
@@ -148,8 +148,7 @@ class WithinLayer(Method):
         if not visit.bias_free:
             visit.affine(scale, self.beta - moments.mean * scale)
             return
-        bias = visit.bias  # frozen, if there is one: it must stay as it is
-        visit.affine(scale, None if bias is None else (1 - scale) * bias)
+        visit.affine(scale, keep_bias=True)  # frozen, if there is one
         rest = float(visit.moments.mean.abs().max())
         if rest > 1e-3:
             visit.note(f"no bias to shift: channel means up to {rest:.2g} remain")

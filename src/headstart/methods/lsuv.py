@@ -102,4 +102,4 @@ class LSUV(Method):
             )
             return
         factor = torch.tensor(t, dtype=moments.mean.dtype, device=moments.mean.device)
-        visit.affine(factor, None if bias is None else (1 - factor) * b)
+        visit.affine(factor, keep_bias=True)
