@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
+from headstart.shown import Grid, Shown, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
 Action = Literal["written", "scaled", "left", "skipped", "not reached"]
 
@@ -71,7 +71,7 @@ _COLUMNS = (
 
 
 @dataclass
-class Report:
+class Report(Shown):
     """The result of a call.
 
     Attributes:
@@ -119,29 +119,15 @@ class Report:
             "rows": [asdict(r) for r in self.rows],
         }
 
-    def to_html(self) -> str:
-        """Return an HTML fragment: title, findings, table. Every name is escaped."""
-        from headstart.render import html_table
+    def sentences(self) -> list[str]:
+        """The findings."""
+        return self.findings
 
-        return html_table(self.title, self.findings, _COLUMNS, self._cells())
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def __rich__(self) -> RenderableType:
-        from headstart.render import rich_table
-
-        return rich_table(self.title, self.findings, _COLUMNS, self._cells())
-
-    def __str__(self) -> str:
-        from headstart.render import to_text
-
-        return to_text(self.__rich__())
+    def grids(self) -> list[Grid]:
+        """One table, a row per layer."""
+        return [Grid(_COLUMNS, self._cells())]
 
     def _cells(self) -> list[list[str]]:
-        def number(value: float | None) -> str:
-            return "" if value is None else f"{value:.3g}"
-
         cells = []
         for r in self.rows:
             std = "" if r.weight_std is None else f"{r.weight_std[0]:.3g} → {r.weight_std[1]:.3g}"
