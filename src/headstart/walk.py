@@ -285,7 +285,7 @@ def _pass(
         handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
     try:
         if wanted:
-            with _as_in_training(model, batch), failing_forward(batch, where):
+            with as_in_training(model, batch), failing_forward(batch, where):
                 model(*batch.args, **batch.kwargs)
     except _Finished:
         pass
@@ -300,7 +300,7 @@ def _pass(
 
 
 @contextmanager
-def _as_in_training(model: nn.Module, batch: Batch) -> Iterator[None]:
+def as_in_training(model: nn.Module, batch: Batch) -> Iterator[None]:
     """Let batch norms that were never trained normalize by the batch.
 
     In evaluation mode they would pass everything through, and the layers behind them would be fitted to a scale
