@@ -19,6 +19,7 @@ from torch import Tensor
 from headstart.errors import DataError, HeadstartError
 
 _ALGORITHMS = ("lloyd", "minibatch")
+SAME = 1e-4  # of the points' spread: centroids closer than that are one
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,20 @@ def kmeans(
 
 
 def _mended(array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inertia: float, like: Tensor) -> Clusters:
-    """Keep the occupied, distinct centroids in their order."""
-    sizes = np.bincount(labels, minlength=len(centroids))
-    _, first, inverse = np.unique(centroids, axis=0, return_index=True, return_inverse=True)
-    owner = first[inverse.reshape(-1)]  # duplicates point to the first of their kind
-    merged = np.bincount(owner, weights=sizes, minlength=len(centroids)).astype(np.int64)
-    kept = np.flatnonzero(merged > 0)
+    """Keep the occupied, distinct centroids in their order.
+
+    Centroids of one and the same point differ by the rounding of a long sum, so nearly equal ones are merged.
+    """
+    spread = np.linalg.norm(array - array.mean(0), axis=1).max()
+    gaps = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
+    owner = (gaps <= SAME * spread).argmax(1)  # the first that is (nearly) the same, often itself
+    sizes = np.bincount(owner[labels], minlength=len(centroids))
+    kept = np.flatnonzero(sizes > 0)
     renumber = np.full(len(centroids), -1)
     renumber[kept] = np.arange(len(kept))
     return Clusters(
         torch.as_tensor(centroids[kept]).to(like),
-        torch.as_tensor(merged[kept]),
+        torch.as_tensor(sizes[kept]),
         torch.as_tensor(renumber[owner[labels]]),
         inertia,
     )

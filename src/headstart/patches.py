@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,23 @@ from headstart.errors import DataError
 from headstart.weights import Layer
 
 BINS = 256
+CHUNK = 2**22  # values that the histogram widens at a time
+
+
+def batched(value: Tensor, layer: Layer) -> Tensor:
+    """The layer's input with a batch axis, whether it came with one or not."""
+    return value if value.dim() == len(layer.kernel) + 2 else value.unsqueeze(0)
+
+
+def spans(layer: Layer) -> list[int]:
+    """Input positions that the dilated kernel covers, per dimension."""
+    return [(k - 1) * d + 1 for k, d in zip(layer.kernel, layer.module.dilation, strict=True)]
+
+
+def positions(value: Tensor, layer: Layer) -> int:
+    """Places in one sample where a patch fits without padding; 0 where none does."""
+    space = value.shape[-len(layer.kernel) :]
+    return math.prod(max(0, s - span + 1) for s, span in zip(space, spans(layer), strict=True))
 
 
 def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torch.Generator) -> Tensor:
@@ -24,33 +42,30 @@ def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torc
         generator: Draws the positions.
 
     Returns:
-        ``(batch * per_sample, channels, *kernel)`` in working precision.
+        ``(batch * per_sample, channels, *kernel)`` in working precision, sample by sample.
 
     Raises:
         DataError: The input is smaller than the kernel.
     """
-    dims = len(layer.kernel)
-    images = value if value.dim() == dims + 2 else value.unsqueeze(0)
+    images, reach = batched(value, layer), spans(layer)
     dilation = tuple(layer.module.dilation)
-    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel, dilation, strict=True)]
-    space = images.shape[2:]
-    if any(s < span for s, span in zip(space, spans, strict=True)):
+    if positions(images, layer) == 0:
         raise DataError(
-            f"The input of {layer.where} is {'×'.join(map(str, space))}, smaller than its kernel"
+            f"The input of {layer.where} is {'×'.join(map(str, images.shape[2:]))}, smaller than its kernel"
             f" {'×'.join(map(str, layer.kernel))}{f' dilated by {dilation}' if max(dilation) > 1 else ''}.",
             remedy="Pass larger images: patches are taken without padding.",
         )
     batch = len(images)
     corners = [
         torch.randint(s - span + 1, (batch, per_sample), generator=generator).to(images.device)
-        for s, span in zip(space, spans, strict=True)
+        for s, span in zip(images.shape[2:], reach, strict=True)
     ]
     windows: Any = images
-    for axis, span in enumerate(spans):
+    for axis, span in enumerate(reach):
         windows = windows.unfold(2 + axis, span, 1)
+    windows = windows[(..., *(slice(None, None, d) for d in dilation))]
     rows = torch.arange(batch, device=images.device).unsqueeze(1)
-    taken: Any = windows[(rows, slice(None), *corners)]  # (batch, per_sample, channels, *span)
-    taken = taken[(..., *(slice(None, None, d) for d in dilation))].flatten(0, 1)
+    taken: Tensor = windows[(rows, slice(None), *corners)].flatten(0, 1)
     return taken if taken.dtype in (torch.float32, torch.float64) else taken.float()
 
 
@@ -81,11 +96,15 @@ def otsu_threshold(values: Tensor) -> float:
         >>> 0.1 < otsu_threshold(torch.tensor([0.0, 0.1, 0.9, 1.0])) < 0.9
         True
     """
-    flat = values.detach().flatten().float()
+    flat = values.detach().flatten()
     low, high = float(flat.min()), float(flat.max())
     if not high > low:
         return low
-    counts = torch.histc(flat, BINS, low, high).double().cpu()
+    counts = torch.zeros(BINS, dtype=torch.float64)
+    for part in flat.split(CHUNK):
+        # The nudge keeps levels that lie exactly on an edge in the upper bin whatever the rounding.
+        place = ((part.double() - low) * (BINS / (high - low)) + 1e-3).long().clamp_(max=BINS - 1)
+        counts += torch.bincount(place, minlength=BINS).cpu()
     centres = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
     below, above = counts.cumsum(0), counts.flip(0).cumsum(0).flip(0)
     mean_below = (counts * centres).cumsum(0) / below.clamp_min(1)
@@ -95,8 +114,14 @@ def otsu_threshold(values: Tensor) -> float:
 
 
 def foreground_density(images: Tensor) -> float:
-    """Share of pixels above Otsu's threshold."""
-    return float((images.float() > otsu_threshold(images)).double().mean())
+    """Share of pixels above Otsu's threshold.
+
+    Example:
+        >>> foreground_density(torch.tensor([0.0, 0.1, 0.1, 0.9]))
+        0.25
+    """
+    wide = images if images.dtype == torch.float64 else images.float()
+    return int((wide > otsu_threshold(images)).sum()) / images.numel()
 
 
 def mean_patch_norm(patches: Tensor) -> float:
@@ -105,23 +130,35 @@ def mean_patch_norm(patches: Tensor) -> float:
     return float((flat - flat.mean(1, keepdim=True)).norm(dim=1).mean())
 
 
-def raw_pixels(images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor | None:
+def raw_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor | None:
     """Bring images back to pixels in [0, 1], or return None where that cannot be known.
 
     Args:
         images: ``(batch, channels, *space)``.
-        mean: Per channel, what a normalization subtracted; None if nothing is known of one.
-        std: Per channel, what it divided by.
+        mean: Per channel (or one for all), what a normalization subtracted; None if nothing is known of one.
+        std: Likewise, what it divided by.
+
+    Raises:
+        DataError: ``mean`` or ``std`` does not have a value per channel.
     """
     if mean is not None and std is not None:
+        channels = images.shape[1]
+        if len(mean) not in (1, channels) or len(std) not in (1, channels):
+            raise DataError(
+                f"mean= and std= have {len(mean)} and {len(std)} values for images of {channels} channels.",
+                remedy="Pass one value per channel, as the normalization has them.",
+            )
         shape = (1, -1, *[1] * (images.dim() - 2))
-        images = images * images.new_tensor(std).reshape(shape) + images.new_tensor(mean).reshape(shape)
+        wide = images if images.dtype == torch.float64 else images.float()
+        images = wide * wide.new_tensor(std).reshape(shape) + wide.new_tensor(mean).reshape(shape)
     low, high = float(images.min()), float(images.max())
     if low < -0.01 or high > 255.5:
         return None
-    return images / 255 if high > 1.01 and _whole(images) else images if high <= 1.01 else None
+    if high <= 1.01:
+        return images
+    return images / 255 if _whole(images) else None
 
 
 def _whole(images: Tensor) -> bool:
     part = images.flatten()[: 2**16].float()
-    return math.isclose(float((part - part.round()).abs().max()), 0, abs_tol=1e-3)
+    return float((part - part.round()).abs().max()) < 1e-3

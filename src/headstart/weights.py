@@ -130,6 +130,15 @@ def is_plain(layer: Layer) -> bool:
     return "weight" in layer.module._parameters
 
 
+def in_place(layer: Layer) -> Tensor | None:
+    """The parameter itself, where a canonical weight in working precision can be drawn straight into it."""
+    if not is_plain(layer) or layer.kind == "transposed":
+        return None
+    target: Tensor = layer.module.weight.detach()
+    fits = target.dtype == working_dtype(target.dtype) and target.is_contiguous() and target.device.type == "cpu"
+    return target if fits else None
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite; one fast sum, and a second look only if that overflows."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
@@ -162,7 +171,8 @@ def write(layer: Layer, weight: Tensor) -> None:
         _write_parametrized(layer, stored)
     elif is_plain(layer):
         target = module._parameters["weight"]
-        target.copy_(stored)
+        if stored.data_ptr() != target.data_ptr():
+            target.copy_(stored)
         if target.dtype == stored.dtype:
             return  # nothing between the value and its place that could change it
     else:
