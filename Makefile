@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up their own .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+# The pinned torch comes first and alone, so that nothing pulls another build of it.
+TORCH  := $(VENV)/.torch
+USE    := $(VENV)/.use
+DEV    := $(VENV)/.dev
+
+.PHONY: demo test test-all lint format bench clean
+
+demo: $(USE)
+	$(BIN)/headstart compare --out runs/demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest
+
+test-all: $(DEV)
+	$(BIN)/python -m pytest --slow
+
+lint: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_sizes.py
+
+format: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/calibration.py --out docs/results
+
+clean:
+	rm -rf $(VENV) runs build dist
+
+$(TORCH): constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch numpy
+	touch $@
+
+$(USE): $(TORCH) pyproject.toml
+	$(PIP) install -c constraints.txt -e ".[bench]"
+	touch $@
+
+$(DEV): $(USE)
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
