@@ -1,0 +1,30 @@
+"""The benchmark: does a start help, on this model and this data?
+
+An `Experiment` is task × model × arms × seeds. `run` trains what its `Store` does not hold yet, `analyse`
+turns the store into verdicts, and `write_report` into a page. The command line is ``headstart compare``.
+"""
+
+from headstart.bench.analysis import Analysis, analyse
+from headstart.bench.arms import Arm, parse_arm, with_controls
+from headstart.bench.experiment import Experiment, run
+from headstart.bench.models import ModelBuilder, resolve_model
+from headstart.bench.store import Store
+from headstart.bench.tasks import Task, from_arrays, load_task
+from headstart.bench.training import Training
+
+__all__ = [
+    "Analysis",
+    "Arm",
+    "Experiment",
+    "ModelBuilder",
+    "Store",
+    "Task",
+    "Training",
+    "analyse",
+    "from_arrays",
+    "load_task",
+    "parse_arm",
+    "resolve_model",
+    "run",
+    "with_controls",
+]

@@ -1,0 +1,286 @@
+"""From a store to what it shows: arms, verdicts, controls, costs. Everything a report prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headstart.bench import statistics
+from headstart.bench.arms import CONTROLS
+from headstart.bench.experiment import FORMAT
+from headstart.bench.store import Store
+from headstart.bench.verdicts import RULES, Comparison, Verdict, compare_family
+from headstart.errors import HeadstartError
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm over its finished seeds.
+
+    Args:
+        label: Its name.
+        spec: Its method's spec.
+        methods: The methods with all their options.
+        control: Which control it is, or an empty string.
+        of: The arm that it is a control of.
+        results: Finished trials by seed; a diverged one counts with the accuracy of guessing.
+        refusal: Why the method refused the model, or an empty string.
+        comparison: Against the baseline; None for the baseline itself.
+        steps_to_baseline: Median steps to the baseline's mean final validation accuracy; None if most
+            seeds do not reach it within the budget.
+        reached: In how many seeds it is reached.
+        init_seconds: Median seconds of the initialization.
+        init_steps: The same in training steps of the baseline.
+        equal_time: Mean validation accuracy minus the baseline's, had the initialization's time come out of the
+            training budget; None for the baseline, or if the cost exceeds the budget.
+    """
+
+    label: str
+    spec: str
+    methods: tuple[str, ...]
+    control: str
+    of: str
+    results: Mapping[int, Result]
+    refusal: str
+    comparison: Comparison | None
+    steps_to_baseline: float | None
+    reached: int
+    init_seconds: float
+    init_steps: float
+    equal_time: float | None
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracies in percent, one per finished seed."""
+        return [float(result["test_accuracy"]) for result in self.results.values()]
+
+    @property
+    def diverged(self) -> int:
+        """Number of seeds in which training diverged."""
+        return sum(result["status"] == "diverged" for result in self.results.values())
+
+    @property
+    def area(self) -> float:
+        """Mean over seeds of the area under the validation curve, in percent."""
+        return float(np.mean([result["area"] for result in self.results.values()])) if self.results else float("nan")
+
+    def curves(self) -> tuple[list[int], statistics.Floats]:
+        """Return steps, and validation accuracies of shape ``(seeds, steps)``, of the trials that did not diverge."""
+        whole = [r["curve"] for r in self.results.values() if r["status"] == "done"]
+        if not whole:
+            return [], np.zeros((0, 0))
+        return [point["step"] for point in whole[0]], np.array([[p["accuracy"] for p in curve] for curve in whole])
+
+    def sentence(self) -> str:
+        """Say the verdict, what went wrong, and what the start cost."""
+        if self.refusal:
+            return f"{self.label} did not run: {self.refusal}"
+        if self.comparison is None:
+            return (
+                f"{self.label} is the baseline: {np.mean(self.accuracies):.2f} % test accuracy." if self.results else ""
+            )
+        broke = f" Training diverged in {self.diverged} of {len(self.results)} seeds." if self.diverged else ""
+        cost = ""
+        if self.init_seconds and not self.control:
+            cost = f" It costs {self.init_seconds:.2f} s, the time of {self.init_steps:.0f} training steps."
+        return self.comparison.sentence() + broke + cost
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that a report shows.
+
+    Args:
+        plan: The experiment as it was stored: task, model, training, provenance.
+        arms: Baseline first, then methods, controls and the null.
+        beyond: Each method against each of its controls.
+        missing: Trials that are not finished.
+        notes: What a reader must know about the trials: damaged files, mixed versions.
+    """
+
+    plan: Mapping[str, Any]
+    arms: tuple[ArmSummary, ...]
+    beyond: tuple[Comparison, ...]
+    missing: int
+    notes: tuple[str, ...]
+
+    @property
+    def baseline(self) -> ArmSummary:
+        """The arm that all are compared with."""
+        return self.arms[0]
+
+    @property
+    def methods(self) -> tuple[ArmSummary, ...]:
+        """Arms under test."""
+        return tuple(arm for arm in self.arms[1:] if not arm.control)
+
+    @property
+    def controls(self) -> tuple[ArmSummary, ...]:
+        """Control arms, the null among them."""
+        return tuple(arm for arm in self.arms if arm.control)
+
+    def rules(self) -> list[str]:
+        """Return the verdict rules with this experiment's level and margin."""
+        return [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
+
+    def control_readings(self, brief: bool = False) -> list[str]:
+        """Say what each control shows, a sentence or two each; briefly without what the control is."""
+        readings = [
+            self._reading(arm, c, brief) for arm in self.methods for c in self.beyond if c.arm == arm.label and c.seeds
+        ]
+        return readings + self._noise(brief)
+
+    def _reading(self, arm: ArmSummary, beyond: Comparison, brief: bool) -> str:
+        control = next(a for a in self.arms if a.label == beyond.against)
+        meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label)})"
+        text = f"Against {control.label}{meaning}, {arm.label} has {beyond.numbers()}. "
+        helped = arm.comparison is not None and arm.comparison.verdict is Verdict.HELPS
+        if beyond.verdict is Verdict.HELPS:
+            return text + f"{arm.label} does better than this control."
+        if beyond.verdict is Verdict.HURTS:
+            return text + f"The control does better than {arm.label}."
+        if helped:
+            return text + "This does not tell the two apart, so the gain may come from what they share."
+        return text + "This does not tell the two apart."
+
+    def _noise(self, brief: bool) -> list[str]:
+        readings = []
+        for arm in self.controls:
+            if arm.control == "null" and arm.comparison is not None and len(arm.comparison.differences) > 1:
+                spread = float(np.std(arm.comparison.differences, ddof=1))
+                meaning = "" if brief else f" ({CONTROLS['null']})"
+                readings.append(
+                    f"{arm.label}{meaning}: {arm.comparison.numbers()}. Two default starts differ within a seed "
+                    f"by a standard deviation of {spread:.2f} points."
+                )
+        return readings
+
+
+def analyse(store: Store) -> Analysis:
+    """Read a store and judge what it holds, finished or not.
+
+    Args:
+        store: Of an experiment that was at least begun.
+
+    Returns:
+        The analysis; the same store always gives the same.
+
+    Raises:
+        HeadstartError: If the folder holds no experiment.
+    """
+    plan = store.read_experiment()
+    if plan.get("format") != FORMAT:
+        raise HeadstartError(
+            f"'{store.folder}' holds an experiment of format {plan.get('format')!r}, not {FORMAT!r}.",
+            remedy="Run the comparison again with this version.",
+        )
+    records = store.present(cell["key"] for cell in plan["trials"])
+    results: dict[str, dict[int, Result]] = {arm["label"]: {} for arm in plan["arms"]}
+    refusals: dict[str, str] = {}
+    missing = 0
+    for cell in plan["trials"]:
+        record = records.get(cell["key"])
+        if record is None:
+            missing += 1
+        elif record.result["status"] == "refused":
+            refusals[cell["arm"]] = str(record.result["reason"])
+        else:
+            results[cell["arm"]][cell["seed"]] = {**record.result, "key": cell["key"]}
+    accuracies = {label: {seed: float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()}
+    baseline = plan["arms"][0]["label"]
+    judged, beyond = _judge(plan, accuracies, refusals, baseline)
+    arms = tuple(_summarize(arm, results, refusals, judged, baseline) for arm in plan["arms"])
+    notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
+    notes += _mixed([record.provenance for record in records.values()])
+    return Analysis(plan, arms, tuple(beyond), missing, tuple(notes))
+
+
+def _judge(
+    plan: Mapping[str, Any],
+    accuracies: Mapping[str, Mapping[int, float]],
+    refusals: Mapping[str, str],
+    baseline: str,
+) -> tuple[dict[str, Comparison], list[Comparison]]:
+    """Answer the three questions, each as a family of its own."""
+    alpha, margin = float(plan["alpha"]), float(plan["margin"])
+    others = [arm for arm in plan["arms"][1:] if arm["label"] not in refusals]
+    families = (
+        [(arm["label"], baseline) for arm in others if not arm["control"]],
+        [(arm["label"], baseline) for arm in others if arm["control"] and arm["control"] != "null"],
+        [(arm["label"], baseline) for arm in others if arm["control"] == "null"],
+    )
+    judged = {c.arm: c for family in families for c in compare_family(family, accuracies, alpha, margin)}
+    pairs = [
+        (arm["of"], arm["label"])
+        for arm in others
+        if arm["control"] and arm["control"] != "null" and arm["of"] not in refusals
+    ]
+    return judged, compare_family(pairs, accuracies, alpha, margin)
+
+
+def _summarize(
+    arm: Mapping[str, Any],
+    results: Mapping[str, Mapping[int, Result]],
+    refusals: Mapping[str, str],
+    judged: Mapping[str, Comparison],
+    baseline: str,
+) -> ArmSummary:
+    own, base = results[arm["label"]], results[baseline]
+    step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
+    seconds = float(np.median([r["init_seconds"] for r in own.values()])) if own else 0.0
+    cost = seconds / step if step > 0 else 0.0
+    target = float(np.mean([r["validation_accuracy"] for r in base.values()])) if base else float("inf")
+    times = [
+        statistics.steps_to([p["step"] for p in r["curve"]], [p["accuracy"] for p in r["curve"]], target)
+        for r in own.values()
+    ]
+    return ArmSummary(
+        arm["label"],
+        arm["spec"],
+        tuple(arm["methods"]),
+        arm["control"],
+        arm["of"],
+        own,
+        refusals.get(arm["label"], ""),
+        judged.get(arm["label"]),
+        statistics.censored_median(times),
+        sum(t is not None for t in times),
+        seconds,
+        cost,
+        None if arm["label"] == baseline else _equal_time(own, base, cost),
+    )
+
+
+def _equal_time(own: Mapping[int, Result], base: Mapping[int, Result], cost: float) -> float | None:
+    """Read the arm's curve earlier by what its start cost, and the baseline's at the end.
+
+    The learning rate has not come down as far there, so this is on the strict side.
+    """
+    differences = []
+    for seed in own:
+        if seed in base and own[seed]["status"] == "done":
+            steps = [p["step"] for p in own[seed]["curve"]]
+            if steps[-1] - cost < 0:
+                return None
+            reached = np.interp(steps[-1] - cost, steps, [p["accuracy"] for p in own[seed]["curve"]])
+            differences.append(float(reached) - base[seed]["validation_accuracy"])
+    return float(np.mean(differences)) if differences else None
+
+
+def _mixed(provenances: list[Mapping[str, Any]]) -> list[str]:
+    """Note what differs between trials that should not."""
+    notes = []
+    for name, values in (
+        ("versions", [str(sorted(p.get("versions", {}).items())) for p in provenances]),
+        ("machines", [str(sorted(p.get("machine", {}).items())) for p in provenances]),
+        ("thread counts", [str(p.get("threads")) for p in provenances]),
+        ("commits", [str(p.get("commit")) for p in provenances]),
+    ):
+        if len(set(values)) > 1:
+            notes.append(f"The trials were run with {len(set(values))} different {name}.")
+    return notes

@@ -1,0 +1,127 @@
+"""Arms: a label and a start, and the control arms that a fair comparison adds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.registry import get, parse
+
+DEFAULT = "default"
+CONTROLS = {
+    "matched-random": "random filters with exactly the norms that {of} writes: what {of} gains beyond it is "
+    "not due to the filters' size",
+    "zero-dc-random": "the layer's own random filters with their mean removed: what {of} gains beyond it is "
+    "not due to ignoring brightness",
+    "null": "the default start with other draws of its weights: its differences are noise, and show how much",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to start.
+
+    Args:
+        label: Its name in tables and figures.
+        spec: The method's spec; ``"default"`` keeps the weights that the constructor drew.
+        control: ``""`` for an arm under test, or which control it is: a key of `CONTROLS`.
+        of: The label of the arm that it is a control of.
+        weights_draw: 0 for the default weights that all arms share; another number for other draws.
+    """
+
+    label: str
+    spec: str = DEFAULT
+    control: str = ""
+    of: str = ""
+    weights_draw: int = 0
+
+    def methods(self) -> list[Method]:
+        """Return the methods to apply, in order; none for the default start.
+
+        Raises:
+            UnknownNameError: If the spec names no known method or option.
+        """
+        methods = [] if self.spec == DEFAULT else parse(self.spec)
+        if self.control in ("", "null"):
+            return methods
+        return [get(self.control)(of=spec_of(m)) if writes_first(m) else m for m in methods]  # type: ignore[call-arg]
+
+
+def parse_arm(text: str) -> Arm:
+    """Read an arm from the command line: a spec, or ``label=spec``.
+
+    Raises:
+        HeadstartError: If the label or the spec is empty.
+        UnknownNameError: If the spec names no known method or option.
+
+    Example:
+        >>> parse_arm("prewarm:fraction=0.25").label, parse_arm("quarter=prewarm:fraction=0.25").label
+        ('prewarm:fraction=0.25', 'quarter')
+    """
+    named = re.fullmatch(r"\s*([^:=+]+)=(.+)", text)
+    label, spec = (part.strip() for part in named.groups()) if named else (text.strip(), text.strip())
+    if not label or not spec:
+        raise HeadstartError(f"{text!r} is not an arm.", remedy="Write a method's spec, or label=spec.")
+    arm = Arm(label, spec)
+    arm.methods()
+    return arm
+
+
+def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Add the default arm if it is missing, the controls of each method that writes the first layer, and the null.
+
+    Args:
+        arms: The arms under test; the default arm comes first in what is returned.
+
+    Raises:
+        HeadstartError: If two arms have one label.
+
+    Example:
+        >>> [arm.label for arm in with_controls([parse_arm("lsuv")])]
+        ['default', 'lsuv', 'default, other draw']
+    """
+    listed: list[Arm] = []
+    for arm in with_default(arms):
+        listed.append(arm)
+        if any(writes_first(method) for method in arm.methods()):
+            listed += [
+                Arm(f"{control} of {arm.label}", arm.spec, control, arm.label)
+                for control in ("matched-random", "zero-dc-random")
+            ]
+    listed.append(Arm(f"{DEFAULT}, other draw", DEFAULT, "null", DEFAULT, weights_draw=1))
+    return check_labels(listed)
+
+
+def with_default(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Put the default arm first, adding it if it is missing."""
+    default = next((arm for arm in arms if arm.spec == DEFAULT), Arm(DEFAULT))
+    return check_labels([default, *(arm for arm in arms if arm is not default)])
+
+
+def check_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Raise the error for two arms with one label, if there are such."""
+    labels = [arm.label for arm in arms]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise HeadstartError(f"Two arms are called {label!r}.", remedy="Give one another name: label=spec.")
+    return tuple(arms)
+
+
+def writes_first(method: Method) -> bool:
+    """Tell whether a method writes the first convolution, and is not a control itself."""
+    return method.info.scope == "first convolution" and method.info.name not in CONTROLS
+
+
+def spec_of(method: Method) -> str:
+    """Write a configured method as a spec that parses back to it.
+
+    Example:
+        >>> spec_of(parse("prewarm:fraction=0.25")[0])
+        'prewarm:fraction=0.25'
+    """
+    plain = type(method)().options()
+    changed = [f"{key}={value}" for key, value in method.options().items() if value != plain[key]]
+    return ":".join([method.info.name, ",".join(changed)]) if changed else method.info.name

@@ -1,0 +1,240 @@
+"""Experiments: task × model × arms × seeds, run in this process and resumed from the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from headstart import rng
+from headstart.bench import hardware
+from headstart.bench.arms import Arm, check_labels
+from headstart.bench.batches import DeviceTask
+from headstart.bench.models import parameter_count, resolve_model
+from headstart.bench.store import Damage, Record, Store, content_key
+from headstart.bench.tasks import load_task
+from headstart.bench.training import Training
+from headstart.bench.trial import Ground, run_trial
+from headstart.errors import HeadstartError
+
+FORMAT = "headstart-experiment-1"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of an experiment.
+
+    Args:
+        arm: How it starts.
+        seed: Its seed.
+        determinants: All that determines it.
+        key: Their hash, which names its file.
+    """
+
+    arm: Arm
+    seed: int
+    determinants: dict[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison of starts.
+
+    Args:
+        arms: Each way to start; the first is the baseline that all are compared with.
+        seeds: One trial per arm and seed; arms are compared within a seed.
+        task: A task's name.
+        model: A model's name.
+        training: How each trial trains. ``precision``, ``memory_format`` and ``device`` of ``auto`` are
+            resolved when the ground is prepared.
+        split_seed: Names the draw of the task's splits, the same in all trials.
+        margin: The smallest difference in test accuracy that matters, in points.
+        alpha: The level of the tests.
+        auto: Which fields of ``training`` to choose by the machine.
+
+    Example:
+        >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
+        6
+    """
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = tuple(range(8))
+    task: str = "mnist5k"
+    model: str = "headstart:prewarm-cnn"
+    training: Training = field(default_factory=Training)
+    split_seed: int = 0
+    margin: float = 0.5
+    alpha: float = 0.05
+    auto: tuple[str, ...] = ("device", "precision", "memory_format")
+
+    def __post_init__(self) -> None:
+        check_labels(self.arms)
+        if not self.arms or not self.seeds:
+            raise HeadstartError("An experiment needs at least one arm and one seed.")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise HeadstartError(f"Seeds {list(self.seeds)} repeat one.", remedy="A repeated seed is the same trial.")
+
+    @property
+    def size(self) -> int:
+        """Number of trials."""
+        return len(self.arms) * len(self.seeds)
+
+    def prepare(self) -> Ground:
+        """Load the task, find the model, and resolve what the machine decides.
+
+        Raises:
+            HeadstartError: If the task, the model or the device cannot be had.
+        """
+        for arm in self.arms:
+            arm.methods()
+        builder = resolve_model(self.model)
+        task = load_task(self.task, self.split_seed)
+        chosen = self.training
+        if "device" in self.auto:
+            chosen = replace(chosen, device=hardware.choose_device(AUTO))
+        if "precision" in self.auto:
+            chosen = replace(chosen, precision=hardware.choose_precision(AUTO, chosen.device))
+        if "memory_format" in self.auto:
+            with rng.untouched():
+                probe = builder(task.channels, task.classes, task.image_size)
+            shape = (task.channels, *task.image_size)
+            chosen = replace(chosen, memory_format=hardware.choose_memory_format(AUTO, probe, shape))
+        data = DeviceTask(task, chosen.device, chosen.memory_format)
+        return Ground(data, task.fingerprint(), builder, chosen)
+
+    def trials(self, ground: Ground) -> list[Trial]:
+        """List the trials, all arms of a seed before the next seed, so that what is done is paired."""
+        cells = [(arm, seed, ground.determinants(arm, seed)) for seed in self.seeds for arm in self.arms]
+        trials = [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
+        owners: dict[str, str] = {}
+        for trial in trials:
+            if owners.setdefault(trial.key, trial.arm.label) != trial.arm.label:
+                raise HeadstartError(
+                    f"The arms {owners[trial.key]!r} and {trial.arm.label!r} are the same start.",
+                    remedy="Leave one out.",
+                )
+        return trials
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def begin(self, total: int, kept: int) -> None:
+        """Say how many trials there are and how many of them were already done."""
+
+    def trial(self, arm: str, seed: int, steps: int) -> None:
+        """Say that a trial starts."""
+
+    def step(self, done: int) -> None:
+        """Say how many steps of the trial are done."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Say that the trial ended, and with what."""
+
+
+class Silent:
+    """Progress that says nothing."""
+
+    def begin(self, total: int, kept: int) -> None:
+        """Do nothing."""
+
+    def trial(self, arm: str, seed: int, steps: int) -> None:
+        """Do nothing."""
+
+    def step(self, done: int) -> None:
+        """Do nothing."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Args:
+        ran: Trials that were run.
+        kept: Trials that had been finished before.
+        redone: Files that could not be trusted; those that belong to the experiment were run again.
+        seconds: Wall time.
+    """
+
+    ran: int
+    kept: int
+    redone: tuple[Damage, ...]
+    seconds: float
+
+
+def run(experiment: Experiment, store: Store, progress: Progress | None = None, command: Sequence[str] = ()) -> Summary:
+    """Run the trials that the store does not hold yet, one after the other, in this process.
+
+    Killed at any point, the next run goes on with the first trial that is not finished.
+
+    Args:
+        experiment: What to compare.
+        store: Where finished trials are and go.
+        progress: Is told what happens.
+        command: The command line, for the report.
+
+    Returns:
+        What was run and what was kept.
+
+    Raises:
+        HeadstartError: If the task, the model or the store cannot serve. A method that refuses the model
+            does not raise: its arm says so.
+    """
+    started = time.perf_counter()
+    progress = progress or Silent()
+    ground = experiment.prepare()
+    trials = experiment.trials(ground)
+    damaged = tuple(store.damaged())
+    finished = {
+        key
+        for key, record in store.present(trial.key for trial in trials).items()
+        if record.result.get("status") != "refused"
+    }
+    provenance = {
+        **hardware.provenance(ground.training.device),
+        "data": ground.fingerprint,
+        "command": list(command),
+    }
+    store.write_experiment(_plan(experiment, ground, trials, provenance))
+    progress.begin(len(trials), len(finished))
+    for trial in trials:
+        if trial.key in finished:
+            continue
+        progress.trial(trial.arm.label, trial.seed, ground.training.steps)
+        result = run_trial(ground, trial.arm, trial.seed, progress.step)
+        store.put(Record(trial.determinants, result, provenance))
+        progress.end(result)
+    return Summary(len(trials) - len(finished), len(finished), damaged, time.perf_counter() - started)
+
+
+def _plan(
+    experiment: Experiment, ground: Ground, trials: Sequence[Trial], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Describe the experiment so that its report can be made from the folder alone."""
+    task = ground.data.task
+    with rng.untouched():
+        model = ground.builder(task.channels, task.classes, task.image_size)
+    return {
+        "format": FORMAT,
+        "task": {
+            "name": experiment.task,
+            "description": task.describe(),
+            "classes": task.classes,
+            "split_seed": experiment.split_seed,
+            "test_images": len(task.test),
+        },
+        "model": {"name": experiment.model, "parameters": parameter_count(model)},
+        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in experiment.arms],
+        "seeds": list(experiment.seeds),
+        "training": asdict(ground.training),
+        "margin": experiment.margin,
+        "alpha": experiment.alpha,
+        "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
+        "provenance": provenance,
+    }

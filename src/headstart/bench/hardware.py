@@ -1,0 +1,123 @@
+"""What the machine is, and which precision and memory format suit it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstart.errors import HeadstartError
+
+_PACKAGES = ("headstart", "torch", "numpy", "scikit-learn", "scipy")
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``"auto"`` to a GPU if there is one, and check any other name.
+
+    Raises:
+        HeadstartError: If the device is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HeadstartError(f"The device '{device}' cannot be used: {reason}") from error
+    return device
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """Resolve ``"auto"`` to bfloat16 where the hardware computes in it, and to float32 elsewhere.
+
+    Example:
+        >>> choose_precision("float32", "cpu")
+        'float32'
+    """
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return "bfloat16" if device == "cpu" and native else "float32"
+
+
+def choose_memory_format(memory_format: str, model: nn.Module, image_shape: tuple[int, int, int]) -> str:
+    """Resolve ``"auto"`` to channels-last for models with convolutions that run in it.
+
+    A forward that flattens with ``view`` does not; such a model gets the contiguous format.
+
+    Args:
+        memory_format: ``"auto"``, or what to return as it is.
+        model: A throw-away instance; its format and training flag change.
+        image_shape: Channels, height and width.
+    """
+    if memory_format != "auto":
+        return memory_format
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return "contiguous"
+    try:
+        with torch.no_grad():
+            model.to(memory_format=torch.channels_last).eval()(  # type: ignore[call-overload]
+                torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
+            )
+    except RuntimeError:
+        return "contiguous"
+    return "channels_last"
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Describe what a result depends on beside its configuration.
+
+    Returns:
+        Versions, git commit of the working directory if it is a repository, machine, threads.
+    """
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "commit": _commit(),
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        },
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

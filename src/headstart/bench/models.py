@@ -1,0 +1,199 @@
+"""Models by name: ``headstart:NAME``, ``torchvision:NAME``, ``timm:NAME`` or ``file.py:function``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstart.bench import userfile
+from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
+
+Build = Callable[[int, int, tuple[int, int]], nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelBuilder:
+    """A model that can be built for any input.
+
+    Args:
+        spec: The name it was asked for by.
+        fingerprint: What tells two states of the same name apart: the sha256 of the user's file, or the
+            version of the package that it comes from.
+        build: Takes input channels, classes and image size.
+
+    Example:
+        >>> model = resolve_model("headstart:prewarm-cnn")(3, 10, (32, 32))
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    spec: str
+    fingerprint: str
+    build: Build
+
+    def __call__(self, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+        """Build the model with weights drawn from torch's global random state.
+
+        Raises:
+            ModelError: If what was built is not a module.
+        """
+        model = self.build(in_channels, classes, image_size)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"'{self.spec}' returned {type(model).__name__}, not a torch.nn.Module.")
+        return model
+
+
+def resolve_model(spec: str) -> ModelBuilder:
+    """Find a model by name.
+
+    Args:
+        spec: ``headstart:prewarm-cnn``, ``torchvision:resnet18``, ``timm:resnet18`` or
+            ``file.py:build_model``. The user's function gets those of ``in_channels``, ``classes`` (or
+            ``num_classes``) and ``image_size`` (height and width) that its signature takes.
+
+    Returns:
+        The builder. Nothing is built yet, and no pre-trained weight is ever loaded.
+
+    Raises:
+        UnknownNameError: If there is no such model.
+        MissingExtraError: If the package is not installed or does not import.
+        HeadstartError: If the user's file is missing or fails.
+    """
+    if userfile.is_user_function(spec):
+        return _from_file(spec)
+    family, _, name = spec.partition(":")
+    if family not in _FAMILIES or not name:
+        raise unknown("model", spec, [*(f"headstart:{key}" for key in BUILT_IN), *_HINTS])
+    return _FAMILIES[family](name)
+
+
+def _from_file(spec: str) -> ModelBuilder:
+    function = userfile.load_function(spec)
+
+    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+        offered = {
+            "in_channels": in_channels,
+            "in_chans": in_channels,
+            "classes": classes,
+            "num_classes": classes,
+            "image_size": image_size,
+        }
+        return userfile.call_with_known(function, offered, spec)
+
+    return ModelBuilder(spec, userfile.file_fingerprint(spec), build)
+
+
+def _headstart(name: str) -> ModelBuilder:
+    if name not in BUILT_IN:
+        raise unknown("model", f"headstart:{name}", [f"headstart:{key}" for key in BUILT_IN])
+    return ModelBuilder(f"headstart:{name}", "1", BUILT_IN[name])
+
+
+def _torchvision(name: str) -> ModelBuilder:
+    try:
+        import torchvision
+        from torchvision import models as zoo
+    except (ImportError, RuntimeError) as error:
+        raise _does_not_import("torchvision", error) from error
+    if name not in zoo.list_models(module=zoo):
+        raise unknown("torchvision model", name, zoo.list_models(module=zoo))
+
+    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+        if in_channels != 3:
+            raise ModelError(
+                f"'torchvision:{name}' takes images of 3 channels; these have {in_channels}.",
+                remedy=f"'timm:{name}', if timm has it, or your own file.py:build_model take any number.",
+            )
+        return zoo.get_model(name, weights=None, num_classes=classes)
+
+    return ModelBuilder(f"torchvision:{name}", torchvision.__version__, build)
+
+
+def _timm(name: str) -> ModelBuilder:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        raise _does_not_import("timm", error) from error
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+
+    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+        options: dict[str, Any] = {"in_chans": in_channels, "num_classes": classes}
+        try:  # transformers must know the size; convolutional nets do not take it
+            return timm.create_model(name, pretrained=False, img_size=image_size, **options)
+        except TypeError:
+            return timm.create_model(name, pretrained=False, **options)
+
+    return ModelBuilder(f"timm:{name}", timm.__version__, build)
+
+
+def _does_not_import(package: str, error: Exception) -> HeadstartError:
+    """Keep the cause in the message: 'not installed' and 'does not import' need different remedies."""
+    missing = MissingExtraError(package, package, f"A '{package}:' model")
+    cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    missing.args = (f"{missing} (The import said: {cause})",)
+    return missing
+
+
+def _prewarm_cnn(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Build Pre-Warm's published CNN: two 3×3 convolutions with batch norm and pooling, two linear layers."""
+    height, width = image_size
+    if height < 4 or width < 4:
+        raise ModelError(f"'headstart:prewarm-cnn' pools twice and needs images of at least 4×4, not {height}×{width}.")
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 256),
+        nn.ReLU(),
+        nn.Linear(256, classes),
+    )
+
+
+BUILT_IN: dict[str, Build] = {"prewarm-cnn": _prewarm_cnn}
+_FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
+    "headstart": _headstart,
+    "torchvision": _torchvision,
+    "timm": _timm,
+}
+_HINTS = ("torchvision:NAME", "timm:NAME", "file.py:build_model")
+
+
+def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Find the layer that the image meets first: the first convolution, or else the first linear layer.
+
+    Returns:
+        Its qualified name and the layer, or None. The order is that of registration, which is the order
+        of execution in all but unusual models.
+
+    Example:
+        >>> first_layer(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))[0]
+        '1'
+    """
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    linear: tuple[str, nn.Module] | None = None
+    for name, module in model.named_modules():
+        if isinstance(module, convolutions):
+            return name, module
+        if linear is None and isinstance(module, nn.Linear):
+            linear = name, module
+    return linear
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Count the trainable numbers of a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and not _is_lazy(p))
+
+
+def _is_lazy(parameter: torch.Tensor) -> bool:
+    return isinstance(parameter, nn.parameter.UninitializedParameter)

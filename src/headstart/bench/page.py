@@ -1,0 +1,133 @@
+"""The report: one self-contained HTML page, and its short Markdown twin."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.bench import figures, pictures, summary
+from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.store import Store
+from headstart.bench.verdicts import Verdict, p_text
+from headstart.errors import MissingExtraError
+
+_PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
+_ROLES = {"": "method", "matched-random": "control", "zero-dc-random": "control", "null": "null"}
+
+
+def write_report(store: Store, analysis: Analysis | None = None) -> Path:
+    """Write ``report.html`` and ``report.md`` into the store's folder.
+
+    Args:
+        store: Of an experiment that was at least begun.
+        analysis: Of the store, if it is at hand.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        HeadstartError: If the folder holds no experiment or cannot be written to.
+        MissingExtraError: If matplotlib or Jinja2 is not installed.
+    """
+    analysis = analysis or analyse(store)
+    page = render(analysis)
+    store.write_text("report.md", summary.markdown(analysis))
+    return store.write_text("report.html", page)
+
+
+def render(analysis: Analysis) -> str:
+    """Render the page as a string. It refers to nothing outside itself and runs no script."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "bench", "The report page") from error
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": _signed, "number": _number, "p": p_text}
+    source = importlib.resources.files("headstart.bench").joinpath("templates", "report.html.jinja")
+    from markupsafe import Markup
+
+    finished = any(arm.results for arm in analysis.arms)
+    return environment.from_string(source.read_text(encoding="utf-8")).render(
+        analysis=analysis,
+        plan=analysis.plan,
+        heading=summary.heading(analysis),
+        facts=summary.facts(analysis),
+        cards=[_card(analysis, arm) for arm in analysis.methods],
+        rows=[_row(analysis, arm) for arm in analysis.arms],
+        curves=Markup(figures.learning_curves(analysis)) if finished else None,  # noqa: S704 - our own SVG, labels escaped
+        pairs=Markup(figures.paired_differences(analysis)) if finished else None,  # noqa: S704
+        filters=_filters(analysis),
+        trials=_trials(analysis),
+        tests=[c for arm in analysis.arms if (c := arm.comparison) and c.seeds]
+        + [c for c in analysis.beyond if c.seeds],
+        command=shlex.join(analysis.plan["provenance"]["command"]),
+        environment=_environment(analysis),
+    )
+
+
+def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
+    return {**_row(analysis, arm), "sentence": arm.sentence(), "methods": arm.methods}
+
+
+def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
+    comparison = arm.comparison
+    return {
+        "arm": arm,
+        "hue": figures.hue(analysis, arm),
+        "role": "baseline" if arm is analysis.baseline else _ROLES.get(arm.control, "control"),
+        "comparison": comparison if comparison and comparison.seeds else None,
+        "pill": _PILLS[comparison.verdict] if comparison else "flat",
+        "mean": float(np.mean(arm.accuracies)) if arm.results else None,
+        "deviation": float(np.std(arm.accuracies, ddof=1)) if len(arm.results) > 1 else None,
+    }
+
+
+def _filters(analysis: Analysis) -> list[dict[str, Any]]:
+    """Pictures of the first layer for the lowest finished seed of each arm, on one scale."""
+    shown = [(arm, next(iter(arm.results.items()))) for arm in analysis.arms if arm.results]
+    shown = [(arm, item) for arm, item in shown if item[1]["first_layer"] and item[1]["first_layer"]["kept"]]
+    scale = pictures.common_scale([result["first_layer"] for _, (_, result) in shown])
+    rows = []
+    for arm, (seed, result) in shown:
+        layer = result["first_layer"]
+        parts = []
+        for part, title in (("default", "default draw"), ("start", "start"), ("trained", "after training")):
+            source, width, height = pictures.filter_picture(layer, part, scale)
+            parts.append({"src": source, "width": width, "height": height, "title": title, **layer["measures"][part]})
+        rows.append({"arm": arm, "hue": figures.hue(analysis, arm), "seed": seed, "layer": layer, "parts": parts})
+    return rows
+
+
+def _trials(analysis: Analysis) -> list[dict[str, Any]]:
+    return [{"arm": arm.label, "seed": seed, **result} for arm in analysis.arms for seed, result in arm.results.items()]
+
+
+def _environment(analysis: Analysis) -> list[tuple[str, str]]:
+    found = analysis.plan["provenance"]
+    machine = found["machine"]
+    rows = [(name, version) for name, version in found["versions"].items() if version]
+    rows += [("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")]
+    rows += [("accelerator", machine["accelerator"])] if machine["accelerator"] else []
+    rows += [("threads", str(found["threads"])), ("commit", found["commit"] or "none"), ("data, sha256", found["data"])]
+    rows += [(name.replace("_", " "), _plain(value)) for name, value in analysis.plan["training"].items()]
+    return rows
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    """Write a number with its sign, and a true minus."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "\u2212")

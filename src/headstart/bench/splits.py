@@ -1,0 +1,110 @@
+"""Arrays into images and labels, and stratified splits by a named seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstart.errors import DataError
+from headstart.rng import generator
+
+# Counts that are channels rather than a side of an image, when a 4-D array leaves it open.
+_CHANNELS = (1, 2, 3, 4)
+
+
+def as_images(array: Any, name: str) -> Tensor:
+    """Turn an array into ``(N, C, H, W)`` images.
+
+    Args:
+        array: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; numpy or torch. A 4-D array is taken as
+            channels-last only if its last side, and not its second, is at most 4.
+        name: The task's name, for messages.
+
+    Returns:
+        A contiguous uint8 tensor, or float32 for floating-point input and 16-bit integers.
+
+    Raises:
+        DataError: If the shape or type does not fit, or a value is not finite.
+
+    Example:
+        >>> as_images(np.zeros((5, 8, 8, 3), np.uint8), "mine").shape
+        torch.Size([5, 3, 8, 8])
+    """
+    values = _numpy(array)
+    if values.dtype != np.uint8:
+        if values.dtype not in (np.float16, np.float32, np.float64, np.int16, np.uint16):
+            raise DataError(
+                f"Task '{name}': images are of type {values.dtype}.",
+                remedy="Give uint8 in 0..255, 16-bit integers, or floating point.",
+            )
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"Task '{name}': images hold NaN or infinite values.")
+    if values.ndim == 3:
+        values = values[:, None]
+    elif values.ndim == 4 and values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS:
+        values = values.transpose(0, 3, 1, 2)
+    if values.ndim != 4 or 0 in values.shape:
+        raise DataError(
+            f"Task '{name}': images have shape {_numpy(array).shape}.",
+            remedy="Give (N, H, W), (N, H, W, C) or (N, C, H, W).",
+        )
+    return torch.from_numpy(np.array(values, order="C"))
+
+
+def as_labels(array: Any, name: str) -> np.ndarray[Any, Any]:
+    """Turn an array of class numbers into int64.
+
+    Raises:
+        DataError: If it is not one-dimensional or does not hold integers.
+    """
+    values = _numpy(array)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(
+            f"Task '{name}': labels have shape {values.shape} and type {values.dtype}.",
+            remedy="Give one integer per image.",
+        )
+    return np.array(values, dtype=np.int64)
+
+
+def stratified(labels: Tensor, shares: Sequence[float], seed: int, name: str) -> list[Tensor]:
+    """Split indices so that each part has each class in the same proportion.
+
+    Args:
+        labels: ``(N,)`` class numbers.
+        shares: The parts' shares, which add up to 1. The first part gets what rounding leaves.
+        seed: Names the draw. A class's draw depends on the seed and the class alone.
+        name: The task's name, for messages.
+
+    Returns:
+        One sorted index tensor per share.
+
+    Raises:
+        DataError: If a class has too few images to be in every part.
+
+    Example:
+        >>> [len(part) for part in stratified(torch.arange(40) % 2, (0.7, 0.1, 0.2), 0, "mine")]
+        [28, 4, 8]
+    """
+    parts: list[list[Tensor]] = [[] for _ in shares]
+    for value in labels.unique().tolist():
+        members = torch.nonzero(labels == value).flatten()
+        order = members[torch.randperm(len(members), generator=generator(seed, "split", str(value)))]
+        counts = [max(1, round(share * len(members))) for share in shares[1:]]
+        first = len(members) - sum(counts)
+        if first < 1:
+            raise DataError(
+                f"Task '{name}': class {value} has only {len(members)} image(s).",
+                remedy=f"Each class needs at least {len(shares)}, better 30 or more.",
+            )
+        for part, chunk in zip(parts, torch.split(order, [first, *counts]), strict=True):
+            part.append(chunk)
+    return [torch.cat(part).sort().values for part in parts]
+
+
+def _numpy(array: Any) -> np.ndarray[Any, Any]:
+    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)

@@ -1,0 +1,250 @@
+"""A folder with one JSON file per trial, written atomically and named by what determines the trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import HeadstartError
+
+FORMAT = "headstart-trial-1"
+_KEY = re.compile(r"[0-9a-f]{32}")
+_LARGEST = 64 * 2**20
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+
+    Example:
+        >>> canonical({"b": (1, 2.0), "a": None})
+        '{"a":null,"b":[1,2.0]}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def content_key(determinants: Mapping[str, Any]) -> str:
+    """Hash all that determines a trial into its name: 32 hexadecimal digits.
+
+    Example:
+        >>> content_key({"seed": 0, "steps": 5}) == content_key({"steps": 5, "seed": 0})
+        True
+    """
+    return hashlib.sha256(canonical(determinants).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trial as it is stored.
+
+    Args:
+        determinants: All that determines the trial.
+        result: What came of it.
+        provenance: Versions, machine, command: what it may depend on beside.
+    """
+
+    determinants: Mapping[str, Any]
+    result: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The name of the trial."""
+        return content_key(self.determinants)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that cannot be trusted.
+
+    Args:
+        file: Its name inside the folder.
+        reason: What is wrong with it.
+    """
+
+    file: str
+    reason: str
+
+
+class Store:
+    """The trials of one or several experiments in a folder.
+
+    A trial's file is complete or absent, whenever the process is killed. Nothing outside the folder is
+    read or written, whatever the files hold.
+
+    Args:
+        folder: Made when the first file is written.
+
+    Example:
+        >>> store = Store(tempfile.mkdtemp())
+        >>> key = store.put(Record({"seed": 0}, {"accuracy": 97.5}))
+        >>> store.get(key).result["accuracy"], store.damaged()
+        (97.5, [])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.trials = self.folder / "trials"
+
+    def put(self, record: Record) -> str:
+        """Write a trial; an older file of the same trial is replaced.
+
+        Returns:
+            The trial's key.
+
+        Raises:
+            HeadstartError: If the folder cannot be written to.
+        """
+        body = {
+            "format": FORMAT,
+            "key": record.key,
+            "determinants": record.determinants,
+            "result": record.result,
+            "provenance": record.provenance,
+        }
+        body = json.loads(canonical(body))
+        self._write(self.trials / f"{record.key}.json", {**body, "checksum": _checksum(body)})
+        return record.key
+
+    def get(self, key: str) -> Record | None:
+        """Read a trial; None if it is absent or its file cannot be trusted.
+
+        Raises:
+            HeadstartError: If the key is not one.
+        """
+        if not _KEY.fullmatch(key):
+            raise HeadstartError(f"{key!r} is not the key of a trial.")
+        found = _read(self.trials / f"{key}.json")
+        return found if isinstance(found, Record) else None
+
+    def present(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Read those of the trials that are there and sound."""
+        return {key: record for key in keys if (record := self.get(key)) is not None}
+
+    def damaged(self) -> list[Damage]:
+        """Find the files of the trials' folder that are not sound trials: cut short, changed, or foreign."""
+        if not self.trials.is_dir():
+            return []
+        problems = []
+        for path in sorted(self.trials.iterdir()):
+            if path.name.startswith(".writing-"):
+                continue  # another process is at it, or was killed at it; it is never read
+            if path.suffix != ".json" or not _KEY.fullmatch(path.stem):
+                problems.append(Damage(path.name, "is not named like a trial"))
+            elif not isinstance(found := _read(path), Record):
+                problems.append(Damage(path.name, found or "vanished"))
+        return problems
+
+    def write_experiment(self, experiment: Mapping[str, Any]) -> None:
+        """Write ``experiment.json``, from which the report is made again at any time."""
+        body = json.loads(canonical(experiment))
+        self._write(self.folder / "experiment.json", {**body, "checksum": _checksum(body)})
+
+    def read_experiment(self) -> dict[str, Any]:
+        """Read ``experiment.json``.
+
+        Raises:
+            HeadstartError: If it is missing or damaged.
+        """
+        path = self.folder / "experiment.json"
+        remedy = (
+            "Give the folder that 'headstart compare' wrote; to mend it, run the same comparison again: "
+            "finished trials are kept."
+        )
+        if not path.is_file():
+            raise HeadstartError(f"There is no experiment in '{self.folder}'.", remedy=remedy)
+        body = _load(path)
+        if isinstance(body, str):
+            raise HeadstartError(f"'{path}' {body}.", remedy=remedy)
+        checksum = body.pop("checksum", None)
+        if checksum != _checksum(body):
+            raise HeadstartError(f"'{path}' was changed after it was written.", remedy=remedy)
+        return body
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a report into the folder, atomically.
+
+        Args:
+            name: A plain file name.
+            text: Its content.
+
+        Returns:
+            The path.
+        """
+        assert name == Path(name).name
+        path = self.folder / name
+        _write_atomically(path, text)
+        return path
+
+    @staticmethod
+    def _write(path: Path, body: Mapping[str, Any]) -> None:
+        _write_atomically(path, json.dumps(body, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write beside the target, flush to the disk, and rename: a reader sees the old file or the new one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HeadstartError(
+            f"'{path}' could not be written: {error.strerror or error}.",
+            remedy="Check the folder's permissions and free space; finished trials are kept.",
+        ) from error
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(body).encode()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any] | str:
+    """Read a JSON object, or say what is wrong in words that follow the file's name."""
+    try:
+        if path.is_symlink():
+            return "is a link, which may lead out of the folder"
+        if path.stat().st_size > _LARGEST:
+            return "is too large to be one of ours"
+        body = json.loads(path.read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return "is not complete JSON"
+    return body if isinstance(body, dict) else "is not a JSON object"
+
+
+def _read(path: Path) -> Record | str | None:
+    """Return the trial, what is wrong with its file, or None if there is no file."""
+    if not path.exists() and not path.is_symlink():
+        return None
+    body = _load(path)
+    if isinstance(body, str):
+        return body
+    checksum = body.pop("checksum", None)
+    if body.get("format") != FORMAT:
+        return f"has the format {body.get('format')!r}, not {FORMAT!r}"
+    try:
+        sound = checksum == _checksum(body)
+    except ValueError:
+        sound = False
+    if not sound:
+        return "was changed after it was written"
+    record = Record(body["determinants"], body["result"], body["provenance"])
+    if not (record.key == body["key"] == path.stem):
+        return "holds another trial than its name says"
+    return record

@@ -1,0 +1,151 @@
+"""The short forms of a report: headings, the Markdown twin, plain data for machines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.verdicts import Comparison, p_text
+
+COLUMNS = ("arm", "test accuracy", "difference", "95 % interval", "wins", "p (Holm)", "start", "verdict")
+
+
+def heading(analysis: Analysis) -> str:
+    """Name what is compared.
+
+    Returns:
+        Such as ``"prewarm and whitening against default"``.
+    """
+    names = [arm.label for arm in analysis.methods]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{listed or 'controls'} against {analysis.baseline.label}"
+
+
+def facts(analysis: Analysis) -> list[str]:
+    """Say in a few short phrases what was run."""
+    plan = analysis.plan
+    training = plan["training"]
+    return [
+        f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
+        plan["task"]["description"],
+        f"{len(plan['seeds'])} paired seeds",
+        f"{training['steps']:,} steps of {training['batch_size']}, {training['optimizer']} at {training['lr']:g}, "
+        f"{training['schedule']}",
+    ]
+
+
+class Cells(NamedTuple):
+    """An arm's row of a table, as text; a cell is empty where there is nothing to say."""
+
+    label: str
+    accuracy: str
+    difference: str
+    interval: str
+    wins: str
+    p: str
+    start: str
+    verdict: str
+
+
+def cells(arm: ArmSummary) -> Cells:
+    """Write an arm's numbers as text."""
+    if not arm.results:
+        return Cells(arm.label, "", "", "", "", "", "", "refused" if arm.refusal else "not finished")
+    accuracy = f"{np.mean(arm.accuracies):.2f}"
+    start = f"{arm.init_seconds:.2f} s = {arm.init_steps:.0f} steps" if arm.init_seconds else "free"
+    c = arm.comparison
+    if c is None or not c.seeds:
+        return Cells(arm.label, accuracy, "", "", "", "", start, "baseline" if c is None else "not finished")
+    low, high = c.interval.low, c.interval.high
+    interval = f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else ""
+    wins, p = f"{c.wins}/{len(c.seeds)}", p_text(c.adjusted_p)
+    return Cells(arm.label, accuracy, f"{c.mean:+.2f}", interval, wins, p, start, c.verdict.value)
+
+
+def markdown(analysis: Analysis) -> str:
+    """Write the Markdown twin of the page: verdicts, table, controls, how it was decided."""
+    lines = [f"# {_inert(heading(analysis))}", "", _inert(" · ".join(facts(analysis))), ""]
+    if analysis.missing:
+        lines += [f"**{analysis.missing} trials are not finished; this is what the others show.**", ""]
+    lines += [f"- {_inert(arm.sentence())}" for arm in analysis.methods]
+    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
+    lines += ["| " + " | ".join(map(_inert, cells(arm))) + " |" for arm in analysis.arms]
+    lines += ["", "## What the controls show", ""]
+    lines += [f"- {_inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
+    lines += ["", "## How it was decided", "", *(f"- {rule}" for rule in analysis.rules())]
+    if analysis.notes:
+        lines += ["", "## Notes", "", *(f"- {_inert(note)}" for note in analysis.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def as_dict(analysis: Analysis) -> dict[str, Any]:
+    """Return the analysis as plain data, ready for JSON; what is undefined or infinite is None."""
+    return {
+        "task": analysis.plan["task"],
+        "model": analysis.plan["model"],
+        "training": analysis.plan["training"],
+        "baseline": analysis.baseline.label,
+        "arms": [_arm(arm) for arm in analysis.arms],
+        "beyond_controls": [_comparison(c) for c in analysis.beyond],
+        "controls": analysis.control_readings(),
+        "missing_trials": analysis.missing,
+        "notes": list(analysis.notes),
+        "rules": analysis.rules(),
+        "provenance": analysis.plan["provenance"],
+    }
+
+
+def _arm(arm: ArmSummary) -> dict[str, Any]:
+    return {
+        "label": arm.label,
+        "spec": arm.spec,
+        "control": arm.control or None,
+        "of": arm.of or None,
+        "sentence": arm.sentence(),
+        "test_accuracy": {str(seed): result["test_accuracy"] for seed, result in arm.results.items()},
+        "mean": _finite(float(np.mean(arm.accuracies))) if arm.results else None,
+        "area": _finite(arm.area),
+        "median_steps_to_baseline": arm.steps_to_baseline,
+        "reached_baseline": arm.reached,
+        "init_seconds": arm.init_seconds,
+        "init_steps": _finite(arm.init_steps),
+        "equal_time_difference": arm.equal_time,
+        "diverged": arm.diverged,
+        "refusal": arm.refusal or None,
+        "comparison": _comparison(arm.comparison) if arm.comparison else None,
+    }
+
+
+def _comparison(c: Comparison) -> dict[str, Any]:
+    return {
+        "arm": c.arm,
+        "against": c.against,
+        "verdict": c.verdict.value,
+        "seeds": list(c.seeds),
+        "differences": list(c.differences),
+        "mean": c.mean,
+        "interval": [_finite(c.interval.low), _finite(c.interval.high)],
+        "wins": c.wins,
+        "losses": c.losses,
+        "p_sign_flip": c.flip.p,
+        "p_sign_flip_least": c.flip.least,
+        "p_holm": c.adjusted_p,
+        "p_paired_t": _finite(c.t_p),
+        "detectable": _finite(c.detectable),
+        "seeds_needed": c.seeds_needed,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _inert(text: str) -> str:
+    """Keep a name from acting as Markdown or HTML."""
+    plain = " ".join(text.split())
+    for character in ("\\", "|", "`", "[", "]", "*", "_"):
+        plain = plain.replace(character, "\\" + character)
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

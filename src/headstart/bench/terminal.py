@@ -1,0 +1,107 @@
+"""What a person sees in the terminal: progress bars, the table, a verdict sentence per arm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from headstart.bench.analysis import Analysis
+from headstart.bench.summary import cells, facts, heading
+
+_COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
+
+_COLUMNS = ("arm", "accuracy", "diff.", "95 % interval", "wins", "p", "verdict")
+
+
+class Bars:
+    """Progress bars for a run: all trials, and the steps of the one at work.
+
+    Args:
+        console: Where to draw; standard error, so that the output can be piped.
+        hidden: Draw nothing.
+    """
+
+    def __init__(self, console: Console, hidden: bool = False) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=hidden,
+            transient=True,
+        )
+        self._all = self._progress.add_task("trials", total=None)
+        self._one = self._progress.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, total: int, kept: int) -> None:
+        """Say how many trials there are and how many of them were already done."""
+        self._progress.update(self._all, total=total, completed=kept)
+
+    def trial(self, arm: str, seed: int, steps: int) -> None:
+        """Say that a trial starts."""
+        name = arm.replace("[", "\\[")
+        self._progress.reset(self._one, total=steps, description=f"{name}, seed {seed}", visible=True)
+
+    def step(self, done: int) -> None:
+        """Say how many steps of the trial are done."""
+        self._progress.update(self._one, completed=done)
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Say that the trial ended, and with what."""
+        self._progress.advance(self._all)
+
+
+def table(analysis: Analysis) -> Table:
+    """Build the table of all arms, narrow enough for 80 columns; controls are dim and below their method."""
+    built = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(_COLUMNS):
+        built.add_column(column, justify="left" if index in (0, len(_COLUMNS) - 1) else "right")
+    for arm in analysis.arms:
+        row = cells(arm)
+        label = f"└ {arm.control}" if arm.control and arm.control != "null" else arm.label
+        style = "dim" if arm.control else ""
+        numbers = [Text(cell, style=style) for cell in (row.accuracy, row.difference, row.interval, row.wins, row.p)]
+        verdict = row.verdict.removesuffix(" to tell")
+        built.add_row(Text(label, style=style), *numbers, Text(verdict, style=style or _COLOURS.get(verdict, "")))
+    return built
+
+
+def show(analysis: Analysis, page: Path, console: Console) -> None:
+    """Print what was compared, the table, a sentence per arm, what the controls show, and where the page is.
+
+    Args:
+        analysis: What to print.
+        page: The page's path.
+        console: Where to print.
+    """
+    console.print(Text(heading(analysis), style="bold"))
+    for fact in facts(analysis):
+        console.print(Text(f"  {fact}", style="dim"))
+    console.print()
+    console.print(table(analysis))
+    console.print()
+    for arm in analysis.methods:
+        console.print(Text(f"• {arm.sentence()}"))
+    for reading in analysis.control_readings(brief=True):
+        console.print(Text(f"• {reading}", style="dim"))
+    for note in [*analysis.notes, *([f"{analysis.missing} trials are not finished."] if analysis.missing else [])]:
+        console.print(Text(f"! {note}", style="yellow"))
+    console.print()
+    console.print(Text(f"Page: {page}"), soft_wrap=True)

@@ -1,0 +1,193 @@
+"""One trial: build, initialize, train, and write down what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart import rng
+from headstart.api import initialize
+from headstart.bench import userfile
+from headstart.bench.arms import Arm
+from headstart.bench.batches import DeviceTask
+from headstart.bench.models import ModelBuilder, first_layer
+from headstart.bench.statistics import area_under_curve
+from headstart.bench.training import Axes, Training, train
+from headstart.errors import HeadstartError
+
+# Values of the first layer that a trial's file keeps for the report.
+_KEPT_VALUES = 4096
+_KEPT_FILTERS = 32
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials of an experiment share, loaded once.
+
+    Args:
+        data: The task on the device.
+        fingerprint: Of the task.
+        builder: Of the model.
+        training: With every "auto" resolved.
+    """
+
+    data: DeviceTask
+    fingerprint: str
+    builder: ModelBuilder
+    training: Training
+
+    def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Collect all that determines a trial; its hash is the trial's name.
+
+        Labels and paths do not take part: a renamed arm or a moved file is still the same trial.
+        """
+        spec = self.builder.spec
+        return {
+            "task": self.fingerprint,
+            "model": [
+                spec.rpartition(":")[2] if userfile.is_user_function(spec) else spec,
+                self.builder.fingerprint,
+            ],
+            "methods": [repr(method) for method in arm.methods()],
+            "weights_draw": arm.weights_draw,
+            "seed": seed,
+            "training": asdict(self.training),
+        }
+
+
+def run_trial(ground: Ground, arm: Arm, seed: int, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Run one trial. The global random states are as before afterwards.
+
+    Args:
+        ground: What all trials share.
+        arm: How to start.
+        seed: Names the trial's random streams; arms with the same seed share data order, augmentation
+            and (but for the null arm) default weights.
+        on_step: Called with the number of finished steps.
+
+    Returns:
+        The result, ready for JSON. ``status`` is ``"done"``, ``"diverged"`` (the loss was not finite; the
+        accuracy is that of guessing) or ``"refused"`` (the method said that it cannot do this model).
+    """
+    axes = Axes.of(seed, arm.weights_draw)
+    task, training = ground.data.task, ground.training
+    with rng.untouched():
+        model = build(ground, axes)
+        before = _first_weight(model)
+        started = time.perf_counter()
+        try:
+            report = _start(model, ground, arm, axes)
+        except HeadstartError as error:
+            return {"status": "refused", "reason": str(error)}
+        init_seconds = time.perf_counter() - started
+        start = _first_weight(model)
+        outcome = train(model, ground.data, training, axes, on_step)
+        trained = _first_weight(model)
+    guess = 100.0 / task.classes
+    curve = [asdict(point) for point in outcome.curve]
+    return {
+        "status": "diverged" if outcome.diverged else "done",
+        "reason": outcome.diverged,
+        "test_accuracy": guess if outcome.test_accuracy is None else outcome.test_accuracy,
+        "test_loss": _finite(outcome.test_loss),
+        "validation_accuracy": guess if outcome.diverged else outcome.curve[-1].accuracy,
+        "area": _area(curve, training.steps, guess),
+        "curve": [{**point, "loss": _finite(point["loss"])} for point in curve],
+        "init_seconds": init_seconds if report is not None else 0.0,
+        "train_seconds": outcome.seconds,
+        "step_seconds": outcome.step_seconds,
+        "first_layer": _layer_record(model, before, start, trained),
+        "report": report,
+    }
+
+
+def build(ground: Ground, axes: Axes) -> nn.Module:
+    """Build the model with the weights of the axis, on the device. Seeds the global random state."""
+    torch.manual_seed(axes.weights)
+    task = ground.data.task
+    model = ground.builder(task.channels, task.classes, task.image_size)
+    channels_last = ground.training.memory_format == "channels_last"
+    return model.to(  # type: ignore[call-overload]
+        device=ground.training.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
+def _start(model: nn.Module, ground: Ground, arm: Arm, axes: Axes) -> dict[str, Any] | None:
+    methods = arm.methods()
+    if not methods:
+        return None
+    inputs, _ = ground.data.calibration_batch(ground.training.calibration, axes.method)
+    report = initialize(model, inputs, methods, seed=axes.method)
+    if torch.device(ground.training.device).type == "cuda":
+        torch.cuda.synchronize()
+    return _plain(report.to_dict())
+
+
+def _first_weight(model: nn.Module) -> Tensor | None:
+    found = first_layer(model)
+    if found is None or not isinstance(found[1].weight, Tensor):
+        return None
+    return found[1].weight.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _layer_record(
+    model: nn.Module, before: Tensor | None, start: Tensor | None, trained: Tensor | None
+) -> dict[str, Any] | None:
+    found = first_layer(model)
+    if found is None or before is None or start is None or trained is None:
+        return None
+    kept = min(len(before), _KEPT_FILTERS, _KEPT_VALUES // before[0].numel())
+    cosine = torch.nn.functional.cosine_similarity(start.flatten(1), trained.flatten(1), dim=1)
+    return {
+        "name": found[0],
+        "kind": type(found[1]).__name__,
+        "shape": list(before.shape),
+        "kept": kept,
+        "default": _compact(before[:kept]),
+        "start": _compact(start[:kept]),
+        "trained": _compact(trained[:kept]),
+        "measures": {name: _measures(w) for name, w in (("default", before), ("start", start), ("trained", trained))},
+        "kept_direction": _finite(float(cosine.mean())),
+    }
+
+
+def _measures(weight: Tensor) -> dict[str, float | None]:
+    """Filters' mean norm, and the share of their energy that answers to brightness alone (0 to 1)."""
+    flat = weight.flatten(1).double()
+    norms = flat.norm(dim=1)
+    constant = flat.mean(dim=1).square() * flat.shape[1] / norms.square().clamp_min(1e-30)
+    return {"norm": _finite(float(norms.mean())), "brightness_share": _finite(float(constant.mean()))}
+
+
+def _compact(weight: Tensor) -> list[float | None]:
+    """Flatten to four significant digits."""
+    return [_finite(float(f"{value:.4g}")) for value in weight.flatten().tolist()]
+
+
+def _area(curve: list[dict[str, Any]], steps: int, guess: float) -> float:
+    """Area under the validation curve; a trial that ended early guesses for the rest of its budget."""
+    points = [(point["step"], point["accuracy"]) for point in curve]
+    if points[-1][0] < steps:
+        points += [(points[-1][0], guess), (steps, guess)]
+    return area_under_curve([step for step, _ in points], [accuracy for _, accuracy in points])
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or abs(value) < float("inf") else None
+
+
+def _plain(value: Any) -> Any:
+    """Make a report JSON-safe: tuples to lists, numbers that are not finite to None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return _finite(value)
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -1,0 +1,116 @@
+"""The dispatcher: finds the command's module, runs it, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+_ORDER = ("compare", "init", "diagnose", "methods", "report")
+_EXAMPLES = """\
+examples:
+  headstart compare                                   does a start help? on 5,000 real digits, no download
+  headstart compare --model net.py:build_model --task data.py:load --steps 1000
+  headstart report runs/compare                       make the page again from stored trials
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 if the command did its work, 2 for an error that it explains, 130 if interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        return int(parsed.run(parsed))
+    except KeyboardInterrupt:
+        _complain("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        from headstart.errors import HeadstartError
+
+        if not isinstance(error, HeadstartError):
+            raise
+        _complain(str(error))
+        return 2
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headstart",
+        description="Start neural networks from their data, and find out whether it helps.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"headstart {_version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _commands():
+        if name == command:  # only the command asked for is imported, so no other one's extra can be missed
+            module = _import(name)
+            module.add_parser(subparsers)
+            subparsers.choices[name].set_defaults(run=module.run)
+        else:
+            subparsers.add_parser(name, help=_summary(name))
+    return parser
+
+
+def _commands() -> list[str]:
+    """List the commands: the modules beside this one, the usual ones first."""
+    names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    names = [name for name in names if name != "main" and not name.startswith("_")]
+    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"headstart.cli.{name}")
+    except ImportError as error:
+        from headstart.errors import HeadstartError
+
+        raise HeadstartError(
+            f"The command '{name}' cannot be loaded: {error}.",
+            remedy="Install what it needs, most likely with: pip install 'headstart[bench]'.",
+        ) from error
+
+
+def _summary(name: str) -> str:
+    """Read the first line of a command's docstring without importing it."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    text = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0].rstrip(".")
+    return text.removeprefix("``").replace("``", "")
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("headstart")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
