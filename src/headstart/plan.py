@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError, unknown
 from headstart.inputs import Batch
+from headstart.norms import is_norm
 from headstart.report import Row
 from headstart.weights import LAYERS, Layer
 
@@ -73,12 +74,6 @@ class Plan:
 def weight_layers(model: nn.Module) -> list[Layer]:
     """All weight layers under their first qualified name, in registration order."""
     return [Layer(name, m) for name, m in model.named_modules() if isinstance(m, LAYERS)]
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module normalizes activations (local response normalization does not set a scale)."""
-    name = type(module).__name__.lower()
-    return "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
 
 
 def make_plan(model: nn.Module, batch: Batch | None) -> Plan:

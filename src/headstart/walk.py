@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from headstart import rng, weights
 from headstart.errors import DataError, ModelError, WriteError
 from headstart.inputs import Batch
 from headstart.method import Method
 from headstart.moments import Moments, across_sample_std, channel_moments
+from headstart.norms import batch_statistics
 from headstart.plan import Plan, Where, failing_forward, first_input
 from headstart.report import Row, summarize
 from headstart.weights import LAYERS, Layer, Transaction
@@ -104,6 +103,11 @@ class Visit:
                 f" its statistics need at least {MIN_VALUES}.",
                 remedy="Pass a larger batch, or samples= to gather more of the loader.",
             )
+        return self._moments
+
+    @property
+    def measured(self) -> Moments | None:
+        """The output's moments if something asked for them."""
         return self._moments
 
     def generator(self, purpose: str = "weight") -> torch.Generator:
@@ -245,6 +249,7 @@ def _pass(
 ) -> None:
     open_visits: dict[str, Visit] = {}
     left = {layer.name for layer in wanted}
+    known: dict[str, Moments] = {}
     where = Where()
     handles = []
 
@@ -268,11 +273,13 @@ def _pass(
             if not isinstance(output, Tensor):
                 raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
             visit.output = output
-            before = visit.row.action, output._version
+            version = output._version
             _timed(visit, methods[layer.name], "after")
-            if output._version != before[1]:
+            if output._version != version:
                 _check_affine(layer, args, kwargs, output)
             visit.finish()
+            if layer.name in plan.norm_after and visit.measured is not None:
+                known[plan.norm_after[layer.name]] = visit.measured
             visit.input = visit.output = None
             if not left:
                 raise _Finished
@@ -285,7 +292,7 @@ def _pass(
         handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
     try:
         if wanted:
-            with as_in_training(model, batch), failing_forward(batch, where):
+            with batch_statistics(model, known), failing_forward(batch, where):
                 model(*batch.args, **batch.kwargs)
     except _Finished:
         pass
@@ -297,30 +304,6 @@ def _pass(
             f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",
             remedy="The model takes different paths for different inputs: exclude these layers.",
         )
-
-
-@contextmanager
-def as_in_training(model: nn.Module, batch: Batch) -> Iterator[None]:
-    """Let batch norms that were never trained normalize by the batch.
-
-    In evaluation mode they would pass everything through, and the layers behind them would be fitted to a scale
-    that training never shows them. The transaction puts the running statistics back.
-    """
-    fresh = [m for m in model.modules() if isinstance(m, _NormBase) and _is_fresh(m)] if batch.size > 1 else []
-    for module in fresh:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module in fresh:
-            module.training = False
-
-
-def _is_fresh(norm: _NormBase) -> bool:
-    mean, var = norm.running_mean, norm.running_var
-    if mean is None or var is None or isinstance(norm, nn.SyncBatchNorm):  # that one would wait for other processes
-        return False
-    return not bool(mean.any()) and bool((var == 1).all())
 
 
 def _timed(visit: Visit, methods: Sequence[Method], step: str) -> None:

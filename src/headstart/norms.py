@@ -1,0 +1,88 @@
+"""Batch norms that were never trained, made to act as they will in training.
+
+In evaluation mode a fresh batch norm passes everything through, so the layers behind it would be fitted to a
+scale that training never shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart.moments import Moments, channel_moments
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module normalizes activations (local response normalization does not set a scale)."""
+    name = type(module).__name__.lower()
+    return "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
+
+
+def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Batch norms whose running statistics are those of the constructor, by qualified name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _is_fresh(m)}
+
+
+def _is_fresh(norm: _BatchNorm) -> bool:
+    mean, var = norm.running_mean, norm.running_var
+    return mean is not None and var is not None and not bool(mean.any()) and bool((var == 1).all())
+
+
+@contextmanager
+def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[None]:
+    """Give fresh batch norms the statistics of the batch as running ones, each when data reaches it.
+
+    Much faster than their training mode and without its side effects on other processes. A transaction has to
+    restore the buffers.
+
+    Args:
+        model: In evaluation mode.
+        known: Moments of an input that were measured already, by the norm's name; looked up at its turn.
+    """
+
+    def enter(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            assert isinstance(module, _BatchNorm)
+            value = args[0] if args and isinstance(args[0], Tensor) else None
+            if value is None or value.dim() < 2 or value.shape[1] != module.num_features:
+                return  # its own error will be clearer
+            moments = known.pop(name, None) or channel_moments(value, 1)
+            if moments.count > 1:
+                _set(module.running_mean, moments.mean)
+                _set(module.running_var, moments.var)
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(enter(name)) for name, m in fresh_batch_norms(model).items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _set(buffer: Tensor | None, value: Tensor) -> None:
+    assert buffer is not None
+    with torch.no_grad():
+        buffer.copy_(value)
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """Put fresh batch norms in training mode, for passes whose gradients should run through the statistics.
+
+    A transaction has to restore flags and buffers.
+    """
+    fresh = [m for m in fresh_batch_norms(model).values() if not isinstance(m, nn.SyncBatchNorm)]
+    for module in fresh:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in fresh:
+            module.training = False
