@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
@@ -85,8 +86,7 @@ def _mended(array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inerti
     Centroids of one and the same point differ by the rounding of a long sum, so nearly equal ones are merged.
     """
     spread = np.linalg.norm(array - array.mean(0), axis=1).max()
-    gaps = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
-    owner = (gaps <= SAME * spread).argmax(1)  # the first that is (nearly) the same, often itself
+    owner = (cdist(centroids, centroids) <= SAME * spread).argmax(1)  # the first that is the same, often itself
     sizes = np.bincount(owner[labels], minlength=len(centroids))
     kept = np.flatnonzero(sizes > 0)
     renumber = np.full(len(centroids), -1)

@@ -93,7 +93,7 @@ def otsu_threshold(values: Tensor) -> float:
     of pixels above it is the same on raw and on standardized gray images.
 
     Example:
-        >>> 0.1 < otsu_threshold(torch.tensor([0.0, 0.1, 0.9, 1.0])) < 0.9
+        >>> 0.2 < otsu_threshold(torch.tensor([0.0, 0.2, 0.9, 1.0])) < 0.9
         True
     """
     flat = values.detach().flatten()
@@ -105,12 +105,13 @@ def otsu_threshold(values: Tensor) -> float:
         # The nudge keeps levels that lie exactly on an edge in the upper bin whatever the rounding.
         place = ((part.double() - low) * (BINS / (high - low)) + 1e-3).long().clamp_(max=BINS - 1)
         counts += torch.bincount(place, minlength=BINS).cpu()
-    centres = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
+    # In units of bins, so that ties fall alike in every scale of the values.
+    centres = torch.arange(BINS, dtype=torch.float64) + 0.5
     below, above = counts.cumsum(0), counts.flip(0).cumsum(0).flip(0)
     mean_below = (counts * centres).cumsum(0) / below.clamp_min(1)
     mean_above = (counts * centres).flip(0).cumsum(0).flip(0) / above.clamp_min(1)
     between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
-    return float(centres[int(between.argmax())])
+    return low + float(centres[int(between.argmax())]) * (high - low) / BINS
 
 
 def foreground_density(images: Tensor) -> float:

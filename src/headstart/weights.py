@@ -71,9 +71,8 @@ class Layer:
 
     @property
     def fan_out(self) -> float:
-        """Outputs that one input value reaches."""
-        stride = math.prod(getattr(self.module, "stride", ())) if self.kind == "conv" else 1
-        return max(1.0, (self.out_channels // self.groups) * math.prod(self.kernel) / stride)
+        """Outputs that one input value reaches (as He et al. and ``torch.nn.init`` count them, for a stride of 1)."""
+        return max(1.0, (self.out_channels // self.groups) * math.prod(self.kernel))
 
     @property
     def _upsampling(self) -> int:

@@ -7,6 +7,7 @@ zero (``default`` draws them as the framework does).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,17 @@ from torch import Tensor
 from torch.nn import init
 
 from headstart.method import Method
+from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
+from headstart.weights import Layer
 
-_TORCH = "torch.nn.init"
 _COST = "no forward pass of its own"
-_FAN = "Transposed convolutions use fan_in = in/groups * kernel / stride, the inputs that reach an output."
+_FAN = (
+    "Fans are those of one group: torch.nn.init counts the outputs of all groups in fan_out.",
+    "Transposed convolutions use fan_in = in/groups * kernel / stride, the inputs that reach an output, and"
+    " fan_out = out/groups * kernel; torch.nn.init swaps the two and ignores the stride.",
+)
 
 
 def zero_bias(visit: Visit) -> None:
@@ -108,7 +114,7 @@ class _VarianceScaling(Method):
     scope="all layers",
     needs_data=False,
     cost=_COST,
-    deviations=(_FAN,),
+    deviations=_FAN,
 )
 @dataclass(frozen=True)
 class Kaiming(_VarianceScaling):
@@ -123,7 +129,7 @@ class Kaiming(_VarianceScaling):
         >>> import torch, headstart as hs
         >>> layer = torch.nn.Linear(1000, 200)
         >>> _ = hs.initialize(layer, method=hs.Kaiming(), seed=0)
-        >>> round(float(layer.weight.std()), 2)
+        >>> round(layer.weight.std().item(), 2)
         0.04
     """
 
@@ -148,7 +154,7 @@ class Kaiming(_VarianceScaling):
     scope="all layers",
     needs_data=False,
     cost=_COST,
-    deviations=(_FAN,),
+    deviations=_FAN,
 )
 @dataclass(frozen=True)
 class Xavier(_VarianceScaling):
@@ -173,7 +179,7 @@ class Xavier(_VarianceScaling):
     scope="all layers",
     needs_data=False,
     cost=_COST,
-    deviations=(_FAN,),
+    deviations=_FAN,
 )
 @dataclass(frozen=True)
 class LeCun(_VarianceScaling):
@@ -239,8 +245,12 @@ def orthonormal_weight(visit: Visit) -> Tensor:
     return torch.cat(groups).reshape(layer.shape)
 
 
-def _centre(visit: Visit) -> tuple[slice | int, ...]:
-    return (slice(None), slice(None), *(k // 2 for k in visit.layer.kernel))
+def _centre(layer: Layer) -> int:
+    """Index of the kernel's centre tap among its flattened taps (0 for a linear layer)."""
+    place = 0
+    for k in layer.kernel:
+        place = place * k + k // 2
+    return place
 
 
 @register(
@@ -277,13 +287,13 @@ class Dirac(Method):
         if layer.kind == "linear" and not self.linear:
             visit.leave("a linear layer: pass dirac:linear=true to write it")
             return
-        weight = visit.weight.unflatten(0, (layer.groups, -1))
+        weight = visit.weight.unflatten(0, (layer.groups, -1))  # (groups, out/groups, in/groups, *kernel)
         if self.rest == "zero":
             weight.zero_()
         n = min(weight.shape[1], weight.shape[2])
         weight[:, :n] = 0
-        centre = (slice(None), slice(0, n), slice(0, n), *(k // 2 for k in layer.kernel))
-        weight[centre] = torch.eye(n, dtype=weight.dtype, device=weight.device)
+        identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
+        weight.view(*weight.shape[:3], -1)[:, :n, :n, _centre(layer)] = identity
         visit.write(weight.flatten(0, 1))
         zero_bias(visit)
 
@@ -316,7 +326,7 @@ class DeltaOrthogonal(Method):
         rows, columns = layer.out_channels // layer.groups, layer.shape[1]
         weight = torch.zeros_like(visit.weight_before)
         blocks = [orthonormal(visit, rows, columns, f"weight/{g}") for g in range(layer.groups)]
-        weight[_centre(visit)] = self.gain * torch.cat(blocks)
+        weight.view(rows * layer.groups, columns, -1)[:, :, _centre(layer)] = self.gain * torch.cat(blocks)
         visit.write(weight)
         zero_bias(visit)
 
@@ -331,13 +341,22 @@ class DeltaOrthogonal(Method):
 )
 @dataclass(frozen=True)
 class Zero(Method):
-    """Zero weights and biases. Name the layers with ``include=``: a net of zeros does not train."""
+    """Zero weights and biases. Name the layers with ``include=``: a net of zeros does not train.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> hs.initialize(net, method="zero", include="2").changed
+        ['2']
+    """
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """All layers, with a warning where that is every layer of a network."""
+        if 1 < len(plan.layers) == len(layers):
+            plan.find("zero: every weight layer is zero, so the network cannot train. Name some with include=.")
+        return layers
 
     def before(self, visit: Visit) -> None:
         """Write zeros."""
         visit.write(torch.zeros_like(visit.weight_before))
         zero_bias(visit)
-        if len(visit.plan.layers) > 1 and len(visit.plan.rows) == sum(
-            r.action == "written" for r in visit.plan.rows.values()
-        ):
-            visit.find("Every weight layer is zero: the network cannot train. Name the layers with include=.")

@@ -28,6 +28,8 @@ class _Control(Method):
         methods = parse(self.of)
         ok = len(methods) == 1 and not isinstance(methods[0], _Control)
         self.check(ok, f"of={self.of!r} is not one plain method", "Name one, such as of=prewarm")
+        ok = type(methods[0]).after is Method.after
+        self.check(ok, f"of={self.of!r} rescales what it filled", "Controls serve methods that only fill weights")
 
     @property
     def treatment(self) -> Method:
@@ -44,10 +46,12 @@ class _Control(Method):
         self.treatment.before(visit)
         after = visit.weight
         rows = (after != before).flatten(1).any(1)
+        if visit.row.action == "skipped":  # the treatment left it, and said why
+            return
         if not bool(rows.any()):
             raise HeadstartError(
-                f"{self.info.name}: {self.of} changed no filter of {visit.layer.where} before it computes.",
-                remedy="Controls serve methods that fill weights, not those that only rescale.",
+                f"{self.info.name}: {self.of} changed no filter of {visit.layer.where}.",
+                remedy="A control needs filters to replace: name another method as of=, or exclude the layer.",
             )
         after[rows] = self.replace(visit, before, after)[rows]
         visit.write(after)
@@ -112,4 +116,8 @@ class ZeroDCRandom(_Control):
         """Mean-free filters at their own norm."""
         mean = before.flatten(1).mean(1).reshape(-1, *[1] * (before.dim() - 1))
         centred = before - mean
-        return centred * (_norms(before) / _norms(centred).clamp_min(torch.finfo(before.dtype).tiny))
+        own, rest = _norms(before), _norms(centred)
+        flat = rest <= 1e-6 * own  # nothing but mean
+        if bool(flat.any()):
+            visit.note(f"{int(flat.sum())} filters are constant and were kept")
+        return torch.where(flat, before, centred * (own / rest.clamp_min(torch.finfo(before.dtype).tiny)))

@@ -21,12 +21,14 @@ from headstart.methods.stem import (
     by_group,
     check_fraction,
     check_scale,
+    filter_count,
     first_convolutions,
     matched_rms,
+    note_missing,
     parity_bound,
     share,
 )
-from headstart.patches import foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
+from headstart.patches import batched, foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
@@ -35,6 +37,7 @@ from headstart.weights import Layer
 NORM_RULE = 6.65  # the published constant c of the colour rule
 RULE_PATCHES = 20  # patches per image in which the colour rule measures the mean norm
 POINTS_PER_CLUSTER = 256  # what "auto" falls back to: enough points for stable centroids
+MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 3,840 to 14,848
 
 
 @register(
@@ -49,10 +52,12 @@ POINTS_PER_CLUSTER = 256  # what "auto" falls back to: enough points for stable 
         "scale='match' keeps the layer's own norm; the published 0.20 (gray) and 0.25 (colour) are 1 to 2.3 times"
         " the framework's default deviation, so scale and structure were confounded. Preset: prewarm:paper.",
         "Lloyd's k-means with one start instead of MiniBatchKMeans with three; the preset uses the latter.",
-        "Patch counts are read from the batch at hand, not from the whole training set.",
+        "Patch counts are read from the batch at hand, not from the whole training set, and a rule gets at most"
+        " 262,144 patches in all.",
         "Even kernels taper around (k - 1) / 2; 1-D and 3-D kernels by the Manhattan distance in their dimensions.",
         "Groups are clustered each on its own channels, or together where a group gets fewer than two filters.",
-        "Centroids that coincide or vanish are left out, and those filters keep their random values.",
+        "Centroids that coincide, vanish or hold no patch are left out, and those filters keep their random values.",
+        "The seed of k-means comes from the call's seed and the layer's name.",
     ),
 )
 @dataclass(frozen=True)
@@ -112,9 +117,20 @@ class PreWarm(Method):
         self.check_choice("taper", "after", "before", "none")
         self.check_choice("source", "centroids", "patches", "shuffled")
         self.check_choice("algorithm", "lloyd", "minibatch")
-        ok = self.patches in ("auto", "rule", "otsu", "norm") or (isinstance(self.patches, int) and self.patches > 0)
+        number = isinstance(self.patches, int) and not isinstance(self.patches, bool) and self.patches > 0
+        ok = self.patches in ("auto", "rule", "otsu", "norm") or number
         self.check(ok, f"patches={self.patches!r} is not known", "Pass auto, rule, otsu, norm or a positive number")
         self.check((self.mean is None) == (self.std is None), "mean and std go together", "Pass both or neither")
+        if self.mean is not None and self.std is not None:
+            for name in ("mean", "std"):
+                value = getattr(self, name)  # one number stands for one channel
+                object.__setattr__(self, name, tuple(value) if isinstance(value, (tuple, list)) else (value,))
+            finite = all(isinstance(v, (int, float)) and math.isfinite(v) for v in (*self.mean, *self.std))
+            self.check(
+                finite and all(v > 0 for v in self.std),
+                f"mean={self.mean!r}, std={self.std!r} are no normalization",
+                "Pass what was subtracted and what was divided by, one number per channel",
+            )
 
     @classmethod
     def paper(cls, **options: Any) -> PreWarm:
@@ -129,97 +145,87 @@ class PreWarm(Method):
         """Write the block of centroids over the first filters."""
         layer, value = visit.layer, visit.input
         assert value is not None
-        filters = int(self.fraction * layer.out_channels)
-        self.check(
-            filters > 0,
-            f"fraction={self.fraction} of {layer.out_channels} filters is none",
-            "Pass a larger fraction",
-        )
-        count = self._count(visit, value, filters)
-        drawn = sample_patches(value, layer, count, visit.generator("patches"))
-        weight = visit.weight
-        places = self._places(layer, filters)
-        blocks: list[tuple[list[int], Tensor]] = []
-        for points, slots in self._tasks(visit, drawn, places):
-            block = self._block(visit, points, len(slots), f"clusters/{len(blocks)}")
-            blocks.append((slots[: len(block)], block))
-        written = sum(len(b) for _, b in blocks)
-        if written < filters:
-            visit.note(f"{written} of {filters} filters written, the rest kept")
-            visit.find(
-                f"{self.info.name}: the batch has fewer distinct patches than filters asked for in '{layer.name}':"
-                f" {filters - written} of {filters} keep their random values."
-            )
-        if written == 0:
+        filters = filter_count(self, self.fraction, layer)
+        images = batched(value, layer)
+        count = self._count(visit, images, filters)
+        drawn = sample_patches(images, layer, count, visit.generator("patches"))
+        slots: list[int] = []
+        blocks: list[Tensor] = []
+        for points, places in self._tasks(layer, drawn, filters):
+            block = self._block(visit, points, len(places), f"clusters/{len(blocks)}")
+            slots += places[: len(block)]
+            blocks.append(block)
+        if not slots:
             raise DataError(
                 f"No patch of {layer.where}'s input has any structure: all are constant.",
                 remedy="Pass real images, or leave this layer's start as it is.",
             )
-        scaled = self._scaled(visit, torch.cat([b for _, b in blocks]))
-        weight[torch.tensor([s for slots, _ in blocks for s in slots])] = scaled.to(weight)
+        note_missing(visit, len(slots), filters, "fewer distinct patches than filters")
+        weight = visit.weight
+        weight[slots] = self._scaled(visit, torch.cat(blocks)).to(weight)
         visit.note(f"{count} patches per sample, {len(drawn)} in all")
         visit.write(weight)
 
-    def _places(self, layer: Layer, filters: int) -> list[list[int]]:
-        """Indices of the filters to write: the first ones of every group."""
-        size = layer.out_channels // layer.groups
-        shares = share(filters, layer.groups)
-        return [list(range(g * size, g * size + n)) for g, n in enumerate(shares)]
-
-    def _tasks(self, visit: Visit, drawn: Tensor, places: list[list[int]]) -> list[tuple[Tensor, list[int]]]:
+    def _tasks(self, layer: Layer, drawn: Tensor, filters: int) -> list[tuple[Tensor, list[int]]]:
         """What to cluster for which filters: each group on its own channels, or all groups pooled."""
-        groups = by_group(visit, drawn)
+        size = layer.out_channels // layer.groups
+        places = [list(range(g * size, g * size + n)) for g, n in enumerate(share(filters, layer.groups))]
+        groups = by_group(layer, drawn)
         if len(groups) > 1 and min(map(len, places)) < 2:  # one cluster is the mean patch, which says nothing
             return [(torch.cat(groups), [i for slots in places for i in slots])]
         return list(zip(groups, places, strict=True))
 
-    def _count(self, visit: Visit, value: Tensor, clusters: int) -> int:
+    def _count(self, visit: Visit, images: Tensor, clusters: int) -> int:
         """Patches per sample."""
         if isinstance(self.patches, int):
             return self.patches
-        quarter = visit.layer.out_channels / 4
-        gray = visit.layer.in_channels == 1
-        if self.patches == "otsu" or (gray and self.patches in ("auto", "rule")):
-            density = foreground_density(value)
-            return max(1, math.floor(quarter / density)) if density > 0 else 1
-        pixels = raw_pixels(value, self.mean, self.std) if value.dim() == len(visit.layer.kernel) + 2 else None
+        wanted = self._rule(visit, images, clusters)
+        most = max(1, MOST_PATCHES // len(images))
+        if wanted > most:
+            visit.find(f"{self.info.name}: {wanted} patches per sample were reduced to {most}, {MOST_PATCHES} in all.")
+        return max(1, min(wanted, most))
+
+    def _rule(self, visit: Visit, images: Tensor, clusters: int) -> int:
+        layer = visit.layer
+        quarter = layer.out_channels / 4
+        pixels = raw_pixels(images, self.mean, self.std)
+        if self.patches == "otsu" or (layer.in_channels == 1 and self.patches in ("auto", "rule")):
+            density = foreground_density(images if pixels is None else pixels)
+            return math.floor(quarter / density) if density > 0 else 1
         if pixels is not None:
-            sample = sample_patches(pixels, visit.layer, RULE_PATCHES, visit.generator("rule"))
-            return max(1, math.floor(quarter * NORM_RULE * mean_patch_norm(sample)))
+            sample = sample_patches(pixels, layer, RULE_PATCHES, visit.generator("rule"))
+            return math.floor(quarter * NORM_RULE * mean_patch_norm(sample))
         if self.patches != "auto":
             raise DataError(
                 f"{self.info.name}: the rule for several channels counts patches by their norm on pixels in [0, 1],"
-                f" and the input of {visit.layer.where} spans {float(value.min()):.3g} to {float(value.max()):.3g}.",
+                f" and the input of {layer.where} spans {float(images.min()):.3g} to {float(images.max()):.3g}.",
                 remedy="Pass mean= and std= of the normalization in use, a number as patches=, or patches='auto'.",
             )
         visit.find(
             f"{self.info.name}: raw pixels are not known, so {POINTS_PER_CLUSTER} patches per cluster were drawn;"
             " pass mean= and std= of the normalization for the published rule."
         )
-        return max(1, math.ceil(POINTS_PER_CLUSTER * clusters / max(1, len(value))))
+        return math.ceil(POINTS_PER_CLUSTER * clusters / len(images))
 
     def _block(self, visit: Visit, patches: Tensor, clusters: int, purpose: str) -> Tensor:
         """Centroids (or what stands in for them as a control) of one set of patches, tapered."""
-        flat = patches.flatten(1)
-        flat = flat - flat.mean(1, keepdim=True)
+        whole = patches.flatten(1)
+        flat = whole - whole.mean(1, keepdim=True)
+        noise = 16 * torch.finfo(flat.dtype).eps * float(whole.norm(dim=1).max())  # rounding of the mean
         weights = taper(visit.layer.kernel).to(flat).expand(patches.shape[1:]).flatten()
         if self.taper == "before":
             flat = flat * weights
+        floor = max(noise, 1e-6 * float(flat.norm(dim=1).max()))
         if self.source == "patches":
+            flat = flat[flat.norm(dim=1) > floor]
             order = torch.randperm(len(flat), generator=visit.generator(purpose)).to(flat.device)
-            found = flat[order[:clusters]]
+            found = _distinct(flat[order])[:clusters]
+        elif self.algorithm == "minibatch":
+            seed = visit.integer(purpose)
+            found = kmeans(flat, clusters, seed=seed, algorithm="minibatch", n_init=3, max_iter=100).centroids
         else:
-            starts = 3 if self.algorithm == "minibatch" else 1
-            iterations = 100 if self.algorithm == "minibatch" else 50
-            found = kmeans(
-                flat,
-                clusters,
-                seed=visit.integer(purpose),
-                algorithm=self.algorithm,
-                n_init=starts,
-                max_iter=iterations,
-            ).centroids
-        found = found[found.norm(dim=1) > 1e-6 * flat.norm(dim=1).max().clamp_min(1e-30)]
+            found = kmeans(flat, clusters, seed=visit.integer(purpose)).centroids
+        found = found[found.norm(dim=1) > floor]
         if self.taper == "after":
             found = found * weights
         if self.source == "shuffled":
@@ -228,10 +234,14 @@ class PreWarm(Method):
         return found.reshape(-1, *patches.shape[1:])
 
     def _scaled(self, visit: Visit, block: Tensor) -> Tensor:
-        bound = parity_bound(visit)
-        if isinstance(self.scale, str):
-            paper = 0.20 if visit.layer.in_channels == 1 else 0.25
-            alpha = {"match": matched_rms(visit), "bound": bound, "paper": paper}[self.scale]
+        """The block at the size that the options ask for."""
+        bound = parity_bound(visit.layer)
+        if self.scale == "match":
+            alpha = matched_rms(visit)
+        elif self.scale == "bound":
+            alpha = bound
+        elif self.scale == "paper":
+            alpha = 0.20 if visit.layer.in_channels == 1 else 0.25
         else:
             alpha = float(self.scale)
         if self.bound and alpha > bound * (1 + 1e-6):
@@ -245,3 +255,11 @@ class PreWarm(Method):
         else:
             size = flat.std(correction=0) + 1e-8
         return (flat * (alpha / size)).reshape(block.shape).to(block.dtype)
+
+
+def _distinct(rows: Tensor) -> Tensor:
+    """Rows without repetitions, in the order of their first appearance."""
+    _, inverse = rows.unique(dim=0, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(rows), device=rows.device) if len(rows) else inverse
+    place = torch.arange(len(rows), device=rows.device)
+    return rows[first.scatter_reduce(0, inverse, place, "amin").sort().values] if len(rows) else rows

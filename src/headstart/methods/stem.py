@@ -24,25 +24,19 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
     candidates = {layer.name for layer in layers}
     found: list[Layer] = []
     for layer in plan.layers:
-        if layer.kind != "conv" or len(found) == count:
+        point = layer.kind == "conv" and math.prod(layer.kernel) == 1
+        if layer.kind != "conv" or point or len(found) == count:
             if layer.name in candidates:
-                plan.skip(
-                    layer,
-                    f"{name} writes the first convolution only" if count == 1 else f"not among the first {count}",
-                )
-            continue
-        if layer.name in plan.frozen:
+                plan.skip(layer, _why_not(name, point and len(found) < count, count))
+            if layer.name in candidates and point and not found:
+                plan.find(f"{name}: '{layer.name}' has a 1×1 kernel; the next convolution is taken as the first.")
+        elif layer.name in plan.frozen:
             raise HeadstartError(
                 f"{name}: the first convolution, {layer.where}, is frozen (requires_grad=False).",
                 remedy=f"Unfreeze it, or name it: include='{layer.name}'.",
             )
-        if layer.name not in candidates:
-            continue
-        if math.prod(layer.kernel) == 1:
-            plan.skip(layer, "a 1×1 kernel has no spatial structure")
-            plan.find(f"{name}: '{layer.name}' has a 1×1 kernel; the next convolution is taken as the first.")
-            continue
-        found.append(layer)
+        elif layer.name in candidates:
+            found.append(layer)
     if not found:
         kinds = sorted({type(la.module).__name__ for la in plan.layers})
         raise HeadstartError(
@@ -55,31 +49,70 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
     return found
 
 
+def _why_not(name: str, point: bool, count: int) -> str:
+    if point:
+        return "a 1×1 kernel has no spatial structure"
+    return f"{name} writes the first convolution only" if count == 1 else f"not among the first {count} convolutions"
+
+
+def filter_count(method: Method, fraction: float, layer: Layer) -> int:
+    """How many filters a fraction of the layer is, rounded down; none at all raises."""
+    filters = math.floor(fraction * layer.out_channels + 1e-9)  # 0.29 * 100 is a little less than 29
+    method.check(
+        filters > 0,
+        f"fraction={fraction} of the {layer.out_channels} filters of {layer.where} is none",
+        "Pass a larger fraction",
+    )
+    return filters
+
+
 def matched_rms(visit: Visit) -> float:
-    """Root mean square of the layer's weights as the call found them."""
-    return math.sqrt(float(visit.weight_before.double().square().mean()))
+    """Root mean square of the layer's weights as the method finds them.
+
+    Raises:
+        HeadstartError: They are all zero.
+    """
+    weight = visit.weight_now
+    size = math.sqrt(float(weight.double().square().mean()))
+    if size == 0:
+        raise HeadstartError(
+            f"{visit.method.info.name}: the weights of {visit.layer.where} are all zero, so there is no size to match.",
+            remedy="Pass a number as scale=, or initialize the layer first, such as 'default' before this method.",
+        )
+    return size
 
 
-def parity_bound(visit: Visit) -> float:
+def note_missing(visit: Visit, written: int, filters: int, why: str) -> None:
+    """Say that some of the filters that were asked for keep their values."""
+    if written < filters:
+        visit.note(f"{written} of {filters} filters written, the rest kept")
+        visit.find(
+            f"{visit.method.info.name}: {why} in '{visit.layer.name}': {filters - written} of {filters} filters keep"
+            " their random values."
+        )
+
+
+def parity_bound(layer: Layer) -> float:
     """He's deviation ``sqrt(2 / fan_in)``, the bound that keeps new filters no larger than Kaiming's."""
-    return math.sqrt(2 / math.prod(visit.layer.shape[1:]))
+    return math.sqrt(2 / math.prod(layer.shape[1:]))
 
 
 def check_fraction(method: Method, fraction: float) -> None:
     """Raise unless 0 < fraction <= 1."""
-    ok = isinstance(fraction, (int, float)) and 0 < fraction <= 1
+    ok = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
     method.check(ok, f"fraction={fraction!r} is not in (0, 1]", "Pass the share of filters to write, such as 0.5")
 
 
 def check_scale(method: Method, scale: float | str, *names: str) -> None:
     """Raise unless ``scale`` is a positive number or one of the names."""
-    ok = scale in names if isinstance(scale, str) else isinstance(scale, (int, float)) and scale > 0
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool) and 0 < scale < math.inf
+    ok = scale in names if isinstance(scale, str) else number
     method.check(ok, f"scale={scale!r} is not known", f"Pass a positive number or one of {', '.join(names)}")
 
 
-def by_group(visit: Visit, patches: Tensor) -> list[Tensor]:
+def by_group(layer: Layer, patches: Tensor) -> list[Tensor]:
     """Split patches ``(n, channels, *kernel)`` into one tensor per group of input channels."""
-    return list(patches.chunk(visit.layer.groups, dim=1))
+    return list(patches.chunk(layer.groups, dim=1))
 
 
 def share(total: int, groups: int) -> list[int]:

@@ -20,17 +20,21 @@ from headstart.methods.stem import (
     by_group,
     check_fraction,
     check_scale,
+    filter_count,
     first_convolutions,
     matched_rms,
+    note_missing,
     share,
 )
-from headstart.patches import sample_patches
+from headstart.patches import batched, positions, sample_patches
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
 from headstart.weights import Layer
 
 PATCHES = 2**17
+ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
+CHUNK = 2**14
 
 
 @register(
@@ -50,7 +54,7 @@ PATCHES = 2**17
 )
 @dataclass(frozen=True)
 class Whitening(Method):
-    """Eigenvectors of the uncentred patch covariance, most variance first, then their negatives.
+    """Eigenvectors of the uncentred patch covariance, largest eigenvalue first, then their negatives.
 
     The idea: decorrelated inputs make every direction learn at the same rate, and with both signs a ReLU
     loses nothing.
@@ -59,12 +63,12 @@ class Whitening(Method):
         fraction: Share of the filters to write, the first ones; default all.
         signs: Write every eigenvector and its negative; otherwise each once.
         scale: ``"match"`` (default): every filter has the root mean square of the layer's weights.
-            ``"whiten"``: divided by ``sqrt(eigenvalue + eps)``, so that outputs have unit variance. A number: the
-            root mean square of every filter.
+            ``"whiten"``: divided by ``sqrt(eigenvalue + eps)``, so that outputs are uncorrelated with mean square 1
+            (variance 1 on standardized images). A number: the root mean square of every filter.
         eps: Added to the eigenvalues for ``scale="whiten"``, in the square of the input's unit; default 5e-4.
 
     Raises:
-        HeadstartError: No convolution, images smaller than the kernel, constant patches.
+        HeadstartError: No convolution, images smaller than the kernel, nothing but zeros.
 
     Example:
         >>> import torch, headstart as hs
@@ -97,34 +101,35 @@ class Whitening(Method):
         """Write the eigenvectors."""
         layer, value = visit.layer, visit.input
         assert value is not None
-        filters = max(1, int(self.fraction * layer.out_channels))
-        batch = len(value) if value.dim() == len(layer.kernel) + 2 else 1
-        per_sample = max(1, min(PATCHES // batch, math.prod(value.shape[-len(layer.kernel) :])))
-        drawn = sample_patches(value, layer, per_sample, visit.generator("patches"))
+        filters = filter_count(self, self.fraction, layer)
+        images = batched(value, layer)
+        entries = layer.in_channels * math.prod(layer.kernel)
+        per_sample = min(PATCHES, ENTRIES // entries) // len(images)
+        per_sample = max(1, min(per_sample, positions(images, layer)))
+        drawn = sample_patches(images, layer, per_sample, visit.generator("patches"))
+        # Directions below the rounding of the input are not real.
+        floor = max(torch.finfo(value.dtype).eps ** 2, 1e-12)
         weight = visit.weight
-        size = layer.out_channels // layer.groups
-        written = 0
-        for g, (patches, n) in enumerate(zip(by_group(visit, drawn), share(filters, layer.groups), strict=True)):
-            block = self._block(visit, patches.flatten(1), n)
-            weight[g * size : g * size + len(block)] = block.reshape(len(block), *layer.shape[1:]).to(weight)
+        size, written = layer.out_channels // layer.groups, 0
+        for g, (patches, n) in enumerate(zip(by_group(layer, drawn), share(filters, layer.groups), strict=True)):
+            block = self._block(visit, patches.flatten(1), n, floor)
+            weight[g * size : g * size + len(block)] = block.reshape(-1, *layer.shape[1:]).to(weight)
             written += len(block)
-        if written < filters:
-            visit.note(f"{written} of {filters} filters written, the rest kept")
-            visit.find(
-                f"{self.info.name}: the patches of '{layer.name}' span too few directions for {filters} filters:"
-                f" {filters - written} keep their random values."
-            )
         if written == 0:
             raise DataError(f"All patches of {layer.where}'s input are zero.", remedy="Pass real images.")
+        note_missing(visit, written, filters, "patches span fewer directions than filters")
         visit.write(weight)
 
-    def _block(self, visit: Visit, patches: Tensor, filters: int) -> Tensor:
-        wide = patches.double()
-        values, vectors = torch.linalg.eigh(wide.T @ wide / len(wide))
-        values, vectors = values.flip(0), vectors.flip(1).T  # most variance first, a row each
+    def _block(self, visit: Visit, patches: Tensor, filters: int, floor: float) -> Tensor:
+        """The filters of one group, fewer where the patches span fewer directions."""
+        covariance = patches.new_zeros(patches.shape[1], patches.shape[1], dtype=torch.float64)
+        for part in patches.split(CHUNK):
+            covariance.addmm_(part.double().T, part.double())
+        values, vectors = torch.linalg.eigh(covariance / len(patches))
+        values, vectors = values.flip(0), vectors.flip(1).T  # largest eigenvalue first, a row each
         lead = vectors.abs().argmax(1, keepdim=True)
         vectors = vectors * vectors.gather(1, lead).sign()  # eigenvectors have no sign of their own: fix one
-        kept = values > 1e-7 * values[0].clamp_min(1e-30)
+        kept = values > floor * values[0].clamp_min(torch.finfo(torch.float64).tiny)
         pairs = -(-filters // 2) if self.signs else filters
         values, vectors = values[kept][:pairs], vectors[kept][:pairs]
         if self.scale == "whiten":
