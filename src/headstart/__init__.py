@@ -8,6 +8,7 @@
 """
 
 from headstart.api import apply, compute, initialize
+from headstart.diagnosis import diagnose
 from headstart.errors import (
     DataError,
     HeadstartError,
@@ -16,6 +17,7 @@ from headstart.errors import (
     UnknownNameError,
     WriteError,
 )
+from headstart.health import Diagnosis, Finding, LayerHealth
 from headstart.methods import (
     LSUV,
     Auto,
@@ -47,12 +49,15 @@ __all__ = [
     "DataError",
     "Default",
     "DeltaOrthogonal",
+    "Diagnosis",
     "Dirac",
+    "Finding",
     "Gabor",
     "HeadstartError",
     "Info",
     "Init",
     "Kaiming",
+    "LayerHealth",
     "LeCun",
     "MatchedRandom",
     "Method",
@@ -72,6 +77,7 @@ __all__ = [
     "apply",
     "compute",
     "describe",
+    "diagnose",
     "initialize",
     "list_methods",
     "register",

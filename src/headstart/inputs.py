@@ -49,7 +49,8 @@ class Batch:
     def head(self, n: int) -> Batch:
         """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut."""
         size = self.size
-        return Batch(*_map((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone()))
+        cut = map_tensors((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone())
+        return Batch(*cut)
 
     def __str__(self) -> str:
         shapes = [tuple(t.shape) for t in self.tensors]
@@ -188,7 +189,7 @@ def _first_batches(loader: Iterable[Any], samples: int | None) -> tuple[Any, str
             ) from error
     note = f"first {len(batches)} batch{'es' if len(batches) > 1 else ''} of the {type(loader).__name__}"
     if samples is not None and seen > samples:
-        whole = _map(whole, lambda t: t[:samples])
+        whole = map_tensors(whole, lambda t: t[:samples])
     return whole, note
 
 
@@ -218,7 +219,7 @@ def _subset(data: Any, seed: int, samples: int | None) -> tuple[Any, str]:
     if size <= limit:
         return data, ""
     index = torch.randperm(size, generator=rng.generator(seed, "data"))[:limit].sort().values
-    return _map(
+    return map_tensors(
         data, lambda t: t[index] if t.dim() and len(t) == size else t
     ), f"{limit} of {size} samples, drawn by seed"
 
@@ -287,7 +288,7 @@ def _place(batch: Batch, model: nn.Module) -> Batch:
         # A copy, because a model whose first step works in place would write into the user's data.
         return t.detach().to(device, dtype if dtype and t.is_floating_point() else t.dtype, copy=True)
 
-    args, kwargs = _map((batch.args, batch.kwargs), put)
+    args, kwargs = map_tensors((batch.args, batch.kwargs), put)
     return Batch(args, kwargs, batch.note)
 
 
@@ -318,18 +319,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _map(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     """Apply ``f`` to every tensor inside nested tuples, lists and dicts; numpy arrays become tensors."""
     if isinstance(value, Tensor):
         return f(value)
     if isinstance(value, np.ndarray):
         return f(_from_numpy(value))
     if isinstance(value, Mapping):
-        return {k: _map(v, f) for k, v in value.items()}
+        return {k: map_tensors(v, f) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(v, f) for v in value))
+        return type(value)(*(map_tensors(v, f) for v in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_map(v, f) for v in value)
+        return type(value)(map_tensors(v, f) for v in value)
     return value
 
 

@@ -74,7 +74,7 @@ def number(value: float | None) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.split(" → ")[0].rstrip("%"))
+        float(text.split(" → ")[0].removesuffix(" dead").rstrip("%"))
     except ValueError:
         return False
     return True

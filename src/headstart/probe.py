@@ -1,0 +1,230 @@
+"""One forward and one backward pass that look at every layer and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from headstart.moments import across_sample_std, channel_moments
+from headstart.norms import is_norm
+from headstart.plan import Plan, Where, first_input
+from headstart.weights import Layer
+
+_RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}
+_CLAMPS = {torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clamp_min, Tensor.clamp_min, F.hardtanh}
+_THRESHOLDS = {F.threshold, F._threshold, torch.threshold}  # type: ignore[attr-defined]
+# What keeps the sign and the channels of its input: the rectifier may come after it.
+_KEEPS = {
+    *(getattr(torch, f"max_pool{d}d") for d in (1, 2, 3)),
+    *(getattr(F, f"max_pool{d}d") for d in (1, 2, 3)),
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, Tensor.contiguous),
+}
+_NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm}
+
+
+@dataclass
+class Signal:
+    """What one layer's first call showed.
+
+    Attributes:
+        mean, std: Of the output over everything.
+        across: Deviation between samples; NaN for a single one.
+        never_positive: Share of channels without a positive value.
+        rectified: Whether a ReLU-like activation takes the output.
+        values: Values per channel behind ``never_positive``.
+        weights: The tensors that the layer computed with, one per call unless they are the same.
+    """
+
+    mean: float
+    std: float
+    across: float
+    never_positive: float
+    values: int
+    rectified: bool = False
+    weights: list[Tensor] = field(default_factory=list)
+
+
+class Probe(TorchFunctionMode):
+    """Measures layer outputs, and follows them to the normalization and the rectifier that take them.
+
+    Functions such as ``torch.relu`` are seen as well as modules, because torch shows this mode every call.
+
+    Args:
+        layers: What to look at.
+        where: Learns which layer is computing, for errors.
+    """
+
+    def __init__(self, layers: Iterable[Layer], where: Where) -> None:
+        super().__init__()
+        self.signals: dict[str, Signal] = {}
+        self._layers, self._where = list(layers), where
+        self._sources = WeakTensorKeyDictionary()
+        self._busy = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the call, then make it."""
+        kwargs = kwargs or {}
+        value = first_input(args, kwargs) if args or kwargs else None
+        layer = None if self._busy else self._source(value)
+        if layer is None or not isinstance(value, Tensor):
+            return func(*args, **kwargs)
+        if _rectifies(func, args, kwargs):
+            signal = self.signals[layer.name]
+            if not signal.rectified:
+                self._measure_sign(layer, value)
+                signal.rectified = True
+        result = func(*args, **kwargs)
+        if func in _NORMS and isinstance(result, Tensor):
+            self._measure_sign(layer, result)
+        if func in _KEEPS or func in _NORMS:
+            self._mark(result, layer)
+        return result
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Any:
+        """Attach to the layers and normalizations of ``model``."""
+        handles = []
+        for layer in self._layers:
+            handles.append(layer.module.register_forward_pre_hook(self._enter(layer), with_kwargs=True))
+            handles.append(layer.module.register_forward_hook(self._leave(layer), prepend=True))
+        norms = (m for m in model.modules() if is_norm(m))
+        handles += [m.register_forward_hook(self._norm, with_kwargs=True, prepend=True) for m in norms]
+        try:
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, layer: Layer) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._where.enter(layer, first_input(args, kwargs))
+
+        return hook
+
+    def _leave(self, layer: Layer) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            self._where.layer = None
+            if not isinstance(output, Tensor):
+                return
+            with self._looking():
+                weight = module.weight
+                if layer.name not in self.signals:
+                    self.signals[layer.name] = _measure(layer, output.detach())
+                    self._mark(output, layer)
+                used = self.signals[layer.name].weights
+                if not any(weight is w for w in used):
+                    used.append(weight)
+
+        return hook
+
+    def _norm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        layer = self._source(first_input(args, kwargs))
+        if layer is not None and isinstance(output, Tensor):
+            self._measure_sign(layer, output)
+            self._mark(output, layer)
+
+    def _measure_sign(self, layer: Layer, value: Tensor) -> None:
+        """Count again where the sign matters, if the channels are still where they were."""
+        signal = self.signals[layer.name]
+        axis = layer.channel_axis(value)
+        if signal.rectified or not 0 <= axis < value.dim() or value.shape[axis] != layer.out_channels:
+            return
+        with self._looking():
+            signal.never_positive, signal.values = _never_positive(value.detach(), axis)
+
+    def _mark(self, value: Any, layer: Layer) -> None:
+        if isinstance(value, Tensor):
+            self._sources[value] = (layer, value._version)
+
+    def _source(self, value: Any) -> Layer | None:
+        """The layer whose output ``value`` still is: not if something wrote into it since."""
+        if not isinstance(value, Tensor):
+            return None
+        layer, version = self._sources.get(value, (None, None))
+        return layer if layer is not None and version == value._version else None
+
+    @contextmanager
+    def _looking(self) -> Any:
+        """Measure without being seen."""
+        busy, self._busy = self._busy, True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._busy = busy
+
+
+def _measure(layer: Layer, output: Tensor) -> Signal:
+    axis = layer.channel_axis(output)
+    moments = channel_moments(output, axis)
+    share, values = _never_positive(output, axis)
+    return Signal(moments.total_mean, moments.total_std, across_sample_std(output), share, values)
+
+
+def _never_positive(value: Tensor, axis: int) -> tuple[float, int]:
+    """Share of channels without a positive value, and values per channel. NaN counts as alive."""
+    channels = value.shape[axis]
+    if value.numel() == 0:
+        return 0.0, 0
+    top = value.movedim(axis, 0).flatten(1).amax(1) if value.dim() > 1 else value
+    return float((top <= 0).double().mean()), value.numel() // channels
+
+
+def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the function sends every negative value to zero."""
+    if func in _RECTIFIERS:
+        return True
+    if func in _THRESHOLDS:
+        level, replacement = (*args[1:], *(kwargs[k] for k in ("threshold", "value") if k in kwargs), 1, 1)[:2]
+        return bool(level == 0 and replacement == 0)
+    if func in _CLAMPS:
+        default = -1.0 if func is F.hardtanh else None
+        low = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val", default))
+        return isinstance(low, (int, float)) and low == 0
+    return False
+
+
+def weight_gradients(
+    top: list[Tensor], top_gradients: list[Tensor] | None, plan: Plan, probe: Probe, own: dict[int, Tensor]
+) -> dict[str, Tensor | None]:
+    """Gradient of every layer's effective weight; None where the output does not depend on it.
+
+    Args:
+        top: What is differentiated: the outputs, or the loss.
+        top_gradients: One per output; None for a loss.
+        plan: The layers.
+        probe: After the forward pass.
+        own: Stand-ins of the parameters by the ``id`` of the parameter, for layers that were not called.
+
+    Returns:
+        By layer name; a layer that computed with several tensors has their sum.
+    """
+    used: dict[str, list[Tensor]] = {}
+    for layer in [*plan.layers, *plan.unreached]:
+        signal = probe.signals.get(layer.name)
+        called = signal.weights if signal else [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
+        used[layer.name] = [t for t in called if t.requires_grad]
+    tensors = list({id(t): t for group in used.values() for t in group}.values())
+    if not tensors:
+        return dict.fromkeys(used)
+    found = torch.autograd.grad(top, tensors, top_gradients, allow_unused=True)
+    by_id = {id(t): g for t, g in zip(tensors, found, strict=True)}
+    return {name: _sum([by_id[id(t)] for t in group]) for name, group in used.items()}
+
+
+def _sum(gradients: list[Tensor | None]) -> Tensor | None:
+    total: Tensor | None = None
+    for g in gradients:
+        if g is not None:
+            total = g if total is None or total.shape != g.shape else total + g
+    return total
