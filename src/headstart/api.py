@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer
 
 from headstart import guard, inputs, registry, rng
 from headstart.errors import DataError, HeadstartError
@@ -124,7 +125,7 @@ def apply(model: nn.Module, init: Init) -> Report:
     guard.check(model)
     if guard.is_lazy(model):
         raise HeadstartError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     missing = sorted(set(init.tensors) - set(own))
     if missing:
         raise HeadstartError(
@@ -178,7 +179,7 @@ def _run(
             f"Method '{needing[0]}' works from data and got none.",
             remedy="Pass a batch, a DataLoader or a Dataset as the second argument.",
         )
-    with rng.untouched():
+    with rng.untouched(number), torch.inference_mode(False), torch.no_grad():
         batch = None if data is None else inputs.load(data, model, seed=number, samples=samples, get_inputs=get_inputs)
         if batch is not None and needing:
             inputs.require_variation(batch)
@@ -211,7 +212,7 @@ def _inside(
         values = transaction.changed()
         if keep:
             transaction.commit()
-    names = {id(p): n for n, p in model.named_parameters()}
+    names = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
     tensors = {names[i]: v for i, v in values.items()}
     report.seconds = time.perf_counter() - start
     return Init(tensors, _provenance(methods, seed, batch, include, exclude), report)
@@ -229,7 +230,8 @@ def _run_lazy(
     """Try everything on a copy: a lazy module cannot be made lazy again."""
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
-    twin = copy.deepcopy(model)
+    lazy = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]  # torch cannot copy these itself
+    twin = copy.deepcopy(model, {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in lazy})
     materialize(twin, batch, seed)
     init = _inside(twin, batch, methods, seed, include, exclude, keep=True)
     if keep:
@@ -240,12 +242,11 @@ def _run_lazy(
 
 def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
     """Give lazy modules their shapes; their default weights come from the call's seed."""
-    torch.manual_seed(rng.derive(seed, "lazy"))
     training = [(m, m.training) for m in model.modules()]
     model.eval()
     small = batch.head(2)
     try:
-        with torch.no_grad(), failing_forward(small, Where()):
+        with rng.untouched(rng.derive(seed, "lazy")), torch.no_grad(), failing_forward(small, Where()):
             model(*small.args, **small.kwargs)
     finally:
         for module, flag in training:

@@ -62,6 +62,11 @@ def check(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             continue
+        if tensor.is_inference() and isinstance(tensor, nn.Parameter):
+            raise ModelError(
+                f"Parameter '{name}' is an inference tensor, which cannot be written or trained.",
+                remedy="Construct the model outside of torch.inference_mode().",
+            )
         if tensor.is_meta:
             raise ModelError(
                 f"Parameter '{name}' is on the meta device and has no storage.",

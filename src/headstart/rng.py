@@ -41,14 +41,26 @@ def seed_of(seed: int | torch.Generator) -> int:
 
 
 @contextlib.contextmanager
-def untouched() -> Iterator[None]:
-    """Restore the global torch, numpy and Python random states on exit, whatever happens inside."""
+def untouched(seed: int | None = None) -> Iterator[None]:
+    """Restore the global torch, numpy and Python random states on exit, whatever happens inside.
+
+    Args:
+        seed: Start the global streams from it inside, so that what draws from them (a loader's shuffling, a
+            stochastic forward) depends on the seed alone.
+    """
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     torch_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state_all() if cuda else []
     numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
     python_state = random.getstate()
     try:
+        if seed is not None:
+            number = derive(seed, "global")
+            torch.default_generator.manual_seed(number)  # torch.manual_seed would reach devices not started yet
+            if cuda:
+                torch.cuda.manual_seed_all(number)
+            np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
+            random.seed(number)
         yield
     finally:
         torch.set_rng_state(torch_state)

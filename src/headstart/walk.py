@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart import rng, weights
-from headstart.errors import DataError, ModelError, WriteError
+from headstart.errors import DataError, HeadstartError, ModelError, WriteError
 from headstart.inputs import Batch
 from headstart.method import Method
 from headstart.moments import Moments, across_sample_std, channel_moments
@@ -140,7 +140,9 @@ class Visit:
         if weight is not None:
             self._transaction.mark(self.layer)
             weights.write(self.layer, weight)
-            self._weight = weight
+            # Rescaled in place later: not where the tensor is the backup, or repeats memory.
+            lent = weight.data_ptr() == self._weight_before.data_ptr() or not weight.is_contiguous()
+            self._weight = weight.clone() if lent else weight
             self.filled = True
         if bias is not None:
             self._transaction.mark(self.layer, bias=True)
@@ -310,7 +312,15 @@ def _timed(visit: Visit, methods: Sequence[Method], step: str) -> None:
     start = time.perf_counter()
     for method in methods:
         visit.method = method
-        getattr(method, step)(visit)
+        try:
+            getattr(method, step)(visit)
+        except HeadstartError:
+            raise
+        except Exception as error:
+            raise HeadstartError(
+                f"{method.info.name} failed in {visit.layer.where}: {type(error).__name__}: {error}.",
+                remedy=f"This is a defect of the method; exclude='{visit.layer.name}' goes around it.",
+            ) from error
     visit.row.seconds += time.perf_counter() - start
 
 

@@ -87,12 +87,20 @@ class Layer:
         """Axis of ``output`` that holds the channels, with or without a batch axis."""
         return output.dim() - 1 if self.kind == "linear" else output.dim() - 1 - len(self.kernel)
 
+    @property
+    def _is_parametrized(self) -> bool:
+        return parametrize.is_parametrized(self.module, "weight")
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """The parameters behind the weight: one, or those of its parametrization."""
-        if parametrize.is_parametrized(self.module, "weight"):
+        if self._is_parametrized:
             return list(self.module.parametrizations.weight.parameters(recurse=False))
         own = dict(self.module.named_parameters(recurse=False))
         return [p for n, p in own.items() if n == "weight" or n.startswith("weight_")]
+
+    def weight_buffers(self) -> list[Tensor]:
+        """The buffers that a parametrization keeps beside its parameters."""
+        return list(self.module.parametrizations.weight.buffers()) if self._is_parametrized else []
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -204,7 +212,18 @@ def _write_parametrized(layer: Layer, stored: Tensor) -> None:
                 f"The weight of {layer.where} is parametrized by {type(step).__name__}, which has no right_inverse.",
                 remedy=f"Give it one, initialize before parametrizing, or exclude='{layer.name}'.",
             )
-        value = inverse(*value) if isinstance(value, tuple) else inverse(value)
+        buffers = dict(step._buffers)
+        try:
+            value = inverse(*value) if isinstance(value, tuple) else inverse(value)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise WriteError(
+                f"The weight of {layer.where} cannot be written through {type(step).__name__}: {error}.",
+                remedy=f"Initialize before parametrizing, or exclude='{layer.name}'.",
+            ) from error
+        for name, buffer in buffers.items():  # some inverses keep part of the weight in a new buffer
+            if buffer is not None and step._buffers[name] is not buffer:
+                buffer.copy_(step._buffers[name])
+                step._buffers[name] = buffer
     if isinstance(value, Tensor):
         chain.original.copy_(value)
     else:
@@ -272,11 +291,17 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def _dictionaries(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Where a module keeps what it has."""
+    return vars(module), module._parameters, module._buffers, module._modules
+
+
 class Transaction:
     """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
 
-    Restores parameters that :attr:`written` does not name, buffers, training flags and attention's fast
-    path in any case. Copies every parameter and buffer once, so it needs the memory of one more model.
+    Restores parameters that were not marked as written, buffers, the modules' own attributes (training flags
+    and what a forward stores among them) and attention's fast path in any case. Copies every parameter and
+    buffer once, so it needs the memory of one more model.
 
     Args:
         model: The model to protect. It is put in evaluation mode inside.
@@ -289,16 +314,15 @@ class Transaction:
 
     def mark(self, layer: Layer, *, bias: bool = False) -> None:
         """Say that the layer's weight (or bias) is meant to change."""
-        params = [layer.module.bias] if bias else layer.weight_parameters()
-        self._written.update(id(p) for p in params)
+        tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
+        self._written.update(id(t) for t in tensors)
 
     def commit(self) -> None:
         """Keep what was marked as written."""
         self._committed = True
 
     def __enter__(self) -> Transaction:
-        self._training = [(m, m.training) for m in self.model.modules()]
-        self._slots = [(m, dict(m._parameters), dict(m._buffers)) for m in self.model.modules()]
+        self._held = [[(d, dict(d)) for d in _dictionaries(m)] for m in self.model.modules()]
         tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
         self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
         self._buffers = {id(b) for b in self.model.buffers()}
@@ -311,19 +335,19 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         keep = self._written if self._committed and kind is None else set()
-        with torch.no_grad():
-            for tensor, copy, version in self._saved:
-                if id(tensor) in keep:
-                    continue
-                # Batch norm moves its running statistics without counting it as a write: compare them.
-                moved = id(tensor) in self._buffers and not torch.equal(tensor, copy)
-                if moved or version is None or _version(tensor) != version:
+        for tensor, copy, version in self._saved:
+            if id(tensor) in keep:
+                continue
+            # Batch norm moves its running statistics without counting it as a write: compare them.
+            uncounted = version is None or id(tensor) in self._buffers
+            if _version(tensor) != version or (uncounted and not torch.equal(tensor, copy)):
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(copy)
-        for module, parameters, buffers in self._slots:  # a forward may have put new tensors in their place
-            module._parameters.update(parameters)
-            module._buffers.update(buffers)
-        for module, training in self._training:
-            module.training = training
+        for held in self._held:  # a forward may have put new tensors in the place of these, or beside them
+            for dictionary, content in held:
+                dictionary.clear()
+                dictionary.update(content)
+        for module in self.model.modules():
             refresh(module)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
 
@@ -335,5 +359,6 @@ class Transaction:
         return to_canonical(layer, self._saved[place][1])
 
     def changed(self) -> dict[int, Tensor]:
-        """Marked parameters by ``id``, as copies of their present values."""
-        return {id(t): t.detach().clone() for t, _, _ in self._saved if id(t) in self._written}
+        """Marked parameters, and buffers that changed, by ``id``, as copies of their present values."""
+        marked = [(t, copy) for t, copy, _ in self._saved if id(t) in self._written]
+        return {id(t): t.detach().clone() for t, c in marked if id(t) not in self._buffers or not torch.equal(t, c)}
