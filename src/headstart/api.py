@@ -231,7 +231,8 @@ def _run_lazy(
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
     lazy = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]  # torch cannot copy these itself
-    twin = copy.deepcopy(model, {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in lazy})
+    fresh: Any = UninitializedBuffer
+    twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
     materialize(twin, batch, seed)
     init = _inside(twin, batch, methods, seed, include, exclude, keep=True)
     if keep:
