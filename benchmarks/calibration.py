@@ -1,0 +1,289 @@
+"""What calibration costs, against a plain forward pass and against the PyPI package lsuv 0.3.0.
+
+    python benchmarks/calibration.py --out docs/results
+
+For every network, one process takes turns: an evaluation forward pass of a batch of 128, within-layer
+normalization of every layer, LSUV of every layer; ``lsuv`` 0.3.0 has one turn. Ratios are taken turn by turn
+and their median is reported, because machines drift. Peak memory comes from fresh processes that do one of
+the things only. Pre-Warm is timed against a training step of its own network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zoo import build
+
+import headstart as hs
+
+NETWORKS = ("cifar-resnet20", "cifar-resnet56", "resnet18", "resnet50", "mobilenet-v1", "vgg16")
+WITHIN = hs.WithinLayer(before_norm="normalize")
+BATCH = 128
+
+
+def forward(model: nn.Module, x: Tensor) -> None:
+    """One plain evaluation pass."""
+    model.eval()
+    with torch.no_grad():
+        model(x)
+
+
+def peer(model: nn.Module, x: Tensor) -> None:
+    """LSUV as the PyPI package does it."""
+    from lsuv import lsuv_with_singlebatch
+
+    lsuv_with_singlebatch(model, x, verbose=False)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def channel_errors(model: nn.Module, x: Tensor) -> dict[str, float]:
+    """Largest departures from mean 0 and deviation 1 over all channels of all layers, seen by plain hooks."""
+    worst = {"mean": 0.0, "std": 0.0}
+
+    def look(module: nn.Module, _: object, output: Tensor) -> None:
+        axis = 1 if output.dim() == 4 else output.dim() - 1
+        rows = output.double().movedim(axis, 0).flatten(1)
+        worst["mean"] = max(worst["mean"], float(rows.mean(1).abs().max()))
+        worst["std"] = max(worst["std"], float((rows.std(1, correction=0) - 1).abs().max()))
+
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    handles = [m.register_forward_hook(look) for m in layers]
+    forward(model, x)
+    for handle in handles:
+        handle.remove()
+    return worst
+
+
+def layer_stds(model: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Least and largest deviation of whole layer outputs, batch norms as they act in training."""
+    found: list[float] = []
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    handles = [m.register_forward_hook(lambda _m, _i, out: found.append(float(out.double().std()))) for m in layers]
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    model.eval()
+    for module in model.modules():
+        module.training = isinstance(module, nn.BatchNorm2d)
+    with torch.no_grad():
+        model(x)
+    model.load_state_dict(kept)
+    for handle in handles:
+        handle.remove()
+    return min(found), max(found)
+
+
+def images(size: int) -> Tensor:
+    """A standard normal batch: timing does not depend on what the pixels show."""
+    return torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def measure(name: str, rounds: int, with_peer: bool) -> dict[str, Any]:
+    """Time one network."""
+    torch.manual_seed(0)
+    model, size = build(name)
+    x = images(size)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    turns: dict[str, list[float]] = {"forward": [], "within": [], "lsuv": []}
+    forward(model, x)
+    hs.initialize(model, x, WITHIN)  # warm up
+    for _ in range(rounds):
+        turns["forward"].append(seconds(lambda: forward(model, x)))
+        turns["within"].append(seconds(lambda: hs.initialize(model, x, WITHIN)))
+        turns["lsuv"].append(seconds(lambda: hs.initialize(model, x, "lsuv")))
+    result: dict[str, Any] = {"network": name, "image": size, "batch": BATCH, "seconds": turns}
+    hs.initialize(model, x, WITHIN)
+    result["after_within"] = channel_errors(model, x)
+    model.load_state_dict(start)  # LSUV leaves biases alone: give it those of a fresh model
+    hs.initialize(model, x, "lsuv")
+    result["after_lsuv"] = layer_stds(model, x)
+    if with_peer:
+        model.load_state_dict(start)
+        before = seconds(lambda: forward(model, x))
+        result["peer_seconds"] = seconds(lambda: peer(model, x))
+        result["peer_forward"] = statistics.median([before, seconds(lambda: forward(model, x))])
+        result["after_peer"] = layer_stds(model, x)
+    return result
+
+
+def high_water() -> int:
+    """Largest resident memory of this process so far, in kB (getrusage would count the parent's too)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
+def peak(name: str, what: str) -> None:
+    """Print the peak memory of this process after doing one thing (run in a process of its own)."""
+    torch.manual_seed(0)
+    model, size = build(name)
+    x = images(size)
+    idle = high_water()
+    if what == "forward":
+        forward(model, x)
+    else:
+        hs.initialize(model, x, WITHIN if what == "within" else what)
+    print(json.dumps({"peak": high_water(), "idle": idle}))
+
+
+def peaks(name: str) -> dict[str, dict[str, int]]:
+    """Peak memory in kB of fresh processes, with what each held before it began."""
+    found = {}
+    for what in ("forward", "within", "lsuv"):
+        line = subprocess.run(
+            [sys.executable, __file__, "--peak", name, what], capture_output=True, text=True, check=True
+        ).stdout
+        found[what] = json.loads(line.strip().splitlines()[-1])
+    return found
+
+
+def prewarm(rounds: int) -> dict[str, Any]:
+    """Pre-Warm of 64 filters on 256 colour images of 32 x 32, against one training step on that batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64 * 64, 256), nn.ReLU(), nn.Linear(256, 10)),
+    )
+    # Smooth images, not noise: k-means has something to find, as on photographs.
+    coarse = torch.rand(256, 3, 8, 8)
+    x = nn.functional.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
+    y = torch.randint(10, (256,))
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+
+    def step() -> None:
+        net.train()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    specs = {"prewarm": hs.PreWarm(), "prewarm:paper": hs.PreWarm.paper(), "whitening": hs.Whitening()}
+    turns: dict[str, list[float]] = {"step": [], **{k: [] for k in specs}}
+    step()
+    for i in range(rounds):
+        turns["step"].append(seconds(step))
+        for label, method in specs.items():
+            turns[label].append(seconds(lambda m=method, s=i: hs.initialize(net, x, m, seed=s)))  # type: ignore[misc]
+    return {"seconds": turns}
+
+
+def ratio(a: list[float], b: list[float]) -> float:
+    """Median of the ratios turn by turn."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def machine() -> str:
+    """One line on where this ran."""
+    model = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    threads = torch.get_num_threads()
+    return f"{model}, {os.cpu_count()} cores, {threads} threads; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table that goes into the documentation."""
+    lines = [
+        "# What calibration costs",
+        "",
+        f"Command: `{found['command']}`  ",
+        f"Machine: {found['machine']}  ",
+        f"{found['rounds']} alternating rounds per network, batch {BATCH}; ratios are medians of turn-by-turn ratios.",
+        "",
+        "Every layer is treated, also those that a batch norm follows. Times are multiples of one evaluation forward",
+        "pass of the same batch; memory is the peak of a fresh process against one that only runs that pass (in",
+        "brackets: against what that process held before it began, the increase alone).",
+        "",
+        "| network | forward (s) | within-layer | LSUV | `lsuv` 0.3.0 | faster than it | memory: within-layer | LSUV"
+        " | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV | after `lsuv` 0.3.0 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["networks"]:
+        turns, memory = row["seconds"], row.get("memory")
+        within = ratio(turns["within"], turns["forward"])
+        own = ratio(turns["lsuv"], turns["forward"])
+        theirs = row["peer_seconds"] / row["peer_forward"] if "peer_seconds" in row else None
+        cells = [
+            f"{row['network']} {row['image']}²",
+            f"{statistics.median(turns['forward']):.3f}",
+            f"{within:.2f} ×",
+            f"{own:.2f} ×",
+            f"{theirs:.0f} ×" if theirs else "",
+            f"{theirs / within:.0f} × (LSUV {theirs / own:.0f} ×)" if theirs else "",
+            *(_memory(memory, what) for what in ("within", "lsuv")),
+            f"{row['after_within']['mean']:.1e}, {row['after_within']['std']:.1e}",
+            "{:.4f} to {:.4f}".format(*row["after_lsuv"]),
+            "{:.2f} to {:.2f}".format(*row["after_peer"]) if "after_peer" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if "prewarm" in found:
+        turns = found["prewarm"]["seconds"]
+        lines += ["", "## First-layer methods against one training step", ""]
+        lines += ["256 × 3 × 32 × 32 images, 64 filters, Pre-Warm's network, one Adam step on that batch.", ""]
+        lines += ["| | median (ms) | in training steps |", "|---|---|---|"]
+        for label, times in turns.items():
+            lines.append(f"| {label} | {1000 * statistics.median(times):.0f} | {ratio(times, turns['step']):.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _memory(memory: dict[str, dict[str, int]] | None, what: str) -> str:
+    if memory is None:
+        return ""
+    whole = memory[what]["peak"] / memory["forward"]["peak"]
+    grown = (memory[what]["peak"] - memory[what]["idle"]) / max(
+        1, memory["forward"]["peak"] - memory["forward"]["idle"]
+    )
+    return f"{whole:.2f} × ({grown:.2f} ×)"
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder for calibration.md and calibration.json")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-peer", action="store_true", help="leave lsuv 0.3.0 out (it takes minutes)")
+    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "WHAT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        peak(*args.peak)
+        return
+    found: dict[str, Any] = {
+        "command": f"python benchmarks/calibration.py {' '.join(sys.argv[1:])}",
+        "machine": machine(),
+        "rounds": args.rounds,
+        "networks": [],
+    }
+    found["prewarm"] = prewarm(3 * args.rounds)
+    for name in args.networks:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        row = measure(name, args.rounds, not args.no_peer)
+        row["memory"] = peaks(name)
+        found["networks"].append(row)
+    text = markdown(found)
+    print(text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "calibration.md").write_text(text)
+        (args.out / "calibration.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
