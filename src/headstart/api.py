@@ -200,6 +200,7 @@ def _inside(
     exclude: Selection,
     keep: bool,
 ) -> Init:
+    """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
         plan = make_plan(model, batch)
@@ -209,13 +210,13 @@ def _inside(
         jobs = [(m, m.select(chosen, plan)) for m in methods]
         walk(model, batch, plan, jobs, transaction, seed)
         report = _report(plan, methods, seed)
-        values = transaction.changed()
         if keep:
             transaction.commit()
+        values = {} if keep else transaction.changed()
     names = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
     tensors = {names[i]: v for i, v in values.items()}
     report.seconds = time.perf_counter() - start
-    return Init(tensors, _provenance(methods, seed, batch, include, exclude), report)
+    return Init(tensors, {} if keep else _provenance(methods, seed, batch, include, exclude), report)
 
 
 def _run_lazy(
@@ -234,7 +235,7 @@ def _run_lazy(
     fresh: Any = UninitializedBuffer
     twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
     materialize(twin, batch, seed)
-    init = _inside(twin, batch, methods, seed, include, exclude, keep=True)
+    init = _inside(twin, batch, methods, seed, include, exclude, keep=False)
     if keep:
         materialize(model, batch, seed)
         apply(model, init)
