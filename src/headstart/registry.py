@@ -144,7 +144,7 @@ def parse(spec: str) -> list[Method]:
         >>> parse("zero-dc-random:of=gabor")
         [ZeroDCRandom(of='gabor')]
     """
-    return [_parse_one(part) for part in _split(spec, "+")]
+    return [_parse_one(part) for part in split(spec, "+")]
 
 
 def _parse_one(spec: str) -> Method:
@@ -153,7 +153,7 @@ def _parse_one(spec: str) -> Method:
     known = {f.name for f in _fields(cls)}
     build: Callable[..., Method] = cls
     options: dict[str, Any] = {}
-    for item in _split(rest, ",") if rest else []:
+    for item in split(rest, ",") if rest else []:
         key, equals, value = (s.strip() for s in item.partition("="))
         if not equals and key in cls.info.presets:
             build = getattr(cls, key)
@@ -162,18 +162,19 @@ def _parse_one(spec: str) -> Method:
         elif key not in known:
             raise unknown(f"option of method {name!r}:", key, known)
         else:
-            options[key] = _value(value)
+            options[key] = literal(value)
     return build(**options)
 
 
-def _value(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Read a value as Python writes it (and ``true``, ``false``, ``none``); anything else is text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """Split at separators that stand outside brackets (and are no exponent's sign)."""
     parts, depth, start = [], 0, 0
     for i, c in enumerate(text):
