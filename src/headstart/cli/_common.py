@@ -1,0 +1,90 @@
+"""What ``init`` and ``diagnose`` share: arguments, loading, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from headstart import api, guard, inputs
+from headstart.cli import _models
+from headstart.cli._sources import Source, load_data
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
+    """Add the arguments for model, data and selection."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="headstart:NAME, torchvision:NAME, timm:NAME or file.py:function"
+    )
+    parser.add_argument("--data", metavar="DATA", help=data_help)
+    parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights to start from (.safetensors, .pt)")
+    parser.add_argument(
+        "--model-args", default="", metavar="K=V,...", help="arguments of the model's builder: in_channels=1,classes=10"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="names every draw (default: %(default)s)")
+    parser.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
+    parser.add_argument("--exclude", nargs="+", metavar="LAYER", help="not these layers")
+    parser.add_argument("--samples", type=int, metavar="N", help="how many samples to use")
+    parser.add_argument("--raw", action="store_true", help="take bytes as they are instead of standardizing them")
+    parser.add_argument("--resize", type=int, metavar="N", help="scale and crop the images of a folder to N×N")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def load(args: argparse.Namespace) -> tuple[nn.Module, Source | None, list[str]]:
+    """Load data, model and checkpoint.
+
+    Returns:
+        The model, the data if there is any, and sentences on what was done.
+
+    Raises:
+        HeadstartError: Something cannot be loaded.
+    """
+    source = None
+    notes: list[str] = []
+    if args.data is not None:
+        source = load_data(args.data, seed=args.seed, samples=args.samples, raw=args.raw, resize=args.resize)
+        notes += source.notes
+    model, built = _models.build(args.model, args.model_args, source, args.seed)
+    notes.append(built)
+    if args.checkpoint is not None:
+        notes.append(_models.load_checkpoint(model, args.checkpoint))
+    if source is not None and guard.is_lazy(model):
+        api.materialize(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
+    return model, source, notes
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show on a terminal that something is going on; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+def to_json(result: dict[str, Any]) -> str:
+    """Write JSON that every parser reads: what is not finite becomes the text "nan", "inf" or "-inf".
+
+    Example:
+        >>> to_json({"a": float("nan"), "b": [1.0]})
+        '{"a": "nan", "b": [1.0]}'
+    """
+    return json.dumps(_plain(result), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,225 @@
+"""Models and checkpoints for ``init`` and ``diagnose``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart import registry
+from headstart.cli._sources import Source
+from headstart.errors import HeadstartError, ModelError, unknown
+
+_NESTED = ("state_dict", "model_state_dict", "model")
+_DEFAULT_CLASSES = {"headstart": 10}  # the families of larger models have 1,000 by default
+
+
+def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple[nn.Module, str]:
+    """Build a model for the data.
+
+    Args:
+        spec: ``headstart:NAME``, ``torchvision:NAME``, ``timm:NAME`` or ``file.py:function``.
+        model_args: ``key=value,...`` of the builder; what is missing comes from the data.
+        source: The data, if there is any.
+        seed: Names the weights that the constructor draws.
+
+    Returns:
+        The model, and a sentence on how it was built.
+
+    Raises:
+        HeadstartError: There is no such model, or it cannot be built so.
+    """
+    from headstart.bench import userfile
+    from headstart.bench.models import resolve_model
+
+    given = parse_arguments(model_args)
+    family = spec.partition(":")[0]
+    known: dict[str, Any] = {"in_channels": 3, "classes": _DEFAULT_CLASSES.get(family, 1000), "image_size": (224, 224)}
+    if source is not None:
+        found = {"in_channels": source.channels, "classes": source.classes, "image_size": source.image_size}
+        known.update({k: v for k, v in found.items() if v is not None})
+    torch.manual_seed(seed)
+    if userfile.is_user_function(spec):
+        function = userfile.load_function(spec)
+        # Only what is known is offered: a guess would hide that the function needs an answer.
+        offered = {k: v for k, v in known.items() if source is not None and found[k] is not None}
+        for name, other in (("classes", "num_classes"), ("in_channels", "in_chans")):
+            if name in offered:
+                offered[other] = offered[name]
+        used, accepted = _accepted(function, {**offered, **given})
+        refused = sorted(set(given) - accepted)
+        if refused:
+            raise unknown(f"argument of '{spec}':", refused[0], accepted)
+        model = userfile.call_with_known(function, used, spec)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"'{spec}' returned {type(model).__name__}, not a torch.nn.Module.")
+    else:
+        for name in given:
+            if name not in known:
+                raise unknown(f"argument of '{spec}':", name, known)
+        used = {**known, **given}
+        try:
+            model = resolve_model(spec)(used["in_channels"], used["classes"], tuple(used["image_size"]))
+        except HeadstartError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"'{spec}' cannot be built: {type(error).__name__}: {reason}.") from error
+    arguments = ", ".join(f"{k}={v}" for k, v in used.items())
+    return model, f"Built '{spec}'{f' with {arguments}' if arguments else ''}."
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Read ``key=value,...``.
+
+    Raises:
+        HeadstartError: A part without ``=``.
+
+    Example:
+        >>> parse_arguments("classes=10,image_size=(32,32),name=small")
+        {'classes': 10, 'image_size': (32, 32), 'name': 'small'}
+    """
+    arguments = {}
+    for item in registry.split(text, ",") if text.strip() else []:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key.isidentifier():
+            raise HeadstartError(
+                f"--model-args: {item.strip()!r} is not key=value.",
+                remedy="Write: --model-args in_channels=1,classes=10",
+            )
+        arguments[key] = registry.literal(value)
+    return arguments
+
+
+def _accepted(function: Any, offered: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Those of the offered arguments that the function takes, and all that it takes."""
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return offered, set(offered)
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {k: v for k, v in offered.items() if k in names}, names
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> str:
+    """Load weights into a model, from tensors only: a file that holds other objects is refused.
+
+    Args:
+        model: Takes the weights.
+        path: ``.safetensors``, or a file that ``torch.load(weights_only=True)`` reads.
+
+    Returns:
+        A sentence on what was loaded.
+
+    Raises:
+        HeadstartError: No such file, not a file of tensors, or one that does not fit the model.
+    """
+    from headstart.report import Init
+
+    if not path.is_file():
+        raise HeadstartError(f"There is no checkpoint '{path}'.", remedy="Check the path.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                found: Any = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise HeadstartError(f"'{path}' is not a readable safetensors file: {error}.") from error
+        if metadata.get("format") == "headstart-init-1":
+            from headstart.api import apply
+
+            apply(model, Init.load(path))
+            return f"Applied the initialization '{path}'."
+    else:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise HeadstartError(
+                f"The checkpoint '{path}' was refused: it is damaged, or holds more than tensors, and loading"
+                f" such a file can run code ({type(error).__name__}).",
+                remedy="Save its state_dict, best as safetensors.",
+            ) from error
+    state, notes = _state(found, path)
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or extra:
+        parts = [
+            f"{len(names)} {word} (such as '{names[0]}')"
+            for names, word in ((missing, "missing"), (extra, "unknown"))
+            if names
+        ]
+        raise HeadstartError(
+            f"The checkpoint '{path}' does not fit the model: {' and '.join(parts)} of its {len(own)} tensors.",
+            remedy="Build the architecture that it was saved from (--model-args).",
+        )
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).partition(":\n")[2].split()) or " ".join(str(error).split())
+        raise HeadstartError(f"The checkpoint '{path}' does not fit the model: {reason}") from error
+    return f"Loaded {len(state)} tensors of '{path}'{notes}."
+
+
+def _state(found: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """Find the state dict in what a file holds."""
+    note = ""
+    for key in _NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found, note = found[key], f" under '{key}'"
+            break
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise HeadstartError(f"'{path}' holds no state_dict.", remedy="Save model.state_dict().")
+    if all(str(k).startswith("module.") for k in found):
+        return {str(k).removeprefix("module."): v for k, v in found.items()}, f"{note}, without the prefix 'module.'"
+    return {str(k): v for k, v in found.items()}, note
+
+
+def save_checkpoint(model: nn.Module, path: Path, provenance: dict[str, Any]) -> None:
+    """Write the model's ``state_dict``: safetensors with provenance in its metadata, or ``.pt``.
+
+    The file appears complete or not at all. Tied weights are written under each of their names.
+    """
+    state: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        shared = tensor.untyped_storage().data_ptr() in places
+        places.add(tensor.untyped_storage().data_ptr())
+        state[name] = tensor.clone() if shared else tensor
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, str(part), metadata={"format": "pt", "headstart": json.dumps(provenance)})
+        else:
+            torch.save(state, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise HeadstartError(f"'{path}' cannot be written: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
+    """Raise before any work if the output cannot be written where it is asked for.
+
+    Raises:
+        HeadstartError: Wrong suffix, no such folder, or a file is there and ``--force`` is not given.
+    """
+    if path.suffix not in suffixes:
+        raise HeadstartError(
+            f"'{path}' does not end in {' or '.join(suffixes)}.", remedy="The ending names the format."
+        )
+    if not path.parent.is_dir():
+        raise HeadstartError(f"There is no folder '{path.parent}'.", remedy="Create it first.")
+    if path.exists() and not force:
+        raise HeadstartError(f"'{path}' exists.", remedy="Pass --force to replace it.")

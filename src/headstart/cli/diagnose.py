@@ -1,0 +1,69 @@
+"""Measure every layer of a model and say what is wrong with its start; changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_EXAMPLES = """\
+examples:
+  headstart diagnose net.py:build_model --data images.npy
+  headstart diagnose headstart:prewarm-cnn --data mnist5k --html diagnosis.html
+  headstart diagnose timm:resnet50 --checkpoint model.safetensors --json       the weights alone
+
+Exit code 0: done, whatever was found (with --check: nothing was found); 1: --check, and something was found;
+2: an error, in one line.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart diagnose``."""
+    from headstart.cli import _common
+
+    parser = subparsers.add_parser(
+        "diagnose",
+        help="measure every layer of a model and say what is wrong with its start",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function (default: weights alone)"
+    _common.add_arguments(parser, data_help=data)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page that works offline")
+    parser.add_argument("--check", action="store_true", help="exit with code 1 if anything was found")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Diagnose and show."""
+    from headstart.cli import _common, _models
+    from headstart.diagnosis import diagnose
+
+    if args.html is not None:
+        _models.check_output(args.html, force=True, suffixes=(".html", ".htm"))
+    with _common.working("Loading"):
+        model, source, notes = _common.load(args)
+    with _common.working("Looking"):
+        diagnosis = diagnose(
+            model,
+            None if source is None else source.value,
+            seed=args.seed,
+            include=args.include,
+            exclude=args.exclude,
+            samples=args.samples,
+        )
+    diagnosis.notes = [*notes, *diagnosis.notes]
+    if args.html is not None:
+        from headstart.render import html_page
+
+        args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+    if args.json:
+        print(_common.to_json(diagnosis.to_dict()))
+    else:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        console.print(diagnosis)
+        if args.html is not None:
+            console.print(Text(f"Wrote '{args.html}'."))
+    return 1 if args.check and diagnosis.findings else 0

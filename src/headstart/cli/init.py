@@ -1,0 +1,81 @@
+"""Write an initialized checkpoint of a model, and report what was done to each layer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_EXAMPLES = """\
+examples:
+  headstart init headstart:prewarm-cnn --data mnist5k --method prewarm --out start.safetensors
+  headstart init net.py:build_model --data images.npy --method within-layer --out start.pt
+  headstart init timm:resnet18 --data photos/ --resize 64 --method prewarm+within-layer --out start.safetensors
+  headstart init net.py:build_model --data data.py:load --checkpoint old.safetensors --method auto --dry-run
+
+A method's spec is name, name:option=value,... or name:preset; '+' joins several (see 'headstart methods').
+Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, and no file.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart init``."""
+    from headstart.cli import _common
+
+    parser = subparsers.add_parser(
+        "init",
+        help="write an initialized checkpoint of a model",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function"
+    _common.add_arguments(parser, data_help=data)
+    parser.add_argument(
+        "--method", default="auto", metavar="SPEC", help="see 'headstart methods' (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="only report what would be written")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Initialize, write, report."""
+    from headstart import api, registry
+    from headstart.cli import _common, _models
+    from headstart.errors import HeadstartError
+
+    if args.out is None and not args.dry_run:
+        raise HeadstartError("--out is missing.", remedy="Pass --out FILE, or --dry-run to write nothing.")
+    if args.out is not None:
+        _models.check_output(args.out, args.force or args.dry_run, (".safetensors", ".pt"))
+    methods = registry.resolve(args.method)
+    with _common.working("Loading"):
+        model, source, notes = _common.load(args)
+    with _common.working(f"Initializing with {args.method}"):
+        init = api.compute(
+            model,
+            None if source is None else source.value,
+            methods,
+            seed=args.seed,
+            include=args.include,
+            exclude=args.exclude,
+            samples=args.samples,
+        )
+        report = init.report
+        assert report is not None
+        if not args.dry_run:
+            api.apply(model, init)
+            _models.save_checkpoint(model, args.out, init.provenance)
+    notes.append(f"Wrote '{args.out}'." if not args.dry_run else "Dry run: nothing was written.")
+    if args.json:
+        written = None if args.dry_run else str(args.out)
+        print(_common.to_json({**report.to_dict(), "notes": notes, "out": written, "provenance": init.provenance}))
+        return 0
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(report)
+    for note in notes:
+        console.print(Text(note))
+    return 0
