@@ -145,6 +145,8 @@ class Visit:
             self._weight = weight.clone() if lent else weight
             self.filled = True
         if bias is not None:
+            if self.bias_free:
+                raise WriteError(f"{self.layer.where} has no bias that may be written.", remedy="Ask visit.bias_free.")
             self._transaction.mark(self.layer, bias=True)
             weights.write_bias(self.layer, bias)
         self._wrote("written")
@@ -156,8 +158,17 @@ class Visit:
             scale: Per channel, or one number.
             shift: Per channel; needs a bias that may be written.
             keep_bias: Rescale only what the weights make, ``scale * (y - bias) + bias``; the bias stays bit for bit.
+                A frozen bias stays in any case.
+
+        Raises:
+            WriteError: The weight cannot be rescaled, or there is a shift and no bias to take it.
         """
         assert self.output is not None
+        if shift is not None and self.bias_free:
+            raise WriteError(
+                f"{self.layer.where} has no bias that may be written, so its output cannot be shifted.",
+                remedy="Pass shift=None where visit.bias_free.",
+            )
         channels = self.layer.out_channels
         scale = scale.expand(channels)
         self._transaction.mark(self.layer)
@@ -165,7 +176,7 @@ class Visit:
         self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
         weights.write(self.layer, self._weight)
         bias = self.bias
-        if bias is not None and keep_bias:
+        if bias is not None and (keep_bias or self.bias_free):
             shift = (1 - scale) * bias
         elif bias is not None:
             self._transaction.mark(self.layer, bias=True)

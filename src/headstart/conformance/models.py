@@ -64,7 +64,7 @@ class Branched(Reference):
         super().__init__()
         children = dict(self._modules)
         self._modules.clear()
-        self.aside = nn.Conv2d(8, 4, 3)
+        self.aside = nn.Linear(9, 4)
         self._modules.update(children)
 
     def forward(self, x: Tensor) -> Any:

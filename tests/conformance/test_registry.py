@@ -1,0 +1,66 @@
+"""Every registered method, its presets and combinations of methods keep the contract."""
+
+import pytest
+
+import headstart as hs
+from headstart.conformance import CHECKS
+from headstart.conformance.runs import writes_stem
+
+VARIANTS = [
+    "within-layer:fill=keep",
+    "within-layer:before_norm=normalize",
+    "within-layer:per=layer,beta=0.1",
+    "within-layer:paper",
+    "lsuv:fill=keep",
+    "lsuv:before_norm=skip,output_layer=keep",
+    "prewarm:paper",
+    "prewarm:fraction=1,source=patches,norm=filter",
+    "whitening:airbench",
+    "whitening:fraction=0.5,signs=false",
+    "gabor:paper",
+    "gabor:layers=2",
+    "dirac:rest=zero,linear=true",
+    "matched-random:of=gabor",
+    "kaiming:mode=fan_out,distribution=uniform",
+    ["prewarm", "within-layer:fill=keep"],
+    ["orthogonal", "prewarm", "lsuv:fill=keep"],
+    "gabor:paper+within-layer:fill=keep,before_norm=normalize",
+]
+SPECS = [*hs.list_methods(), *VARIANTS]
+# These compute from the weights and the data alone.
+WITHOUT_RANDOMNESS = {
+    "auto",
+    "zero",
+    "dirac",
+    "dirac:rest=zero,linear=true",
+    "lsuv:fill=keep",
+    "within-layer:fill=keep",
+    "zero-dc-random",
+    "whitening",  # all patches of so small a batch
+    "whitening:airbench",
+    "whitening:fraction=0.5,signs=false",
+}
+
+
+def _name(value):
+    return value.__name__ if callable(value) else "+".join(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=_name)
+@pytest.mark.parametrize("method", SPECS, ids=_name)
+def test_keeps_the_contract(method, check):
+    if check.__name__ == "other_seed_differs" and _name(method) in WITHOUT_RANDOMNESS:
+        with pytest.raises(AssertionError, match="same weights"):
+            check(method)
+    else:
+        check(method)
+
+
+def test_presets_are_all_covered():
+    presets = {f"{name}:{p}" for name in hs.list_methods() for p in hs.registry.get(name).info.presets}
+    covered = {spec.split("+")[0] for spec in VARIANTS if isinstance(spec, str)}
+    assert presets <= covered
+
+
+def test_both_scopes_are_covered():
+    assert {writes_stem(m) for m in SPECS} == {True, False}
