@@ -47,26 +47,42 @@ def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torc
     Raises:
         DataError: The input is smaller than the kernel.
     """
-    images, reach = batched(value, layer), spans(layer)
-    dilation = tuple(layer.module.dilation)
+    windows = _windows(value, layer)
+    batch, space = len(windows), windows.shape[2 : 2 + len(layer.kernel)]
+    corners = [torch.randint(n, (batch, per_sample), generator=generator).to(windows.device) for n in space]
+    rows = torch.arange(batch, device=windows.device).unsqueeze(1)
+    return _widened(windows[(rows, slice(None), *corners)].flatten(0, 1))
+
+
+def every_patch(value: Tensor, layer: Layer) -> Tensor:
+    """All patches of a convolution's size and dilation, without padding: ``(number, channels, *kernel)``.
+
+    Raises:
+        DataError: The input is smaller than the kernel.
+    """
+    windows = _windows(value, layer)  # (batch, channels, *places, *kernel)
+    dims = len(layer.kernel)
+    return _widened(windows.movedim(1, 1 + dims).flatten(0, dims))
+
+
+def _widened(patches: Tensor) -> Tensor:
+    """Patches in float32 or better."""
+    return patches if patches.dtype in (torch.float32, torch.float64) else patches.float()
+
+
+def _windows(value: Tensor, layer: Layer) -> Any:
+    """A view ``(batch, channels, *places, *kernel)`` of every patch (torch types what follows too loosely)."""
+    images, dilation = batched(value, layer), tuple(layer.module.dilation)
     if positions(images, layer) == 0:
         raise DataError(
             f"The input of {layer.where} is {'×'.join(map(str, images.shape[2:]))}, smaller than its kernel"
             f" {'×'.join(map(str, layer.kernel))}{f' dilated by {dilation}' if max(dilation) > 1 else ''}.",
             remedy="Pass larger images: patches are taken without padding.",
         )
-    batch = len(images)
-    corners = [
-        torch.randint(s - span + 1, (batch, per_sample), generator=generator).to(images.device)
-        for s, span in zip(images.shape[2:], reach, strict=True)
-    ]
     windows: Any = images
-    for axis, span in enumerate(reach):
+    for axis, span in enumerate(spans(layer)):
         windows = windows.unfold(2 + axis, span, 1)
-    windows = windows[(..., *(slice(None, None, d) for d in dilation))]
-    rows = torch.arange(batch, device=images.device).unsqueeze(1)
-    taken: Tensor = windows[(rows, slice(None), *corners)].flatten(0, 1)
-    return taken if taken.dtype in (torch.float32, torch.float64) else taken.float()
+    return windows[(..., *(slice(None, None, d) for d in dilation))]
 
 
 def taper(kernel: tuple[int, ...]) -> Tensor:

@@ -103,7 +103,7 @@ class PreWarm(Method):
     patches: int | str = "auto"
     scale: float | str = "match"
     norm: str = "global"
-    taper: str = "after"
+    taper: str | None = "after"
     source: str = "centroids"
     algorithm: str = "lloyd"
     bound: bool = True
@@ -111,6 +111,8 @@ class PreWarm(Method):
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.taper is None:  # what the text "taper=none" reads as
+            object.__setattr__(self, "taper", "none")
         check_fraction(self, self.fraction)
         check_scale(self, self.scale, "match", "bound", "paper")
         self.check_choice("norm", "global", "filter")

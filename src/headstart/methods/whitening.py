@@ -26,13 +26,13 @@ from headstart.methods.stem import (
     note_missing,
     share,
 )
-from headstart.patches import batched, positions, sample_patches
+from headstart.patches import batched, every_patch, positions, sample_patches
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
 from headstart.weights import Layer
 
-PATCHES = 2**17
+PATCHES = 2**18
 ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
 CHUNK = 2**14
 
@@ -43,7 +43,7 @@ CHUNK = 2**14
     reference="Jordan 2024, 94% on CIFAR-10 in 3.29 seconds on a single GPU; Coates and Ng 2012",
     scope="first convolution",
     needs_data=True,
-    cost="the covariance of up to 131,072 patches and one eigendecomposition; no forward pass beyond the first layer",
+    cost="the covariance of up to 262,144 patches and one eigendecomposition; no forward pass beyond the first layer",
     presets=("airbench",),
     deviations=(
         "scale='match' gives every filter the layer's mean norm; airbench divides by sqrt(eigenvalue + eps)"
@@ -104,9 +104,11 @@ class Whitening(Method):
         filters = filter_count(self, self.fraction, layer)
         images = batched(value, layer)
         entries = layer.in_channels * math.prod(layer.kernel)
-        per_sample = min(PATCHES, ENTRIES // entries) // len(images)
-        per_sample = max(1, min(per_sample, positions(images, layer)))
-        drawn = sample_patches(images, layer, per_sample, visit.generator("patches"))
+        per_sample = max(1, min(PATCHES, ENTRIES // entries) // len(images))
+        if positions(images, layer) <= per_sample:
+            drawn = every_patch(images, layer)
+        else:
+            drawn = sample_patches(images, layer, per_sample, visit.generator("patches"))
         # Directions below the rounding of the input are not real.
         floor = max(torch.finfo(value.dtype).eps ** 2, 1e-12)
         weight = visit.weight
