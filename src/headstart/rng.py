@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+
+_LOCK = threading.RLock()  # the global states are one per process: calls from several threads take turns
 
 
 def derive(seed: int, *names: str) -> int:
@@ -48,23 +51,24 @@ def untouched(seed: int | None = None) -> Iterator[None]:
         seed: Start the global streams from it inside, so that what draws from them (a loader's shuffling, a
             stochastic forward) depends on the seed alone.
     """
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    torch_state = torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state_all() if cuda else []
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
-    python_state = random.getstate()
-    try:
-        if seed is not None:
-            number = derive(seed, "global")
-            torch.default_generator.manual_seed(number)  # torch.manual_seed would reach devices not started yet
+    with _LOCK:
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        torch_state = torch.get_rng_state()
+        cuda_state = torch.cuda.get_rng_state_all() if cuda else []
+        numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
+        python_state = random.getstate()
+        try:
+            if seed is not None:
+                number = derive(seed, "global")
+                torch.default_generator.manual_seed(number)  # torch.manual_seed would reach devices not started yet
+                if cuda:
+                    torch.cuda.manual_seed_all(number)
+                np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
+                random.seed(number)
+            yield
+        finally:
+            torch.set_rng_state(torch_state)
             if cuda:
-                torch.cuda.manual_seed_all(number)
-            np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
-            random.seed(number)
-        yield
-    finally:
-        torch.set_rng_state(torch_state)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
+                torch.cuda.set_rng_state_all(cuda_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
