@@ -90,11 +90,10 @@ class Experiment:
         """
         for arm in self.arms:
             arm.methods()
+        device = hardware.choose_device(AUTO if "device" in self.auto else self.training.device)
+        chosen = replace(self.training, device=device)
         builder = resolve_model(self.model)
         task = load_task(self.task, self.split_seed)
-        chosen = self.training
-        if "device" in self.auto:
-            chosen = replace(chosen, device=hardware.choose_device(AUTO))
         if "precision" in self.auto:
             chosen = replace(chosen, precision=hardware.choose_precision(AUTO, chosen.device))
         if "memory_format" in self.auto:

@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
 from headstart.bench.statistics import Floats, mean_band
+from headstart.bench.summary import printable
 from headstart.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -215,5 +216,5 @@ def _svg(figure: Figure, name: str, title: str) -> str:
 
 def _clean(label: str) -> str:
     """Replace what XML cannot hold, and cut what does not fit."""
-    plain = "".join(c if c.isprintable() else "\ufffd" for c in label)
+    plain = printable(label).replace("\n", " ")
     return plain if len(plain) <= 48 else plain[:47] + "…"

@@ -26,7 +26,7 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" can be made but not read
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HeadstartError(f"The device '{device}' cannot be used: {reason}") from error

@@ -47,7 +47,7 @@ def render(analysis: Analysis) -> str:
     except ImportError as error:
         raise MissingExtraError("jinja2", "bench", "The report page") from error
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"signed": _signed, "number": _number, "p": p_text}
     source = importlib.resources.files("headstart.bench").joinpath("templates", "report.html.jinja")
@@ -70,6 +70,11 @@ def render(analysis: Analysis) -> str:
         command=shlex.join(analysis.plan["provenance"]["command"]),
         environment=_environment(analysis),
     )
+
+
+def _finalize(value: Any) -> Any:
+    """Clean every string that the template prints, but our own figures."""
+    return summary.printable(value) if type(value) is str else value
 
 
 def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:

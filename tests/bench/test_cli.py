@@ -1,0 +1,152 @@
+import json
+import sys
+
+import pytest
+
+import headstart.bench
+from headstart.cli import main as dispatcher
+from headstart.cli.compare import parse_seeds
+from headstart.cli.main import main
+from headstart.errors import HeadstartError
+
+SMALL = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet"]
+
+
+@pytest.fixture
+def compare(task_file, tmp_path):
+    """Run a small comparison in a folder of its own; what is given is added to the command line."""
+
+    def call(*arguments):
+        return main(["compare", "--task", task_file, "--out", str(tmp_path / "out"), *SMALL, *arguments])
+
+    return call
+
+
+def test_compare_answers_and_writes_a_page(compare, tmp_path, capsys):
+    assert compare("--arms", "prewarm", "--seeds", "2") == 0
+    out = capsys.readouterr().out
+    assert "prewarm against default" in out
+    assert "Too few seeds to tell about prewarm" in out
+    assert "└ matched-random" in out
+    assert "10 trials run" in out
+    assert "<!doctype html>" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "report.md").is_file()
+
+
+def test_the_table_fits_80_columns_with_nothing_cut(compare, capsys):
+    compare("--arms", "prewarm", "--seeds", "2")
+    table = capsys.readouterr().out.split("\n\n")[1]
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert "…" not in table
+    assert len(table.splitlines()) == 6
+
+
+def test_compare_goes_on_with_more_seeds(compare, capsys):
+    compare("--arms", "lsuv", "--no-controls", "--seeds", "1")
+    compare("--arms", "lsuv", "--no-controls", "--seeds", "0-2")
+    assert "4 trials run" in (out := capsys.readouterr().out)
+    assert "2 were there already" in out
+
+
+def test_json_is_all_that_is_printed(compare, capsys):
+    assert compare("--arms", "within-layer", "--no-controls", "--seeds", "2", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [arm["label"] for arm in data["arms"]] == ["default", "within-layer"]
+    assert set(data["arms"][1]["test_accuracy"]) == {"0", "1"}
+    assert data["page"].endswith("report.html")
+    assert data["provenance"]["command"][0] == "headstart"
+
+
+def test_report_makes_the_same_again(compare, tmp_path, capsys):
+    compare("--arms", "prewarm", "--seeds", "2", "--json")
+    first = json.loads(capsys.readouterr().out)
+    page = tmp_path / "out" / "report.html"
+    text = page.read_text()
+    page.unlink()
+    assert main(["report", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert page.read_text() == text
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "prewarm against default" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--arms", "prewarn"], "Did you mean 'prewarm'"),
+        (["--arms", "prewarm:fractoin=1"], "fraction"),
+        (["--model", "timm"], "There is no model 'timm'"),
+        (["--seeds", "many"], "--seeds 'many' is not understood"),
+        (["--optimizer", "adan"], "Did you mean"),
+        (["--batch-size", "9999"], "cannot be drawn from 126"),
+        (["--device", "warp"], "device 'warp' cannot be used"),
+    ],
+)
+def test_a_wrong_word_is_one_message_on_stderr_and_code_2(compare, capsys, arguments, match):
+    assert compare(*arguments) == 2
+    captured = capsys.readouterr()
+    assert match in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_report_of_no_folder_is_code_2(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no experiment in" in capsys.readouterr().err
+
+
+def test_an_interruption_is_code_130_and_says_how_to_go_on(compare, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(headstart.bench, "run", interrupt)
+    assert compare() == 130
+    assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_error_of_our_own_is_not_hidden(compare, monkeypatch):
+    monkeypatch.setattr(headstart.bench, "analyse", lambda store: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compare("--arms", "lsuv", "--no-controls", "--seeds", "1")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["report", "--help"]])
+def test_help_has_examples(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "example" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("headstart ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["compair"], ["compare", "--stps", "3"]])
+def test_a_wrong_command_line_is_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_command_that_does_not_import_leaves_the_others_alone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "headstart.cli.compare", None)
+    assert main(["compare"]) == 2
+    assert "command 'compare' cannot be loaded" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no experiment" in capsys.readouterr().err
+
+
+def test_every_command_has_a_summary_in_the_help():
+    for name in dispatcher._commands():
+        assert len(dispatcher._summary(name)) > 10
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "a", "5-3", "1,,2", "3.5", ""])
+def test_seeds_that_make_no_sense_are_refused(text):
+    with pytest.raises(HeadstartError, match="is not understood"):
+        parse_seeds(text)

@@ -1,0 +1,224 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from headstart.bench import Arm, Store, Training, parse_arm, run, with_controls
+from headstart.bench import experiment as module
+from headstart.bench.experiment import Silent
+from headstart.bench.trial import run_trial
+from headstart.errors import HeadstartError, UnknownNameError
+
+TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
+
+
+def results(experiment, store):
+    """What the trials came to, without the times, by arm and seed."""
+    trials = experiment.trials(experiment.prepare())
+    return {
+        (t.arm.label, t.seed): {k: v for k, v in store.get(t.key).result.items() if k not in TIMES}
+        for t in trials
+        if store.get(t.key)
+    }
+
+
+class Stop(Silent):
+    """Interrupts the run when some trials have ended."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def end(self, result):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on_and_equals_an_undisturbed_one(make_experiment, tmp_path, monkeypatch):
+    experiment = make_experiment()
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    assert run(experiment, whole).ran == 6
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, parts, Stop(after=4))
+    assert len(results(experiment, parts)) == 4
+    done = run(experiment, parts)
+    assert (done.ran, done.kept) == (2, 4)
+    assert results(experiment, parts) == results(experiment, whole)
+    monkeypatch.setattr(module, "run_trial", None)  # nothing is left to run
+    assert run(experiment, parts).ran == 0
+
+
+def test_more_seeds_and_arms_keep_what_is_done(make_experiment, store):
+    run(make_experiment(), store)
+    more = make_experiment(arms=(Arm("default"), Arm("a new label", "prewarm"), Arm("lsuv", "lsuv")), seeds=(0, 1, 2))
+    assert run(more, store).kept == 4
+
+
+def test_a_damaged_trial_is_found_and_redone(make_experiment, store):
+    experiment = make_experiment()
+    run(experiment, store)
+    before = results(experiment, store)
+    victim = sorted(store.trials.iterdir())[2]
+    victim.write_bytes(victim.read_bytes()[:-40])
+    done = run(experiment, store)
+    assert done.ran == 1
+    assert [damage.file for damage in done.redone] == [victim.name]
+    assert store.damaged() == []
+    assert results(experiment, store) == before
+
+
+def test_arms_share_what_they_should_and_differ_where_they_should(make_experiment, store):
+    experiment = make_experiment()
+    run(experiment, store)
+    found = results(experiment, store)
+    default, prewarm, null = (found[label, 0]["first_layer"] for label in ("default", "prewarm", "null"))
+    assert default["default"] == default["start"] == prewarm["default"] != null["default"]
+    assert prewarm["start"] != prewarm["default"]
+    half = len(prewarm["start"]) // 2
+    assert prewarm["start"][half:] == prewarm["default"][half:]
+    assert found["default", 0]["curve"] != found["default", 1]["curve"]
+    assert found["default", 0]["curve"][0] != found["null", 0]["curve"][0]
+
+
+def test_only_methods_are_charged_for_their_time(make_experiment, store):
+    experiment = make_experiment()
+    run(experiment, store)
+    for trial in experiment.trials(experiment.prepare()):
+        result = store.get(trial.key).result
+        assert (result["init_seconds"] > 0) == (trial.arm.label == "prewarm")
+        assert (result["report"] is not None) == (trial.arm.label == "prewarm")
+        assert result["step_seconds"] > 0
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.01}, {"steps": 7}, {"augment": ("flip",)}, {"precision": "bfloat16"}])
+def test_every_change_of_the_training_is_another_trial(make_experiment, change):
+    keys = [
+        {t.key for t in make_experiment(training=training).trials(make_experiment(training=training).prepare())}
+        for training in (make_experiment().training, replace(make_experiment().training, **change))
+    ]
+    assert not keys[0] & keys[1]
+
+
+def test_a_changed_model_or_data_file_is_another_trial(make_experiment, tmp_path, task_file):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\ndef build(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+
+    def keys():
+        experiment = make_experiment(model=f"{net}:build", arms=(Arm("default"), Arm("orthogonal", "orthogonal")))
+        return {trial.key for trial in experiment.trials(experiment.prepare())}
+
+    first = keys()
+    assert keys() == first
+    net.write_text(net.read_text() + "# touched\n")
+    second = keys()
+    assert not first & second
+    data = tmp_path / "data.py"
+    data.write_text(data.read_text().replace("+= 100", "+= 99"))
+    assert not second & keys()
+
+
+def test_a_method_that_refuses_the_model_says_so_and_the_others_go_on(make_experiment, tmp_path, store):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\ndef build(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    experiment = make_experiment(model=f"{net}:build", arms=(Arm("default"), Arm("prewarm", "prewarm")))
+    run(experiment, store)
+    found = results(experiment, store)
+    assert found["prewarm", 0]["status"] == "refused"
+    assert "convolution" in found["prewarm", 0]["reason"]
+    assert found["default", 0]["status"] == "done"
+    assert run(experiment, store).ran == 2  # a refusal is tried again: the remedy may have been followed
+
+
+def test_training_that_breaks_down_counts_as_guessing(make_experiment, store):
+    experiment = make_experiment(
+        arms=(Arm("default"),),
+        training=Training(steps=6, batch_size=16, evaluations=3, optimizer="sgd", lr=1e30, schedule="constant"),
+    )
+    run(experiment, store)
+    result = results(experiment, store)["default", 0]
+    assert result["status"] == "diverged"
+    assert "not finite at step" in result["reason"]
+    assert result["test_accuracy"] == pytest.approx(100 / 3)
+    assert result["test_loss"] is None
+
+
+def test_the_global_random_states_are_as_before(make_experiment, store):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    run(make_experiment(seeds=(0,)), store)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+def test_the_first_arms_trials_do_not_depend_on_the_other_arms(make_experiment):
+    experiment = make_experiment()
+    ground = experiment.prepare()
+    alone = run_trial(ground, experiment.arms[0], 1)
+    run_trial(ground, experiment.arms[1], 1)
+    again = run_trial(ground, experiment.arms[0], 1)
+    assert alone["curve"] == again["curve"]
+
+
+def test_what_cannot_be_an_experiment_is_refused(make_experiment):
+    with pytest.raises(HeadstartError, match="repeat"):
+        make_experiment(seeds=(1, 1))
+    with pytest.raises(HeadstartError, match="at least one"):
+        make_experiment(seeds=())
+    with pytest.raises(HeadstartError, match="Two arms are called 'a'"):
+        make_experiment(arms=(Arm("a"), Arm("a", "lsuv")))
+    twice = make_experiment(arms=(Arm("a", "lsuv"), Arm("b", "lsuv")))
+    with pytest.raises(HeadstartError, match="'a' and 'b' are the same start"):
+        twice.trials(twice.prepare())
+
+
+def test_a_wrong_method_stops_before_any_data_is_loaded(make_experiment, store, monkeypatch):
+    monkeypatch.setattr(module, "load_task", None)
+    with pytest.raises(UnknownNameError, match="Did you mean 'prewarm'"):
+        run(make_experiment(arms=(Arm("x", "prewarn"),)), store)
+
+
+def test_auto_chooses_what_runs(make_experiment, tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, classes=3):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, 4, 3, padding=1)\n        self.head = nn.Linear(256, classes)\n"
+        "    def forward(self, x):\n        x = self.conv(x)\n        return self.head(x.view(len(x), -1))\n"
+    )
+    auto = {"auto": ("device", "precision", "memory_format"), "arms": (Arm("default"),)}
+    assert make_experiment(**auto).prepare().training.memory_format == "channels_last"
+    training = make_experiment(**auto, model=f"{net}:Net").prepare().training
+    assert training.memory_format == "contiguous"  # view does not work on channels-last tensors
+    assert training.device in ("cpu", "cuda")
+    assert training.precision in ("float32", "bfloat16")
+
+
+def test_controls_follow_their_method_and_take_over_its_options():
+    arms = with_controls([parse_arm("small=prewarm:fraction=0.25,scale=match"), parse_arm("lsuv")])
+    assert [arm.label for arm in arms] == [
+        "default",
+        "small",
+        "matched-random of small",
+        "zero-dc-random of small",
+        "lsuv",
+        "default, other draw",
+    ]
+    assert repr(arms[2].methods()[0]) == "MatchedRandom(of='prewarm:fraction=0.25')"
+    assert arms[-1].weights_draw == 1
+
+
+def test_a_control_of_a_composition_replaces_the_part_that_writes_the_first_layer():
+    arms = with_controls([parse_arm("prewarm+lsuv")])
+    assert [type(method).__name__ for method in arms[2].methods()] == ["MatchedRandom", "LSUV"]
+
+
+@pytest.mark.parametrize("text", ["", "=prewarm", "label="])
+def test_what_is_no_arm_is_refused(text):
+    with pytest.raises(HeadstartError):
+        parse_arm(text)

@@ -1,0 +1,143 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from headstart.bench import statistics as s
+
+# Accuracies on 1,500 images: coarse, with ties and zeros, as real differences are.
+accuracies = st.lists(st.integers(-30, 30).map(lambda k: k * 100 / 1500), min_size=1, max_size=9)
+
+
+def naive_sign_flip(differences):
+    observed = abs(sum(differences))
+    sums = [
+        abs(sum(sign * d for sign, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(differences))
+    ]
+    return sum(total >= observed - 1e-9 for total in sums) / len(sums)
+
+
+@given(accuracies)
+@settings(deadline=None, max_examples=150)
+def test_sign_flip_equals_counting_every_pattern(differences):
+    assert s.sign_flip(differences).p == pytest.approx(naive_sign_flip(differences), abs=1e-12)
+
+
+def test_sign_flip_equals_scipys_exact_permutation_test():
+    for seed in range(5):
+        d = np.random.default_rng(seed).normal(0.3, 1, 9)
+        theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert s.sign_flip(d).p == pytest.approx(theirs.pvalue, abs=1e-12)
+
+
+def test_sign_flip_beyond_exact_counting_is_close_to_it():
+    d = np.random.default_rng(3).normal(0.4, 1, 21)
+    sums = np.zeros(1)
+    for value in d:
+        sums = np.concatenate([sums - value, sums + value])
+    exact = np.mean(np.abs(sums) >= abs(d.sum()) - 1e-9)
+    found = s.sign_flip(d)
+    assert not found.exact
+    assert abs(found.p - exact) < 4 * math.sqrt(exact * (1 - exact) / 100_000) + 2e-5
+    assert found == s.sign_flip(d)
+
+
+def test_least_p_is_reached_when_all_signs_agree_and_drops_zeros():
+    assert s.sign_flip([1, 2, 3, 4]) == s.SignFlip(0.125, 0.125, True)
+    assert s.sign_flip([1, 2, 0, 0]).least == 0.5
+    assert s.sign_flip([0.0, 0.0]) == s.SignFlip(1.0, 1.0, True)
+    assert s.sign_flip([]) == s.SignFlip(1.0, 1.0, True)
+
+
+def test_paired_t_equals_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 7))
+    assert s.paired_t(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.5, 0.5, 0.5]])
+def test_paired_t_is_undefined_without_spread(values):
+    assert math.isnan(s.paired_t(values))
+
+
+def test_paired_t_of_no_difference_is_one():
+    assert s.paired_t([0.0, 0.0, 0.0]) == 1.0
+
+
+def test_bca_equals_scipy_and_is_reproducible():
+    d = np.random.default_rng(1).normal(0.2, 1, 12)
+    theirs = stats.bootstrap((d,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    ours = s.bca_interval(d)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours == s.bca_interval(d)
+
+
+def test_bca_covers_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [s.bca_interval(rng.normal(1, 1, 25), resamples=999) for _ in range(300)]
+    covered = np.mean([i.low <= 1 <= i.high for i in intervals])
+    assert 0.88 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("values", [[0.2] * 5, [0.0] * 4, [-1.5, -1.5]])
+def test_bca_of_equal_differences_is_a_point(values):
+    assert s.bca_interval(values) == s.Interval(values[0], values[0])
+
+
+@given(accuracies)
+@settings(deadline=None, max_examples=25)
+def test_bca_always_holds_the_mean_and_is_finite_from_two_differences_on(values):
+    interval = s.bca_interval(values, resamples=499)
+    assert interval.low - 1e-9 <= np.mean(values) <= interval.high + 1e-9
+    assert math.isfinite(interval.low) == (len(values) >= 2)
+
+
+def test_holm_equals_its_definition():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p = rng.uniform(size=5) ** 2
+        order = np.argsort(p)
+        expected = np.empty(5)
+        for rank, index in enumerate(order):
+            expected[index] = min(1, max((5 - j) * p[order[j]] for j in range(rank + 1)))
+        assert s.holm(p) == pytest.approx(expected)
+
+
+def test_holm_of_nothing():
+    assert s.holm([]) == []
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (8, 0.05), (8, 0.025), (30, 0.01)])
+def test_detectable_effect_has_the_power_it_claims(n, alpha):
+    effect = s.detectable_effect(2.0, n, alpha, power=0.8)
+    samples = np.random.default_rng(0).normal(effect, 2.0, size=(20_000, n))
+    found = np.mean(stats.ttest_1samp(samples, 0, axis=1).pvalue <= alpha)
+    assert found == pytest.approx(0.8, abs=0.012)
+
+
+def test_detectable_effect_at_the_edges():
+    assert s.detectable_effect(1.0, 1) == math.inf
+    assert s.detectable_effect(0.0, 5) == 0.0
+
+
+def test_area_ignores_how_fine_a_straight_curve_is_sampled():
+    assert s.area_under_curve([0, 10], [0, 100]) == s.area_under_curve([0, 2, 7, 10], [0, 20, 70, 100]) == 50
+
+
+def test_median_counts_the_censored():
+    assert s.censored_median([10, 20, 30]) == 20
+    assert s.censored_median([10, None, None, 30]) is None
+    assert s.censored_median([]) is None
+
+
+def test_mean_band_equals_scipys_t_interval():
+    values = np.random.default_rng(0).normal(size=(6, 4))
+    mean, low, high = s.mean_band(values)
+    expected = stats.t.interval(0.95, 5, loc=values.mean(0), scale=stats.sem(values, axis=0))
+    assert np.allclose([low, high], expected)
+    assert np.allclose(mean, values.mean(0))
