@@ -5,27 +5,95 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from headstart.shown import Grid
 
+_PADDING = 3  # between columns
+
 
 def rich_group(title: str, findings: Sequence[str], grids: Sequence[Grid]) -> RenderableType:
     """Build tables with their findings below; names are shown as they are, never as markup."""
     alone = len(grids) == 1
     parts: list[RenderableType] = [] if alone else [Text(title, style="bold")]
-    for grid in grids:
-        caption = title if alone else grid.caption
-        table = Table(title=escape(caption), title_justify="left", title_style="bold" if alone else "italic")
-        for i, column in enumerate(grid.columns):
-            table.add_column(column, justify="right" if i and grid.numeric(i) else "left", overflow="fold")
-        for row in grid.cells:
-            table.add_row(*(Text(c) for c in row))
-        parts.append(table)
+    parts += [FittedTable(grid, title if alone else grid.caption) for grid in grids]
     return Group(*parts, *(Text(f"• {f}") for f in findings))
+
+
+class FittedTable:
+    """A table that fits its terminal: where it is too wide, it is continued below, and notes become lines.
+
+    Args:
+        grid: What to show.
+        title: Above it.
+    """
+
+    def __init__(self, grid: Grid, title: str) -> None:
+        self.grid, self.title = grid, title
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        grid, room = self.grid, options.max_width
+        columns = range(len(grid.columns))
+        cells = [max([0, *(len(row[i]) for row in grid.cells)]) for i in columns]
+        widths = [max(len(grid.columns[i]), cells[i]) for i in columns]
+        notes = [i for i in columns if grid.columns[i] == "notes"]
+        apart: list[int] = []
+        if sum(w + _PADDING for w in widths) > room:  # let headings break between words, and take notes out
+            widths = [min(room - _PADDING, max(_longest_word(grid.columns[i]), cells[i])) for i in columns]
+            apart = notes
+        title = self.title
+        for part in _parts(widths, [i for i in columns if i not in apart], room):
+            yield self._table(part, widths, title)
+            yield Text()
+            title = ""
+        for i in apart:
+            yield from (Text(f"{', '.join(names)}: {text}") for text, names in _by_note(grid, i).items())
+
+    def _table(self, part: Sequence[int], widths: Sequence[int], title: str) -> Table:
+        table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table.show_edge = table.pad_edge = False
+        for i in part:
+            justify: JustifyMethod = "right" if i and self.grid.numeric(i) else "left"
+            table.add_column(escape(self.grid.columns[i]), justify=justify, overflow="fold", width=widths[i])
+        for row in self.grid.cells:
+            table.add_row(*(Text(row[i]) for i in part))
+        return table
+
+
+def _longest_word(text: str) -> int:
+    """Width of a heading that may break between words."""
+    return max(len(word) for word in text.split())
+
+
+def _parts(widths: Sequence[int], columns: Sequence[int], room: int) -> list[list[int]]:
+    """Cut columns into tables that fit, each starting with the first column.
+
+    Example:
+        >>> _parts([5, 20, 20, 20], [0, 1, 2, 3], 56)
+        [[0, 1, 2], [0, 3]]
+    """
+    first, *rest = columns
+    parts, used = [[first]], widths[first] + _PADDING
+    for i in rest:
+        if used + widths[i] + _PADDING > room and len(parts[-1]) > 1:
+            parts.append([first])
+            used = widths[first] + _PADDING
+        parts[-1].append(i)
+        used += widths[i] + _PADDING
+    return parts
+
+
+def _by_note(grid: Grid, column: int) -> dict[str, list[str]]:
+    """Rows by their note, in order."""
+    found: dict[str, list[str]] = {}
+    for row in grid.cells:
+        if row[column]:
+            found.setdefault(row[column], []).append(f"'{row[0]}'")
+    return found
 
 
 def to_text(renderable: RenderableType, width: int = 160) -> str:
@@ -33,7 +101,7 @@ def to_text(renderable: RenderableType, width: int = 160) -> str:
     console = Console(width=width, no_color=True, highlight=False, force_terminal=False, record=False)
     with console.capture() as capture:
         console.print(renderable)
-    return capture.get().rstrip()
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip()
 
 
 def html_fragment(title: str, findings: Sequence[str], grids: Sequence[Grid]) -> str:
