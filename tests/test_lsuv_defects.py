@@ -239,11 +239,11 @@ def test_the_device_stays_and_data_comes_to_it(device):
 def test_random_states_stay_and_the_seed_decides(method):
     a, b = nn.Linear(10, 10), nn.Linear(10, 10)
     b.load_state_dict(a.state_dict())
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     hs.initialize(a, randn(64, 10), method, seed=3)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2])
+    assert np.array_equal(np.random.get_state()[1], states[2])  # noqa: NPY002
     torch.rand(7)
     hs.initialize(b, randn(64, 10), method, seed=3)
     assert torch.equal(a.weight, b.weight)
