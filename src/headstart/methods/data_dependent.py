@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headstart.method import Method
+from headstart.moments import Moments
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
@@ -27,20 +28,40 @@ def leave_normed(
     method: Method, layers: Sequence[Layer], plan: Plan, before_norm: str, output_layer: str
 ) -> list[Layer]:
     """Drop layers that a normalization follows, and output layers, where the options say so."""
-    chosen = []
+    chosen, normed = [], 0
     for layer in layers:
         norm = plan.norm_after.get(layer.name)
         if norm is not None and before_norm == "skip":
             plan.skip(layer, f"'{norm}' normalizes its output")
+            normed += 1
         elif layer.name in plan.outputs and output_layer == "keep" and len(plan.layers) > 1:
             plan.skip(layer, "an output layer, whose scale sets the first loss")
         else:
             chosen.append(layer)
-    skipped = len(layers) - len(chosen)
-    if skipped and before_norm == "skip" and any(la.name in plan.norm_after for la in layers):
-        n = sum(la.name in plan.norm_after for la in layers)
-        plan.find(f"{method.info.name}: {n} layers whose output a normalization takes were left as they are.")
+    if normed:
+        plan.find(f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are.")
     return chosen
+
+
+def constant_channels(moments: Moments, dtype: torch.dtype) -> Tensor:
+    """Which channels do not vary over the batch beyond the rounding of ``dtype``, as a mask."""
+    std = moments.var.sqrt()
+    finfo = torch.finfo(dtype)
+    # A half-precision value is rounded once; float32 sums round at every term.
+    rounding = finfo.eps if finfo.bits == 16 else 8 * finfo.eps
+    return (std <= DEAD * math.sqrt(float(moments.var.mean()))) | (std <= rounding * moments.mean.abs())
+
+
+def leave_constant(visit: Visit, dead: Tensor) -> bool:
+    """Leave a layer none of whose channels vary, say so, and return whether that was the case."""
+    if not bool(dead.all()):
+        return False
+    visit.leave("its output does not vary over the batch")
+    visit.find(
+        f"{visit.method.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
+        " rescaled; layers before it, or the data, have lost all variation."
+    )
+    return True
 
 
 @register(
@@ -127,18 +148,11 @@ class WithinLayer(Method):
     def after(self, visit: Visit) -> None:
         """Divide by the deviation and shift to beta."""
         moments = visit.moments
-        std = moments.var.sqrt()
-        layer_std = math.sqrt(float(moments.var.mean()))
         assert visit.output is not None
-        noise = 8 * torch.finfo(visit.output.dtype).eps
-        dead = (std <= DEAD * layer_std) | (std <= noise * moments.mean.abs())
-        if layer_std == 0 or bool(dead.all()):
-            visit.leave("its output does not vary over the batch")
-            visit.find(
-                f"{self.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
-                " rescaled; layers before it, or the data, have lost all variation."
-            )
+        dead = constant_channels(moments, visit.output.dtype)
+        if leave_constant(visit, dead):
             return
+        std, layer_std = moments.var.sqrt(), math.sqrt(float(moments.var.mean()))
         if bool(dead.any()):
             visit.note(f"{int(dead.sum())} constant channels, scaled by the layer's deviation")
             visit.find(

@@ -10,7 +10,7 @@ import torch
 
 from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
-from headstart.methods.data_dependent import leave_normed
+from headstart.methods.data_dependent import constant_channels, leave_constant, leave_normed
 from headstart.plan import Plan
 from headstart.registry import register
 from headstart.walk import Visit
@@ -78,22 +78,15 @@ class LSUV(Method):
     def after(self, visit: Visit) -> None:
         """Find the factor and rescale."""
         moments = visit.moments
-        bias = visit.bias
-        b = torch.zeros_like(moments.mean) if bias is None else bias.to(moments.mean)
+        assert visit.output is not None
+        if leave_constant(visit, constant_channels(moments, visit.output.dtype)):
+            return
+        b = torch.zeros_like(moments.mean) if visit.bias is None else visit.bias.to(moments.mean)
         mean = moments.mean - b
         # Variance of t * z + b over samples, positions and channels: a t^2 + 2 c t + d.
         a = float((moments.var + (mean - mean.mean()) ** 2).double().mean())
         c = float(((mean - mean.mean()) * (b - b.mean())).double().mean())
         d = float(((b - b.mean()) ** 2).double().mean())
-        assert visit.output is not None
-        noise = 8 * torch.finfo(visit.output.dtype).eps * float(moments.mean.abs().max())
-        if not math.sqrt(max(a, 0.0)) > noise:
-            visit.leave("its output does not vary over the batch")
-            visit.find(
-                f"{self.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
-                " rescaled; layers before it, or the data, have lost all variation."
-            )
-            return
         excess = c * c - a * (d - self.std**2)
         if excess < 0 or (t := (-c + math.sqrt(excess)) / a) <= 0:
             visit.leave(f"its biases alone have deviation {math.sqrt(d):.3g}, above {self.std:g}")
