@@ -201,7 +201,8 @@ class Init:
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:
-    """Mean and population standard deviation of a weight."""
-    mean = float(weight.sum(dtype=torch.float64)) / weight.numel()
-    square = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2 / weight.numel()
+    """Mean and population standard deviation of a weight: rows in its own precision, their totals in float64."""
+    rows = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).flatten(1)
+    mean = float(rows.sum(1).double().sum()) / weight.numel()
+    square = float(torch.linalg.vector_norm(rows, dim=1).double().square().sum()) / weight.numel()
     return mean, math.sqrt(max(square - mean**2, 0.0))
