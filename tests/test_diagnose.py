@@ -35,7 +35,7 @@ def everything_of(model):
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
         "attributes": [set(vars(m)) for m in model.modules()],
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global state is the point
         "python": random.getstate(),
         "fastpath": torch.backends.mha.get_fastpath_enabled(),
     }
@@ -76,7 +76,7 @@ class Everything(nn.Module):
         if self.fail:
             raise KeyboardInterrupt
         x = self.drop(x).mean((2, 3))
-        return self.head(x + 0.01 * torch.randn_like(x) + float(np.random.rand()) * 0)
+        return self.head(x + 0.01 * torch.randn_like(x) + float(np.random.rand()) * 0)  # noqa: NPY002
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -95,7 +95,7 @@ def test_changes_nothing(training):
     assert calls == []
     assert all(r.gradient_rms is not None and r.gradient_rms > 0 for r in first.rows)
     again = hs.diagnose(model, x)
-    assert [r for r in again.rows] == [r for r in first.rows]
+    assert again.rows == first.rows
     model.fail = True
     before = everything_of(model)
     with pytest.raises(KeyboardInterrupt):
@@ -124,6 +124,8 @@ def test_the_deep_default_stack_collapses_and_is_mended():
     assert "0" not in lost.layers
     assert "within-layer" in lost.mend
     assert sick.found("gradient spread")
+    (dead,) = sick.found("dead units")
+    assert not set(dead.layers) & set(lost.layers)  # there, units are constant: one finding says it
 
     hs.initialize(model, x, "within-layer")
     mended = hs.diagnose(model, x)
@@ -234,6 +236,16 @@ def test_dead_units_are_counted_after_the_normalization():
     diagnosis = hs.diagnose(model, torch.randn(32, 1, 8, 8))
     assert diagnosis.row("0").never_positive == 0.25
     assert diagnosis.found("dead units") == []  # the threshold is "more than a quarter"
+
+
+def test_pooling_before_the_rectifier_and_lost_signals_before_a_batch_norm():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model[3].bias.copy_(torch.tensor([1.0, -1, 2, -2]) * 1e4)  # the batch norm takes it away again
+    diagnosis = hs.diagnose(model, torch.randn(32, 1, 8, 8))
+    assert diagnosis.row("0").rectified
+    assert diagnosis.row("3").across_sample_std < 1e-3 * diagnosis.row("3").output_std
+    assert diagnosis.found("signals lost") == []
 
 
 def test_few_values_call_nothing_dead():
@@ -370,6 +382,14 @@ def test_samples():
     assert hs.diagnose(model, x).samples == 64
     assert hs.diagnose(model, x, samples=150).samples == 150
     assert hs.diagnose(model, DataLoader(TensorDataset(x), batch_size=100)).samples == 64
+    sizes = []
+
+    def loss_fn(outputs, batch):
+        sizes.append((len(outputs), len(batch[1])))
+        return outputs.sum()
+
+    hs.diagnose(model, DataLoader(TensorDataset(x, x), batch_size=100), loss_fn=loss_fn)
+    assert sizes == [(64, 64)]
     assert hs.diagnose(model, iter([{"x": x}]), get_inputs=lambda b: b["x"]).samples == 64
     assert hs.diagnose(model, x[:1]).row("").across_sample_std is None
 

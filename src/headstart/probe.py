@@ -79,10 +79,8 @@ class Probe(TorchFunctionMode):
         if layer is None or not isinstance(value, Tensor):
             return func(*args, **kwargs)
         if _rectifies(func, args, kwargs):
-            signal = self.signals[layer.name]
-            if not signal.rectified:
-                self._measure_sign(layer, value)
-                signal.rectified = True
+            self._measure_sign(layer, value)
+            self.signals[layer.name].rectified = True
         result = func(*args, **kwargs)
         if func in _NORMS and isinstance(result, Tensor):
             self._measure_sign(layer, result)
