@@ -1,4 +1,4 @@
-"""Batch norms that were never trained, made to act as they will in training.
+"""Batch norms that were hardly trained, made to act as they will in training.
 
 In evaluation mode a fresh batch norm passes everything through, so the layers behind it would be fitted to a
 scale that training never shows them.
@@ -15,22 +15,38 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.moments import Moments, channel_moments
+from headstart.weights import LAYERS
+
+CONSTRUCTORS_SHARE = 0.1
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module normalizes activations (local response normalization does not set a scale)."""
+    """Tell whether a module normalizes activations (local response normalization does not set a scale).
+
+    A block that holds weight layers is none, whatever its name (ConvNormAct, PreNorm): the norm inside it counts.
+    """
     name = type(module).__name__.lower()
-    return "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
+    named = "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
+    return named and not any(isinstance(m, LAYERS) for m in module.modules())
 
 
 def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Batch norms whose running statistics are those of the constructor, by qualified name."""
+    """Batch norms whose running statistics are mostly those of the constructor, by qualified name.
+
+    A shape check or a summary runs a batch or two through a new model in training mode: with the usual momentum
+    the constructor's values then still weigh most, and they fade below a tenth after 22 batches.
+    """
     return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _is_fresh(m)}
 
 
 def _is_fresh(norm: _BatchNorm) -> bool:
     mean, var = norm.running_mean, norm.running_var
-    return mean is not None and var is not None and not bool(mean.any()) and bool((var == 1).all())
+    if mean is None or var is None:
+        return False
+    batches = 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+    if batches == 0:  # old checkpoints have no count, but have statistics
+        return not bool(mean.any()) and bool((var == 1).all())
+    return norm.momentum is not None and (1 - norm.momentum) ** batches > CONSTRUCTORS_SHARE
 
 
 @contextmanager

@@ -397,15 +397,32 @@ def test_layers_behind_fresh_batch_norms_are_fitted_to_what_training_shows_them(
     torch.testing.assert_close(out.std(0, correction=0), torch.ones(6), atol=1e-3, rtol=0)
 
 
-def test_trained_batch_norms_act_by_their_own_statistics() -> None:
+@pytest.mark.parametrize(
+    ("batches", "momentum", "trained"),
+    [(0, 0.1, False), (1, 0.1, False), (21, 0.1, False), (22, 0.1, True), (1, 0.95, True), (1, None, True)],
+)
+def test_trained_batch_norms_act_by_their_own_statistics(batches: int, momentum: float | None, trained: bool) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 6))
+    norm = nn.BatchNorm2d(4, momentum=momentum)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 6))
     x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model(3 * x)  # one step of training statistics
-    model.eval()
+        for _ in range(batches):
+            model(3 * x)  # training statistics of another scale
     hs.initialize(model, x, "within-layer:fill=keep")
-    torch.testing.assert_close(model(x).std(0, correction=0), torch.ones(6), atol=1e-3, rtol=0)
+    deviation = model.train(not trained)(x).std(0, correction=0)
+    torch.testing.assert_close(deviation, torch.ones(6), atol=1e-3, rtol=0)
+    assert (model.train(trained)(x).std(0, correction=0) - 1).abs().max() > 0.05, "the two modes differ"
+
+
+def test_statistics_of_a_checkpoint_without_a_count_are_trained_ones() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU(), nn.Linear(4, 6))
+    norm.running_var.fill_(0.2)  # type: ignore[union-attr]
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    hs.initialize(model, x, "within-layer:fill=keep")
+    torch.testing.assert_close(model.eval()(x).std(0, correction=0), torch.ones(6), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
