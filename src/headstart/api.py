@@ -121,6 +121,10 @@ def apply(model: nn.Module, init: Init) -> Report:
     Raises:
         HeadstartError: A name or shape does not fit; nothing was changed then.
     """
+    if not isinstance(init, Init):
+        raise HeadstartError(
+            f"{init!r} is not an initialization.", remedy="Pass what hs.compute returned, or hs.Init.load(path)."
+        )
     model = guard.unwrap(model)
     guard.check(model)
     if guard.is_lazy(model):

@@ -92,8 +92,8 @@ def take(data: Any, *, seed: int, samples: int | None = None) -> tuple[Any, str]
     Raises:
         DataError: Nothing in it, or a kind that is not understood.
     """
-    if samples is not None and samples < 1:
-        raise DataError(f"samples={samples} asks for no data.", remedy="Pass samples=None or at least 1.")
+    if samples is not None and not (isinstance(samples, int) and samples > 0):
+        raise DataError(f"samples={samples!r} asks for no data.", remedy="Pass samples=None or a whole number from 1.")
     return _take(data, seed, samples)
 
 
@@ -225,7 +225,12 @@ def _subset(data: Any, seed: int, samples: int | None) -> tuple[Any, str]:
 
 
 def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
-    size = len(dataset)
+    size = len(dataset) if hasattr(dataset, "__len__") else None
+    if size is None:
+        raise DataError(
+            f"The {type(dataset).__name__} has no length, so no samples can be drawn from it.",
+            remedy="Give it a __len__, or pass a DataLoader or an IterableDataset.",
+        )
     if size == 0:
         raise DataError(f"The {type(dataset).__name__} is empty.", remedy="Pass a data set with samples.")
     index = torch.randperm(size, generator=rng.generator(seed, "data"))[:samples].tolist()

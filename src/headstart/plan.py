@@ -39,6 +39,7 @@ class Plan:
         findings: Sentences for the report.
         traced: Whether a forward pass was seen.
         frozen: Names of selected layers left alone because they do not train.
+        tied_biases: Names of layers whose bias belongs to a layer before them.
         filters: The first convolution's filters (before, after), once it was written.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     findings: list[str] = field(default_factory=list)
     traced: bool = False
     frozen: set[str] = field(default_factory=set)
+    tied_biases: set[str] = field(default_factory=set)
     filters: tuple[Tensor, Tensor] | None = None
 
     def skip(self, layer: Layer, reason: str) -> None:
@@ -127,7 +129,7 @@ def failing_forward(batch: Batch, where: Where) -> Iterator[None]:
         inside = f" in {where.layer.where}, given an input of shape {where.shape}" if where.layer else ""
         raise ModelError(
             f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {error}",
-            remedy="Check the shape, channels and size of the data against the model, or pass get_inputs=.",
+            remedy="Check the shape, channels, size and dtype of the data against the model, or pass get_inputs=.",
         ) from error
 
 
@@ -225,8 +227,8 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
     """Choose the layers that may be written; every other one gets its reason.
 
     A text pattern is a glob over qualified names, or the name of a block that holds layers. Frozen layers
-    (``requires_grad=False``) and those flagged as already loaded are left alone unless a text pattern of
-    ``include`` names them. Of tied weights, the first in execution order is the owner.
+    (``requires_grad=False``) and those flagged as already loaded are left alone unless ``include`` names them in
+    full. Of tied weights and biases, the first in execution order is the owner.
 
     Raises:
         UnknownNameError: A pattern matches no layer.
@@ -236,10 +238,13 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
     taken: dict[int, str] = {}
     chosen = []
     for layer in plan.layers:
-        by_name = any(isinstance(p, str) and _matches(p, layer) for p in includes)
+        by_name = layer.name in includes
         reason = _reason_to_leave(layer, includes, excludes, by_name, owners, taken)
         for p in layer.weight_parameters():
             taken.setdefault(id(p), layer.name)
+        bias = layer.module.bias
+        if bias is not None and taken.setdefault(id(bias), layer.name) != layer.name:
+            plan.tied_biases.add(layer.name)
         if reason:
             plan.skip(layer, reason)
             if reason.startswith("frozen"):
@@ -284,7 +289,7 @@ def _reason_to_leave(
         return "excluded"
     params = layer.weight_parameters()
     if not by_name:
-        if params and not any(p.requires_grad for p in params):
+        if not all(p.requires_grad for p in params):
             return "frozen (requires_grad=False)"
         if any(getattr(p, flag, False) for p in params for flag in _KEEP_FLAGS):
             return "flagged as already loaded"
@@ -313,7 +318,13 @@ def _patterns(selection: Selection) -> list[Pattern]:
         return []
     if isinstance(selection, (str, type)) or callable(selection):
         return [selection]
-    return list(selection)
+    patterns = list(selection) if isinstance(selection, Sequence) else []
+    if not patterns or not all(isinstance(p, (str, type)) or callable(p) for p in patterns):
+        raise HeadstartError(
+            f"{selection!r} does not select layers.",
+            remedy="Pass a name, a glob, a module type, a predicate (name, module) -> bool, or a list of those.",
+        )
+    return patterns
 
 
 def _matches(pattern: Pattern, layer: Layer) -> bool:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from headstart.errors import HeadstartError, unknown
 from headstart.method import Info, Method, Scope
@@ -123,6 +125,7 @@ def resolve(method: str | Method | type[Method] | Sequence[str | Method]) -> lis
     if isinstance(method, str):
         return parse(method)
     if isinstance(method, Method):
+        _check_types(type(method), method.options())
         return [method]
     if isinstance(method, type) and issubclass(method, Method):
         return [method()]
@@ -163,7 +166,34 @@ def _parse_one(spec: str) -> Method:
             raise unknown(f"option of method {name!r}:", key, known)
         else:
             options[key] = literal(value)
+    _check_types(cls, options)
     return build(**options)
+
+
+def _check_types(cls: type[Method], options: Mapping[str, Any]) -> None:
+    """Raise unless every option is of the kind that its field declares."""
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # declared with names that only exist where the class was written
+        return
+    for key, value in options.items():
+        if key in hints and not _fits(value, hints[key]):
+            kind = getattr(hints[key], "__name__", str(hints[key]))
+            raise HeadstartError(
+                f"{cls.info.name}: {key}={value!r} is not of the kind {kind}.",
+                remedy=f"headstart.describe({cls.info.name!r}) lists the options.",
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, h) for h in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, (tuple, list)) and all(_fits(v, get_args(hint)[0]) for v in value)
+    kind = {float: Real, int: Integral}.get(hint, hint)
+    if not isinstance(kind, type):
+        return True
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def literal(text: str) -> Any:

@@ -116,7 +116,7 @@ class Report(Shown):
             "seed": self.seed,
             "seconds": self.seconds,
             "findings": self.findings,
-            "rows": [asdict(r) for r in self.rows],
+            "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
         }
 
     def sentences(self) -> list[str]:
@@ -198,6 +198,13 @@ class Init:
                 f"{str(path)!r} cannot be read as an initialization: {error}.",
                 remedy="The file is damaged or not safetensors; write it again with Init.save.",
             ) from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: None stands for what could not be measured."""
+    if isinstance(value, tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import random
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+
+from headstart.errors import HeadstartError
 
 _LOCK = threading.RLock()  # the global states are one per process: calls from several threads take turns
 
@@ -37,10 +40,19 @@ def generator(seed: int, *names: str) -> torch.Generator:
 
 
 def seed_of(seed: int | torch.Generator) -> int:
-    """Turn the public ``seed`` argument into an integer; a generator is advanced by one draw."""
+    """Turn the public ``seed`` argument into an integer; a generator is advanced by one draw.
+
+    Raises:
+        HeadstartError: It is neither.
+    """
     if isinstance(seed, torch.Generator):
         return int(torch.randint(0, 2**62, (), generator=seed, device=seed.device))
-    return int(seed)
+    try:
+        return operator.index(seed)
+    except TypeError as error:
+        raise HeadstartError(
+            f"seed={seed!r} is not a whole number.", remedy="Pass an int or a torch.Generator."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -82,9 +82,9 @@ class Visit:
 
     @property
     def bias_free(self) -> bool:
-        """Whether there is no bias that may be written (none at all, or frozen)."""
+        """Whether there is no bias that may be written (none at all, frozen, or that of a layer before)."""
         bias = self.layer.module.bias
-        return bias is None or not bias.requires_grad
+        return bias is None or not bias.requires_grad or self.layer.name in self.plan.tied_biases
 
     @property
     def moments(self) -> Moments:
@@ -267,6 +267,7 @@ def _pass(
     handles = []
 
     def enter(layer: Layer) -> Any:
+        @torch.no_grad()  # the model's forward may have switched gradients on
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             where.enter(layer, first_input(args, kwargs))
             if layer.name in left and layer.name not in open_visits:
@@ -277,6 +278,7 @@ def _pass(
         return hook
 
     def leave(layer: Layer) -> Any:
+        @torch.no_grad()
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             where.layer = None
             if layer.name not in left:
