@@ -23,7 +23,7 @@ REFERENCE_KERNEL = 7  # the ranges below are stated for it
 @register(
     "gabor",
     summary="first convolutions from random Gabor filters: centred, without mean, at the layer's norm",
-    reference="Rivas and Rai 2023, Enhancing CNNs with Gabor initialization (Electronics 12:4072); ranges from"
+    reference="Rivas and Rai 2023, Gabor filters as initializers for convolutional neural networks; ranges from"
     " the filter-clustering study of Ulm et al.",
     scope="first convolution",
     needs_data=False,

@@ -1,4 +1,4 @@
-"""Pre-Warm: half of the first convolution from clustered, tapered image patches (Martins 2026).
+"""Pre-Warm: half of the first convolution from clustered, tapered image patches (2026).
 
 Steps: draw patches from a batch, remove each patch's mean, cluster, taper the centroids towards the kernel's
 centre, scale, and write them over the first half of the filters. The other half keeps its random values.
@@ -43,7 +43,8 @@ MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 
 @register(
     "prewarm",
     summary="half of the first convolution from clustered, tapered image patches",
-    reference="Martins 2026, Pre-Warm: Input-Conditioned Weight Initialization for CNNs (arXiv 2606.25256)",
+    reference="Martinshn 2026 (the sources spell the name in three ways), Pre-Warm: Input-Conditioned Weight"
+    " Initialization for Convolutional Neural Networks (arXiv 2606.25256)",
     scope="first convolution",
     needs_data=True,
     cost="patches and k-means of one batch, and the forward pass as far as the first convolution",
