@@ -1,0 +1,76 @@
+"""Every example runs, without a warning, and shows what it is there to show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments, folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_quickstart(tmp_path):
+    out = run("quickstart.py", folder=tmp_path)
+    assert "written: ['0']" in out
+    assert float(re.search(r"loss after 30 steps: ([\d.]+)", out)[1]) < 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deep_collapse_is_shown_and_mended(tmp_path):
+    before, after = run("deep_collapse.py", folder=tmp_path).split("after within-layer normalization:")
+    pattern = r"layer 38: output std ([\d.e-]+), across samples ([\d.e-]+)"
+    total, across = map(float, re.search(pattern, before).groups())
+    assert 0.02 < total < 0.06
+    assert across < 1e-7
+    assert "Signals are lost from" in before
+    assert 'Mend: hs.initialize(model, data, "within-layer")' in before
+    total, across = map(float, re.search(pattern, after).groups())
+    assert total == 1.0
+    assert across > 0.5
+    assert "No finding." in after
+
+
+def test_save_and_apply(tmp_path):
+    out = run("save_and_apply.py", tmp_path / "start.safetensors", folder=tmp_path)
+    assert (tmp_path / "start.safetensors").is_file()
+    assert "applied to: 0, 2, 5" in out
+    assert re.search(r"fingerprint: [0-9a-f]{16}\n", out)
+
+
+def test_third_party_method(tmp_path):
+    out = run("third_party_method.py", folder=tmp_path)
+    assert "nonzero weights per unit: 12" in out
+    assert "output std: [1.0, 1.0]" in out
+    assert "refused: sparse-normal: inputs=0 is not positive" in out
+
+
+def test_compare_two_starts(tmp_path):
+    pytest.importorskip("mlxtend")
+    out = run("compare_two_starts.py", tmp_path / "store", folder=tmp_path)
+    assert "4 trials run, 0 kept" in out
+    assert "Too few seeds to tell about prewarm" in out
+    assert (tmp_path / "store" / "report.html").is_file()
+
+
+def test_every_example_is_tested():
+    tested = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {p.name for p in EXAMPLES.glob("*.py")}
