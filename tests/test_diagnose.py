@@ -466,3 +466,22 @@ def test_shows_itself():
     assert json.loads(json.dumps(diagnosis.to_dict()))["rows"][0]["name"] == "<b>[red]"
     with pytest.raises(KeyError):
         diagnosis.row("other")
+
+
+def test_the_page_defines_every_column_finding_and_threshold():
+    import inspect
+    import re
+    from dataclasses import fields
+    from pathlib import Path
+
+    from headstart import findings
+
+    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|\n]", page, re.MULTILINE)[: len(columns)] == columns
+    constants = {k: v for k, v in vars(findings).items() if k.isupper() and isinstance(v, (int, float))}
+    stated = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.e-]+) \|", page, re.MULTILINE))
+    assert {k: float(v) for k, v in stated.items()} == constants
+    kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', inspect.getsource(findings)))
+    kinds = kinds - {"activations {word}"} | {"activations vanish", "activations explode"}
+    assert kinds == set(re.findall(r"^\| `([a-z ]+)` \|.*\|.*\|$", page, re.MULTILINE)) - {"notes"} - set(columns)

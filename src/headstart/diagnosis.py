@@ -83,7 +83,7 @@ def diagnose(
     model = guard.unwrap(model)
     guard.check(model)
     number = rng.seed_of(seed)
-    with rng.untouched(), torch.inference_mode(False):
+    with rng.untouched(number), torch.inference_mode(False):
         raw, batch = _one_batch(data, model, number, samples, get_inputs)
         if guard.is_lazy(model):
             if batch is None:
@@ -158,7 +158,6 @@ def _look(
 
 
 def _passes(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int) -> _Passes:
-    torch.manual_seed(rng.derive(seed, "forward"))  # models that draw in their forward
     where = Where()
     probe = Probe(plan.layers, where)
     # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.

@@ -34,6 +34,16 @@ def test_writes_what_the_library_computes(folder, result, name):
     assert not [f for f in os.listdir(folder) if f.endswith(".part")]
 
 
+def test_a_seed_names_the_users_draws_and_moves_no_global_stream(folder, result):
+    (folder / "drawn.py").write_text("import torch\ndef load(): return torch.randn(64, 1, 10, 10)\n")
+    state = torch.get_rng_state()
+    base = ("init", "net.py:build_model", "--data", "drawn.py:load", "--method", "within-layer", "--dry-run")
+    first, again, other = (result(*base, "--seed", seed)["provenance"]["data"] for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_provenance_travels_in_the_file(folder, result):
     result(
         "init",

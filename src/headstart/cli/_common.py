@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from headstart import api, guard, inputs
+from headstart import api, guard, inputs, rng
 from headstart.cli import _models
 from headstart.cli._sources import Source, load_data
 
@@ -49,9 +49,11 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Source | None, list[str]]
     source = None
     notes: list[str] = []
     if args.data is not None:
-        source = load_data(args.data, seed=args.seed, samples=args.samples, raw=args.raw, resize=args.resize)
+        with rng.untouched(args.seed):  # a user's function may draw from the global streams
+            source = load_data(args.data, seed=args.seed, samples=args.samples, raw=args.raw, resize=args.resize)
         notes += source.notes
-    model, built = _models.build(args.model, args.model_args, source, args.seed)
+    with rng.untouched():
+        model, built = _models.build(args.model, args.model_args, source, args.seed)
     notes.append(built)
     if args.checkpoint is not None:
         notes.append(_models.load_checkpoint(model, args.checkpoint))
