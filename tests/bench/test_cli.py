@@ -141,6 +141,22 @@ def test_a_command_that_does_not_import_leaves_the_others_alone(monkeypatch, cap
     assert "no experiment" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is one of Linux's OpenMP")
+def test_compare_restarts_once_with_threads_that_sleep_while_they_wait(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(dispatcher.os, "execve", lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, "argv", ["headstart", "compare", "--out", str(tmp_path), "--arms", "nothing"])
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main() == 2
+    assert len(calls) == 1
+    assert calls[0][1][1:] == sys.orig_argv[1:]
+    assert calls[0][2]["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # what the user chose stays
+    assert main() == 2
+    assert len(calls) == 1
+
+
 def test_every_command_has_a_summary_in_the_help():
     for name in dispatcher._commands():
         assert len(dispatcher._summary(name)) > 10
