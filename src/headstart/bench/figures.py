@@ -170,10 +170,10 @@ def _line(axes: Axes, steps: list[int], values: Floats, arm: ArmSummary, colour:
 
 
 def _frame(axes: Axes, spans: list[Span]) -> None:
-    """Fit the frame to the last four fifths of the steps: the first would squeeze all that matters."""
+    """Fit the frame to the last three quarters of the steps: the first would squeeze all that matters."""
     last = max((steps[-1] for steps, _, _ in spans), default=0)
-    bottoms = [y for steps, low, _ in spans for x, y in zip(steps, low, strict=True) if x >= last / 5]
-    tops = [y for steps, _, high in spans for x, y in zip(steps, high, strict=True) if x >= last / 5]
+    bottoms = [y for steps, low, _ in spans for x, y in zip(steps, low, strict=True) if x >= last / 4]
+    tops = [y for steps, _, high in spans for x, y in zip(steps, high, strict=True) if x >= last / 4]
     if bottoms and max(tops) > min(bottoms):
         space = 0.04 * (max(tops) - min(bottoms))
         axes.set_ylim(min(bottoms) - space, max(tops) + space)

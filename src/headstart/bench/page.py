@@ -13,7 +13,7 @@ import numpy as np
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.store import Store
-from headstart.bench.verdicts import Verdict, p_text
+from headstart.bench.verdicts import Verdict, p_text, signed
 from headstart.errors import MissingExtraError
 
 _PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
@@ -49,7 +49,7 @@ def render(analysis: Analysis) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"signed": _signed, "number": _number, "p": p_text}
+    environment.filters |= {"signed": signed, "number": _number, "p": p_text}
     source = importlib.resources.files("headstart.bench").joinpath("templates", "report.html.jinja")
     from markupsafe import Markup
 
@@ -78,7 +78,8 @@ def _finalize(value: Any) -> Any:
 
 
 def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
-    return {**_row(analysis, arm), "sentence": arm.sentence(), "methods": arm.methods}
+    beyond = [c for c in analysis.beyond if c.arm == arm.label and c.seeds]
+    return {**_row(analysis, arm), "sentence": arm.sentence(), "methods": arm.methods, "beyond": beyond}
 
 
 def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
@@ -127,11 +128,6 @@ def _environment(analysis: Analysis) -> list[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _signed(value: float | None, digits: int = 2) -> str:
-    """Write a number with its sign, and a true minus."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _number(value: float | None, digits: int = 2) -> str:

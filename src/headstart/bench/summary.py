@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
-from headstart.bench.verdicts import Comparison, p_text
+from headstart.bench.verdicts import Comparison, p_text, signed
 
 COLUMNS = ("arm", "test accuracy", "difference", "95 % interval", "wins", "p (Holm)", "start", "verdict")
 
@@ -60,9 +60,9 @@ def cells(arm: ArmSummary) -> Cells:
     if c is None or not c.seeds:
         return Cells(arm.label, accuracy, "", "", "", "", start, "baseline" if c is None else "not finished")
     low, high = c.interval.low, c.interval.high
-    interval = f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else ""
+    interval = f"{signed(low)} to {signed(high)}" if math.isfinite(low) else ""
     wins, p = f"{c.wins}/{len(c.seeds)}", p_text(c.adjusted_p)
-    return Cells(arm.label, accuracy, f"{c.mean:+.2f}", interval, wins, p, start, c.verdict.value)
+    return Cells(arm.label, accuracy, signed(c.mean), interval, wins, p, start, c.verdict.value)
 
 
 def markdown(analysis: Analysis) -> str:

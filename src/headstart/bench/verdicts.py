@@ -25,7 +25,7 @@ class Verdict(str, Enum):
 
 RULES = (
     "Every comparison is paired: an arm's test accuracy minus the baseline's with the same seed, which means "
-    "the same data order, the same augmentation and the same default weights.",
+    "the same data order, the same augmentation and, but for the null arm, the same default weights.",
     "“Helps” and “hurts”: the two-sided exact sign-flip test gives p ≤ {alpha:g} after Holm's adjustment over "
     "all comparisons that answer the same question; the sign of the mean difference says which.",
     "Otherwise “no evidence”, if this design would have found a difference of {margin:g} points with 80 % power.",
@@ -106,9 +106,9 @@ class Comparison:
         if not self.seeds:
             return "no seed is finished in both"
         low, high = self.interval.low, self.interval.high
-        span = f"95 % interval {low:+.2f} to {high:+.2f}; " if math.isfinite(low) else ""
+        span = f"95 % interval {signed(low)} to {signed(high)}; " if math.isfinite(low) else ""
         wins = f"better in {self.wins} of {len(self.seeds)} seeds"
-        return f"{self.mean:+.2f} points ({span}{wins}; p = {p_text(self.adjusted_p)})"
+        return f"{signed(self.mean)} points ({span}{wins}; p = {p_text(self.adjusted_p)})"
 
     def sentence(self) -> str:
         """Say the verdict in a sentence or two."""
@@ -215,6 +215,16 @@ def compare_family(
             )
         )
     return judged
+
+
+def signed(value: float) -> str:
+    """Write points with a sign and a true minus.
+
+    Example:
+        >>> signed(-0.5)
+        '−0.50'
+    """
+    return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def p_text(p: float) -> str:
