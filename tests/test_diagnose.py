@@ -361,7 +361,55 @@ def test_branches_that_start_at_zero_are_no_finding():
     diagnosis = hs.diagnose(Block(), torch.randn(64, 8))
     assert diagnosis.findings == []
     assert "no gradient yet: something starts at zero" in diagnosis.row("inner").notes
-    assert diagnosis.row("outer").notes == ["all zero"]
+    assert diagnosis.row("outer").notes == ["starts at zero"]
+
+
+@pytest.mark.parametrize("purpose", ["layer gain", "free number", "norm weight"])
+def test_other_ways_to_start_silent(purpose):
+    class Gained(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.gain = nn.Parameter(torch.zeros(8, 1))
+
+        def forward(self, x):
+            return F.linear(x, self.weight * self.gain)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+            self.outer = Gained() if purpose == "layer gain" else nn.Linear(8, 8)
+            self.alpha = nn.Parameter(torch.full((1,), 0.0 if purpose == "free number" else 1.0))
+            if purpose == "norm weight":
+                nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x):
+            return x + self.alpha * self.norm(self.outer(torch.relu(self.inner(x))))
+
+    assert hs.diagnose(Block(), torch.randn(64, 8)).findings == []
+
+
+def test_rates_behind_a_normalization_or_a_small_scale_are_no_finding():
+    class Scaled(nn.Module):
+        def __init__(self, gamma):
+            super().__init__()
+            self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+            self.gamma = nn.Parameter(gamma)
+
+        def forward(self, x):
+            return self.head(x + self.gamma * torch.relu(self.inner(x)))
+
+    x = torch.randn(64, 8)
+    quiet = hs.diagnose(Scaled(torch.full((8,), 1e-6)), x)
+    assert quiet.findings == []
+    assert any("start small: gamma" in n for n in quiet.notes)
+    assert hs.diagnose(Scaled(1e-6 * torch.rand(8)), x).found("gradient spread")  # no constant: not on purpose
+    for norm in (nn.BatchNorm1d(8), nn.Identity()):
+        model = nn.Sequential(nn.Linear(8, 8), norm, nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        with torch.no_grad():
+            model[0].weight.mul_(1e3)  # gradient/weight falls by a million behind the norm, by a thousand without
+        spread = hs.diagnose(model, x).found("gradient spread")
+        assert bool(spread) is isinstance(norm, nn.Identity)
 
 
 def test_a_healthy_net_has_no_finding():
@@ -474,12 +522,14 @@ def test_the_page_defines_every_column_finding_and_threshold():
     from dataclasses import fields
     from pathlib import Path
 
-    from headstart import findings
+    from headstart import findings, parameters
 
     page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|\n]", page, re.MULTILINE)[: len(columns)] == columns
-    constants = {k: v for k, v in vars(findings).items() if k.isupper() and isinstance(v, (int, float))}
+    constants = {
+        k: v for k, v in {**vars(findings), **vars(parameters)}.items() if k.isupper() and isinstance(v, (int, float))
+    }
     stated = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.e-]+) \|", page, re.MULTILINE))
     assert {k: float(v) for k, v in stated.items()} == constants
     kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', inspect.getsource(findings)))

@@ -25,6 +25,7 @@ from headstart.health import Diagnosis, LayerHealth
 from headstart.inputs import Batch, GetInputs
 from headstart.moments import across_sample_std
 from headstart.norms import as_in_training
+from headstart.parameters import scales
 from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, named
 from headstart.probe import Probe, weight_gradients
 from headstart.weights import Layer, Transaction
@@ -229,8 +230,8 @@ def _row(layer: Layer, plan: Plan, passes: _Passes | None) -> LayerHealth:
     if bool(torch.isfinite(weight).all()):
         row.weight_std = float(weight.double().std(correction=0))
         row.gain = row.weight_std * math.sqrt(layer.fan_in)
-        if not bool(weight.any()):
-            row.notes.append("all zero")
+        if not all(bool(p.any()) for p in (weight, *scales(layer.module))):  # some layers have a gain as well
+            row.notes.append("starts at zero")
         elif layer.kernel:
             row.sparsity, row.variance_entropy, row.orthogonality = filter_metrics(weight, layer.groups)
     else:

@@ -5,17 +5,15 @@ Every threshold is a constant of this module; ``docs/diagnose.md`` gives the rea
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch import nn
 
 from headstart.health import Diagnosis, Finding, LayerHealth
-from headstart.norms import is_norm
+from headstart.parameters import duplicates, quiet_scales, starts_at_zero, tensors
 from headstart.weights import LAYERS
 
 LOST = 1e-3  # across-sample deviation over total deviation, below which a layer hardly tells inputs apart
@@ -58,7 +56,7 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     lost = _lost(diagnosis, scene)
     found += lost
     found += _scale(diagnosis, scene)
-    found += _spread(rows)
+    found += _spread(diagnosis, scene)
     found += _no_gradient(rows, scene)
     found += _dead(rows, scene, {name for f in lost for name in f.layers})
     found += _duplicates(scene.model)
@@ -68,7 +66,7 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
 
 def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     found = []
-    bad = [n for n, t in _tensors(scene.model) if not bool(torch.isfinite(t).all())]
+    bad = [n for n, t in tensors(scene.model) if not bool(torch.isfinite(t).all())]
     if bad:
         text = f"{_count(bad, 'weight tensor holds', 'weight tensors hold')} NaN or infinite values: {_some(bad)}."
         mend = f'load them again, or draw them anew: hs.initialize(model, method="default", include={_owners(bad)!r}).'
@@ -86,7 +84,7 @@ def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
 
 
 def _constant(rows: Sequence[LayerHealth]) -> list[Finding]:
-    same = [r for r in rows if r.weight_std == 0 and "all zero" not in r.notes and math.prod(r.shape) > 1]
+    same = [r for r in rows if r.weight_std == 0 and "starts at zero" not in r.notes and math.prod(r.shape) > 1]
     if not same:
         return []
     text = f"All weights of {_layers(same)} are equal: its units start as copies and stay copies."
@@ -113,7 +111,7 @@ def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
 
 def _alive(r: LayerHealth) -> bool:
     known = r.output_std is not None and r.across_sample_std is not None and math.isfinite(r.output_std)
-    return known and bool(r.output_std) and "all zero" not in r.notes
+    return known and bool(r.output_std) and "starts at zero" not in r.notes
 
 
 def _share(r: LayerHealth) -> float:
@@ -130,7 +128,7 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         if r.output_std is not None
         and math.isfinite(r.output_std)
         and r.name not in scene.normed
-        and "all zero" not in r.notes
+        and "starts at zero" not in r.notes
     ]
     small = [(r, s) for r, s in free if s < VANISHED * min(1.0, relative)]
     large = [(r, s) for r, s in free if s > EXPLODED * max(1.0, relative)]
@@ -146,16 +144,21 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     return found
 
 
-def _spread(rows: Sequence[LayerHealth]) -> list[Finding]:
-    rated = [(r.gradient_ratio, r) for r in rows if r.gradient_ratio and math.isfinite(r.gradient_ratio)]
+def _spread(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
+    free = [r for r in diagnosis.rows if r.name not in scene.normed]  # a normalization takes the scale away
+    rated = [(r.gradient_ratio, r) for r in free if r.gradient_ratio and math.isfinite(r.gradient_ratio)]
     if not rated:
         return []
     (low, slow), (high, fast) = (pick(rated, key=lambda pair: pair[0]) for pick in (min, max))
     if high <= SPREAD * low:
         return []
+    rates = f"the gradient/weight ratio is {low:.1e} in {slow.label} and {high:.1e} in {fast.label}"
+    if quiet := quiet_scales(scene.model):
+        diagnosis.notes.append(f"Of layers without normalization {rates}, with branches that start small: {quiet[0]}.")
+        return []
     text = (
-        f"Layers learn at rates that differ by a factor of {high / low:.1e}: the gradient/weight ratio is {low:.1e} in"
-        f" {slow.label} and {high:.1e} in {fast.label}, more than one learning rate can serve."
+        f"Layers learn at rates that differ by a factor of {high / low:.1e}: {rates}, more than one learning rate can"
+        " serve."
     )
     return [Finding("gradient spread", (slow.name, fast.name), text, f"{_WITHIN}.")]
 
@@ -171,13 +174,6 @@ def _no_gradient(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     text = f"No gradient reaches {_layers(cut)}: nothing would teach {'it' if len(cut) == 1 else 'them'}."
     mend = f"check forward() for detach() and no_grad(); if all units behind are dead, {_WITHIN}."
     return [Finding("no gradient", _names(cut), text, mend)]
-
-
-def starts_at_zero(model: nn.Module) -> bool:
-    """Tell whether some layer's or normalization's weight is all zero, as residual branches often start."""
-    scaled = (m for m in model.modules() if isinstance(m, LAYERS) or is_norm(m))
-    weights = (getattr(m, "weight", None) for m in scaled)
-    return any(isinstance(w, Tensor) and not bool(w.any()) for w in weights)
 
 
 def _dead(rows: Sequence[LayerHealth], scene: Scene, lost: set[str]) -> list[Finding]:
@@ -222,41 +218,14 @@ def _duplicates(model: nn.Module) -> list[Finding]:
     return [Finding("duplicates", names, text, f"draw them anew: {'; '.join(mends)}.")]
 
 
-@torch.no_grad()
-def duplicates(model: nn.Module) -> list[list[str]]:
-    """Group parameters that are bitwise the same without sharing memory; constants (zero biases) do not count.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        >>> encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        >>> ["layers.0.linear1.weight", "layers.1.linear1.weight"] in duplicates(encoder)
-        True
-    """
-    alike: dict[tuple[object, ...], list[tuple[str, Tensor]]] = {}
-    for name, p in _tensors(model):
-        if p.numel() > 1:
-            alike.setdefault((p.dtype, tuple(p.shape)), []).append((name, p))
-    groups: dict[bytes, list[tuple[str, int]]] = {}
-    for key, members in alike.items():
-        for name, p in members if len(members) > 1 else ():
-            if bool((p != p.flatten()[0]).any()):
-                data = p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-                digest = hashlib.blake2b(data, key=repr(key).encode()[:64]).digest()
-                groups.setdefault(digest, []).append((name, p.data_ptr()))
-    return [[n for n, _ in group] for group in groups.values() if len({place for _, place in group}) > 1]
-
-
 def _unused(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     idle = [r for r in rows if r.name in scene.unreached and r.gradient_rms is None]
     if not idle:
         return []
     sure = "" if scene.gradients_measured else " as a module (gradients, which would tell for sure, were not measured)"
-    text = f"The forward pass never uses {_layers(idle)}{sure}."
-    return [Finding("unused layers", _names(idle), text, "remove what is not needed, or check forward().")]
-
-
-def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    return ((n, p) for n, p in model.named_parameters() if not isinstance(p, UninitializedParameter))
+    text = f"The forward pass never uses {_layers(idle)}{sure}, at least in evaluation mode."
+    mend = "remove what is not needed, or check forward(); heads for training only are well."
+    return [Finding("unused layers", _names(idle), text, mend)]
 
 
 def _names(rows: Sequence[LayerHealth]) -> tuple[str, ...]:
