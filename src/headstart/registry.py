@@ -205,12 +205,14 @@ def literal(text: str) -> Any:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Split at separators that stand outside brackets (and are no exponent's sign)."""
-    parts, depth, start = [], 0, 0
+    """Split at separators that stand outside brackets and quotes (and are no exponent's sign)."""
+    parts, depth, start, quote = [], 0, 0, ""
     for i, c in enumerate(text):
+        if c in "'\"" and quote in ("", c):
+            quote = "" if quote else c
         depth += (c in "([{") - (c in ")]}")
         exponent = c == "+" and i > 1 and text[i - 1] in "eE" and text[i - 2].isdigit()
-        if c == separator and depth == 0 and not exponent:
+        if c == separator and depth == 0 and not exponent and not quote:
             parts.append(text[start:i])
             start = i + 1
     return [*parts, text[start:]]
