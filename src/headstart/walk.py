@@ -124,22 +124,22 @@ class Visit:
         dtype = weights.working_dtype(like.dtype)
         return torch.randn(*shape, generator=self.generator(purpose), dtype=dtype).to(like.device)
 
-    def normal_weight(self) -> Tensor:
-        """Draw standard normal values in the weight's shape, into the parameter itself where that is possible.
+    def normal_weight(self, std: float = 1.0) -> Tensor:
+        """Draw normal values in the weight's shape, into the parameter itself where that is possible.
 
         Large networks spend more time on fresh memory than on the draw. :meth:`write` must follow.
         """
         place = weights.in_place(self.layer)
         if place is None:
-            return self.normal(*self.layer.shape)
+            return self.normal(*self.layer.shape).mul_(std)
         self._transaction.mark(self.layer)
-        return place.normal_(generator=self.generator())
+        return place.normal_(0.0, std, generator=self.generator())
 
     def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
         """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
         if weight is not None:
             self._transaction.mark(self.layer)
-            weights.write(self.layer, weight)
+            weights.write(self.layer, weight, finite=False)  # finish looks once for all
             # Rescaled in place later: not where the tensor is the backup, or repeats memory.
             lent = weight.data_ptr() == self._weight_before.data_ptr() or not weight.is_contiguous()
             self._weight = weight.clone() if lent else weight
@@ -174,7 +174,7 @@ class Visit:
         self._transaction.mark(self.layer)
         weight = weights.read(self.layer) if self._weight is None else self._weight
         self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
-        weights.write(self.layer, self._weight)
+        weights.write(self.layer, self._weight, finite=False)
         bias = self.bias
         if bias is not None and (keep_bias or self.bias_free):
             shift = (1 - scale) * bias
@@ -208,10 +208,16 @@ class Visit:
             self.row.methods.append(self.method.info.name)
 
     def finish(self) -> None:
-        """Fill the row with the numbers that the report shows."""
+        """Fill the row with the numbers that the report shows.
+
+        Raises:
+            WriteError: What was written is not finite.
+        """
         row = self.row
         before = summarize(self._weight_before)
         after = before if row.action in ("left", "skipped") else summarize(self.weight_now)
+        if not math.isfinite(after[1]):
+            weights.require_finite(self.layer, self.weight_now)
         row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
         if self.layer is self.plan.first_convolution and row.action in ("written", "scaled"):
             self.plan.filters = (self.weight_before.clone(), self.weight)

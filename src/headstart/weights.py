@@ -146,9 +146,20 @@ def in_place(layer: Layer) -> Tensor | None:
     return target if fits else None
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; one fast sum, and a second look only if that overflows."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+def require_finite(layer: Layer, weight: Tensor) -> None:
+    """Raise if a value is NaN or infinite; one fast sum, and a second look only if that overflows.
+
+    Raises:
+        WriteError: With the number of such values.
+    """
+    if torch.isfinite(weight.sum()):
+        return
+    bad = int((~torch.isfinite(weight)).sum())
+    if bad:
+        raise WriteError(
+            f"The new weight of {layer.where} has {bad} values that are not finite.",
+            remedy="Check the calibration data for extreme values; nothing was changed.",
+        )
 
 
 @torch.no_grad()
@@ -159,19 +170,21 @@ def read_bias(layer: Layer) -> Tensor | None:
 
 
 @torch.no_grad()
-def write(layer: Layer, weight: Tensor) -> None:
+def write(layer: Layer, weight: Tensor, *, finite: bool = True) -> None:
     """Write a canonical weight through whatever parametrizes it, and check what reads back.
+
+    Args:
+        layer: Where to.
+        weight: ``(out, in/groups, *kernel)``.
+        finite: Look for values that are not finite; a caller that looks itself saves a pass.
 
     Raises:
         WriteError: Shape or values are wrong, or the parametrization gives something else back.
     """
     if tuple(weight.shape) != layer.shape:
         raise WriteError(f"A weight of shape {tuple(weight.shape)} does not fit {layer.where}.")
-    if not all_finite(weight):
-        raise WriteError(
-            f"The new weight of {layer.where} has {int((~torch.isfinite(weight)).sum())} values that are not finite.",
-            remedy="Check the calibration data for extreme values; nothing was changed.",
-        )
+    if finite:
+        require_finite(layer, weight)
     stored = from_canonical(layer, weight)
     module = layer.module
     if parametrize.is_parametrized(module, "weight"):

@@ -139,7 +139,7 @@ class WithinLayer(Method):
         """Draw the weights."""
         if self.fill == "keep":
             return
-        weight = visit.normal_weight().div_(math.sqrt(math.prod(visit.layer.shape[1:])))
+        weight = visit.normal_weight(1 / math.sqrt(math.prod(visit.layer.shape[1:])))
         if visit.bias_free and self.center:
             remove_mean_patch(visit, weight)
         bias = visit.bias
