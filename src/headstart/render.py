@@ -114,13 +114,18 @@ def html_fragment(title: str, findings: Sequence[str], grids: Sequence[Grid]) ->
     found = "".join(f"<li>{html.escape(f)}</li>" for f in findings)
     tables = "".join(_html_table(grid) for grid in grids)
     listed = f"<ul>{found}</ul>" if found else ""
-    return f'<div class="headstart"><p><strong>{html.escape(title)}</strong></p>{tables}{listed}</div>'
+    return f'<div class="headstart"><p><strong>{html.escape(title)}</strong></p>{listed}{tables}</div>'
 
 
 def _html_table(grid: Grid) -> str:
     caption = f"<caption>{html.escape(grid.caption)}</caption>" if grid.caption else ""
-    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in grid.columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in grid.cells)
+    styles = [' style="text-align:right"' if i and grid.numeric(i) else "" for i in range(len(grid.columns))]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "".join(f"<{tag}{s}>{html.escape(c)}</{tag[:2]}>" for c, s in zip(cells, styles, strict=True))
+
+    head = line(grid.columns, 'th scope="col"')
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in grid.cells)
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

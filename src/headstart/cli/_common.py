@@ -37,8 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, Source | None, list[str]]:
+def load(args: argparse.Namespace, samples: int | None = None) -> tuple[nn.Module, Source | None, list[str]]:
     """Load data, model and checkpoint.
+
+    Args:
+        args: The parsed arguments.
+        samples: How many samples are needed unless ``--samples`` says it.
 
     Returns:
         The model, the data if there is any, and sentences on what was done.
@@ -50,7 +54,8 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Source | None, list[str]]
     notes: list[str] = []
     if args.data is not None:
         with rng.untouched(args.seed):  # a user's function may draw from the global streams
-            source = load_data(args.data, seed=args.seed, samples=args.samples, raw=args.raw, resize=args.resize)
+            wanted = args.samples or samples
+            source = load_data(args.data, seed=args.seed, samples=wanted, raw=args.raw, resize=args.resize)
         notes += source.notes
     with rng.untouched():
         model, built = _models.build(args.model, args.model_args, source, args.seed)

@@ -36,12 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Diagnose and show."""
     from headstart.cli import _common, _models
-    from headstart.diagnosis import diagnose
+    from headstart.diagnosis import SAMPLES, diagnose
 
     if args.html is not None:
         _models.check_output(args.html, force=True, suffixes=(".html", ".htm"))
     with _common.working("Loading"):
-        model, source, notes = _common.load(args)
+        model, source, notes = _common.load(args, SAMPLES)
     with _common.working("Looking"):
         diagnosis = diagnose(
             model,
