@@ -439,6 +439,9 @@ def test_samples():
     hs.diagnose(model, DataLoader(TensorDataset(x, x), batch_size=100), loss_fn=loss_fn)
     assert sizes == [(64, 64)]
     assert hs.diagnose(model, iter([{"x": x}]), get_inputs=lambda b: b["x"]).samples == 64
+    for data in (x, DataLoader(TensorDataset(x))):
+        with pytest.raises(hs.DataError, match="samples=0 asks for no data"):
+            hs.diagnose(model, data, samples=0)
     assert hs.diagnose(model, x[:1]).row("").across_sample_std is None
 
 
@@ -514,6 +517,16 @@ def test_shows_itself():
     assert json.loads(json.dumps(diagnosis.to_dict()))["rows"][0]["name"] == "<b>[red]"
     with pytest.raises(KeyError):
         diagnosis.row("other")
+
+
+def test_the_code_on_the_page_runs(capsys):
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    assert "Signals are lost" in capsys.readouterr().out
 
 
 def test_the_page_defines_every_column_finding_and_threshold():

@@ -103,7 +103,7 @@ def _one_batch(
     """Take at most ``samples`` samples: raw, with targets, and as the model's inputs."""
     if data is None:
         return None, None
-    limit = samples or SAMPLES
+    limit = SAMPLES if samples is None else samples
     countable = isinstance(data, (Tensor, Mapping, tuple)) or hasattr(data, "__array__")
     indexed = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
     ask = limit if countable or indexed or samples is not None else None

@@ -70,5 +70,9 @@ def test_json_stays_json_where_values_are_not_finite(folder, headstart):
 
 def test_errors_are_one_line(refused):
     assert "does not end in .html" in refused("diagnose", "net.py:build_model", "--html", "d.txt")
+    for option in ("--samples", "--resize"):
+        assert f"{option} 0 is not positive" in refused(
+            "diagnose", "net.py:deep", "--data", "net.py:vectors", option, 0
+        )
     line = refused("diagnose", "net.py:build_model", "--data", "net.py:vectors")
     assert "forward failed" in line

@@ -54,7 +54,7 @@ def load(args: argparse.Namespace, samples: int | None = None) -> tuple[nn.Modul
     notes: list[str] = []
     if args.data is not None:
         with rng.untouched(args.seed):  # a user's function may draw from the global streams
-            wanted = args.samples or samples
+            wanted = samples if args.samples is None else args.samples
             source = load_data(args.data, seed=args.seed, samples=wanted, raw=args.raw, resize=args.resize)
         notes += source.notes
     with rng.untouched():

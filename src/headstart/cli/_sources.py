@@ -61,6 +61,9 @@ def load_data(
     """
     from headstart.bench import tasks, userfile
 
+    for option, number in (("--samples", samples), ("--resize", resize)):
+        if number is not None and number < 1:
+            raise DataError(f"{option} {number} is not positive.", remedy="Pass at least 1.")
     limit = samples or SAMPLES
     path = Path(spec)
     if spec in tasks.BUILT_IN or (path / "train-images.npy").is_file():
