@@ -130,15 +130,17 @@ def test_torchvision_models_are_built_without_weights_for_three_channels(monkeyp
         resolve_model("torchvision:resnet19")
 
 
-def test_timm_models_take_any_channels_and_size():
-    try:
-        import timm  # noqa: F401
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"timm does not import: {error}")
-    model = resolve_model("timm:resnet10t")(5, 4, (32, 32))
-    assert model(torch.zeros(2, 5, 32, 32)).shape == (2, 4)
+def test_timm_models_take_any_channels_and_size(timm):
+    for name in ("resnet10t", "vit_tiny_patch16_224"):
+        model = resolve_model(f"timm:{name}")(5, 4, (32, 32)).eval()
+        assert model(torch.zeros(2, 5, 32, 32)).shape == (2, 4)
     with pytest.raises(UnknownNameError, match="resnet10t"):
         resolve_model("timm:resnet10tt")
+
+
+def test_torchvisions_own_models_are_found(torchvision_models):
+    model = resolve_model("torchvision:resnet18")(3, 7, (32, 32)).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
 def test_the_first_layer_is_the_first_convolution_or_else_linear():

@@ -31,7 +31,7 @@ def judge(results, margin=0.5):
 @pytest.mark.parametrize("arms", [1, 3])
 def test_no_true_difference_seldom_gets_a_verdict(no_bootstrap, seeds, arms):
     rng = np.random.default_rng(seeds * 10 + arms)
-    runs = 500
+    runs = 1000
     false = sum(
         any(c.verdict in (Verdict.HELPS, Verdict.HURTS) for c in judge(simulate(rng, seeds, [0.0] * arms)))
         for _ in range(runs)

@@ -87,7 +87,8 @@ class ArmSummary:
         broke = f" Training diverged in {self.diverged} of {len(self.results)} seeds." if self.diverged else ""
         cost = ""
         if self.init_seconds and not self.control:
-            cost = f" It costs {self.init_seconds:.2f} s, the time of {self.init_steps:.0f} training steps."
+            steps = "training step" if round(self.init_steps) == 1 else "training steps"
+            cost = f" It costs {self.init_seconds:.2f} s, the time of {self.init_steps:.0f} {steps}."
         return self.comparison.sentence() + broke + cost
 
 

@@ -121,9 +121,14 @@ def paired_differences(analysis: Analysis) -> str:
             n = len(comparison.differences)
             lift = (np.arange(n) - (n - 1) / 2) * min(0.07, 0.5 / max(1, n))
             axes.scatter(comparison.differences, row + lift, s=16, color=colour, alpha=0.5, linewidths=0)
-            low, high = comparison.interval.low, comparison.interval.high
-            if np.isfinite(low):
-                axes.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
+            if comparison.interval.bounded:
+                axes.plot(
+                    [comparison.interval.low, comparison.interval.high],
+                    [row, row],
+                    color=colour,
+                    linewidth=2.4,
+                    solid_capstyle="round",
+                )
             axes.scatter(
                 [comparison.mean], [row], s=58, marker="D", color=colour, edgecolors=_PAPER, linewidths=1.2, zorder=4
             )

@@ -5,6 +5,7 @@ A *difference* is an arm's result minus the baseline's with the same seed. All t
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 _EXACT_UP_TO = 20
+_RESAMPLED_FROM = 5
 _RANDOM_FLIPS = 100_000
 
 
@@ -25,11 +27,16 @@ class Interval:
 
     Args:
         low: Lower end; minus infinity if the data cannot bound it.
-        high: Upper end.
+        high: Upper end; then plus infinity.
     """
 
     low: float
     high: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the data could bound it."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,15 @@ def bca_interval(differences: Sequence[float], level: float = 0.95, resamples: i
         seed: Of the bootstrap.
 
     Returns:
-        The interval; without ends if there are fewer than two differences; a point if all are equal.
+        The interval; without ends if there are fewer than five differences, of which resampling says
+        next to nothing; a point if all are equal.
 
     Example:
-        >>> bca_interval([0.5, 0.5, 0.5])
+        >>> bca_interval([0.5, 0.5, 0.5, 0.5, 0.5])
         Interval(low=0.5, high=0.5)
     """
     values = np.asarray(differences, dtype=np.float64)
-    if len(values) < 2:
+    if len(values) < _RESAMPLED_FROM:
         return Interval(-math.inf, math.inf)
     if _constant(values):
         return Interval(float(values[0]), float(values[0]))
@@ -172,6 +180,11 @@ def detectable_effect(deviation: float, n: int, alpha: float = 0.05, power: floa
         return math.inf
     if deviation == 0:
         return 0.0
+    return _noncentrality(n, alpha, power) * deviation / math.sqrt(n)
+
+
+@functools.lru_cache(maxsize=4096)
+def _noncentrality(n: int, alpha: float, power: float) -> float:
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     # The noncentral t as a mixture of normals over the estimated deviation: scipy's own gives NaN far out.
     levels = (np.arange(4000) + 0.5) / 4000
@@ -181,8 +194,7 @@ def detectable_effect(deviation: float, n: int, alpha: float = 0.05, power: floa
         found = stats.norm.cdf(shift - bounds) + stats.norm.cdf(-shift - bounds)
         return float(np.mean(found)) - power
 
-    shift = optimize.brentq(shortfall, 0.0, 4 * float(bounds.max()) + 20)
-    return float(shift) * deviation / math.sqrt(n)
+    return float(optimize.brentq(shortfall, 0.0, 4 * float(bounds.max()) + 20))
 
 
 def area_under_curve(steps: Sequence[float], values: Sequence[float]) -> float:

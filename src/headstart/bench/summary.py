@@ -59,8 +59,7 @@ def cells(arm: ArmSummary) -> Cells:
     c = arm.comparison
     if c is None or not c.seeds:
         return Cells(arm.label, accuracy, "", "", "", "", start, "baseline" if c is None else "not finished")
-    low, high = c.interval.low, c.interval.high
-    interval = f"{signed(low)} to {signed(high)}" if math.isfinite(low) else ""
+    interval = f"{signed(c.interval.low)} to {signed(c.interval.high)}" if c.interval.bounded else ""
     wins, p = f"{c.wins}/{len(c.seeds)}", p_text(c.adjusted_p)
     return Cells(arm.label, accuracy, signed(c.mean), interval, wins, p, start, c.verdict.value)
 

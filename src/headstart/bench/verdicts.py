@@ -31,7 +31,8 @@ RULES = (
     "Otherwise “no evidence”, if this design would have found a difference of {margin:g} points with 80 % power.",
     "Otherwise “too few seeds to tell”, with the smallest difference that this design finds with 80 % power.",
     "Intervals are 95 % bootstrap intervals (BCa) of the mean difference, each for itself and not adjusted; "
-    "with few seeds they are too narrow. The verdict follows the test, not the interval.",
+    "with few seeds they are too narrow, and with fewer than five there is none. The verdict follows the test, "
+    "not the interval.",
     "Questions, each a family of its own: does a method help; what do the controls do; is a method better "
     "than its control.",
 )
@@ -106,7 +107,7 @@ class Comparison:
         if not self.seeds:
             return "no seed is finished in both"
         low, high = self.interval.low, self.interval.high
-        span = f"95 % interval {signed(low)} to {signed(high)}; " if math.isfinite(low) else ""
+        span = f"95 % interval {signed(low)} to {signed(high)}; " if self.interval.bounded else ""
         wins = f"better in {self.wins} of {len(self.seeds)} seeds"
         return f"{signed(self.mean)} points ({span}{wins}; p = {p_text(self.adjusted_p)})"
 
