@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
@@ -60,7 +60,6 @@ def test_result_does_not_depend_on_the_number_of_threads() -> None:
     assert torch.equal(*results)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     distinct=st.integers(1, 6),
     copies=st.integers(1, 300),
@@ -79,6 +78,30 @@ def test_never_more_clusters_than_distinct_points(
     assert torch.equal(torch.bincount(found.labels, minlength=len(found.centroids)), found.sizes)
     if clusters >= distinct and algorithm == "lloyd":
         torch.testing.assert_close(found.centroids[found.labels], points, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "minibatch"])
+@pytest.mark.parametrize("distinct", [1, 3, 9])
+@pytest.mark.parametrize("shift", [0.0, 100.7])
+def test_copies_that_differ_by_rounding_are_one_point(algorithm: str, distinct: int, shift: float) -> None:
+    """As patches of one pattern in another brightness are, once their mean is gone."""
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.rand(distinct, 9, generator=draw)
+    brighter = kinds[torch.randint(distinct, (20_000,), generator=draw)] + shift * torch.rand(20_000, 1, generator=draw)
+    points = brighter - brighter.mean(1, keepdim=True)
+    noise = 16 * torch.finfo(torch.float32).eps * float(brighter.norm(dim=1).max())
+    found = kmeans(points, 16, seed=0, algorithm=algorithm, noise=noise)
+    expected = kinds - kinds.mean(1, keepdim=True)
+    assert len(found.centroids) == distinct
+    assert torch.cdist(expected, found.centroids).min(1).values.max() < 2 * noise
+    assert int(found.sizes.sum()) == 20_000
+
+
+def test_one_copy_more_or_less_does_not_hide_that_points_are_many() -> None:
+    points = torch.cat([torch.zeros(5000, 2), blobs(50, 5, 2)])
+    found = kmeans(points, 6, seed=0)
+    assert len(found.centroids) == 6
+    assert int(found.sizes.max()) >= 5000
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -41,7 +41,14 @@ class Clusters:
 
 
 def kmeans(
-    points: Tensor, clusters: int, *, seed: int, algorithm: str = "lloyd", n_init: int = 1, max_iter: int = 50
+    points: Tensor,
+    clusters: int,
+    *,
+    seed: int,
+    algorithm: str = "lloyd",
+    n_init: int = 1,
+    max_iter: int = 50,
+    noise: float = 0.0,
 ) -> Clusters:
     """Cluster points by Euclidean distance.
 
@@ -52,6 +59,7 @@ def kmeans(
         algorithm: ``"lloyd"`` (full k-means) or ``"minibatch"``.
         n_init: Starts, of which the best is kept.
         max_iter: Iterations at most.
+        noise: Points and centroids this close are one, and at least those within 1e-4 of the points' spread.
 
     Returns:
         Centroids on the device and in the dtype of ``points``.
@@ -72,21 +80,40 @@ def kmeans(
         raise DataError("Points to cluster hold NaN or infinite values.")
     wide = points if points.dtype == torch.float64 else points.float()
     array = np.ascontiguousarray(wide.detach().cpu().numpy())
-    cls = KMeans if algorithm == "lloyd" else MiniBatchKMeans
-    model = cls(min(clusters, len(array)), random_state=seed, n_init=n_init, max_iter=max_iter)
-    with warnings.catch_warnings(), ThreadpoolController().limit(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: mended below
-        labels = model.fit(array).labels_
-    return _mended(array, model.cluster_centers_, labels, float(model.inertia_), points)
+    spread = float(np.linalg.norm(array - array.mean(0), axis=1).max())
+    same = max(noise, SAME * spread)
+    few = _few(array, clusters, same)
+    if few is not None:
+        centroids, labels = few
+    else:
+        cls = KMeans if algorithm == "lloyd" else MiniBatchKMeans
+        model = cls(min(clusters, len(array)), random_state=seed, n_init=n_init, max_iter=max_iter)
+        with warnings.catch_warnings(), ThreadpoolController().limit(limits=1):
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels = model.fit(array).labels_
+        centroids = model.cluster_centers_
+    inertia = float(model.inertia_) if few is None else float(((array - centroids[labels]) ** 2).sum())
+    return _merged(centroids, labels, same, inertia, points)
 
 
-def _mended(array: np.ndarray, centroids: np.ndarray, labels: np.ndarray, inertia: float, like: Tensor) -> Clusters:
-    """Keep the occupied, distinct centroids in their order.
+def _few(array: np.ndarray, clusters: int, same: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """The distinct points and who is which, if there are no more of them than clusters; otherwise None."""
+    cells = np.round((array - array[0]) / same) if same > 0 else np.zeros_like(array)
+    some = cells[:: max(1, len(cells) // 1024)]
+    if len(np.unique(some, axis=0)) > clusters:
+        return None
+    _, inverse, sizes = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    if len(sizes) > clusters:
+        return None
+    labels = inverse.reshape(-1)
+    sums = np.zeros((len(sizes), array.shape[1]))
+    np.add.at(sums, labels, array)
+    return (sums / sizes[:, None]).astype(array.dtype), labels
 
-    Centroids of one and the same point differ by the rounding of a long sum, so nearly equal ones are merged.
-    """
-    spread = np.linalg.norm(array - array.mean(0), axis=1).max()
-    owner = (cdist(centroids, centroids) <= SAME * spread).argmax(1)  # the first that is the same, often itself
+
+def _merged(centroids: np.ndarray, labels: np.ndarray, same: float, inertia: float, like: Tensor) -> Clusters:
+    """Keep the occupied, distinct centroids in their order."""
+    owner = (cdist(centroids, centroids) <= same).argmax(1)  # the first that is the same, often itself
     sizes = np.bincount(owner[labels], minlength=len(centroids))
     kept = np.flatnonzero(sizes > 0)
     renumber = np.full(len(centroids), -1)

@@ -243,6 +243,20 @@ def test_source_patches_writes_patches_that_the_images_hold(digits: Tensor) -> N
     assert len(np.unique(written.round(5), axis=0)) == 6, "no patch twice"
 
 
+def test_source_patches_takes_no_pattern_twice() -> None:
+    corner = torch.zeros(64, 1, 7, 7)
+    corner[:, :, 3:, 3:] = 1  # few patterns, each of them many times
+    conv = conv2d(1, 64)
+    before = conv.weight.detach().clone()
+    report = hs.initialize(conv, corner + torch.linspace(0, 1, 64).reshape(-1, 1, 1, 1), hs.PreWarm(source="patches"))
+    changed = (conv.weight != before).flatten(1).any(1)
+    # The corner at four places, a horizontal edge at two, a vertical edge at two.
+    assert int(changed.sum()) == 8
+    assert any("24 of 32" in f for f in report.findings)
+    rows = conv.weight.detach()[changed].flatten(1)
+    assert torch.pdist(rows).min() > 1e-2 * rows.norm(dim=1).max()
+
+
 def test_source_shuffled_keeps_every_filters_values_and_loses_their_places(digits: Tensor) -> None:
     real, control = conv2d(1, 16), conv2d(1, 16)
     hs.initialize(real, digits, "prewarm")
@@ -280,12 +294,18 @@ def test_groups_are_clustered_on_their_own_channels() -> None:
 def test_depthwise_groups_share_their_clusters(tiles: Tensor) -> None:
     conv = conv2d(3, 6, groups=3)
     before = conv.weight.detach().clone()
-    hs.initialize(conv, tiles, "prewarm")
+    report = hs.initialize(conv, tiles, "prewarm")
     changed = (conv.weight != before).flatten(1).any(1)
     assert changed.tolist() == [True, False] * 3
-    written = conv.weight.detach()[changed].flatten(1)
-    untapered = written / torch.tensor(taper_by_loop(1, (3, 3)), dtype=torch.float32)
-    assert untapered.sum(1).abs().max() < 1e-5 * untapered.abs().max()
+    count = int(report.row("").notes[-1].split()[0])
+    patches = draw_patches(tiles.numpy(), (3, 3), count, rng.generator(0, "", "patches")).reshape(-1, 3, 9)
+    pooled = patches.transpose(1, 0, 2).reshape(-1, 9)  # a group after the other
+    pooled = pooled - pooled.mean(1, keepdims=True)
+    state = rng.derive(0, "", "clusters/0") & 0x7FFFFFFF
+    with threadpool_limits(limits=1):
+        centroids = KMeans(3, random_state=state, n_init=1, max_iter=50).fit(pooled).cluster_centers_
+    ratio = conv.weight.detach()[changed].flatten(1).numpy() / (centroids * taper_by_loop(1, (3, 3)))
+    assert ratio.std() < 1e-2 * abs(ratio.mean()), "one factor for all filters"
 
 
 def test_dilated_kernels_take_dilated_patches() -> None:

@@ -125,6 +125,16 @@ def test_data_of_few_dimensions_fill_few_filters(dtype: torch.dtype, digits: Ten
     assert any("span fewer directions" in f and "14 of 32" in f for f in report.findings)
 
 
+def test_rounding_to_half_precision_adds_no_directions(digits: Tensor) -> None:
+    gray = digits * torch.tensor([1.0, 0.83, 0.61]).reshape(1, 3, 1, 1)  # 9 of 27 directions but for the rounding
+    conv = conv2d(3, 54).bfloat16()
+    before = conv.weight.detach().clone()
+    hs.initialize(conv, gray, "whitening:scale=whiten,eps=0")
+    changed = (conv.weight != before).flatten(1).any(1)
+    assert 8 <= int(changed.sum()) <= 18
+    assert conv.weight.detach().float().norm(dim=1).max() < 1e3
+
+
 def test_flat_images_span_one_direction_and_zeros_none() -> None:
     flat = torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(0)).expand(64, 1, 8, 8)
     conv = conv2d(1, 8)

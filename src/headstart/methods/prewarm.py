@@ -221,13 +221,14 @@ class PreWarm(Method):
         floor = max(noise, 1e-6 * float(flat.norm(dim=1).max()))
         if self.source == "patches":
             flat = flat[flat.norm(dim=1) > floor]
+            if len(flat) == 0:
+                return patches[:0]
             order = torch.randperm(len(flat), generator=visit.generator(purpose)).to(flat.device)
-            found = _distinct(flat[order])[:clusters]
-        elif self.algorithm == "minibatch":
-            seed = visit.integer(purpose)
-            found = kmeans(flat, clusters, seed=seed, algorithm="minibatch", n_init=3, max_iter=100).centroids
+            found = _distinct(flat[order], max(noise, 1e-4 * float(flat.norm(dim=1).max())))[:clusters]
         else:
-            found = kmeans(flat, clusters, seed=visit.integer(purpose)).centroids
+            published = {"algorithm": "minibatch", "n_init": 3, "max_iter": 100}
+            how: dict[str, Any] = published if self.algorithm == "minibatch" else {}
+            found = kmeans(flat, clusters, seed=visit.integer(purpose), noise=noise, **how).centroids
         found = found[found.norm(dim=1) > floor]
         if self.taper == "after":
             found = found * weights
@@ -260,9 +261,9 @@ class PreWarm(Method):
         return (flat * (alpha / size)).reshape(block.shape).to(block.dtype)
 
 
-def _distinct(rows: Tensor) -> Tensor:
-    """Rows without repetitions, in the order of their first appearance."""
-    _, inverse = rows.unique(dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(rows), device=rows.device) if len(rows) else inverse
+def _distinct(rows: Tensor, same: float) -> Tensor:
+    """Rows without repetitions (up to ``same`` in each entry), in the order of their first appearance."""
+    _, inverse = (rows / same).round().unique(dim=0, return_inverse=True)
     place = torch.arange(len(rows), device=rows.device)
-    return rows[first.scatter_reduce(0, inverse, place, "amin").sort().values] if len(rows) else rows
+    first = torch.full_like(place, len(rows)).scatter_reduce(0, inverse, place, "amin").sort().values
+    return rows[first[first < len(rows)]]
