@@ -99,8 +99,8 @@ def test_copies_that_differ_by_rounding_are_one_point(algorithm: str, distinct: 
 
 def test_one_copy_more_or_less_does_not_hide_that_points_are_many() -> None:
     points = torch.cat([torch.zeros(5000, 2), blobs(50, 5, 2)])
-    found = kmeans(points, 6, seed=0)
-    assert len(found.centroids) == 6
+    found = kmeans(points, 20, seed=0)  # 51 points, of which a glance at every fourth sees 14
+    assert len(found.centroids) == 20
     assert int(found.sizes.max()) >= 5000
 
 

@@ -243,12 +243,14 @@ def test_source_patches_writes_patches_that_the_images_hold(digits: Tensor) -> N
     assert len(np.unique(written.round(5), axis=0)) == 6, "no patch twice"
 
 
-def test_source_patches_takes_no_pattern_twice() -> None:
+@pytest.mark.parametrize("source", ["centroids", "patches"])
+def test_no_pattern_is_taken_twice_whatever_its_brightness(source: str) -> None:
     corner = torch.zeros(64, 1, 7, 7)
     corner[:, :, 3:, 3:] = 1  # few patterns, each of them many times
+    corner = corner + torch.linspace(0, 3000, 64).reshape(-1, 1, 1, 1)
     conv = conv2d(1, 64)
     before = conv.weight.detach().clone()
-    report = hs.initialize(conv, corner + torch.linspace(0, 1, 64).reshape(-1, 1, 1, 1), hs.PreWarm(source="patches"))
+    report = hs.initialize(conv, corner, hs.PreWarm(source=source, patches=25))
     changed = (conv.weight != before).flatten(1).any(1)
     # The corner at four places, a horizontal edge at two, a vertical edge at two.
     assert int(changed.sum()) == 8
