@@ -193,6 +193,14 @@ def test_a_forward_that_differentiates():
         assert hs.initialize(Forces(), randn(64, 8), method).changed == ["a", "b"]
 
 
+def test_the_fused_attention_path_hides_no_layer():
+    """In evaluation mode without gradients torch computes a whole encoder layer at once, past its linear layers."""
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    report = hs.initialize(model, randn(16, 5, 8), "lsuv")
+    assert {"linear1", "linear2"} <= set(report.changed)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_checkpointed_layers_are_reached():
     class Model(nn.Module):
         def __init__(self):

@@ -143,6 +143,14 @@ def test_overlapping_memory_can_be_written_and_rescaled():
     assert model.weight.tolist() == [[3, 3], [3, 3]]
 
 
+def test_writing_a_frozen_bias_is_refused():
+    cls = make(lambda method, visit: visit.write(bias=torch.ones(visit.layer.out_channels)))
+    model = torch.nn.Linear(3, 3)
+    model.bias.requires_grad_(False)
+    conformance.runs.refused(cls(), model, None, "no bias that may be written")
+    conformance.runs.refused(cls(), torch.nn.Linear(3, 3, bias=False), None, "no bias that may be written")
+
+
 def test_a_name_is_given_once():
     make(half_normal)
 
