@@ -98,11 +98,14 @@ def kmeans(
 
 def _few(array: np.ndarray, clusters: int, same: float) -> tuple[np.ndarray, np.ndarray] | None:
     """The distinct points and who is which, if there are no more of them than clusters; otherwise None."""
-    cells = np.round((array - array[0]) / same) if same > 0 else np.zeros_like(array)
-    some = cells[:: max(1, len(cells) // 1024)]
-    if len(np.unique(some, axis=0)) > clusters:
+
+    def cells(points: np.ndarray) -> np.ndarray:
+        return np.round((points - array[0]) / same) if same > 0 else np.zeros_like(points)
+
+    glance = cells(array[:: max(1, len(array) // 1024)])
+    if len(np.unique(glance, axis=0)) > clusters:
         return None
-    _, inverse, sizes = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    _, inverse, sizes = np.unique(cells(array), axis=0, return_inverse=True, return_counts=True)
     if len(sizes) > clusters:
         return None
     labels = inverse.reshape(-1)

@@ -126,7 +126,8 @@ class Whitening(Method):
         """The filters of one group, fewer where the patches span fewer directions."""
         covariance = patches.new_zeros(patches.shape[1], patches.shape[1], dtype=torch.float64)
         for part in patches.split(CHUNK):
-            covariance.addmm_(part.double().T, part.double())
+            wide = part.double()
+            covariance.addmm_(wide.T, wide)
         values, vectors = torch.linalg.eigh(covariance / len(patches))
         values, vectors = values.flip(0), vectors.flip(1).T  # largest eigenvalue first, a row each
         lead = vectors.abs().argmax(1, keepdim=True)
