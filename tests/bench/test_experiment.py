@@ -7,6 +7,7 @@ import torch
 
 from headstart.bench import Arm, Store, Training, parse_arm, run, with_controls
 from headstart.bench import experiment as module
+from headstart.bench.arms import parse_arms
 from headstart.bench.experiment import Silent
 from headstart.bench.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
@@ -216,6 +217,24 @@ def test_controls_follow_their_method_and_take_over_its_options():
 def test_a_control_of_a_composition_replaces_the_part_that_writes_the_first_layer():
     arms = with_controls([parse_arm("prewarm+lsuv")])
     assert [type(method).__name__ for method in arms[2].methods()] == ["MatchedRandom", "LSUV"]
+
+
+def test_commas_part_arms_but_not_a_methods_options():
+    texts = [
+        "default,prewarm:paper,whitening+within-layer",
+        "a=prewarm:fraction=0.25,scale=match",
+        "matched-random:of=gabor, lsuv",
+    ]
+    assert [(arm.label, arm.spec) for arm in parse_arms(texts)] == [
+        ("default", "default"),
+        ("prewarm:paper", "prewarm:paper"),
+        ("whitening+within-layer", "whitening+within-layer"),
+        ("a", "prewarm:fraction=0.25,scale=match"),
+        ("matched-random:of=gabor", "matched-random:of=gabor"),
+        ("lsuv", "lsuv"),
+    ]
+    with pytest.raises(UnknownNameError, match="Did you mean 'whitening'"):
+        parse_arms(["prewarm,whitenin"])
 
 
 @pytest.mark.parametrize("text", ["", "=prewarm", "label="])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
-from headstart.registry import get, parse
+from headstart.registry import get, list_methods, parse
 
 DEFAULT = "default"
 CONTROLS = {
@@ -68,6 +68,33 @@ def parse_arm(text: str) -> Arm:
     arm = Arm(label, spec)
     arm.methods()
     return arm
+
+
+def parse_arms(texts: Sequence[str]) -> list[Arm]:
+    """Read several arms, each a text of its own or joined by commas.
+
+    A comma before a method's name parts two arms; any other belongs to a method's options. An arm with a
+    label of its own is a text of its own.
+
+    Raises:
+        HeadstartError: If one is not an arm.
+        UnknownNameError: If a spec names no known method or option.
+
+    Example:
+        >>> [arm.spec for arm in parse_arms(["default,prewarm:fraction=0.25,scale=match,lsuv"])]
+        ['default', 'prewarm:fraction=0.25,scale=match', 'lsuv']
+    """
+    names = {DEFAULT, *list_methods()}
+    arms: list[str] = []
+    for text in texts:
+        first, *rest = text.split(",")
+        arms.append(first)
+        for part in rest:
+            if re.split("[:+]", part.strip())[0] in names or ":" not in arms[-1]:
+                arms.append(part)
+            else:
+                arms[-1] += f",{part}"
+    return [parse_arm(arm) for arm in arms]
 
 
 def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:

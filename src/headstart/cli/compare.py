@@ -22,8 +22,8 @@ examples:
   headstart compare --model net.py:build_model --task data.py:load
       your own model and images
 
-An arm is a method's spec (see 'headstart methods') or label=spec. Run the same command again to go on
-after an interruption.
+An arm is a method's spec (see 'headstart methods') or label=spec; specs may also be joined by
+commas. Run the same command again to go on after an interruption.
 """
 
 
@@ -142,10 +142,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def _experiment(args: argparse.Namespace) -> Any:
-    from headstart.bench import Experiment, Training, parse_arm, with_controls
-    from headstart.bench.arms import with_default
+    from headstart.bench import Experiment, Training, with_controls
+    from headstart.bench.arms import parse_arms, with_default
 
-    arms = [parse_arm(text) for text in args.arms]
+    arms = parse_arms(args.arms)
     resolved = ("device", "precision", "memory_format")
     auto = tuple(name for name in resolved if getattr(args, name) == "auto")
     chosen = {field.name: getattr(args, field.name) for field in fields(Training) if field.name not in auto}
