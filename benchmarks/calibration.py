@@ -194,8 +194,8 @@ def machine() -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    threads = torch.get_num_threads()
-    return f"{model}, {os.cpu_count()} cores, {threads} threads; Python {platform.python_version()}, torch {torch.__version__}"
+    here = f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{here}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -212,7 +212,8 @@ def markdown(found: dict[str, Any]) -> str:
         "brackets: against what that process held before it began, the increase alone).",
         "",
         "| network | forward (s) | within-layer | LSUV | `lsuv` 0.3.0 | faster than it | memory: within-layer | LSUV"
-        " | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV | after `lsuv` 0.3.0 |",
+        " | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV"
+        " | after `lsuv` 0.3.0 |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["networks"]:

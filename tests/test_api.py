@@ -162,3 +162,12 @@ def test_optimizers_built_before_stay_valid(model):
     model(images()).sum().backward()
     optimizer.step()
     assert not torch.equal(model.head.weight, before)
+
+
+def test_apply_of_values_that_do_not_fit_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(torch.float16)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    init = hs.Init({"0.weight": torch.ones(3, 3), "1.weight": torch.full((3, 3), 1e9)})
+    with pytest.raises(hs.WriteError, match=r"'1.weight' do not fit into torch.float16"):
+        hs.apply(model, init)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -20,7 +20,7 @@ from headstart.method import Method
 from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, select
 from headstart.report import Init, Report, Row
 from headstart.walk import walk
-from headstart.weights import Transaction, refresh
+from headstart.weights import Transaction, store
 
 MethodLike = str | Method | type[Method] | Sequence[str | Method]
 
@@ -145,11 +145,7 @@ def apply(model: nn.Module, init: Init) -> Report:
             )
         if not torch.isfinite(value).all():
             raise HeadstartError(f"The initialization of '{name}' holds values that are not finite.")
-    with torch.no_grad():
-        for name, value in init.tensors.items():
-            own[name].copy_(value)
-        for module in model.modules():
-            refresh(module)
+    store(model, {name: (own[name], value) for name, value in init.tensors.items()})
     if init.report is not None:
         return init.report
     names = {

@@ -56,13 +56,18 @@ def register(
     """
 
     def add(cls: M) -> M:
-        if name in _METHODS and _METHODS[name].__qualname__ != cls.__qualname__:
+        # The same class again is a module that was loaded again.
+        if name in _METHODS and _origin(_METHODS[name]) != _origin(cls):
             raise HeadstartError(f"The method name {name!r} is taken by {_METHODS[name].__qualname__}.")
         cls.info = Info(name, summary, reference, scope, needs_data, cost, tuple(presets), tuple(deviations))
         _METHODS[name] = cls
         return cls
 
     return add
+
+
+def _origin(cls: type[Method]) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
 
 
 def _all() -> dict[str, type[Method]]:

@@ -215,6 +215,35 @@ def write_bias(layer: Layer, bias: Tensor) -> None:
     target.copy_(bias)
 
 
+@torch.no_grad()
+def store(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Write raw parameters and buffers, all or none of them.
+
+    Args:
+        model: Owns the tensors.
+        values: By name, the tensor to write and its new values, of the same shape.
+
+    Raises:
+        WriteError: A value does not fit the precision of its tensor.
+    """
+    backup = {name: target.clone() for name, (target, _) in values.items()}
+    try:
+        for name, (target, value) in values.items():
+            target.copy_(value)
+            if target.dtype != value.dtype and not torch.isfinite(target).all():
+                raise WriteError(
+                    f"The values of '{name}' do not fit into {target.dtype} (largest {float(value.abs().max()):.3g}).",
+                    remedy="Use a wider precision, or compute the initialization for this one.",
+                )
+    except BaseException:
+        for name, (target, _) in values.items():
+            target.copy_(backup[name])
+        raise
+    finally:
+        for module in model.modules():
+            refresh(module)
+
+
 def _write_parametrized(layer: Layer, stored: Tensor) -> None:
     chain = layer.module.parametrizations.weight
     value: Tensor | tuple[Tensor, ...] = stored.to(layer.module.weight.dtype)
