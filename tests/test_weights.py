@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import headstart as hs
 from headstart import weights
 from headstart.conformance.state import Snapshot
-from headstart.weights import Layer, Transaction
+from headstart.transaction import Transaction
+from headstart.weights import Layer
 
 KINDS = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),

@@ -19,8 +19,9 @@ from headstart.inputs import Batch, GetInputs
 from headstart.method import Method
 from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, select
 from headstart.report import Init, Report, Row
+from headstart.transaction import Transaction
 from headstart.walk import walk
-from headstart.weights import Transaction, store
+from headstart.weights import store
 
 MethodLike = str | Method | type[Method] | Sequence[str | Method]
 

@@ -28,7 +28,8 @@ from headstart.norms import as_in_training
 from headstart.parameters import scales
 from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, named
 from headstart.probe import Probe, weight_gradients
-from headstart.weights import Layer, Transaction
+from headstart.transaction import Transaction
+from headstart.weights import Layer
 
 SAMPLES = 64  # the backward pass keeps every activation of them
 LossFunction = Callable[[Any, Any], Tensor]

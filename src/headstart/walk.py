@@ -22,7 +22,8 @@ from headstart.moments import Moments, across_sample_std, channel_moments
 from headstart.norms import batch_statistics
 from headstart.plan import Plan, Where, failing_forward, first_input
 from headstart.report import Row, summarize
-from headstart.weights import LAYERS, Layer, Transaction
+from headstart.transaction import Transaction
+from headstart.weights import LAYERS, Layer
 
 MIN_VALUES = 8
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]

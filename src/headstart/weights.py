@@ -3,13 +3,12 @@
 Weights are read and written in one *canonical* layout, ``(out, in/groups, *kernel)``, whatever the layer
 stores: transposed convolutions keep ``(in, out/groups, *kernel)``, weight norm keeps a length and a
 direction. Everything is computed in float32 or better, cast once, and read back: what comes back
-different raises. A :class:`Transaction` puts the whole model back as it was on any exception.
+different raises. ``transaction.Transaction`` puts the whole model back as it was on any exception.
 """
 
 from __future__ import annotations
 
 import math
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -326,81 +325,3 @@ def _parametrization_names(module: nn.Module) -> str:
         return ""
     names = [type(p).__name__.lstrip("_") for p in module.parametrizations.weight]  # type: ignore[union-attr]
     return f"; parametrized by {', '.join(names)}"
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written; None where torch does not count (inference tensors)."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def _dictionaries(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """Where a module keeps what it has."""
-    return vars(module), module._parameters, module._buffers, module._modules
-
-
-class Transaction:
-    """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
-
-    Restores parameters that were not marked as written, buffers, the modules' own attributes (training flags
-    and what a forward stores among them) and attention's fast path in any case. Copies every parameter and
-    buffer once, so it needs the memory of one more model.
-
-    Args:
-        model: The model to protect. It is put in evaluation mode inside.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._committed = False
-        self._written: set[int] = set()
-
-    def mark(self, layer: Layer, *, bias: bool = False) -> None:
-        """Say that the layer's weight (or bias) is meant to change."""
-        tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
-        self._written.update(id(t) for t in tensors)
-
-    def commit(self) -> None:
-        """Keep what was marked as written."""
-        self._committed = True
-
-    def __enter__(self) -> Transaction:
-        self._held = [[(d, dict(d)) for d in _dictionaries(m)] for m in self.model.modules()]
-        tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
-        self._buffers = {id(b) for b in self.model.buffers()}
-        self._index = {key: i for i, key in enumerate(tensors)}
-        self._fastpath = torch.backends.mha.get_fastpath_enabled()
-        # The fused attention path skips the layers inside it, and with them their hooks.
-        torch.backends.mha.set_fastpath_enabled(False)
-        self.model.eval()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        keep = self._written if self._committed and kind is None else set()
-        for tensor, copy, version in self._saved:
-            if id(tensor) in keep:
-                continue
-            # Batch norm moves its running statistics without counting it as a write: compare them.
-            uncounted = version is None or id(tensor) in self._buffers
-            if _version(tensor) != version or (uncounted and not torch.equal(tensor, copy)):
-                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    tensor.copy_(copy)
-        for held in self._held:  # a forward may have put new tensors in the place of these, or beside them
-            for dictionary, content in held:
-                dictionary.clear()
-                dictionary.update(content)
-        for module in self.model.modules():
-            refresh(module)
-        torch.backends.mha.set_fastpath_enabled(self._fastpath)
-
-    def original(self, layer: Layer) -> Tensor | None:
-        """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter."""
-        if not is_plain(layer):
-            return None
-        place = self._index[id(layer.module.weight)]
-        return to_canonical(layer, self._saved[place][1])
-
-    def changed(self) -> dict[int, Tensor]:
-        """Marked parameters, and buffers that changed, by ``id``, as copies of their present values."""
-        marked = [(t, copy) for t, copy, _ in self._saved if id(t) in self._written]
-        return {id(t): t.detach().clone() for t, c in marked if id(t) not in self._buffers or not torch.equal(t, c)}
