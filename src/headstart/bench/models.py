@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.bench import userfile
+from headstart.bench import userfile, zoo
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
 Build = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -51,7 +51,7 @@ def resolve_model(spec: str) -> ModelBuilder:
     """Find a model by name.
 
     Args:
-        spec: ``headstart:prewarm-cnn``, ``torchvision:resnet18``, ``timm:resnet18`` or
+        spec: ``headstart:prewarm-cnn``, ``headstart:plain-cnn:depth=20``, ``torchvision:resnet18``, ``timm:resnet18`` or
             ``file.py:build_model``. The user's function gets those of ``in_channels``, ``classes`` (or
             ``num_classes``) and ``image_size`` (height and width) that its signature takes.
 
@@ -67,7 +67,7 @@ def resolve_model(spec: str) -> ModelBuilder:
         return _from_file(spec)
     family, _, name = spec.partition(":")
     if family not in _FAMILIES or not name:
-        raise unknown("model", spec, [*(f"headstart:{key}" for key in BUILT_IN), *_HINTS])
+        raise unknown("model", spec, [*(f"headstart:{key}" for key in zoo.ZOO), *_HINTS])
     return _FAMILIES[family](name)
 
 
@@ -88,19 +88,17 @@ def _from_file(spec: str) -> ModelBuilder:
 
 
 def _headstart(name: str) -> ModelBuilder:
-    if name not in BUILT_IN:
-        raise unknown("model", f"headstart:{name}", [f"headstart:{key}" for key in BUILT_IN])
-    return ModelBuilder(f"headstart:{name}", "1", BUILT_IN[name])
+    return ModelBuilder(f"headstart:{name}", "1", zoo.resolve(name))
 
 
 def _torchvision(name: str) -> ModelBuilder:
     try:
         import torchvision
-        from torchvision import models as zoo
+        from torchvision import models as found
     except (ImportError, RuntimeError) as error:
         raise _does_not_import("torchvision", error) from error
-    if name not in zoo.list_models(module=zoo):
-        raise unknown("torchvision model", name, zoo.list_models(module=zoo))
+    if name not in found.list_models(module=found):
+        raise unknown("torchvision model", name, found.list_models(module=found))
 
     def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
         if in_channels != 3:
@@ -108,7 +106,7 @@ def _torchvision(name: str) -> ModelBuilder:
                 f"'torchvision:{name}' takes images of 3 channels; these have {in_channels}.",
                 remedy=f"'timm:{name}', if timm has it, or your own file.py:build_model take any number.",
             )
-        return zoo.get_model(name, weights=None, num_classes=classes)
+        return found.get_model(name, weights=None, num_classes=classes)
 
     return ModelBuilder(f"torchvision:{name}", torchvision.__version__, build)
 
@@ -139,28 +137,6 @@ def _does_not_import(package: str, error: Exception) -> HeadstartError:
     return missing
 
 
-def _prewarm_cnn(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """Build Pre-Warm's published CNN: two 3×3 convolutions with batch norm and pooling, two linear layers."""
-    height, width = image_size
-    if height < 4 or width < 4:
-        raise ModelError(f"'headstart:prewarm-cnn' pools twice and needs images of at least 4×4, not {height}×{width}.")
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 32, 3, padding=1),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * (height // 4) * (width // 4), 256),
-        nn.ReLU(),
-        nn.Linear(256, classes),
-    )
-
-
-BUILT_IN: dict[str, Build] = {"prewarm-cnn": _prewarm_cnn}
 _FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
     "headstart": _headstart,
     "torchvision": _torchvision,

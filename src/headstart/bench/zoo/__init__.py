@@ -1,0 +1,117 @@
+"""The models behind ``headstart:NAME``: each builds for any channels and classes, from its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from headstart.bench import options as reader
+from headstart.bench.zoo import cifar_resnets, mobilenets, plain, resnets, vgg
+from headstart.errors import HeadstartError, ModelError, unknown
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model by name.
+
+    Args:
+        about: What it is, in a line.
+        build: Takes input channels, classes, image size, and the options by name.
+        options: Each option's default and its least and largest value.
+        smallest: The least side of an image, from the options.
+    """
+
+    about: str
+    build: Callable[..., nn.Module]
+    options: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    smallest: Callable[..., int] = lambda **_: 1
+
+
+_STRIDE = (2, 1, 2)
+ZOO: dict[str, Entry] = {
+    "prewarm-cnn": Entry(
+        "Pre-Warm's CNN: two 3×3 convolutions with batch norm and pooling, two linear layers",
+        plain.prewarm_cnn,
+        smallest=lambda **_: 4,
+    ),
+    "plain-cnn": Entry(
+        "a plain ReLU CNN of 3×3 convolutions, without normalization or shortcuts",
+        plain.plain_cnn,
+        {"depth": (20, 1, 1000), "width": (32, 1, 4096)},
+    ),
+    "caffenet": Entry(
+        "CaffeNet: AlexNet with pooling before normalization, in Caffe's Gaussian start",
+        plain.caffenet,
+        {"stride": (4, 1, 4)},
+        smallest=plain.caffenet_smallest,
+    ),
+    "resnet18": Entry("ResNet-18 with the ImageNet stem", resnets.resnet18),
+    "resnet18-plain-stage1": Entry(
+        "ResNet-18 without the shortcuts of its first stage, as filter clustering used it",
+        resnets.resnet18_plain_stage1,
+    ),
+    "resnet50": Entry("ResNet-50 with the ImageNet stem", resnets.resnet50),
+    "cifar-resnet20": Entry("the ResNet-20 for 32×32 images, parameter-free shortcuts", cifar_resnets.resnet20),
+    "cifar-resnet56": Entry("the ResNet-56 for 32×32 images, parameter-free shortcuts", cifar_resnets.resnet56),
+    "mobilenet-v1": Entry("MobileNet v1: 13 depthwise-separable blocks", mobilenets.mobilenet_v1, {"stride": _STRIDE}),
+    "mobilenet-v2": Entry("MobileNet v2: inverted residuals", mobilenets.mobilenet_v2, {"stride": _STRIDE}),
+    "mobilenet-v3-small": Entry(
+        "MobileNet v3 small: squeeze-and-excitation, hard swish", mobilenets.mobilenet_v3_small, {"stride": _STRIDE}
+    ),
+    "vgg16": Entry("VGG-16", vgg.vgg16, smallest=lambda **_: 32),
+    "vgg16-bn": Entry("VGG-16 with batch norm", vgg.vgg16_bn, smallest=lambda **_: 32),
+}
+
+
+def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
+    """Find a builder by ``NAME`` or ``NAME:option=value,...``.
+
+    Raises:
+        UnknownNameError: If there is no such model or option.
+        HeadstartError: If an option's value does not fit.
+
+    Example:
+        >>> net = resolve("plain-cnn:depth=3,width=4")(1, 10, (8, 8))
+        >>> sum(isinstance(m, nn.Conv2d) for m in net.modules())
+        3
+    """
+    base, _, text = name.partition(":")
+    if base not in ZOO:
+        raise unknown("model", f"headstart:{base}", [f"headstart:{key}" for key in ZOO])
+    entry = ZOO[base]
+    chosen = reader.read(text, {key: default for key, (default, _, _) in entry.options.items()}, f"headstart:{base}")
+    for key, (_, low, high) in entry.options.items():
+        if not low <= chosen[key] <= high:
+            raise HeadstartError(f"'headstart:{base}': {key}={chosen[key]} is not between {low} and {high}.")
+
+    def build(in_channels: int, classes: int, image_size: Size) -> nn.Module:
+        least = entry.smallest(**chosen)
+        if min(image_size) < least:
+            height, width = image_size
+            raise ModelError(
+                f"'headstart:{name}' needs images of at least {least}×{least}, not {height}×{width}.",
+                remedy="Use 'caffenet:stride=1' for small images."
+                if base == "caffenet" and chosen["stride"] > 1
+                else "",
+            )
+        return entry.build(in_channels, classes, image_size, **chosen)
+
+    return build
+
+
+def list_models() -> dict[str, str]:
+    """Return each name with what it is and its options.
+
+    Example:
+        >>> list_models()["resnet18"]
+        'ResNet-18 with the ImageNet stem'
+    """
+    return {
+        name: entry.about
+        + "".join(f"; {key}={default} ({low} to {high})" for key, (default, low, high) in entry.options.items())
+        for name, entry in ZOO.items()
+    }
