@@ -51,9 +51,10 @@ def resolve_model(spec: str) -> ModelBuilder:
     """Find a model by name.
 
     Args:
-        spec: ``headstart:prewarm-cnn``, ``headstart:plain-cnn:depth=20``, ``torchvision:resnet18``, ``timm:resnet18`` or
-            ``file.py:build_model``. The user's function gets those of ``in_channels``, ``classes`` (or
-            ``num_classes``) and ``image_size`` (height and width) that its signature takes.
+        spec: ``headstart:prewarm-cnn``, ``headstart:plain-cnn:depth=20``, ``torchvision:resnet18``,
+            ``timm:resnet18`` or ``file.py:build_model``. The user's function gets those of
+            ``in_channels``, ``classes`` (or ``num_classes``) and ``image_size`` (height and width) that its
+            signature takes.
 
     Returns:
         The builder. Nothing is built yet, and no pre-trained weight is ever loaded.

@@ -92,11 +92,10 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
         least = entry.smallest(**chosen)
         if min(image_size) < least:
             height, width = image_size
+            smaller = "With the option stride=1 it takes smaller ones." if chosen.get("stride", 1) > 1 else ""
             raise ModelError(
                 f"'headstart:{name}' needs images of at least {least}×{least}, not {height}×{width}.",
-                remedy="Use 'caffenet:stride=1' for small images."
-                if base == "caffenet" and chosen["stride"] > 1
-                else "",
+                remedy=smaller,
             )
         return entry.build(in_channels, classes, image_size, **chosen)
 
