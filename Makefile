@@ -30,7 +30,7 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/calibration.py --out docs/results
+	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/calibration.py --out docs/results
 
 clean:
 	rm -rf $(VENV) runs build dist
