@@ -11,6 +11,7 @@ the things only. Pre-Warm is timed against a training step of its own network.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -48,10 +49,15 @@ def peer(model: nn.Module, x: Tensor) -> None:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, without Python's garbage collector (as in timeit)."""
+    gc.collect()
+    gc.disable()
     start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+    try:
+        action()
+        return time.perf_counter() - start
+    finally:
+        gc.enable()
 
 
 def channel_errors(model: nn.Module, x: Tensor) -> dict[str, float]:

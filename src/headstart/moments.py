@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ACROSS_SAMPLES = 32
+ACROSS_SAMPLES = 16
 PIECE = 2**20
 
 
