@@ -106,5 +106,48 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int, name: str) ->
     return [torch.cat(part).sort().values for part in parts]
 
 
+def subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> Tensor:
+    """Choose some of the images so that each class keeps its share.
+
+    Args:
+        labels: ``(N,)`` class numbers.
+        size: How many to choose.
+        seed: Names the draw. A class's order depends on the seed, the part and the class alone.
+        name: The task's name, for messages.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Returns:
+        Sorted indices.
+
+    Raises:
+        DataError: If there are fewer images, or not even one for each class.
+
+    Example:
+        >>> labels = torch.arange(40) % 4
+        >>> labels[subset(labels, 6, 0, "mine", "train")].bincount().tolist()
+        [2, 2, 1, 1]
+    """
+    values, counts = labels.unique(return_counts=True)
+    if not len(values) <= size <= len(labels):
+        raise DataError(
+            f"Task '{name}': {part}={size} is not possible.",
+            remedy=f"Its {part} split has {len(labels)} images in {len(values)} classes; ask for a number between.",
+        )
+    shares = counts.double() * size / len(labels)
+    chosen = shares.floor().long().clamp_min(1)
+    # What rounding left goes to, or is taken from, the classes whose share was cut, or raised, the most.
+    for _ in range(abs(size - int(chosen.sum()))):
+        step = 1 if int(chosen.sum()) < size else -1
+        gaps = (shares - chosen) * step
+        gaps[chosen + step < 1] = -torch.inf
+        chosen[int(gaps.argmax())] += step
+    picked = []
+    for value, count in zip(values.tolist(), chosen.tolist(), strict=True):
+        members = torch.nonzero(labels == value).flatten()
+        draw = generator(seed, "subset", part, str(value))
+        picked.append(members[torch.randperm(len(members), generator=draw)[:count]])
+    return torch.cat(picked).sort().values
+
+
 def _numpy(array: Any) -> np.ndarray[Any, Any]:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)

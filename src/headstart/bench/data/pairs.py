@@ -1,0 +1,47 @@
+"""Pairs of CIFAR-100's superclasses: those of filter clustering's authors, and disjoint ones drawn by a seed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import torch
+
+from headstart.rng import generator
+
+Pair = tuple[int, int]
+
+
+def published_sources() -> list[Pair]:
+    """Return the 45 pairs that the source models were trained on: all of superclasses 0 to 9.
+
+    Example:
+        >>> len(published_sources()), published_sources()[0]
+        (45, (0, 1))
+    """
+    return list(itertools.combinations(range(10), 2))
+
+
+def published_evaluation() -> list[Pair]:
+    """Return the ten pairs of superclasses 10 to 19 that starts were judged on.
+
+    They are drawn as the authors drew them, with Python's generator at seed 1234. They overlap: superclass 10
+    is in five of them, 14 in none.
+
+    Example:
+        >>> published_evaluation()[:4]
+        [(10, 11), (10, 13), (10, 16), (10, 17)]
+    """
+    draw = random.Random(1234)  # noqa: S311 - the authors' generator
+    return sorted(draw.sample(list(itertools.combinations(range(10, 20), 2)), 10))
+
+
+def disjoint(seed: int) -> list[Pair]:
+    """Draw ten pairs that share no superclass; a source half (0 to 4) and an evaluation half (5 to 9) of them.
+
+    Example:
+        >>> sorted(sum(disjoint(0), ())) == list(range(20))
+        True
+    """
+    order = torch.randperm(20, generator=generator(seed, "superclass-pairs")).tolist()
+    return [(min(a, b), max(a, b)) for a, b in zip(order[::2], order[1::2], strict=True)]
