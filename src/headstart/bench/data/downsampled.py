@@ -65,9 +65,9 @@ def read(path: Path, side: int, images: bool = True) -> tuple[Array | None, Arra
     """
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {key: archive[key] for key in (("data", "labels") if images else ("labels",))}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
                 f"'{path}' is not a readable batch: {type(error).__name__}: {error}.",
                 remedy="It is damaged, incomplete or another file; fetch it again.",
