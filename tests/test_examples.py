@@ -71,6 +71,15 @@ def test_compare_two_starts(tmp_path):
     assert (tmp_path / "store" / "report.html").is_file()
 
 
+def test_the_experiment_file(tmp_path):
+    pytest.importorskip("mlxtend")
+    out = run("../src/headstart/cli/main.py", "compare", EXAMPLES / "experiment.toml", "--quiet", folder=tmp_path)
+    assert "6 trials run" in out
+    assert "Too few seeds to tell about a quarter" in out
+    assert (tmp_path / "runs" / "experiment" / "report.html").is_file()
+
+
 def test_every_example_is_tested():
     tested = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {p.name for p in EXAMPLES.glob("*.py")}
+    assert [p.name for p in EXAMPLES.glob("*.toml")] == ["experiment.toml"]

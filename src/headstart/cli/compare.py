@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import re
 import sys
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headstart.bench.config import Config, read, save
+from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults
+from headstart.bench.words import experiment as build
+from headstart.bench.words import parse_seeds as parse_seeds
 from headstart.errors import HeadstartError
 
 _EXAMPLES = """\
@@ -21,6 +25,9 @@ examples:
       configured starts; 20 seeds, of which those already run are kept
   headstart compare --model net.py:build_model --task data.py:load
       your own model and images
+  headstart compare --arms lsuv --steps 500 --write experiment.toml
+  headstart compare experiment.toml --seeds 20
+      the same words in a file, written from a command line; an option overrules the file
 
 An arm is a method's spec (see 'headstart methods') or label=spec; specs may also be joined by
 commas. Run the same command again to go on after an interruption.
@@ -36,50 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_argument_group("what to compare")
-    what.add_argument(
-        "--task", default="mnist5k", help="mnist5k, a folder of .npy arrays, or file.py:function (default: %(default)s)"
-    )
-    what.add_argument(
-        "--model",
-        default="headstart:prewarm-cnn",
-        help="headstart:NAME, torchvision:NAME, timm:NAME or file.py:function (default: %(default)s)",
-    )
-    what.add_argument(
-        "--arms",
-        nargs="+",
-        default=["prewarm", "whitening"],
-        metavar="ARM",
-        help="starts to test against the default one (default: prewarm whitening)",
-    )
-    what.add_argument("--seeds", default="8", help="how many (8), a range (0-7) or a list (3,5,9) (default: 8)")
-    what.add_argument("--no-controls", action="store_true", help="leave out the control arms and the null arm")
-    what.add_argument("--split-seed", type=int, default=0, help="draw of the task's splits (default: 0)")
-    what.add_argument(
-        "--margin", type=float, default=0.5, help="smallest difference that matters, in points (default: %(default)s)"
-    )
-    what.add_argument("--alpha", type=float, default=0.05, help="level of the tests (default: %(default)s)")
-    how = parser.add_argument_group("how each trial trains")
-    how.add_argument("--steps", type=int, default=100, help="optimizer steps (default: %(default)s)")
-    how.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
-    how.add_argument("--lr", type=float, default=1e-3, help="learning rate (default: %(default)s)")
-    how.add_argument("--lr-end", type=float, default=0.0, help="where the cosine ends (default: %(default)s)")
-    how.add_argument("--optimizer", default="adam", help="adam, adamw or sgd (default: %(default)s)")
-    how.add_argument("--weight-decay", type=float, default=0.0, help="default: %(default)s")
-    how.add_argument("--schedule", default="cosine", help="cosine or constant (default: %(default)s)")
-    how.add_argument("--augment", nargs="*", default=[], metavar="NAME", help="flip, crop (default: none)")
-    how.add_argument("--evaluations", type=int, default=10, help="points of a curve (default: %(default)s)")
-    how.add_argument("--calibration", type=int, default=256, help="images that a start sees (default: %(default)s)")
-    how.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default: %(default)s)")
-    how.add_argument("--memory-format", default="auto", help="auto, contiguous or channels_last (default: auto)")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    out = parser.add_argument_group("output")
-    out.add_argument(
-        "--out",
-        default="runs/compare",
-        metavar="DIR",
-        help="folder of the trials and the page; what it holds is not run again (default: %(default)s)",
-    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="an experiment's file (.toml); options overrule it")
+    groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
+    for word in WORDS.values():
+        _add(groups[word.group], word)
+    out = groups[OUTPUT]
+    out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
     out.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -94,11 +63,18 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench.summary import as_dict
     from headstart.bench.terminal import Bars, show
 
-    experiment = _experiment(args)
-    store = Store(args.out)
+    chosen, typed, config = settings(args)
+    if args.write is not None:
+        save(args.write, chosen)
+        print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
+        return 0
+    with _pointing(config, typed):
+        check(chosen)
+        experiment = build(chosen)
+    store = Store(chosen["out"])
     errors = Console(stderr=True)
     try:
-        with Bars(errors, hidden=args.quiet) as bars:
+        with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
             done = run_experiment(experiment, store, bars, command=_command())
     except KeyboardInterrupt:
         errors.print(
@@ -117,49 +93,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read a number of seeds, a range or a list.
+def _add(group: argparse._ArgumentGroup, word: Word) -> None:
+    """Add a word's option. Its default is None, so that a file's value can be told from one that was typed."""
+    shown = " ".join(word.default) if isinstance(word.default, tuple) else f"{word.default}"
+    text = f"{word.help} (default: {shown or 'none'})"
+    flag = f"--{word.name}"
+    if word.kind == "switch":
+        text = f"add or leave out {word.help} (default: {'add' if word.default else 'leave out'})"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif word.kind == "texts":
+        group.add_argument(flag, nargs="+" if word.default else "*", metavar=word.metavar, help=text)
+    else:
+        kind = {"whole": int, "number": float}.get(word.kind, str)
+        group.add_argument(flag, type=kind, metavar=word.metavar, help=text)
 
-    Raises:
-        HeadstartError: If it is none of them.
 
-    Example:
-        >>> parse_seeds("3"), parse_seeds("2-4"), parse_seeds("5,9")
-        ((0, 1, 2), (2, 3, 4), (5, 9))
+def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Config | None]:
+    """Put defaults, file and command line together, the later before the earlier.
+
+    Returns:
+        Every word with its value, those that were typed, and the file if there is one.
     """
-    compact = text.replace(" ", "")
-    if re.fullmatch(r"[1-9]\d{0,5}", compact):
-        return tuple(range(int(compact)))
-    if found := re.fullmatch(r"(\d{1,6})-(\d{1,6})", compact):
-        first, last = map(int, found.groups())
-        if first <= last:
-            return tuple(range(first, last + 1))
-    elif re.fullmatch(r"\d{1,9}(,\d{1,9})+,?|\d{1,9},", compact):
-        return tuple(int(part) for part in compact.split(",") if part)
-    raise HeadstartError(
-        f"--seeds {text!r} is not understood.", remedy="Write a number (8), a range (0-7) or a list (3,5,9)."
-    )
+    typed = {name: getattr(args, word.field) for name, word in WORDS.items() if getattr(args, word.field) is not None}
+    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
+    if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml")]:
+        raise HeadstartError(
+            f"{misplaced[0]!r} is read as an arm.",
+            remedy=f"Put the file first: headstart compare {misplaced[0]} --arms ...",
+        )
+    config = None if args.file is None else read(args.file)
+    return {**defaults(), **(config.settings if config else {}), **typed}, typed, config
 
 
-def _experiment(args: argparse.Namespace) -> Any:
-    from headstart.bench import Experiment, Training, with_controls
-    from headstart.bench.arms import parse_arms, with_default
-
-    arms = parse_arms(args.arms)
-    resolved = ("device", "precision", "memory_format")
-    auto = tuple(name for name in resolved if getattr(args, name) == "auto")
-    chosen = {field.name: getattr(args, field.name) for field in fields(Training) if field.name not in auto}
-    return Experiment(
-        arms=with_default(arms) if args.no_controls else with_controls(arms),
-        seeds=parse_seeds(args.seeds),
-        task=args.task,
-        model=args.model,
-        training=Training(**{**chosen, "augment": tuple(args.augment)}),
-        split_seed=args.split_seed,
-        margin=args.margin,
-        alpha=args.alpha,
-        auto=auto,
-    )
+@contextlib.contextmanager
+def _pointing(config: Config | None, typed: Mapping[str, Any]) -> Iterator[None]:
+    """Make errors point at the file's line that they are about."""
+    try:
+        yield
+    except HeadstartError as error:
+        if config is not None:
+            config.locate(error, typed)
+        raise
 
 
 def _command() -> list[str]:

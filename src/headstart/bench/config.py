@@ -1,0 +1,275 @@
+"""Experiments as TOML files: read with errors that point at the line, and written from a command line."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, seeds_text
+from headstart.errors import HeadstartError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_LARGEST = 64 * 2**10
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a file says.
+
+    Args:
+        file: Its name.
+        settings: Its words with their values, in the form of the command line's.
+        lines: The line of each.
+    """
+
+    file: str
+    settings: Mapping[str, Any]
+    lines: Mapping[str, int]
+
+    def locate(self, error: HeadstartError, overruled: Mapping[str, Any] | None = None) -> None:
+        """Point an error that arose later at the line whose value it quotes, if there is one.
+
+        Args:
+            error: Such as that a model is not known.
+            overruled: Words whose value came from elsewhere.
+        """
+        for name, value in self.settings.items():
+            if name in (overruled or {}) or not isinstance(value, str):
+                continue
+            parts = value.split(":")  # family:NAME:options, each of which may be what the message quotes
+            if any(f"'{part}'" in str(error) for part in (value, *parts, ":".join(parts[:2])) if len(part) > 1):
+                error.args = (f"{self.file}, line {self.lines[name]}: {error}",)
+                return
+
+
+def read(path: str | os.PathLike[str]) -> Config:
+    r"""Read an experiment's file.
+
+    Args:
+        path: A TOML file whose keys are words of `headstart.bench.words`. Paths in it are taken as on the
+            command line, from the working directory.
+
+    Raises:
+        HeadstartError: If it is not there, is not TOML, has a key that is no word, or a value that cannot
+            be. The message names the line and, for a word that is not known, the nearest one.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "experiment.toml")
+        >>> _ = file.write_text('steps = 20\narms = ["lsuv"]\n')
+        >>> read(file).settings
+        {'steps': 20, 'arms': ('lsuv',)}
+    """
+    name = os.fspath(path)
+    text = _text(name)
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax(name, text, error) from error
+    lines = _lines(text)
+    settings = {}
+    for key, value in found.items():
+        where = f"{name}, line {lines[key]}: "
+        if key not in WORDS:
+            raise _no_such_key(where, key, value)
+        try:
+            settings[key] = _READ[WORDS[key].kind](WORDS[key], value)
+            check({key: settings[key]})
+        except HeadstartError as error:
+            message = str(error).replace(f"--{key} ", f"{key} = ")
+            raise HeadstartError(f"{where}{message}{_nearest(WORDS[key], value, message)}") from error
+    return Config(name, settings, lines)
+
+
+def write(settings: Mapping[str, Any]) -> str:
+    """Write settings as the file that says the same.
+
+    Args:
+        settings: Any of the words; the others are written with their defaults, so that the file means the
+            same if a default changes.
+
+    Returns:
+        TOML, which :func:`read` reads back to the same values.
+
+    Example:
+        >>> "steps = 20" in write({"steps": 20})
+        True
+    """
+    whole = {**defaults(), **settings}
+    parts = ["# Run it: headstart compare FILE. An option on the command line overrules its line here.\n"]
+    for group in (WHAT, HOW, OUTPUT):
+        parts.append(f"\n# {group}\n")
+        parts += [f"{n} = {_toml(whole[n])}\n" for n, word in WORDS.items() if word.group == group]
+    return "".join(parts)
+
+
+def save(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Write an experiment's file; one that is there already stays.
+
+    Raises:
+        HeadstartError: If the file exists or cannot be written, or a value makes no sense.
+    """
+    check(settings)
+    text = write(settings)
+    try:
+        with Path(path).open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise HeadstartError(f"'{path}' exists.", remedy="Choose another name, or remove it first.") from error
+    except OSError as error:
+        raise HeadstartError(f"'{path}' could not be written: {error.strerror or error}.") from error
+
+
+def _text(name: str) -> str:
+    try:
+        raw = Path(name).read_bytes()
+    except OSError as error:
+        raise HeadstartError(
+            f"The experiment's file '{name}' could not be read: {error.strerror or error}.",
+            remedy="Write one with: headstart compare ... --write experiment.toml.",
+        ) from error
+    if len(raw) > _LARGEST:
+        raise HeadstartError(f"'{name}' has {len(raw):,} bytes, too many for an experiment's file.")
+    try:
+        return raw.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise HeadstartError(f"{name}, line {line}: this is not UTF-8 text.") from error
+
+
+def _syntax(name: str, text: str, error: Exception) -> HeadstartError:
+    """Say where a file is not TOML; the parser tells the place only inside its message."""
+    found = re.search(r"^(.*) \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error), re.DOTALL)
+    message, line, _ = found.groups() if found else (str(error), None, None)
+    last = max(1, len(text.rstrip("\n").split("\n")))
+    number = min(int(line), last) if line else last
+    shown = text.split("\n")[number - 1].strip()
+    return HeadstartError(
+        f"{name}, line {number}: {shown!r} is not TOML: {message[:1].lower()}{message[1:]}.",
+        remedy='Write key = value, texts in quotes, lists in brackets: arms = ["prewarm", "lsuv"].',
+    )
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Find the line on which each key starts: it is there once the file is read up to the statement's end."""
+    lines = text.split("\n")
+    places: dict[str, int] = {}
+    start: int | None = None
+    for number, line in enumerate(lines, 1):
+        if start is None and line.strip() and not line.lstrip().startswith("#"):
+            start = number
+        if start is None:
+            continue
+        try:
+            known = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue  # a value over several lines goes on
+        for key in known:
+            places.setdefault(key, start)
+        start = None
+    return places
+
+
+def _no_such_key(where: str, key: str, value: Any) -> HeadstartError:
+    if isinstance(value, dict):
+        return HeadstartError(
+            f"{where}there is no table '{key}'.", remedy="An experiment's file has no tables: write key = value."
+        )
+    near = difflib.get_close_matches(key.replace("_", "-"), WORDS, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(WORDS)}."
+    return HeadstartError(f"{where}there is no key '{key}'.", remedy=hint)
+
+
+def _nearest(word: Word, value: Any, message: str) -> str:
+    """Name the nearest choice, where the message does not."""
+    if not (isinstance(value, str) and word.choices) or "Did you mean" in message:
+        return ""
+    near = difflib.get_close_matches(value, word.choices, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _wrong(word: Word, value: Any, wanted: str) -> HeadstartError:
+    shown = "a table" if isinstance(value, dict) else repr(value)
+    return HeadstartError(f"{word.name} = {shown} is not {wanted}.")
+
+
+def _read_text(word: Word, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _wrong(word, value, 'a text: write it in quotes, "..."')
+    return value
+
+
+def _read_texts(word: Word, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(word, value, 'a list of texts: write ["...", "..."]')
+    if not value and word.default:
+        raise HeadstartError(f"{word.name} = [] is empty.")
+    return tuple(value)
+
+
+def _read_whole(word: Word, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(word, value, "a whole number")
+    return value
+
+
+def _read_number(word: Word, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _wrong(word, value, "a number")
+    return float(value)
+
+
+def _read_switch(word: Word, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(word, value, "true or false")
+    return value
+
+
+def _read_seeds(word: Word, value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        return seeds_text(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise _wrong(word, value, 'a number (8), a range ("0-7") or a list ([3, 5, 9])')
+    return str(value)
+
+
+_READ: dict[str, Callable[[Word, Any], Any]] = {
+    "text": _read_text,
+    "texts": _read_texts,
+    "whole": _read_whole,
+    "number": _read_number,
+    "switch": _read_switch,
+    "seeds": _read_seeds,
+}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return '"' + "".join(map(_escaped, value)) + '"'
+    return "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    code = ord(character)
+    if 0xD800 <= code <= 0xDFFF:
+        raise HeadstartError("A name that is not valid text cannot be written to a file.")
+    return f"\\u{code:04x}" if code < 0x20 or code == 0x7F else character

@@ -1,0 +1,181 @@
+"""The words of an experiment: each is a key of its file and an option of its command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from headstart.bench.arms import parse_arms, with_controls, with_default
+from headstart.bench.experiment import AUTO, Experiment
+from headstart.bench.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
+from headstart.errors import HeadstartError
+
+Kind = Literal["text", "texts", "whole", "number", "switch", "seeds"]
+WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
+
+
+@dataclass(frozen=True)
+class Word:
+    """One setting of an experiment.
+
+    Args:
+        name: The key in the file; the option is the same with two dashes before it.
+        kind: What its value is. A switch is ``true`` or ``false`` in the file, ``--name`` or ``--no-name`` on
+            the command line.
+        default: Its value if nothing is said.
+        help: A few words on it.
+        group: Under which heading it stands.
+        metavar: What stands for the value in the help.
+        choices: The values that there are, if they can be listed.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    group: str = HOW
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def field(self) -> str:
+        """The name as Python writes it."""
+        return self.name.replace("-", "_")
+
+
+WORDS: dict[str, Word] = {
+    word.name: word
+    for word in (
+        Word("task", "text", "mnist5k", "mnist5k, a folder of .npy arrays, or file.py:function", WHAT),
+        Word(
+            "model",
+            "text",
+            "headstart:prewarm-cnn",
+            "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function",
+            WHAT,
+        ),
+        Word("arms", "texts", ("prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
+        Word("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
+        Word("controls", "switch", True, "the control arms and the null arm", WHAT),
+        Word("split-seed", "whole", 0, "draw of the task's splits", WHAT),
+        Word("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
+        Word("alpha", "number", 0.05, "level of the tests", WHAT),
+        Word("steps", "whole", 100, "optimizer steps"),
+        Word("batch-size", "whole", 64, "images per step"),
+        Word("lr", "number", 1e-3, "learning rate"),
+        Word("lr-end", "number", 0.0, "where the cosine ends"),
+        Word("optimizer", "text", "adam", "adam, adamw or sgd", choices=OPTIMIZERS),
+        Word("weight-decay", "number", 0.0, "as the optimizer defines it"),
+        Word("schedule", "text", "cosine", "cosine or constant", choices=SCHEDULES),
+        Word("augment", "texts", (), "flip, crop", metavar="NAME"),
+        Word("evaluations", "whole", 10, "points of a curve"),
+        Word("calibration", "whole", 256, "images that a start sees"),
+        Word("precision", "text", AUTO, "auto, float32 or bfloat16", choices=(AUTO, *PRECISIONS)),
+        Word("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
+        Word("device", "text", AUTO, "auto, cpu, cuda, ..."),
+        Word(
+            "out",
+            "text",
+            "runs/compare",
+            "folder of the trials and the page; what it holds is not run again",
+            OUTPUT,
+            "DIR",
+        ),
+    )
+}
+_RESOLVED = ("device", "precision", "memory_format")
+
+
+def defaults() -> dict[str, Any]:
+    """Return every word with its default value.
+
+    Example:
+        >>> defaults()["steps"]
+        100
+    """
+    return {name: word.default for name, word in WORDS.items()}
+
+
+def experiment(settings: Mapping[str, Any]) -> Experiment:
+    """Build the experiment that the settings describe.
+
+    Args:
+        settings: Every word with its value.
+
+    Raises:
+        HeadstartError: If a value makes no sense.
+
+    Example:
+        >>> experiment({**defaults(), "arms": ["lsuv"], "seeds": "0-2", "controls": False}).size
+        6
+    """
+    given = {WORDS[name].field: value for name, value in settings.items()}
+    arms = parse_arms(given["arms"])
+    auto = tuple(name for name in _RESOLVED if given[name] == AUTO)
+    chosen = {field.name: given[field.name] for field in fields(Training) if field.name not in auto}
+    return Experiment(
+        arms=with_controls(arms) if given["controls"] else with_default(arms),
+        seeds=parse_seeds(given["seeds"]),
+        task=given["task"],
+        model=given["model"],
+        training=Training(**{**chosen, "augment": tuple(given["augment"])}),
+        split_seed=given["split_seed"],
+        margin=given["margin"],
+        alpha=given["alpha"],
+        auto=auto,
+    )
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise the error for values that make no sense by themselves, without loading anything.
+
+    Args:
+        settings: Any of the words.
+
+    Raises:
+        HeadstartError: For the first that cannot be.
+
+    Example:
+        >>> check({"steps": 5, "alpha": 0.01})
+    """
+    experiment({**defaults(), **settings})
+    for name in ("alpha", "margin"):
+        value = settings.get(name, WORDS[name].default)
+        if not 0 < value < (1 if name == "alpha" else float("inf")):
+            raise HeadstartError(f"{name} is {value:g}; it must be above 0{' and below 1' if name == 'alpha' else ''}.")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read a number of seeds, a range or a list.
+
+    Raises:
+        HeadstartError: If it is none of them.
+
+    Example:
+        >>> parse_seeds("3"), parse_seeds("2-4"), parse_seeds("5,9")
+        ((0, 1, 2), (2, 3, 4), (5, 9))
+    """
+    compact = text.replace(" ", "")
+    if re.fullmatch(r"[1-9]\d{0,5}", compact):
+        return tuple(range(int(compact)))
+    if found := re.fullmatch(r"(\d{1,6})-(\d{1,6})", compact):
+        first, last = map(int, found.groups())
+        if first <= last:
+            return tuple(range(first, last + 1))
+    elif re.fullmatch(r"\d{1,9}(,\d{1,9})+,?|\d{1,9},", compact):
+        return tuple(int(part) for part in compact.split(",") if part)
+    raise HeadstartError(
+        f"--seeds {text!r} is not understood.", remedy="Write a number (8), a range (0-7) or a list (3,5,9)."
+    )
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Write seeds so that :func:`parse_seeds` reads them.
+
+    Example:
+        >>> seeds_text([3, 5, 9]), seeds_text([4])
+        ('3,5,9', '4,')
+    """
+    return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
