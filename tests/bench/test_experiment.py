@@ -8,6 +8,7 @@ import torch
 from headstart.bench import Arm, Store, Training, parse_arm, run, with_controls
 from headstart.bench import experiment as module
 from headstart.bench.arms import parse_arms
+from headstart.bench.executors import base
 from headstart.bench.experiment import Silent
 from headstart.bench.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
@@ -47,7 +48,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_undisturbed_one(make_experimen
     done = run(experiment, parts)
     assert (done.ran, done.kept) == (2, 4)
     assert results(experiment, parts) == results(experiment, whole)
-    monkeypatch.setattr(module, "run_trial", None)  # nothing is left to run
+    monkeypatch.setattr(base, "run_trial", None)  # nothing is left to run
     assert run(experiment, parts).ran == 0
 
 

@@ -99,9 +99,55 @@ def test_a_link_is_not_followed(store, tmp_path):
     assert not file_of(store, key).is_symlink()
 
 
+def test_a_finished_trial_is_never_rewritten(store, monkeypatch):
+    key = store.put(RECORD)
+    before = file_of(store, key).stat()
+    store.put(Record(RECORD.determinants, {"test_accuracy": 0.0}))
+    monkeypatch.setattr(Store, "get", lambda self, key: None)  # another process writes it between look and write
+    monkeypatch.setattr(type(store.folder), "exists", lambda self: False)
+    store.put(Record(RECORD.determinants, {"test_accuracy": 1.0}))
+    monkeypatch.undo()
+    assert store.get(key) == RECORD
+    assert file_of(store, key).stat().st_mtime_ns == before.st_mtime_ns
+    assert len(list(store.trials.iterdir())) == 1
+
+
+def test_a_refusal_is_replaced(store):
+    store.put(Record(RECORD.determinants, {"status": "refused"}))
+    assert store.get(store.put(RECORD)) == RECORD
+
+
+def test_a_file_system_without_hard_links_will_do(store, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", fail)
+    assert store.get(store.put(RECORD)) == RECORD
+
+
+def test_a_file_that_is_damaged_after_it_was_read_is_found(store):
+    key = store.put(RECORD)
+    assert store.get(key) == RECORD
+    path = file_of(store, key)
+    path.write_text(change(path.read_text()))
+    assert [damage.file for damage in store.damaged()] == [path.name]
+
+
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_a_full_disk_leaves_nothing_of_a_new_file(store, monkeypatch, step):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(HeadstartError, match="No space left"):
+        store.put(RECORD)
+    assert list(store.trials.iterdir()) == []
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_rest(store, monkeypatch, step):
-    key = store.put(RECORD)
+    old = Record(RECORD.determinants, {"status": "refused"})
+    key = store.put(old)
 
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -110,7 +156,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(store, monkeypatch, step):
     with pytest.raises(HeadstartError, match="No space left"):
         store.put(Record(RECORD.determinants, {"test_accuracy": 0.0}))
     monkeypatch.undo()
-    assert store.get(key) == RECORD
+    assert store.get(key) == old
     assert len(list(store.trials.iterdir())) == 1
 
 
@@ -124,7 +170,7 @@ import sys
 from headstart.bench.store import Record, Store
 store = Store(sys.argv[1])
 for seed in range(100_000):
-    store.put(Record({"seed": seed % 50}, {"filters": [seed / 7] * 5000}))
+    store.put(Record({"seed": seed % 50}, {"status": "refused", "filters": [seed / 7] * 5000}))
     if seed == 5:
         print("going", flush=True)
 """

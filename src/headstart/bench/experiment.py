@@ -1,9 +1,10 @@
-"""Experiments: task × model × arms × seeds, run in this process and resumed from the store."""
+"""Experiments: task × model × arms × seeds, run by an executor and resumed from the store."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -11,15 +12,18 @@ from headstart import rng
 from headstart.bench import hardware
 from headstart.bench.arms import Arm, check_labels
 from headstart.bench.batches import DeviceTask
+from headstart.bench.claims import Claims
+from headstart.bench.executors.base import Executor, InProcess
 from headstart.bench.models import parameter_count, resolve_model
 from headstart.bench.store import Damage, Record, Store, content_key
 from headstart.bench.tasks import load_task
 from headstart.bench.training import Training
-from headstart.bench.trial import Ground, run_trial
+from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
 
 FORMAT = "headstart-experiment-1"
 AUTO = "auto"
+_POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
 
 @dataclass(frozen=True)
@@ -159,57 +163,98 @@ class Summary:
         kept: Trials that had been finished before.
         redone: Files that could not be trusted; those that belong to the experiment were run again.
         seconds: Wall time.
+        elsewhere: Trials that another driver on the same store finished meanwhile.
     """
 
     ran: int
     kept: int
     redone: tuple[Damage, ...]
     seconds: float
+    elsewhere: int = 0
 
 
-def run(experiment: Experiment, store: Store, progress: Progress | None = None, command: Sequence[str] = ()) -> Summary:
-    """Run the trials that the store does not hold yet, one after the other, in this process.
+def run(
+    experiment: Experiment,
+    store: Store,
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+    executor: Executor | None = None,
+) -> Summary:
+    """Run the trials that the store does not hold yet.
 
-    Killed at any point, the next run goes on with the first trial that is not finished.
+    Killed at any point, the next run goes on with the trials that are not finished. Several drivers, also on
+    several machines, may share a store: they share the work, and each returns when all trials are finished.
 
     Args:
         experiment: What to compare.
         store: Where finished trials are and go.
         progress: Is told what happens.
         command: The command line, for the report.
+        executor: Where trials run; one after the other in this process by default. It is closed afterwards.
 
     Returns:
         What was run and what was kept.
 
     Raises:
-        HeadstartError: If the task, the model or the store cannot serve. A method that refuses the model
-            does not raise: its arm says so.
+        HeadstartError: If the task, the model, the store or the executor cannot serve. A method that refuses
+            the model does not raise: its arm says so.
     """
     started = time.perf_counter()
     progress = progress or Silent()
+    executor = executor or InProcess()
     ground = experiment.prepare()
     trials = experiment.trials(ground)
     damaged = tuple(store.damaged())
-    finished = {
-        key
-        for key, record in store.present(trial.key for trial in trials).items()
-        if record.result.get("status") != "refused"
-    }
+    before = store.present(trial.key for trial in trials)
+    pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
+    kept, ran, elsewhere = len(trials) - len(pending), 0, 0
     provenance = {
         **hardware.provenance(ground.training.device),
+        "threads": executor.threads(),
         "data": ground.fingerprint,
         "command": list(command),
     }
     store.write_experiment(_plan(experiment, ground, trials, provenance))
-    progress.begin(len(trials), len(finished))
-    for trial in trials:
-        if trial.key in finished:
-            continue
-        progress.trial(trial.arm.label, trial.seed, ground.training.steps)
-        result = run_trial(ground, trial.arm, trial.seed, progress.step)
-        store.put(Record(trial.determinants, result, provenance))
-        progress.end(result)
-    return Summary(len(trials) - len(finished), len(finished), damaged, time.perf_counter() - started)
+    progress.begin(len(trials), kept)
+    refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
+    with Claims(store.claims) as claims, contextlib.closing(executor):
+        while pending:
+            taken: list[Trial] = []
+            ours = _claimed(pending, taken, claims, store, refused)
+            with contextlib.closing(executor.execute(experiment, ground, ours, progress)) as running:
+                for trial, result, where in running:
+                    store.put(Record(trial.determinants, result, {**provenance, **where}))
+                    claims.release(trial.key)
+                    ran += 1
+                    progress.end(result)
+            done = {trial.key: record for trial in taken if (record := _settled(trial, store, refused))}
+            for record in done.values():
+                elsewhere += 1
+                progress.end(dict(record.result))
+            if taken and len(taken) == len(pending) and not done:
+                time.sleep(_POLL)
+            pending = [trial for trial in taken if trial.key not in done]
+    return Summary(ran, kept, damaged, time.perf_counter() - started, elsewhere)
+
+
+def _claimed(
+    pending: Sequence[Trial], taken: list[Trial], claims: Claims, store: Store, refused: Mapping[str, Record]
+) -> Iterator[Trial]:
+    """Claim trials one by one, as they are asked for; those that another driver works on or finished are put aside."""
+    for trial in pending:
+        if not claims.take(trial.key):
+            taken.append(trial)
+        elif _settled(trial, store, refused):
+            claims.release(trial.key)
+            taken.append(trial)
+        else:
+            yield trial
+
+
+def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Record | None:
+    """Return the trial's record if it is there and need not be run again."""
+    record = store.get(trial.key)
+    return None if record == refused.get(trial.key) else record
 
 
 def _plan(

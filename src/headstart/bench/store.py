@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -58,6 +59,11 @@ class Record:
         """The name of the trial."""
         return content_key(self.determinants)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the method refused the model: such a trial is tried again by the next run."""
+        return self.result.get("status") == "refused"
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -91,9 +97,11 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.trials = self.folder / "trials"
+        self.claims = self.folder / "claims"
+        self._sound: dict[str, tuple[int, ...]] = {}
 
     def put(self, record: Record) -> str:
-        """Write a trial; an older file of the same trial is replaced.
+        """Write a trial. A finished one that is there stays as it is; a damaged or refused one is replaced.
 
         Returns:
             The trial's key.
@@ -109,7 +117,10 @@ class Store:
             "provenance": record.provenance,
         }
         body = json.loads(canonical(body))
-        self._write(self.trials / f"{record.key}.json", {**body, "checksum": _checksum(body)})
+        there = self.get(record.key)
+        if there is None or there.refused:
+            path = self.trials / f"{record.key}.json"
+            self._write(path, {**body, "checksum": _checksum(body)}, replace=path.exists() or path.is_symlink())
         return record.key
 
     def get(self, key: str) -> Record | None:
@@ -120,8 +131,13 @@ class Store:
         """
         if not _KEY.fullmatch(key):
             raise HeadstartError(f"{key!r} is not the key of a trial.")
-        found = _read(self.trials / f"{key}.json")
-        return found if isinstance(found, Record) else None
+        path = self.trials / f"{key}.json"
+        stamp = _stamp(path)
+        found = _read(path)
+        if not isinstance(found, Record):
+            return None
+        self._sound[path.name] = stamp
+        return found
 
     def present(self, keys: Iterable[str]) -> dict[str, Record]:
         """Read those of the trials that are there and sound."""
@@ -137,6 +153,8 @@ class Store:
                 continue  # another process is at it, or was killed at it; it is never read
             if path.suffix != ".json" or not _KEY.fullmatch(path.stem):
                 problems.append(Damage(path.name, "is not named like a trial"))
+            elif self._sound.get(path.name, ()) == _stamp(path) != ():
+                continue  # it was read before and has not changed since
             elif not isinstance(found := _read(path), Record):
                 problems.append(Damage(path.name, found or "vanished"))
         return problems
@@ -183,12 +201,15 @@ class Store:
         return path
 
     @staticmethod
-    def _write(path: Path, body: Mapping[str, Any]) -> None:
-        _write_atomically(path, json.dumps(body, sort_keys=True, allow_nan=False) + "\n")
+    def _write(path: Path, body: Mapping[str, Any], replace: bool = True) -> None:
+        _write_atomically(path, json.dumps(body, sort_keys=True, allow_nan=False) + "\n", replace)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, flush to the disk, and rename: a reader sees the old file or the new one."""
+def _write_atomically(path: Path, text: str, replace: bool = True) -> None:
+    """Write beside the target, flush to the disk, and rename: a reader sees the old file or the new one.
+
+    Unless it shall be replaced, a file that another process has put there meanwhile stays.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
@@ -198,7 +219,8 @@ def _write_atomically(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
+            if replace or not _link(temporary, path):
+                os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -207,6 +229,29 @@ def _write_atomically(path: Path, text: str) -> None:
             f"'{path}' could not be written: {error.strerror or error}.",
             remedy="Check the folder's permissions and free space; finished trials are kept.",
         ) from error
+
+
+def _link(temporary: str, path: Path) -> bool:
+    """Give a file its name unless that is taken; False if this file system cannot."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    os.unlink(temporary)
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does; nothing if there is no plain file."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return ()
+    return (found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

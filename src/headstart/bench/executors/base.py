@@ -1,0 +1,74 @@
+"""What an executor is, and the one that runs trials in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+
+from headstart.bench.trial import Ground, run_trial
+
+if TYPE_CHECKING:
+    from headstart.bench.experiment import Experiment, Progress, Trial
+
+
+class Finished(NamedTuple):
+    """A trial that was run.
+
+    Args:
+        trial: Which one.
+        result: What came of it, ready for JSON.
+        provenance: What differs from the driver's provenance where it ran: machine, versions, threads.
+    """
+
+    trial: Trial
+    result: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Executor(Protocol):
+    """Runs trials somewhere."""
+
+    def threads(self) -> int:
+        """Return the number of threads that each trial computes with."""
+
+    def execute(
+        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+    ) -> Generator[Finished, None, None]:
+        """Run trials and yield each as it finishes.
+
+        Args:
+            experiment: Of the trials.
+            ground: What they share, as it was prepared in this process.
+            trials: A trial is claimed when it is drawn from here: one is drawn only when it can start.
+            progress: Is told of trials and steps, where that is known. The caller tells it of ends.
+
+        Yields:
+            Finished trials, in the order of their ends.
+
+        Raises:
+            HeadstartError: If trials cannot be run there. Those at work are finished and yielded first.
+        """
+
+    def close(self) -> None:
+        """Let go of all workers and stop what they do. If the executor is used again, it starts new ones."""
+
+
+class InProcess:
+    """Runs one trial after the other in this process."""
+
+    def threads(self) -> int:
+        """Return torch's number of threads."""
+        return torch.get_num_threads()
+
+    def execute(
+        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+    ) -> Generator[Finished, None, None]:
+        """Run the trials here; see `Executor`."""
+        for trial in trials:
+            progress.trial(trial.arm.label, trial.seed, ground.training.steps)
+            yield Finished(trial, run_trial(ground, trial.arm, trial.seed, progress.step), {})
+
+    def close(self) -> None:
+        """Do nothing."""

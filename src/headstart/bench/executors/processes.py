@@ -1,0 +1,146 @@
+"""Several processes of this machine, each running one trial at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
+
+import torch
+
+from headstart.bench.executors.base import Finished
+from headstart.bench.executors.worker import Job, Reply, work
+from headstart.bench.trial import Ground
+from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    from headstart.bench.experiment import Experiment, Progress, Trial
+
+RETRIES = 2
+"""How often a trial is run again whose worker died."""
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Processes:
+    """Runs trials in worker processes.
+
+    Each worker is a pool of one, so that a worker's death takes no other trial with it.
+
+    Args:
+        jobs: Number of workers.
+        threads: Of each; by default the cores are shared out, within the number that torch has here.
+
+    Raises:
+        HeadstartError: If ``jobs`` is less than 1.
+    """
+
+    def __init__(self, jobs: int, threads: int | None = None) -> None:
+        if jobs < 1:
+            raise HeadstartError(f"The number of jobs is {jobs}; it must be at least 1.")
+        self._threads = threads or max(1, min(cores() // jobs, torch.get_num_threads()))
+        self._workers = [_Worker() for _ in range(jobs)]
+
+    def threads(self) -> int:
+        """Return the number of threads of each worker."""
+        return self._threads
+
+    def execute(
+        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+    ) -> Generator[Finished, None, None]:
+        """Run the trials in the workers; see `Executor`."""
+        idle = list(reversed(self._workers))
+        busy: dict[Future[Reply], tuple[_Worker, Trial]] = {}
+        again: list[Trial] = []
+        deaths: Counter[str] = Counter()
+        failure: Exception | None = None
+        while True:
+            while idle and failure is None:
+                trial = again.pop() if again else next(trials, None)
+                if trial is None:
+                    break
+                worker = idle.pop()
+                busy[worker.start(Job.of(experiment, ground, trial, self._threads))] = worker, trial
+            if not busy:
+                break
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                worker, trial = busy.pop(future)
+                idle.append(worker)
+                try:
+                    yield future.result().finished(trial)
+                except BrokenProcessPool:
+                    worker.stop(dead=True)
+                    deaths[trial.key] += 1
+                    if deaths[trial.key] <= RETRIES:
+                        again.append(trial)
+                    else:
+                        failure = failure or _died(trial, deaths[trial.key])
+                except (HeadstartError, RuntimeError) as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Stop all workers; see `Executor`."""
+        for worker in self._workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that is started when it is needed and can be stopped at any time."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: Future[int] | None = None
+
+    def start(self, job: Job) -> Future[Reply]:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+            self._pool = ProcessPoolExecutor(1, context, _enter)
+            self._pid = self._pool.submit(os.getpid)
+        try:
+            return self._pool.submit(work, job)
+        except BrokenProcessPool as error:  # it died while it had nothing to do
+            future: Future[Reply] = Future()
+            future.set_exception(error)
+            return future
+
+    def stop(self, dead: bool = False) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None or self._pid is None:
+            return
+        if not dead and self._pid.done() and self._pid.exception() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGTERM)
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _enter() -> None:
+    """Prepare a worker: an interruption is the driver's affair, and no worker outlives its driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_driver, name="headstart-driver", daemon=True).start()
+
+
+def _leave_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    multiprocessing.connection.wait([driver.sentinel])
+    os._exit(1)
+
+
+def _died(trial: Trial, times: int) -> HeadstartError:
+    return HeadstartError(
+        f"The worker of '{trial.arm.label}', seed {trial.seed}, died {times} times.",
+        remedy="Most likely memory ran out: run fewer jobs at a time. Finished trials are kept.",
+    )

@@ -1,0 +1,106 @@
+"""What a worker process does, whoever started it: prepare once, run trials, answer in plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from headstart.bench import hardware
+from headstart.bench.executors.base import Finished
+from headstart.bench.store import content_key
+from headstart.bench.trial import Ground, run_trial
+from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    from headstart.bench.experiment import Experiment, Trial
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial, described so that another process can run it.
+
+    Args:
+        experiment: With everything resolved that a machine decides.
+        trial: Which one.
+        threads: To compute with.
+        folder: The working directory, from which relative paths count.
+    """
+
+    experiment: Experiment
+    trial: Trial
+    threads: int
+    folder: str
+
+    @classmethod
+    def of(cls, experiment: Experiment, ground: Ground, trial: Trial, threads: int) -> Job:
+        """Describe a trial; the worker resolves nothing again."""
+        return cls(replace(experiment, training=ground.training, auto=()), trial, threads, os.getcwd())
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a job. Errors travel as text: not every exception survives the way between processes.
+
+    Args:
+        result: Of the trial; None if it could not be run.
+        provenance: Of the worker.
+        error: Why it could not be run.
+        trace: Where; empty if the error explains itself.
+    """
+
+    result: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
+
+    def finished(self, trial: Trial) -> Finished:
+        """Return the finished trial.
+
+        Raises:
+            HeadstartError: If the worker met one.
+            RuntimeError: If the worker met any other error; its text is the worker's traceback.
+        """
+        if self.result is not None:
+            return Finished(trial, self.result, self.provenance)
+        if self.trace:
+            raise RuntimeError(f"'{trial.arm.label}', seed {trial.seed}, failed in a worker:\n{self.trace}")
+        raise HeadstartError(self.error)
+
+
+_prepared: dict[str, tuple[Ground, dict[str, Any]]] = {}
+
+
+def work(job: Job) -> Reply:
+    """Run a job in this process."""
+    try:
+        with contextlib.suppress(OSError):  # on another machine the folder may not be there, nor be needed
+            os.chdir(job.folder)
+        torch.set_num_threads(job.threads)
+        ground, provenance = _prepare(job)
+        trial = job.trial
+        if content_key(ground.determinants(trial.arm, trial.seed)) != trial.key:
+            raise HeadstartError(
+                f"A worker sees other data or another model than the driver did: '{trial.arm.label}', seed "
+                f"{trial.seed}, would be another trial there.",
+                remedy="Give all machines the same files and packages, and leave them unchanged while trials run.",
+            )
+        return Reply(run_trial(ground, trial.arm, trial.seed), provenance)
+    except HeadstartError as error:
+        return Reply(error=str(error))
+    except Exception as error:
+        return Reply(error=str(error), trace=traceback.format_exc())
+
+
+def _prepare(job: Job) -> tuple[Ground, dict[str, Any]]:
+    """Prepare the ground once; the one of an earlier experiment is let go."""
+    name = repr(job.experiment)
+    if name not in _prepared:
+        _prepared.clear()
+        ground = job.experiment.prepare()
+        _prepared[name] = ground, hardware.provenance(ground.training.device)
+    return _prepared[name]

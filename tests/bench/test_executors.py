@@ -1,0 +1,184 @@
+import argparse
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headstart.bench import Arm, Store, run
+from headstart.bench.executors import InProcess, Processes, add_executor_arguments, executor_from, processes, worker
+from headstart.bench.executors.worker import Job, Reply, work
+from headstart.bench.experiment import Silent
+from headstart.errors import HeadstartError, MissingExtraError
+
+TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
+NET = """
+import os
+import signal
+from pathlib import Path
+from torch import nn
+
+def build(classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+
+def deadly(classes):
+    count = Path(__file__).with_name("deaths.txt")
+    if os.environ.get("DRIVER") != str(os.getpid()):
+        with count.open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+        if len(count.read_text().splitlines()) <= int(os.environ["DEATHS"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return build(classes)
+
+def wrong(classes):
+    if os.environ.get("DRIVER") != str(os.getpid()):
+        raise KeyError("only in a worker")
+    return build(classes)
+"""
+
+
+@pytest.fixture
+def net(tmp_path, monkeypatch):
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    monkeypatch.setenv("DRIVER", str(os.getpid()))
+    return path
+
+
+def results(store):
+    """The results without the times, by key."""
+    found = store.present(path.stem for path in store.trials.iterdir())
+    return {key: {k: v for k, v in r.result.items() if k not in TIMES} for key, r in found.items()}
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    add_executor_arguments(parser.add_argument_group("where"))
+    return executor_from(parser.parse_args(arguments))
+
+
+class Count(Silent):
+    def __init__(self):
+        self.begun, self.ends = (), 0
+
+    def begin(self, total, kept):
+        self.begun = total, kept
+
+    def end(self, result):
+        self.ends += 1
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_processes_give_what_one_process_gives_bit_for_bit(make_experiment, tmp_path, one_thread):
+    experiment = make_experiment()
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    run(experiment, here, executor=InProcess())
+    progress = Count()
+    done = run(experiment, there, progress, executor=Processes(2, threads=1))
+    assert (done.ran, done.kept, progress.begun, progress.ends) == (6, 0, (6, 0), 6)
+    assert results(there) == results(here)
+    assert here.read_experiment() == there.read_experiment()
+    records = there.present(path.stem for path in there.trials.iterdir()).values()
+    assert {record.provenance["threads"] for record in records} == {1}
+    assert list(there.claims.glob("*.json")) == []
+
+
+def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(make_experiment, net, store, monkeypatch):
+    monkeypatch.setenv("DEATHS", "1")
+    experiment = make_experiment(model=f"{net}:deadly", arms=(Arm("default"),), seeds=(0, 1))
+    assert run(experiment, store, executor=Processes(1)).ran == 2
+    assert len(results(store)) == 2
+    assert len((net.parent / "deaths.txt").read_text().splitlines()) == 3  # one that died, two that did not
+
+
+def test_a_worker_that_always_dies_ends_in_one_error(make_experiment, net, store, monkeypatch):
+    monkeypatch.setenv("DEATHS", "99")
+    monkeypatch.setattr(processes, "RETRIES", 1)
+    experiment = make_experiment(model=f"{net}:deadly", arms=(Arm("default"),), seeds=(0,))
+    with pytest.raises(HeadstartError, match="'default', seed 0, died 2 times"):
+        run(experiment, store, executor=Processes(1))
+    assert list(store.claims.glob("*.json")) == []
+
+
+def test_an_error_of_the_users_model_in_a_worker_is_one_error(make_experiment, net, store):
+    experiment = make_experiment(model=f"{net}:wrong", arms=(Arm("default"),), seeds=(0,))
+    with pytest.raises(HeadstartError, match="only in a worker"):
+        run(experiment, store, executor=Processes(1))
+
+
+def test_an_error_of_our_own_keeps_its_trace(make_experiment, monkeypatch):
+    experiment = make_experiment()
+    ground = experiment.prepare()
+    trial = experiment.trials(ground)[0]
+    monkeypatch.setattr(worker, "run_trial", lambda *args: 1 / 0)
+    reply = work(Job.of(experiment, ground, trial, torch.get_num_threads()))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        reply.finished(trial)
+
+
+def test_a_worker_that_sees_other_data_says_so(make_experiment, tmp_path):
+    experiment = make_experiment()
+    ground = experiment.prepare()
+    trial = replace(experiment.trials(ground)[0], key="0" * 32)
+    reply = work(Job.of(experiment, ground, trial, torch.get_num_threads()))
+    assert reply.result is None
+    with pytest.raises(HeadstartError, match="sees other data"):
+        reply.finished(trial)
+
+
+def test_a_worker_prepares_once(make_experiment, monkeypatch):
+    experiment = make_experiment()
+    ground = experiment.prepare()
+    calls = []
+    real = type(experiment).prepare
+    monkeypatch.setattr(type(experiment), "prepare", lambda self: calls.append(1) or real(self))
+    monkeypatch.setattr(worker, "_prepared", {})
+    for trial in experiment.trials(ground)[:3]:
+        assert isinstance(work(Job.of(experiment, ground, trial, torch.get_num_threads())), Reply)
+    assert len(calls) == 1
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert [Processes(n).threads() for n in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # what the user asked for is not exceeded
+    assert Processes(2).threads() == 2
+
+
+def test_closing_stops_what_runs():
+    executor = Processes(1)
+    slot = executor._workers[0]
+    slot._pool = processes.ProcessPoolExecutor(1, processes.multiprocessing.get_context("spawn"), processes._enter)
+    slot._pid = slot._pool.submit(os.getpid)
+    pid = slot._pid.result()
+    slot._pool.submit(signal.pause)
+    executor.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_arguments_choose_the_executor():
+    assert isinstance(parse(), InProcess)
+    assert isinstance(parse("--jobs", "1"), InProcess)
+    assert isinstance(parse("--jobs", "3"), Processes)
+    for wrong in ("0", "-2"):
+        with pytest.raises(HeadstartError, match="at least 1"):
+            parse("--jobs", wrong)
+    with pytest.raises(HeadstartError, match="is for Ray"):
+        parse("--gpus-per-trial", "0.5")
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"headstart\[ray\]"):
+        parse("--ray", "local")
