@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headstart.bench import Experiment, Store
 from headstart.bench.config import Config, read, save
 from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults
 from headstart.bench.words import experiment as build
@@ -26,6 +27,7 @@ examples:
   headstart compare --model net.py:build_model --task data.py:load
       your own model and images
   headstart compare --arms lsuv --steps 500 --write experiment.toml
+  headstart compare experiment.toml --seeds 20 --dry-run
   headstart compare experiment.toml --seeds 20
       the same words in a file, written from a command line; an option overrules the file
 
@@ -49,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _add(groups[word.group], word)
     out = groups[OUTPUT]
     out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
+    out.add_argument("--dry-run", action="store_true", help="list the trials with what they would cost; write nothing")
     out.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the comparison, write the page, print the verdicts."""
     from rich.console import Console
 
-    from headstart.bench import Store, analyse
+    from headstart.bench import analyse
     from headstart.bench import run as run_experiment
     from headstart.bench.page import write_report
     from headstart.bench.summary import as_dict
@@ -72,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         check(chosen)
         experiment = build(chosen)
     store = Store(chosen["out"])
+    if args.dry_run:
+        with _pointing(config, typed):
+            return _dry_run(experiment, store, args.json)
     errors = Console(stderr=True)
     try:
         with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
@@ -90,6 +96,41 @@ def run(args: argparse.Namespace) -> int:
     show(analysis, page, console)
     again = f", {done.kept} were there already" if done.kept else ""
     console.print(f"{done.ran} trials run in {done.seconds:.0f} s{again}.", highlight=False)
+    return 0
+
+
+def _dry_run(experiment: Experiment, store: Store, as_json: bool) -> int:
+    """List the trials, done and to do, with their estimated cost."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headstart.bench.forecast import duration, forecast, ranges
+    from headstart.cli._common import working
+
+    with working("Timing a few steps"):
+        found = forecast(experiment, store)
+    if as_json:
+        print(json.dumps(found.as_dict(), allow_nan=False))
+        return 0
+    table = Table(
+        "arm", "done", "to do", "start", "trial", "measured on", box=None, header_style="bold", pad_edge=False
+    )
+    for arm in found.arms:
+        cost = ["", ""] if not arm.source or arm.refusal else [duration(arm.init_seconds), duration(arm.trial_seconds)]
+        row = [arm.label, ranges(arm.done), ranges(arm.to_do), *cost, "refused" if arm.refusal else arm.source]
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table)
+    for arm in found.arms:
+        if arm.refusal:
+            console.print(Text(f"! {arm.label} would refuse: {arm.refusal}", style="yellow"))
+    total = len(found.trials)
+    console.print(
+        f"{found.to_do} of {total} trials to do: about {duration(found.seconds)}, one after the other. "
+        "Dry run: nothing was written.",
+        highlight=False,
+    )
     return 0
 
 

@@ -1,0 +1,232 @@
+"""What a run would do and what it would cost, without doing it: from stored trials, else from a few timed steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from headstart import rng
+from headstart.api import initialize
+from headstart.bench.arms import Arm
+from headstart.bench.experiment import Experiment, Trial
+from headstart.bench.store import Record, Store
+from headstart.bench.tasks import Split
+from headstart.bench.training import Axes, evaluate, train
+from headstart.bench.trial import Ground, build
+from headstart.errors import HeadstartError
+
+STORED, MEASURED = "stored trials", "timed steps"
+_STEPS = 9  # in three stretches, of which the median counts: the first one warms up
+_IMAGES = 256
+_QUICK = 2.0
+
+
+@dataclass(frozen=True)
+class ArmForecast:
+    """What is left to do for one arm.
+
+    Args:
+        label: The arm's name.
+        done: Seeds that are finished.
+        to_do: Seeds that would be run.
+        init_seconds: Of its start, per trial.
+        trial_seconds: Of a whole trial: start, training, evaluations.
+        source: Where the times come from: stored trials or timed steps; empty if nothing is left to do.
+        refusal: Why the method would refuse the model, or an empty string.
+    """
+
+    label: str
+    done: tuple[int, ...]
+    to_do: tuple[int, ...]
+    init_seconds: float = 0.0
+    trial_seconds: float = 0.0
+    source: str = ""
+    refusal: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is left to do for this arm."""
+        return len(self.to_do) * self.trial_seconds
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is left to do.
+
+    Args:
+        arms: One after the other, in the experiment's order.
+        trials: Every trial as arm, seed, key and whether it is done.
+    """
+
+    arms: tuple[ArmForecast, ...]
+    trials: tuple[tuple[str, int, str, bool], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is left to do, one trial after the other."""
+        return sum(arm.seconds for arm in self.arms)
+
+    @property
+    def to_do(self) -> int:
+        """How many trials are left to do."""
+        return sum(not done for *_, done in self.trials)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        return {
+            "trials": [dict(zip(("arm", "seed", "key", "done"), trial, strict=True)) for trial in self.trials],
+            "arms": [
+                {
+                    "label": arm.label,
+                    "done": list(arm.done),
+                    "to_do": list(arm.to_do),
+                    "init_seconds": arm.init_seconds,
+                    "trial_seconds": arm.trial_seconds,
+                    "source": arm.source or None,
+                    "refusal": arm.refusal or None,
+                }
+                for arm in self.arms
+            ],
+            "to_do": self.to_do,
+            "seconds": self.seconds,
+        }
+
+
+def forecast(experiment: Experiment, store: Store) -> Forecast:
+    """List an experiment's trials, done and to do, and estimate what those to do will cost.
+
+    Nothing is written. The random states are as before.
+
+    Args:
+        experiment: What would be run.
+        store: Where it would be run.
+
+    Returns:
+        The estimate: starts and training steps from stored trials of the arm, where there are any, or else
+        timed here on a few steps; evaluations are always timed here. All of it for one trial
+        after the other.
+
+    Raises:
+        HeadstartError: If the task or the model cannot be had.
+    """
+    ground = experiment.prepare()
+    trials = experiment.trials(ground)
+    found = store.present(trial.key for trial in trials)
+    finished = {key: record for key, record in found.items() if record.result["status"] != "refused"}
+    clock = _Clock(ground)
+    arms = tuple(_arm(arm, [t for t in trials if t.arm is arm], finished, clock) for arm in experiment.arms)
+    listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
+    return Forecast(arms, listed)
+
+
+def _arm(arm: Arm, trials: Sequence[Trial], finished: dict[str, Record], clock: _Clock) -> ArmForecast:
+    done = tuple(trial.seed for trial in trials if trial.key in finished)
+    to_do = tuple(trial.seed for trial in trials if trial.key not in finished)
+    if not to_do:
+        return ArmForecast(arm.label, done, to_do)
+    stored = [finished[trial.key].result for trial in trials if trial.key in finished]
+    try:
+        init = median(float(r["init_seconds"]) for r in stored) if stored else clock.init(arm, to_do[0])
+    except HeadstartError as error:
+        return ArmForecast(arm.label, done, to_do, source=MEASURED, refusal=str(error))
+    step = median(float(r["step_seconds"]) for r in stored) if stored else clock.step()
+    seconds = init + clock.training(step)
+    return ArmForecast(arm.label, done, to_do, init, seconds, STORED if stored else MEASURED)
+
+
+class _Clock:
+    """Times a ground's parts, each once and only if it is asked for."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._small = copy.copy(ground.data)
+        self._small.validation = _head(ground.data.validation)
+        self._small.test = _head(ground.data.test)
+        self._step: float | None = None
+        self._image: float | None = None
+
+    def init(self, arm: Arm, seed: int) -> float:
+        """Seconds of an arm's start."""
+        seconds = self._init(arm, seed)
+        # The first call of a method also loads what it needs.
+        return self._init(arm, seed) if seconds < _QUICK else seconds
+
+    def _init(self, arm: Arm, seed: int) -> float:
+        methods = arm.methods()
+        if not methods:
+            return 0.0
+        axes, data, training = Axes.of(seed, arm.weights_draw), self._ground.data, self._ground.training
+        with rng.untouched():
+            model = build(self._ground, axes)
+            inputs, _ = data.calibration_batch(training.calibration, axes.method)
+            started = time.perf_counter()
+            initialize(model, inputs, methods, seed=axes.method)
+            return time.perf_counter() - started
+
+    def step(self) -> float:
+        """Seconds of a training step, which is the same for all arms."""
+        if self._step is None:
+            short = replace(self._ground.training, steps=_STEPS, evaluations=3)
+            axes = Axes.of(0)
+            with rng.untouched():
+                self._step = train(build(self._ground, axes), self._small, short, axes).step_seconds
+        return self._step
+
+    def training(self, step: float) -> float:
+        """Seconds of a trial's training, given those of a step."""
+        training, data = self._ground.training, self._ground.data
+        looks = len(training.evaluation_steps()) + 1
+        return training.steps * step + (looks * len(data.validation) + len(data.test)) * self._evaluation()
+
+    def _evaluation(self) -> float:
+        """Seconds per image."""
+        if self._image is None:
+            with rng.untouched():
+                model = build(self._ground, Axes.of(0))
+                times = []
+                for _ in range(3):
+                    started = time.perf_counter()
+                    evaluate(model, self._small, self._small.test, self._ground.training)
+                    times.append(time.perf_counter() - started)
+            self._image = median(times) / len(self._small.test)
+        return self._image
+
+
+def _head(split: Split) -> Split:
+    return Split(split.images[:_IMAGES], split.labels[:_IMAGES])
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """Write seeds in a few characters.
+
+    Example:
+        >>> ranges([0, 1, 2, 3, 7, 9, 10]), ranges([])
+        ('0-3, 7, 9, 10', 'none')
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts) or "none"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it.
+
+    Example:
+        >>> duration(0.123), duration(42), duration(600), duration(7300), duration(200_000)
+        ('0.12 s', '42 s', '10 min', '2.0 h', '2.3 days')
+    """
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    for unit, size, limit in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
