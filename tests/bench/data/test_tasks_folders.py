@@ -166,6 +166,14 @@ def test_a_tiny_imagenet_that_does_not_fit_is_refused(root, name, content, match
         load_task("tiny-imagenet", root=root)
 
 
+def test_a_class_folder_that_links_out_of_tiny_imagenet_is_refused(root, tmp_path):
+    folder = write_tiny(root) / "train" / "n01"
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match=r"n01' leads out of"):
+        load_task("tiny-imagenet", root=root)
+
+
 def test_tiny_imagenet_that_is_not_there_says_where_it_goes(root):
     with pytest.raises(DataError, match=r"tiny-imagenet-200/\{wnids\.txt, train\}.*val_annotations\.txt.*zip"):
         load_task("tiny-imagenet", root=root)
