@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.moments import Moments, across_sample_std, channel_moments
+from headstart.moments import ACROSS_SAMPLES, Moments, across_sample_std, channel_moments
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
@@ -89,7 +89,7 @@ def test_totals_are_over_everything():
 @given(samples=st.integers(2, 80), width=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
 def test_across_sample_std_is_that_of_disjoint_pairs(samples, width, seed):
     values = torch.randn(samples, width, generator=torch.Generator().manual_seed(seed))
-    pairs = min(32, samples) // 2
+    pairs = min(ACROSS_SAMPLES, samples) // 2
     array = values.double().numpy()
     expected = np.sqrt(((array[:pairs] - array[pairs : 2 * pairs]) ** 2 / 2).mean())
     assert across_sample_std(values) == pytest.approx(expected, rel=1e-5)

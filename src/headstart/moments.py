@@ -10,6 +10,7 @@ from torch import Tensor
 
 ACROSS_SAMPLES = 16
 PIECE = 2**20
+LONG = 32
 
 
 @dataclass
@@ -46,21 +47,12 @@ class Moments:
         return math.sqrt(max(self.total_var, 0.0))
 
 
-def rows(output: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]:
-    """View ``output`` so that reductions run over long contiguous stretches.
-
-    Returns:
-        A view and the axes to reduce; the remaining axis is the channel.
-    """
-    last = output.dim() - 1
-    if axis == last:
-        return output.reshape(-1, output.shape[-1]), (0,)
+def rows(output: Tensor, axis: int) -> Tensor:
+    """View ``output`` as ``(samples, channels, positions)``, or ``(values, channels)`` where channels lie innermost."""
     moved = output.movedim(axis, -1)
-    if moved.is_contiguous():  # channels-last memory
-        return moved.reshape(-1, output.shape[axis]), (0,)
-    return output.flatten(axis + 1).flatten(0, axis - 1) if axis > 1 else output.flatten(axis + 1), tuple(
-        i for i in range(2 if axis == 0 else 3) if i != min(axis, 1)
-    )
+    if axis == output.dim() - 1 or moved.is_contiguous():  # linear layers, and channels-last memory
+        return moved.reshape(-1, output.shape[axis])
+    return output.flatten(axis + 1).flatten(0, axis - 1) if axis > 0 else output.flatten(1).unsqueeze(0)
 
 
 def channel_moments(output: Tensor, axis: int) -> Moments:
@@ -79,35 +71,31 @@ def channel_moments(output: Tensor, axis: int) -> Moments:
         ([2.0, 10.0], [1.0, 0.0], 2)
     """
     wide = output if output.dtype in (torch.float32, torch.float64) else output.float()
-    view, axes = rows(wide, axis)
+    view = rows(wide, axis)
     channels = output.shape[axis]
     count = max(1, output.numel() // max(channels, 1))
-    mean = _sum(view, axes) / count
-    square = _sum_of_squares(view, axes) / count
+    total, squares = _totals(view)
+    mean, square = total / count, squares / count
     var = square - mean**2
-    if bool((var < 1e-3 * square).any()):  # cancellation: take the squares around the mean instead
-        shape = [1] * view.dim()
-        shape[next(i for i in range(view.dim()) if i not in axes)] = channels
-        centred = view - mean.to(view.dtype).reshape(shape)
-        rest = _sum(centred, axes) / count  # the rounding of the mean itself
-        var = _sum_of_squares(centred, axes) / count - rest**2
+    if not bool((var >= 1e-3 * square).all()) or not bool(
+        torch.isfinite(square).all()
+    ):  # cancellation: take the squares around the mean instead
+        centred = view - mean.to(view.dtype).reshape(-1, *[1] * (view.dim() - 2))
+        rest, squares = _totals(centred)  # what the rounding of the mean left
+        var = squares / count - (rest / count) ** 2
     return Moments(mean.to(wide.dtype), var.clamp_min(0).to(wide.dtype), count)
 
 
-def _sum(view: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Sum in the data's precision along the fast axis, in float64 over the rest."""
-    fast = view.sum(axes[-1])
-    rest = list(axes[:-1])
-    return fast.double().sum(rest) if rest else fast.double()
-
-
-def _sum_of_squares(view: Tensor, axes: tuple[int, ...]) -> Tensor:
-    if axes == (0,):  # norms along a strided axis are slow in torch: square piece by piece instead
-        pieces = view.split(max(1, PIECE // max(1, view.shape[1])))
-        return torch.stack([piece.square().sum(0).double() for piece in pieces]).sum(0)
-    fast = torch.linalg.vector_norm(view, dim=axes[-1]).double() ** 2
-    rest = list(axes[:-1])
-    return fast.sum(rest) if rest else fast
+def _totals(view: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and sums of squares per channel: in the data's precision along one axis, in float64 over the rest."""
+    if view.dim() == 3 and view.shape[2] >= LONG:
+        norms = torch.linalg.vector_norm(view, dim=2).double()
+        return view.sum(2).double().sum(0), norms.square().sum(0)
+    # Over short rows, or across them, norms are slow in torch: square piece by piece instead.
+    pieces = view.split(max(1, PIECE // max(1, view[0].numel())))
+    total = torch.stack([piece.sum(0).double() for piece in pieces]).sum(0)
+    squares = torch.stack([piece.square().sum(0).double() for piece in pieces]).sum(0)
+    return (total.sum(1), squares.sum(1)) if view.dim() == 3 else (total, squares)
 
 
 def across_sample_std(output: Tensor, samples: int = ACROSS_SAMPLES) -> float:

@@ -6,6 +6,7 @@ the data. All layers are done in one forward pass.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,27 +184,47 @@ def remove_mean_patch(visit: Visit, weight: Tensor) -> None:
 def mean_patch(layer: Layer, value: Tensor) -> Tensor:
     """The mean input patch that the filters of each group see, ``(groups, in/groups * kernel)``.
 
-    The mean output is linear in the weight, so its gradient for the batch-mean input is that patch, with
-    padding, stride and dilation as the layer has them.
+    Every tap of the kernel sees the batch-mean input at a grid of places: stride, dilation and padding say which.
     """
-    module, groups = layer.module, layer.groups
+    module = layer.module
     wide = value if value.dtype in (torch.float32, torch.float64) else value.float()
     if layer.kind == "linear":
         return wide.reshape(-1, wide.shape[-1]).mean(0, keepdim=True)
-    if value.dim() == len(layer.kernel) + 2:
-        wide = wide.mean(0, keepdim=True)
-    # One filter per group is enough: all of a group see the same patches.
-    shape = (groups, *layer.shape[1:]) if layer.kind == "conv" else (layer.in_channels, 1, *layer.kernel)
-    with torch.enable_grad():
-        stored = torch.zeros(shape, dtype=wide.dtype, device=wide.device, requires_grad=True)
-        if layer.kind == "conv":
-            output = module._conv_forward(wide, stored, None)
-        else:
-            convolve = getattr(F, f"conv_transpose{len(layer.kernel)}d")
-            sizes = (module.stride, module.padding, module.output_padding, groups, module.dilation)
-            output = convolve(wide, stored, None, *sizes)
-        positions = math.prod(output.shape[-len(layer.kernel) :])
-        (gradient,) = torch.autograd.grad(output.sum() / positions, stored)
+    dims = len(layer.kernel)
+    mean = wide.mean(0) if value.dim() == dims + 2 else wide  # (in, *space)
     if layer.kind == "conv":
-        return gradient.flatten(1)
-    return gradient.reshape(groups, -1)  # stored (groups * in/groups, 1, *kernel)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        mean = F.pad(mean.unsqueeze(0), module._reversed_padding_repeated_twice, mode=mode).squeeze(0)
+        sizes = zip(mean.shape[1:], layer.kernel, module.stride, module.dilation, strict=True)
+        axes = [_seen(size, k, stride, dilation) for size, k, stride, dilation in sizes]
+        outputs = 1
+    else:
+        geometry = (layer.kernel, module.stride, module.dilation, module.padding, module.output_padding)
+        pairs = [_reaching(*sizes) for sizes in zip(mean.shape[1:], *geometry, strict=True)]
+        axes = [slices for slices, _ in pairs]
+        outputs = math.prod(size for _, size in pairs)
+    taps = []
+    for place in itertools.product(*axes):
+        part = mean[(slice(None), *place)].flatten(1)
+        taps.append(part.mean(1) if layer.kind == "conv" else part.sum(1) / outputs)
+    return torch.stack(taps, 1).reshape(layer.groups, -1)  # (in, taps), channels of a group in a row
+
+
+def _seen(size: int, kernel: int, stride: int, dilation: int) -> list[slice]:
+    """Where each tap of a convolution looks along an axis of the padded input."""
+    last = (size - (kernel - 1) * dilation - 1) // stride * stride  # start of the last window
+    return [slice(k * dilation, k * dilation + last + 1, stride) for k in range(kernel)]
+
+
+def _reaching(
+    size: int, kernel: int, stride: int, dilation: int, padding: int, output_padding: int
+) -> tuple[list[slice], int]:
+    """Which inputs of a transposed convolution each tap carries into the output along an axis, and its size."""
+    outputs = (size - 1) * stride - 2 * padding + (kernel - 1) * dilation + output_padding + 1
+    slices = []
+    for k in range(kernel):
+        offset = padding - k * dilation  # input i lands on i * stride - offset
+        first = max(0, -(-offset // stride))
+        last = min(size - 1, (outputs - 1 + offset) // stride)
+        slices.append(slice(first, max(first, last + 1)))
+    return slices, outputs
