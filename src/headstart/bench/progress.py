@@ -1,0 +1,176 @@
+"""How far an experiment is, read from its folder, also while a run goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from headstart.bench.claims import LIMIT
+from headstart.bench.store import Damage, Record, Store
+
+_BREAK = 10.0  # a gap of so many trials' own time between two ends is a break, not work
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that a driver works on. A driver that was killed counts for up to two minutes more.
+
+    Args:
+        arm: Its arm.
+        seed: Its seed.
+        host: The machine of the driver.
+        seconds: Since it was claimed.
+    """
+
+    arm: str
+    seed: int
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArmProgress:
+    """How far one arm is.
+
+    Args:
+        label: Its name.
+        done: Seeds that are finished, diverged ones among them.
+        diverged: Those of them whose loss was not finite.
+        refused: Seeds in which the method refused the model; the next run tries them again.
+        missing: Seeds that are not finished.
+    """
+
+    label: str
+    done: tuple[int, ...]
+    diverged: tuple[int, ...]
+    refused: tuple[int, ...]
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far an experiment is.
+
+    Args:
+        arms: One after the other, in the experiment's order.
+        running: Trials that a driver works on now.
+        damaged: Files that cannot be trusted; the next run does their trials again.
+        trial_seconds: Median start and training of a finished trial, or None if there is none.
+        pace: Seconds from one trial's end to the next, without breaks; with several workers it is shorter
+            than a trial. None as long as nothing can be said.
+    """
+
+    arms: tuple[ArmProgress, ...]
+    running: tuple[Running, ...]
+    damaged: tuple[Damage, ...]
+    trial_seconds: float | None
+    pace: float | None
+
+    @property
+    def total(self) -> int:
+        """How many trials the experiment has."""
+        return sum(len(arm.done) + len(arm.refused) + len(arm.missing) for arm in self.arms)
+
+    @property
+    def done(self) -> int:
+        """How many are finished."""
+        return sum(len(arm.done) for arm in self.arms)
+
+    @property
+    def missing(self) -> int:
+        """How many are not finished; refused ones do not count, since they will most likely be refused again."""
+        return sum(len(arm.missing) for arm in self.arms)
+
+    @property
+    def refused(self) -> int:
+        """How many were refused."""
+        return sum(len(arm.refused) for arm in self.arms)
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until all are finished at the pace so far; None as long as nothing can be said."""
+        return 0.0 if not self.missing else None if self.pace is None else self.missing * self.pace
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        counts = {name: getattr(self, name) for name in ("total", "done", "missing", "refused", "eta")}
+        return {**counts, **asdict(self)}
+
+
+def status(store: Store) -> Status:
+    """Read how far an experiment is. Nothing is written.
+
+    Args:
+        store: Of an experiment that was at least begun.
+
+    Raises:
+        HeadstartError: If the folder holds no experiment.
+    """
+    plan = store.read_experiment()
+    records = store.present(cell["key"] for cell in plan["trials"])
+    arms = tuple(
+        _arm(arm["label"], [cell for cell in plan["trials"] if cell["arm"] == arm["label"]], records)
+        for arm in plan["arms"]
+    )
+    finished = [key for key, record in records.items() if record.result["status"] != "refused"]
+    seconds = [_seconds(records[key]) for key in finished]
+    usual = median(seconds) if seconds else None
+    running = tuple(_running(store.claims, plan["trials"], set(finished)))
+    ends = [at for key in finished if (at := _changed(store.trials / f"{key}.json")) is not None]
+    return Status(arms, running, tuple(store.damaged()), usual, _pace(ends, usual))
+
+
+def _arm(label: str, cells: Sequence[dict[str, Any]], records: dict[str, Record]) -> ArmProgress:
+    by = {cell["seed"]: records[cell["key"]].result["status"] for cell in cells if cell["key"] in records}
+    return ArmProgress(
+        label,
+        tuple(seed for seed, state in by.items() if state != "refused"),
+        tuple(seed for seed, state in by.items() if state == "diverged"),
+        tuple(seed for seed, state in by.items() if state == "refused"),
+        tuple(cell["seed"] for cell in cells if cell["seed"] not in by),
+    )
+
+
+def _seconds(record: Record) -> float:
+    return float(record.result.get("init_seconds", 0.0)) + float(record.result.get("train_seconds", 0.0))
+
+
+def _pace(ends: Sequence[float], usual: float | None) -> float | None:
+    """Mean gap between the ends of trials, without breaks; a trial's own time if there are too few ends."""
+    if usual is None:
+        return None
+    ordered = sorted(ends)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(ordered)]
+    work = [gap for gap in gaps if gap <= max(60.0, _BREAK * usual)]
+    return sum(work) / len(work) if len(work) > 1 and sum(work) > 0 else usual
+
+
+def _running(folder: Path, cells: Sequence[dict[str, Any]], finished: set[str]) -> list[Running]:
+    """Read the claims that are still renewed, of trials that are not finished."""
+    found = []
+    now = time.time()
+    for cell in cells:
+        path = folder / f"{cell['key']}.json"
+        renewed = None if cell["key"] in finished else _changed(path)
+        if renewed is None or now - renewed > LIMIT:
+            continue
+        try:
+            owner = json.loads(path.read_bytes())
+            host, since = str(owner["host"]), float(owner["time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # being written, or given up this moment
+        found.append(Running(cell["arm"], cell["seed"], host, max(0.0, now - since)))
+    return found
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,46 @@
+"""Write stored trials as a table, CSV or Parquet, also while they still run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+_EXAMPLES = """\
+examples:
+  headstart export runs/compare --out trials.csv              one row per trial
+  headstart export runs/compare --curves --out curves.parquet one row per point of a learning curve
+  headstart export runs/compare                               CSV on standard output
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart export``."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write stored trials as a table",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder that 'headstart compare' wrote")
+    parser.add_argument("--out", metavar="FILE", help=".csv or .parquet (default: CSV on standard output)")
+    parser.add_argument("--curves", action="store_true", help="one row per point of a curve instead of one per trial")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, or what was written")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the folder, write the table."""
+    from headstart.bench import Store, export
+
+    store = Store(args.folder)
+    rows, columns = (export.curves(store), export.CURVES) if args.curves else (export.trials(store), export.TRIALS)
+    if args.out is None:
+        print(json.dumps(rows, allow_nan=False) if args.json else export.to_csv(rows, columns).removesuffix("\n"))
+        return 0
+    path = export.save(rows, columns, args.out, args.force)
+    if args.json:
+        print(json.dumps({"out": str(path), "rows": len(rows), "columns": list(columns)}))
+    else:
+        print(f"Wrote {len(rows)} rows to '{path}'.")
+    return 0

@@ -1,0 +1,51 @@
+"""Say how far an experiment is: done, running, missing, refused, damaged; also while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart status``."""
+    parser = subparsers.add_parser(
+        "status",
+        help="say how far an experiment is",
+        description=__doc__,
+        epilog="example:\n  headstart status runs/compare\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder that 'headstart compare' wrote")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the folder and print the counts."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headstart.bench import Store
+    from headstart.bench.forecast import duration, ranges
+    from headstart.bench.progress import status
+
+    found = status(Store(args.folder))
+    if args.json:
+        print(json.dumps(found.as_dict(), allow_nan=False))
+        return 0
+    table = Table("arm", "done", "missing", "notes", box=None, header_style="bold", pad_edge=False)
+    for arm in found.arms:
+        notes = [f"diverged: {ranges(arm.diverged)}"] if arm.diverged else []
+        notes += [f"refused: {ranges(arm.refused)}"] if arm.refused else []
+        table.add_row(*(Text(cell) for cell in (arm.label, ranges(arm.done), ranges(arm.missing), "; ".join(notes))))
+    console = Console()
+    console.print(table)
+    for trial in found.running:
+        console.print(Text(f"• running: {trial.arm}, seed {trial.seed}, for {duration(trial.seconds)} on {trial.host}"))
+    for damage in found.damaged:
+        console.print(Text(f"! {damage.file} {damage.reason}; the next run does it again.", style="yellow"))
+    counts = [f"{found.done} of {found.total} trials done", f"{len(found.running)} running", f"{found.missing} missing"]
+    counts += [f"{found.refused} refused"] if found.refused else []
+    left = "" if not found.eta else f" About {duration(found.eta)} to go at the pace so far."
+    console.print(Text(", ".join(counts) + f".{left}"))
+    return 0
