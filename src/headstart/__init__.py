@@ -7,6 +7,7 @@
 ['0']
 """
 
+from headstart import distributed
 from headstart.api import apply, compute, initialize
 from headstart.diagnosis import diagnose
 from headstart.errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "compute",
     "describe",
     "diagnose",
+    "distributed",
     "initialize",
     "list_methods",
     "register",
