@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import headstart.bench
 from headstart.bench import Arm, Store, run
 from headstart.bench.executors import InProcess, Processes, add_executor_arguments, executor_from, processes, worker
 from headstart.bench.executors.worker import Job, Reply, work
 from headstart.bench.experiment import Silent
+from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
@@ -182,3 +184,20 @@ def test_ray_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"headstart\[ray\]"):
         parse("--ray", "local")
+
+
+def test_compare_hands_the_executor_on(task_file, tmp_path, capsys, monkeypatch):
+    small = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet"]
+    out = ["--out", str(tmp_path / "out"), "--arms", "lsuv", "--no-controls", "--seeds", "1"]
+    seen = []
+
+    def spy(experiment, store, progress, command, executor):
+        seen.append(executor)
+        return run(experiment, store, progress, command)
+
+    monkeypatch.setattr(headstart.bench, "run", spy)
+    assert main(["compare", "--task", task_file, *out, *small, "--jobs", "2"]) == 0
+    assert "2 trials run" in capsys.readouterr().out
+    assert isinstance(seen[0], Processes)
+    assert main(["compare", "--task", task_file, *out, *small, "--gpus-per-trial", "1"]) == 2
+    assert "--gpus-per-trial is for Ray" in capsys.readouterr().err

@@ -123,8 +123,8 @@ class Claims:
         if owner is None:
             return False  # released this moment; the next look takes it
         pid = owner.get("pid")
-        near = owner.get("space") == self._owner["space"] and isinstance(pid, int)
-        if near and _started(pid) != owner.get("started"):
+        near = owner.get("space") == self._owner["space"]
+        if near and isinstance(pid, int) and _started(pid) != owner.get("started"):
             return True
         try:
             return self._now() - path.stat().st_mtime > self._limit

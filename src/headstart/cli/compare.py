@@ -11,6 +11,7 @@ from typing import Any
 
 from headstart.bench import Experiment, Store
 from headstart.bench.config import Config, read, save
+from headstart.bench.executors import add_executor_arguments, executor_from
 from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults
 from headstart.bench.words import experiment as build
 from headstart.bench.words import parse_seeds as parse_seeds
@@ -26,6 +27,10 @@ examples:
       configured starts; 20 seeds, of which those already run are kept
   headstart compare --model net.py:build_model --task data.py:load
       your own model and images
+  headstart compare --seeds 40 --jobs 4
+      four trials at a time, each in a process of its own; --ray auto runs them on a cluster
+  headstart compare --seeds 40 --until decided
+      at most 40 seeds, in blocks, until there is a verdict on every arm
   headstart compare --arms lsuv --steps 500 --write experiment.toml
   headstart compare experiment.toml --seeds 20 --dry-run
   headstart compare experiment.toml --seeds 20
@@ -49,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
     for word in WORDS.values():
         _add(groups[word.group], word)
+    add_executor_arguments(parser.add_argument_group("where trials run"))
     out = groups[OUTPUT]
     out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
     out.add_argument("--dry-run", action="store_true", help="list the trials with what they would cost; write nothing")
@@ -59,10 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the comparison, write the page, print the verdicts."""
     from rich.console import Console
+    from rich.text import Text
 
     from headstart.bench import analyse
     from headstart.bench import run as run_experiment
     from headstart.bench.page import write_report
+    from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
     from headstart.bench.terminal import Bars, show
 
@@ -81,7 +89,11 @@ def run(args: argparse.Namespace) -> int:
     errors = Console(stderr=True)
     try:
         with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
-            done = run_experiment(experiment, store, bars, command=_command())
+            if chosen["until"] == "decided":
+                decision = run_until_decided(experiment, store, bars, _command(), executor_from(args), chosen["looks"])
+                done, ended = decision.summary, decision.sentence()
+            else:
+                done, ended = run_experiment(experiment, store, bars, _command(), executor_from(args)), ""
     except KeyboardInterrupt:
         errors.print(
             f"Finished trials are kept in '{store.folder}'; the same command goes on from there.", markup=False
@@ -95,6 +107,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     show(analysis, page, console)
     again = f", {done.kept} were there already" if done.kept else ""
+    again += f", {done.elsewhere} were run by another driver" if done.elsewhere else ""
+    if ended:
+        console.print(Text(ended))
     console.print(f"{done.ran} trials run in {done.seconds:.0f} s{again}.", highlight=False)
     return 0
 

@@ -40,7 +40,9 @@ class OnRay:
     ) -> None:
         if (jobs is not None and jobs < 1) or threads < 1:
             raise HeadstartError("The numbers of jobs and of threads must be at least 1.")
-        if gpus_per_trial is not None and not (0 <= gpus_per_trial <= 1 or gpus_per_trial == int(gpus_per_trial)):
+        if gpus_per_trial is not None and not (
+            0 <= gpus_per_trial <= 1 or (gpus_per_trial > 1 and gpus_per_trial % 1 == 0)
+        ):
             raise HeadstartError(f"{gpus_per_trial} GPUs per trial cannot be had: give a fraction or a whole number.")
         self._ray = _import()
         self._address, self._jobs, self._gpus, self._threads = address, jobs, gpus_per_trial, threads
