@@ -127,7 +127,8 @@ class Analysis:
 
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
-        return [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
+        rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
+        return [*rules, *filter(None, [self.plan.get("stopping")])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
         """Say what each control shows, a sentence or two each; briefly without what the control is."""

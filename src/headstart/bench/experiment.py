@@ -58,6 +58,7 @@ class Experiment:
         margin: The smallest difference in test accuracy that matters, in points.
         alpha: The level of the tests.
         auto: Which fields of ``training`` to choose by the machine.
+        stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
 
     Example:
         >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
@@ -73,6 +74,7 @@ class Experiment:
     margin: float = 0.5
     alpha: float = 0.05
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
+    stopping: str = ""
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
@@ -279,6 +281,7 @@ def _plan(
         "training": asdict(ground.training),
         "margin": experiment.margin,
         "alpha": experiment.alpha,
+        "stopping": experiment.stopping,
         "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
         "provenance": provenance,
     }

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from headstart.bench.arms import parse_arms, with_controls, with_default
 from headstart.bench.experiment import AUTO, Experiment
 from headstart.bench.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, unknown
 
 Kind = Literal["text", "texts", "whole", "number", "switch", "seeds"]
+UNTIL = ("all", "decided")
 WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
 
 
@@ -58,6 +59,8 @@ WORDS: dict[str, Word] = {
         ),
         Word("arms", "texts", ("prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
         Word("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
+        Word("until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL),
+        Word("looks", "whole", 4, "with --until decided: how often to look at most", WHAT),
         Word("controls", "switch", True, "the control arms and the null arm", WHAT),
         Word("split-seed", "whole", 0, "draw of the task's splits", WHAT),
         Word("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
@@ -141,6 +144,10 @@ def check(settings: Mapping[str, Any]) -> None:
         >>> check({"steps": 5, "alpha": 0.01})
     """
     experiment({**defaults(), **settings})
+    if (until := settings.get("until", "all")) not in UNTIL:
+        raise unknown("rule to run until", until, UNTIL)
+    if (looks := settings.get("looks", 1)) < 1:
+        raise HeadstartError(f"looks is {looks}; it must be at least 1.")
     for name in ("alpha", "margin"):
         value = settings.get(name, WORDS[name].default)
         if not 0 < value < (1 if name == "alpha" else float("inf")):
