@@ -255,7 +255,5 @@ def test_rows_tell_what_is_there():
     assert row.weight_mean == pytest.approx((float(old.mean()), float(new.mean())), abs=1e-6)
     assert row.output_mean == pytest.approx(float(out.mean()), abs=1e-4)
     assert row.output_std == pytest.approx(float(out.std(correction=0)), abs=1e-3)
-    assert row.across_sample_std == pytest.approx(
-        math.sqrt(float((out[:8] - out[8:16]).square().mean() / 2)), rel=0.01
-    )
+    assert row.across_sample_std == pytest.approx(math.sqrt(float((out[:8] - out[8:16]).square().mean() / 2)), rel=0.01)
     assert hs.initialize(model, x, "lsuv:fill=keep").row("0").action == "scaled"

@@ -49,7 +49,13 @@ class Word:
 WORDS: dict[str, Word] = {
     word.name: word
     for word in (
-        Word("task", "text", "mnist5k", "mnist5k, a folder of .npy arrays, or file.py:function", WHAT),
+        Word(
+            "task",
+            "text",
+            "mnist5k",
+            "a task by name (mnist5k, cifar100:train=10000, …), folder:PATH, arrays:PATH or file.py:function",
+            WHAT,
+        ),
         Word(
             "model",
             "text",

@@ -66,7 +66,7 @@ def load_data(
             raise DataError(f"{option} {number} is not positive.", remedy="Pass at least 1.")
     limit = samples or SAMPLES
     path = Path(spec)
-    if spec in tasks.BUILT_IN or (path / "train-images.npy").is_file():
+    if tasks.is_task(spec) or (path / "train-images.npy").is_file():
         task = tasks.load_task(spec)
         source = Source((task.train.images, task.train.labels), [task.describe()], classes=task.classes)
     elif userfile.is_user_function(spec):
