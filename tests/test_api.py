@@ -171,3 +171,11 @@ def test_apply_of_values_that_do_not_fit_leaves_the_model_as_it_was():
     with pytest.raises(hs.WriteError, match=r"'1.weight' do not fit into torch.float16"):
         hs.apply(model, init)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_lazy_model_that_fails_names_the_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    hooks = [len(m._forward_pre_hooks) for m in model.modules()]
+    with pytest.raises(hs.ModelError, match=r"layer '0' \(Conv2d, .*given an input of shape \(2, 1, 9, 9\)"):
+        hs.initialize(model, torch.rand(8, 1, 9, 9), "kaiming")
+    assert hooks == [len(m._forward_pre_hooks) for m in model.modules()]

@@ -247,9 +247,14 @@ def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
     """Give lazy modules their shapes; their default weights come from the call's seed."""
     training = [(m, m.training) for m in model.modules()]
     model.eval()
-    small = batch.head(2)
+    small, where = batch.head(2), Where()
     try:
-        with rng.untouched(rng.derive(seed, "lazy")), torch.no_grad(), failing_forward(small, Where()):
+        with (
+            rng.untouched(rng.derive(seed, "lazy")),
+            torch.no_grad(),
+            failing_forward(small, where),
+            where.following(model),
+        ):
             model(*small.args, **small.kwargs)
     finally:
         for module, flag in training:

@@ -112,6 +112,24 @@ class Where:
         """Note that ``layer`` starts on ``value``."""
         self.layer, self.shape = layer, tuple(value.shape) if isinstance(value, Tensor) else ()
 
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Keep track of the layers of ``model`` by hooks."""
+        handles = []
+        for layer in weight_layers(model):
+            handles += [
+                layer.module.register_forward_pre_hook(
+                    lambda _module, args, kwargs, layer=layer: self.enter(layer, first_input(args, kwargs)),
+                    with_kwargs=True,
+                ),
+                layer.module.register_forward_hook(lambda *_: setattr(self, "layer", None)),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The tensor that a layer is called with."""
@@ -128,7 +146,7 @@ def failing_forward(batch: Batch, where: Where) -> Iterator[None]:
     except Exception as error:
         inside = f" in {where.layer.where}, given an input of shape {where.shape}" if where.layer else ""
         raise ModelError(
-            f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {error}",
+            f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {str(error).rstrip('.')}.",
             remedy="Check the shape, channels, size and dtype of the data against the model, or pass get_inputs=.",
         ) from error
 
