@@ -15,6 +15,7 @@ from torch import nn
 
 from headstart import api, guard, inputs, rng
 from headstart.cli import _models
+from headstart.cli._dataroot import add_data_root
 from headstart.cli._sources import Source, load_data
 
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
         "model", metavar="MODEL", help="headstart:NAME, torchvision:NAME, timm:NAME or file.py:function"
     )
     parser.add_argument("--data", metavar="DATA", help=data_help)
+    add_data_root(parser)
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights to start from (.safetensors, .pt)")
     parser.add_argument(
         "--model-args", default="", metavar="K=V,...", help="arguments of the model's builder: in_channels=1,classes=10"

@@ -15,6 +15,7 @@ from headstart.bench.executors import add_executor_arguments, executor_from
 from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults
 from headstart.bench.words import experiment as build
 from headstart.bench.words import parse_seeds as parse_seeds
+from headstart.cli._dataroot import add_data_root
 from headstart.errors import HeadstartError
 
 _EXAMPLES = """\
@@ -54,6 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
     for word in WORDS.values():
         _add(groups[word.group], word)
+    add_data_root(groups[WHAT])
+    groups[WHAT].add_argument("--download", action="store_true", help="first fetch files of the task that are missing")
     add_executor_arguments(parser.add_argument_group("where trials run"))
     out = groups[OUTPUT]
     out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench.page import write_report
     from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
+    from headstart.bench.tasks import load_task
     from headstart.bench.terminal import Bars, show
 
     chosen, typed, config = settings(args)
@@ -82,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
     with _pointing(config, typed):
         check(chosen)
         experiment = build(chosen)
+    if args.download:
+        with _pointing(config, typed):
+            load_task(experiment.task, experiment.split_seed, download=True)
     store = Store(chosen["out"])
     if args.dry_run:
         with _pointing(config, typed):
