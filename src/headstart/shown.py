@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,18 +30,18 @@ class Grid:
         return all(_is_number(row[column]) for row in self.cells if row[column])
 
 
-class Shown:
+class Shown(ABC):
     """Base of results that show themselves: text, terminal, notebook, HTML."""
 
     title: str
 
+    @abstractmethod
     def grids(self) -> list[Grid]:
         """The tables."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sentences(self) -> list[str]:
         """The findings in plain words."""
-        raise NotImplementedError
 
     def to_html(self) -> str:
         """Return an HTML fragment: title, findings, tables. Every name is escaped."""

@@ -6,6 +6,7 @@ start. A control keeps what a method does to norms and takes its structure away.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from headstart.weights import Layer
 
 
 @dataclass(frozen=True)
-class _Control(Method):
+class _Control(Method, ABC):
     of: str = "prewarm"
 
     def __post_init__(self) -> None:
@@ -56,9 +57,9 @@ class _Control(Method):
         after[rows] = self.replace(visit, before, after)[rows]
         visit.write(after)
 
+    @abstractmethod
     def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:
         """The control's filters, all of them."""
-        raise HeadstartError(f"{type(self).__name__} does not say what to put in the place of filters.")
 
 
 def _norms(weight: Tensor) -> Tensor:
