@@ -270,7 +270,7 @@ def test_constant_data(name):
     ids=["varied", "one of two varies", "token numbers", "one sample"],
 )
 def test_varied_data_passes(tensors):
-    inputs.require_variation(inputs.Batch(tensors))
+    assert inputs.require_variation(inputs.Batch(tensors)) is None  # an error otherwise
 
 
 def test_head_cuts_every_tensor_of_the_batch_and_copies():

@@ -47,7 +47,7 @@ def test_the_pass_ends_after_the_last_layer_that_is_written():
             return x
 
     model = nn.Sequential(nn.Conv2d(1, 4, 3), Fails(), nn.Flatten(), nn.LazyLinear(2))
-    hs.initialize(model, torch.rand(16, 1, 8, 8), "prewarm")
+    assert hs.initialize(model, torch.rand(16, 1, 8, 8), "prewarm").changed == ["0"]
 
 
 def test_a_deep_network_is_right_everywhere_after_one_pass():

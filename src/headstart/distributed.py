@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError, ModelError
 from headstart.inputs import GetInputs
 from headstart.plan import Selection
 from headstart.report import Report
-from headstart.weights import refresh
+from headstart.weights import store
 
 
 def initialize(
@@ -137,11 +137,7 @@ def _write(model: nn.Module, values: dict[str, Tensor]) -> None:
                 f" the rank that computed as {forms[1]}.",
                 remedy="Build the same model on every rank.",
             )
-    with torch.no_grad():
-        for name, value in values.items():
-            own[name].copy_(value)
-    for module in model.modules():
-        refresh(module)
+    store(model, {name: (own[name], value) for name, value in values.items()})
 
 
 def _pack(error: Exception) -> Any:

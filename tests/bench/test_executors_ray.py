@@ -9,7 +9,7 @@ from headstart.bench import Arm, Store, run
 from headstart.bench.executors import executor_from
 from headstart.errors import HeadstartError
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.slow
 
 from headstart.bench.executors.on_ray import OnRay  # noqa: E402

@@ -82,7 +82,7 @@ def test_hostile_names_stay_in_their_cell(make_experiment, store):
 
 @pytest.mark.parametrize("curves", [False, True])
 def test_parquet_reads_back_to_the_same_rows(finished, tmp_path, curves):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra export is not installed")
     rows, columns = (export.curves(finished), export.CURVES) if curves else (export.trials(finished), export.TRIALS)
     path = export.save(rows, columns, tmp_path / "table.parquet")
     table = parquet.read_table(path)
