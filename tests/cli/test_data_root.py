@@ -7,7 +7,7 @@ from headstart.cli.main import main
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch):
-    monkeypatch.setenv("HEADSTART_DATA", "elsewhere")
+    monkeypatch.setenv("HEADSTART_DATA_ROOT", "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_data_root_says_where_data_sets_lie(command, tmp_path, capsys, monkeypat
     assert "its files are not in" in said
     assert "sets" in said
     assert "elsewhere" not in said
-    assert os.environ["HEADSTART_DATA"] == str(tmp_path / "sets")
+    assert os.environ["HEADSTART_DATA_ROOT"] == str(tmp_path / "sets")
 
 
 def test_download_fetches_before_anything_else(tmp_path, monkeypatch, capsys):

@@ -133,7 +133,7 @@ def load_task(
             ``(images, labels)`` or a `Task`; or a folder with ``{train,test}-{images,labels}.npy``.
             ``train``, ``validation`` and ``test`` are numbers of images to keep of each split.
         split_seed: Names the draw of the splits. Data that come with an official test set keep it.
-        root: The folder that data sets lie in; by default ``$HEADSTART_DATA``, or else ``data``.
+        root: The folder that data sets lie in; by default ``$HEADSTART_DATA_ROOT``, or else ``data``.
         download: Fetch what is missing, where torchvision can.
         progress: Is told how many images of how many are converted, the first time that a set is used.
 

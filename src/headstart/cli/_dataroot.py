@@ -12,7 +12,7 @@ class _SetRoot(argparse.Action):
     """Set the environment variable, which worker processes inherit."""
 
     def __call__(self, _parser: object, _namespace: object, value: Any, _option: str | None = None) -> None:
-        os.environ["HEADSTART_DATA"] = str(Path(value).expanduser())
+        os.environ["HEADSTART_DATA_ROOT"] = str(Path(value).expanduser())
 
 
 def add_data_root(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -26,5 +26,5 @@ def add_data_root(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
         action=_SetRoot,
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="the folder that data sets lie in (default: $HEADSTART_DATA, or else data)",
+        help="the folder that data sets lie in (default: $HEADSTART_DATA_ROOT, or else data)",
     )

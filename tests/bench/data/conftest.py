@@ -10,7 +10,7 @@ from headstart.bench.data import files
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HEADSTART_DATA", raising=False)
+    monkeypatch.delenv("HEADSTART_DATA_ROOT", raising=False)
 
 
 @pytest.fixture

@@ -67,10 +67,10 @@ def test_what_is_missing_is_said_with_its_place(root, publish, gray, monkeypatch
         publish(f"MNIST/raw/{file}", content)
     with pytest.raises(DataError, match=r"MNIST/raw/t10k-labels-idx1-ubyte is missing"):
         load_task("mnist", root=root)
-    monkeypatch.setenv("HEADSTART_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("HEADSTART_DATA_ROOT", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match="elsewhere"):
         load_task("mnist")
-    monkeypatch.delenv("HEADSTART_DATA")
+    monkeypatch.delenv("HEADSTART_DATA_ROOT")
     assert str(files.data_root()) == "data"
 
 

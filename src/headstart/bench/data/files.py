@@ -56,13 +56,13 @@ MD5 = {
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """Return the folder that data sets lie in: the one given, or ``$HEADSTART_DATA``, or ``data``.
+    """Return the folder that data sets lie in: the one given, or ``$HEADSTART_DATA_ROOT``, or ``data``.
 
     Example:
         >>> data_root("/sets").name
         'sets'
     """
-    return Path(given or os.environ.get("HEADSTART_DATA") or "data").expanduser()
+    return Path(given or os.environ.get("HEADSTART_DATA_ROOT") or "data").expanduser()
 
 
 def place(root: Path, name: str) -> Path:
@@ -127,7 +127,7 @@ def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str =
     Example:
         >>> print(missing("svhn", Path("data"), [["svhn/train_32x32.mat", "svhn/test_32x32.mat"]]))
         Task 'svhn': its files are not in 'data'. Put there svhn/{train_32x32.mat, test_32x32.mat}, or name
-        another folder with --data-root or HEADSTART_DATA.
+        another folder with --data-root or HEADSTART_DATA_ROOT.
     """
     lacking = [[name for name in layout if not (root / name).exists()] for layout in layouts]
     begun = [(some, layout) for some, layout in zip(lacking, layouts, strict=True) if 0 < len(some) < len(layout)]
@@ -137,10 +137,8 @@ def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str =
     else:
         what = f"its files are not in '{root}'"
     ways = "; or ".join(brace(layout) for layout in layouts)
-    return DataError(
-        f"Task '{task}': {what}.",
-        remedy=f"Put there {ways}, or name another folder with --data-root or HEADSTART_DATA.{note and ' ' + note}",
-    )
+    elsewhere = "or name another folder with --data-root or HEADSTART_DATA_ROOT"
+    return DataError(f"Task '{task}': {what}.", remedy=f"Put there {ways}, {elsewhere}.{note and ' ' + note}")
 
 
 def brace(names: Sequence[str]) -> str:
