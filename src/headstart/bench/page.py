@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,8 @@ import numpy as np
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.store import Store
-from headstart.bench.verdicts import Verdict, p_text, signed
-from headstart.errors import MissingExtraError
+from headstart.bench.templating import PILLS, drawing, fill
 
-_PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
 _ROLES = {"": "method", "matched-random": "control", "zero-dc-random": "control", "null": "null"}
 
 
@@ -42,27 +38,17 @@ def write_report(store: Store, analysis: Analysis | None = None) -> Path:
 
 def render(analysis: Analysis) -> str:
     """Render the page as a string. It refers to nothing outside itself and runs no script."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "bench", "The report page") from error
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"signed": signed, "number": _number, "p": p_text}
-    source = importlib.resources.files("headstart.bench").joinpath("templates", "report.html.jinja")
-    from markupsafe import Markup
-
     finished = any(arm.results for arm in analysis.arms)
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
+    return fill(
+        "report.html.jinja",
         analysis=analysis,
         plan=analysis.plan,
         heading=summary.heading(analysis),
         facts=summary.facts(analysis),
         cards=[_card(analysis, arm) for arm in analysis.methods],
         rows=[_row(analysis, arm) for arm in analysis.arms],
-        curves=Markup(figures.learning_curves(analysis)) if finished else None,  # noqa: S704 - our own SVG, labels escaped
-        pairs=Markup(figures.paired_differences(analysis)) if finished else None,  # noqa: S704
+        curves=drawing(figures.learning_curves(analysis)) if finished else None,
+        pairs=drawing(figures.paired_differences(analysis)) if finished else None,
         filters=_filters(analysis),
         trials=_trials(analysis),
         tests=[c for arm in analysis.arms if (c := arm.comparison) and c.seeds]
@@ -70,11 +56,6 @@ def render(analysis: Analysis) -> str:
         command=shlex.join(analysis.plan["provenance"]["command"]),
         environment=_environment(analysis),
     )
-
-
-def _finalize(value: Any) -> Any:
-    """Clean every string that the template prints, but our own figures."""
-    return summary.printable(value) if type(value) is str else value
 
 
 def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
@@ -89,7 +70,7 @@ def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
         "hue": figures.hue(analysis, arm),
         "role": "baseline" if arm is analysis.baseline else _ROLES.get(arm.control, "control"),
         "comparison": comparison if comparison and comparison.seeds else None,
-        "pill": _PILLS[comparison.verdict] if comparison else "flat",
+        "pill": PILLS[comparison.verdict] if comparison else "flat",
         "mean": float(np.mean(arm.accuracies)) if arm.results else None,
         "deviation": float(np.std(arm.accuracies, ddof=1)) if len(arm.results) > 1 else None,
     }
@@ -128,7 +109,3 @@ def _environment(analysis: Analysis) -> list[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "\u2212")

@@ -1,0 +1,59 @@
+"""Pages from templates: escaped, self-contained, with one style for all of them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from typing import Any
+
+from headstart.bench.summary import printable
+from headstart.bench.verdicts import Verdict, p_text, signed
+from headstart.errors import MissingExtraError
+
+PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
+
+
+def fill(name: str, /, **values: Any) -> str:
+    """Fill a template of this package. What it prints is escaped; undefined names are errors.
+
+    Args:
+        name: The template, such as ``"report.html.jinja"``.
+        **values: What it prints. Figures are marked as safe by :func:`drawing`.
+
+    Returns:
+        The page as a string. It refers to nothing outside itself and runs no script.
+
+    Raises:
+        MissingExtraError: If Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "bench", "The report page") from error
+    folder = importlib.resources.files("headstart.bench").joinpath("templates")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda wanted: folder.joinpath(wanted).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "pill": PILLS.__getitem__}
+    return environment.get_template(name).render(**values)
+
+
+def drawing(svg: str) -> Any:
+    """Mark one of our own figures, whose labels are escaped, as safe to print as it is."""
+    from markupsafe import Markup
+
+    return Markup(svg)  # noqa: S704
+
+
+def _finalize(value: Any) -> Any:
+    """Clean every string that a template prints, but our own figures."""
+    return printable(value) if type(value) is str else value
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "\u2212")
