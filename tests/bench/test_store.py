@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from headstart.bench.store import Record, Store
+from headstart.bench.store import Record, Store, content_key
 from headstart.errors import HeadstartError
 
 RECORD = Record({"seed": 3, "lr": 0.1}, {"test_accuracy": 97.25, "curve": [1, 2.5]}, {"threads": 2})
@@ -198,3 +199,71 @@ def test_the_experiment_is_kept_and_checked(store):
     path.unlink()
     with pytest.raises(HeadstartError, match="no experiment"):
         store.read_experiment()
+
+
+QUESTION = {"what": "format", "task": "abc"}
+
+
+def test_a_question_is_answered_once(store):
+    assert store.decide(QUESTION, lambda: {"format": ("a", 1.5)}) == {"format": ["a", 1.5]}
+    again = Store(store.folder)
+    assert again.decide(QUESTION, lambda: pytest.fail("asked again")) == {"format": ["a", 1.5]}
+    assert again.decided(QUESTION, lambda: pytest.fail("asked again")) == {"format": ["a", 1.5]}
+    assert again.decide({**QUESTION, "task": "other"}, lambda: {"format": "b"}) == {"format": "b"}
+    assert list(store.claims.glob("*.json")) == []
+
+
+def test_reading_an_answer_writes_none(store):
+    assert store.decided(QUESTION, lambda: {"format": "a"}) == {"format": "a"}
+    assert not store.folder.exists()
+
+
+def test_an_answer_that_fails_leaves_the_question_open(store):
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.decide(QUESTION, fail)
+    assert store.decide(QUESTION, lambda: {"format": "a"}) == {"format": "a"}
+
+
+def test_of_many_that_ask_at_once_one_answers_and_all_get_its_answer(store):
+    asked, got, gate = [], [], threading.Barrier(8)
+
+    def ask(number):
+        gate.wait()
+
+        def answer():
+            asked.append(number)
+            time.sleep(0.05)
+            return {"number": number}
+
+        got.append(Store(store.folder).decide(QUESTION, answer)["number"])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert got == asked * 8
+
+
+@pytest.mark.parametrize("harm", [cut, no_object, lambda text: text.replace('"a"', '"b"'), lambda text: ""])
+def test_a_damaged_answer_is_no_reason_to_choose_anew_unasked(store, harm):
+    store.decide(QUESTION, lambda: {"format": "a"})
+    (path,) = store.choices.iterdir()
+    path.write_text(harm(path.read_text()))
+    for ask in (store.decide, store.decided):
+        with pytest.raises(HeadstartError, match="Remove it: the choice is made again"):
+            ask(QUESTION, lambda: {"format": "c"})
+    path.unlink()
+    assert store.decide(QUESTION, lambda: {"format": "c"}) == {"format": "c"}
+
+
+def test_an_answer_to_another_question_is_not_taken(store):
+    store.decide(QUESTION, lambda: {"format": "a"})
+    (path,) = store.choices.iterdir()
+    path.rename(path.with_stem(content_key({"what": "else"})))
+    with pytest.raises(HeadstartError, match="another choice than its name says"):
+        store.decide({"what": "else"}, lambda: {})

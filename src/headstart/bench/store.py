@@ -8,14 +8,22 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headstart.bench.claims import Claims
 from headstart.errors import HeadstartError
 
+Facts = dict[str, Any]
+Decide = Callable[[Facts, Callable[[], Facts]], Facts]
+"""Takes a question and what answers it, and returns the answer, perhaps one that was given earlier."""
+
 FORMAT = "headstart-trial-1"
+_CHOICE = "headstart-choice-1"
+_POLL = 0.2  # seconds between looks at a choice that another driver makes
 _KEY = re.compile(r"[0-9a-f]{32}")
 _LARGEST = 64 * 2**20
 
@@ -98,6 +106,7 @@ class Store:
         self.folder = Path(folder)
         self.trials = self.folder / "trials"
         self.claims = self.folder / "claims"
+        self.choices = self.folder / "choices"
         self._sound: dict[str, tuple[int, ...]] = {}
 
     def put(self, record: Record) -> str:
@@ -158,6 +167,66 @@ class Store:
             elif not isinstance(found := _read(path), Record):
                 problems.append(Damage(path.name, found or "vanished"))
         return problems
+
+    def decide(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
+        """Answer a question once and for all: whoever asks again, now or later, gets the first answer.
+
+        What a clock decides would otherwise come out differently the next time, and trials that depend on it
+        would be other trials.
+
+        Args:
+            question: All that the answer is for; its hash names the file.
+            answer: Makes the answer. Only one driver does so at a time, the others wait. If it raises, the
+                question stays open.
+
+        Returns:
+            The answer, as plain data.
+
+        Raises:
+            HeadstartError: If the folder cannot be written to, or the file of the answer cannot be trusted.
+
+        Example:
+            >>> store = Store(tempfile.mkdtemp())
+            >>> store.decide({"what": "number"}, lambda: {"is": 1}), store.decide({"what": "number"}, lambda: {"is": 2})
+            ({'is': 1}, {'is': 1})
+        """
+        key = content_key(question)
+        path = self.choices / f"{key}.json"
+        with Claims(self.claims) as claims:
+            while (found := self._decided(path)) is None:
+                if not claims.take(key):
+                    time.sleep(_POLL)
+                elif self._decided(path) is None:
+                    body = json.loads(canonical({"format": _CHOICE, "question": question, "answer": answer()}))
+                    self._write(path, {**body, "checksum": _checksum(body)}, replace=False)
+        return found
+
+    def decided(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
+        """Return the answer that was given, or else make one and do not keep it. Nothing is written.
+
+        Args:
+            question: As for :meth:`decide`.
+            answer: As for :meth:`decide`.
+        """
+        found = self._decided(self.choices / f"{content_key(question)}.json")
+        return answer() if found is None else found
+
+    @staticmethod
+    def _decided(path: Path) -> Facts | None:
+        if not path.exists() and not path.is_symlink():
+            return None
+        body = _load(path)
+        problem = body if isinstance(body, str) else ""
+        if isinstance(body, dict) and body.pop("checksum", None) != _checksum(body):
+            problem = "was changed after it was written"
+        if problem or not isinstance(body, dict) or content_key(body["question"]) != path.stem:
+            # Another answer could make other trials of those that are there: not without being asked.
+            raise HeadstartError(
+                f"'{path}' {problem or 'holds another choice than its name says'}.",
+                remedy="Remove it: the choice is made again, and trials that it changes are run again.",
+            )
+        answer: Facts = body["answer"]
+        return answer
 
     def write_experiment(self, experiment: Mapping[str, Any]) -> None:
         """Write ``experiment.json``, from which the report is made again at any time."""
