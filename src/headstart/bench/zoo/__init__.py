@@ -79,14 +79,7 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
         >>> sum(isinstance(m, nn.Conv2d) for m in net.modules())
         3
     """
-    base, _, text = name.partition(":")
-    if base not in ZOO:
-        raise unknown("model", f"headstart:{base}", [f"headstart:{key}" for key in ZOO])
-    entry = ZOO[base]
-    chosen = reader.read(text, {key: default for key, (default, _, _) in entry.options.items()}, f"headstart:{base}")
-    for key, (_, low, high) in entry.options.items():
-        if not low <= chosen[key] <= high:
-            raise HeadstartError(f"'headstart:{base}': {key}={chosen[key]} is not between {low} and {high}.")
+    entry, chosen = _chosen(name)
 
     def build(in_channels: int, classes: int, image_size: Size) -> nn.Module:
         least = entry.smallest(**chosen)
@@ -102,15 +95,29 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
     return build
 
 
-def list_models() -> dict[str, str]:
-    """Return each name with what it is and its options.
+def _chosen(name: str) -> tuple[Entry, dict[str, int]]:
+    """Return the model's entry and the value of every option."""
+    base, _, text = name.partition(":")
+    if base not in ZOO:
+        raise unknown("model", f"headstart:{base}", [f"headstart:{key}" for key in ZOO])
+    entry = ZOO[base]
+    chosen = reader.read(text, {key: default for key, (default, _, _) in entry.options.items()}, f"headstart:{base}")
+    for key, (_, low, high) in entry.options.items():
+        if not low <= chosen[key] <= high:
+            raise HeadstartError(f"'headstart:{base}': {key}={chosen[key]} is not between {low} and {high}.")
+    return entry, chosen
+
+
+def smallest(name: str) -> int:
+    """Return the least side of an image that ``NAME`` or ``NAME:option=value,...`` takes.
+
+    Raises:
+        UnknownNameError: If there is no such model or option.
+        HeadstartError: If an option's value does not fit.
 
     Example:
-        >>> list_models()["resnet18"]
-        'ResNet-18 with the ImageNet stem'
+        >>> smallest("caffenet"), smallest("caffenet:stride=1")
+        (39, 18)
     """
-    return {
-        name: entry.about
-        + "".join(f"; {key}={default} ({low} to {high})" for key, (default, low, high) in entry.options.items())
-        for name, entry in ZOO.items()
-    }
+    entry, chosen = _chosen(name)
+    return entry.smallest(**chosen)

