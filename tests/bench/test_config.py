@@ -23,6 +23,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 VALUES = {
+    "numbers": st.lists(st.floats(0.1, 1e6), max_size=3, unique=True).map(lambda v: tuple(sorted(v))),
     "text": texts,
     "whole": st.integers(0, 10**9),
     "number": numbers,
@@ -44,7 +45,7 @@ def command_line(words):
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no-{name}")
         else:
-            arguments += [f"--{name}", *(value if isinstance(value, tuple) else [repr(value).strip("'")])]
+            arguments += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [repr(value).strip("'")])]
             if isinstance(value, str):
                 arguments[-1] = value
     return arguments

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.bench import training
+from headstart.bench import loop, training
 from headstart.bench.batches import DeviceTask
 from headstart.bench.tasks import Split
-from headstart.bench.training import Axes, Training, evaluate, train
+from headstart.bench.batches import data_order
+from headstart.bench.loop import evaluate, train
+from headstart.bench.training import Axes, Training
 from headstart.errors import HeadstartError, UnknownNameError
 
 CONFIG = Training(steps=6, batch_size=16, evaluations=3, augment=("flip", "crop"))
@@ -94,12 +96,12 @@ def test_a_trial_repeats_bitwise(task):
 def test_the_test_split_is_looked_at_once_and_last(task, monkeypatch):
     looked = []
 
-    def watch(model, data, split, config):
+    def watch(model, data, split, *rest):
         looked.append("test" if split is data.test else "validation")
         assert split is not data.train
-        return evaluate(model, data, split, config)
+        return evaluate(model, data, split, *rest)
 
-    monkeypatch.setattr(training, "evaluate", watch)
+    monkeypatch.setattr(loop, "evaluate", watch)
     run(task, Axes.of(0), replace(CONFIG, augment=()))
     assert looked == (["validation"] * 4 + ["test"]) * 2
 
@@ -159,8 +161,8 @@ def test_fused_steps_equal_torchs_plain_ones(task):
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, foreach=False, fused=False)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
     torch.manual_seed(axes.forward)
-    for indices in training.data_order(len(data.train), 16, 6, axes.data_order):
-        x, y = data.training_batch(indices, (), torch.Generator())
+    for indices in data_order(len(data.train), 16, 6, axes.data_order):
+        x, y = data.training_batch(indices)
         optimizer.zero_grad()
         nn.functional.cross_entropy(plain(x), y).backward()
         optimizer.step()

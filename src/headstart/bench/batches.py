@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from headstart.bench.augment import Draws, augment
 from headstart.bench.tasks import Split, Task
-from headstart.errors import DataError, unknown
+from headstart.errors import DataError
 
-AUGMENTATIONS = ("flip", "crop")
-_PADDING = 4
+NORMALIZATIONS = ("task", "imagenet", "none")
+SAME = "same"
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
 def data_order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
@@ -37,13 +40,8 @@ def data_order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[
         >>> torch.equal(orders[0], orders[1]), sorted(orders[2].tolist()) == list(range(8))
         (True, True)
     """
-    if not 1 <= batch_size <= images:
-        raise DataError(
-            f"A batch of {batch_size} images cannot be drawn from {images} training images.",
-            remedy="Choose a smaller batch size.",
-        )
+    per_epoch = steps_per_epoch(images, batch_size)
     draw = torch.Generator().manual_seed(seed)
-    per_epoch = images // batch_size
     for step in range(steps):
         place = step % per_epoch
         if place == 0:
@@ -51,39 +49,22 @@ def data_order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[
         yield order[place * batch_size : (place + 1) * batch_size]
 
 
-def check_augmentations(names: Sequence[str]) -> None:
-    """Raise the error for an unknown augmentation, if there is one."""
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Return how many whole batches the training split gives.
 
+    Raises:
+        DataError: If a batch is larger than the training split.
 
-def augment(images: Tensor, names: Sequence[str], draw: torch.Generator) -> Tensor:
-    """Augment a batch where it lies.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        names: ``"flip"`` mirrors each image left to right with probability one half; ``"crop"`` shifts it
-            by up to four pixels each way, with zeros coming in. Applied in this fixed order.
-        draw: A CPU generator, so that a device draws what the CPU draws.
-
-    Returns:
-        A batch of the same shape.
+    Example:
+        >>> steps_per_epoch(50_000, 128)
+        390
     """
-    batch, _, height, width = images.shape
-    device = images.device
-    if "flip" in names:
-        mirrored = (torch.rand(batch, generator=draw) < 0.5).to(device)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    if "crop" in names:
-        shifts = torch.randint(0, 2 * _PADDING + 1, (2, batch), generator=draw).to(device)
-        padded = F.pad(images, (_PADDING,) * 4)
-        rows = shifts[0][:, None] + torch.arange(height, device=device)
-        columns = shifts[1][:, None] + torch.arange(width, device=device)
-        which = torch.arange(batch, device=device)[:, None, None]
-        # Indices around a slice put the channels last, hence the permutation back.
-        images = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return images
+    if not 1 <= batch_size <= images:
+        raise DataError(
+            f"A batch of {batch_size} images cannot be drawn from {images} training images.",
+            remedy="Choose a smaller batch size.",
+        )
+    return images // batch_size
 
 
 class DeviceTask:
@@ -93,28 +74,62 @@ class DeviceTask:
         task: The task.
         device: Where to hold the images, in the type that they have (uint8 stays uint8).
         memory_format: ``"contiguous"`` or ``"channels_last"``, of the batches.
+        normalization: ``"task"`` gives each channel mean 0 and deviation 1 over the training split, ``"imagenet"``
+            takes ImageNet's statistics, ``"none"`` leaves the values as they are, 0 to 255 for uint8.
+        test_normalization: Of the test split alone, for protocols that were published so; or ``"same"``.
+
+    Raises:
+        DataError: If ImageNet's statistics are asked for and the images do not have three channels.
     """
 
-    def __init__(self, task: Task, device: str, memory_format: str) -> None:
+    def __init__(
+        self, task: Task, device: str, memory_format: str, normalization: str = "task", test_normalization: str = SAME
+    ) -> None:
         self.task = task
         self.train, self.validation, self.test = (
             Split(split.images.to(device), split.labels.to(device))
             for split in (task.train, task.validation, task.test)
         )
-        unit = 255.0 if task.train.images.dtype == torch.uint8 else 1.0
-        mean, std = task.mean_std()
-        self._scale = (1 / (unit * std)).to(device)[None, :, None, None]
-        self._shift = (-mean / std).to(device)[None, :, None, None]
-        self._format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+        self._affine = _affine(task, normalization, device)
+        of_test = normalization if test_normalization == SAME else test_normalization
+        self._test_affine = _affine(task, of_test, device)
+        self._format = _FORMATS[memory_format]
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Return float32 images with mean 0 and deviation 1 per channel over the training split."""
-        return torch.addcmul(self._shift, images.float(), self._scale).contiguous(memory_format=self._format)
+    def in_format(self, memory_format: str) -> DeviceTask:
+        """Return the same task with batches in another memory format."""
+        other = copy.copy(self)
+        other._format = _FORMATS[memory_format]
+        return other
 
-    def training_batch(self, indices: Tensor, names: Sequence[str], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Gather, augment and normalize one batch of the training split."""
+    def normalize(self, images: Tensor, test: bool = False) -> Tensor:
+        """Return normalized float32 images in the memory format.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            test: Whether they are of the test split.
+        """
+        scale, shift = self._test_affine if test else self._affine
+        return torch.addcmul(shift, images.to(torch.float32, memory_format=self._format), scale)
+
+    def training_batch(self, indices: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+        """Gather, augment and normalize some images of the training split.
+
+        Args:
+            indices: ``(B,)``.
+            draws: Of the augmentation; None for no augmentation.
+        """
         where = indices.to(self.train.labels.device)
-        return self.normalize(augment(self.train.images[where], names, draw)), self.train.labels[where]
+        return self.normalize(augment(self.train.images[where], draws or Draws())), self.train.labels[where]
+
+    def batches(self, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a split's images, normalized, and labels in order, the last batch as small as it comes.
+
+        Args:
+            split: One of the task's own, or a part of one that is not the test split.
+            size: Images in a batch.
+        """
+        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+            yield self.normalize(images, test=split is self.test), labels
 
     def calibration_batch(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """Draw the batch that an initialization sees: training images, not augmented, normalized.
@@ -125,4 +140,20 @@ class DeviceTask:
         """
         count = len(self.train)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: min(size, count)]
-        return self.training_batch(order, (), torch.Generator())
+        return self.training_batch(order)
+
+
+def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of each channel, ``(1, C, 1, 1)``."""
+    unit = 255.0 if task.train.images.dtype == torch.uint8 else 1.0
+    mean, std = torch.zeros(task.channels), torch.full((task.channels,), 1 / unit)
+    if normalization == "task":
+        mean, std = task.mean_std()
+    elif normalization == "imagenet":
+        if task.channels != 3:
+            raise DataError(
+                f"Task '{task.name}' has images of {task.channels} channels; ImageNet's statistics are for three.",
+                remedy="Leave the normalization at 'task'.",
+            )
+        mean, std = _IMAGENET
+    return (1 / (unit * std)).to(device)[None, :, None, None], (-mean / std).to(device)[None, :, None, None]

@@ -232,6 +232,12 @@ def _read_number(word: Word, value: Any) -> float:
     return float(value)
 
 
+def _read_numbers(word: Word, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise _wrong(word, value, "a list of numbers: write [7, 13]")
+    return tuple(_read_number(word, item) for item in value)
+
+
 def _read_switch(word: Word, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(word, value, "true or false")
@@ -251,6 +257,7 @@ _READ: dict[str, Callable[[Word, Any], Any]] = {
     "texts": _read_texts,
     "whole": _read_whole,
     "number": _read_number,
+    "numbers": _read_numbers,
     "switch": _read_switch,
     "seeds": _read_seeds,
 }

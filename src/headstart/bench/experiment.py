@@ -13,7 +13,8 @@ from headstart.bench import hardware
 from headstart.bench.arms import Arm, check_labels
 from headstart.bench.batches import DeviceTask
 from headstart.bench.claims import Claims
-from headstart.bench.executors.base import Executor, InProcess
+from headstart.bench.executors.base import Executor
+from headstart.bench.executors.in_process import InProcess
 from headstart.bench.models import parameter_count, resolve_model
 from headstart.bench.store import Damage, Record, Store, content_key
 from headstart.bench.tasks import load_task
@@ -100,6 +101,7 @@ class Experiment:
         chosen = replace(self.training, device=device)
         builder = resolve_model(self.model)
         task = load_task(self.task, self.split_seed)
+        chosen = chosen.resolve(len(task.train))
         if "precision" in self.auto:
             chosen = replace(chosen, precision=hardware.choose_precision(AUTO, chosen.device))
         if "memory_format" in self.auto:
@@ -107,7 +109,7 @@ class Experiment:
                 probe = builder(task.channels, task.classes, task.image_size)
             shape = (task.channels, *task.image_size)
             chosen = replace(chosen, memory_format=hardware.choose_memory_format(AUTO, probe, shape))
-        data = DeviceTask(task, chosen.device, chosen.memory_format)
+        data = DeviceTask(task, chosen.device, chosen.memory_format, chosen.normalization, chosen.test_normalization)
         return Ground(data, task.fingerprint(), builder, chosen)
 
     def trials(self, ground: Ground) -> list[Trial]:

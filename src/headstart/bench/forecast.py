@@ -13,9 +13,10 @@ from headstart import rng
 from headstart.api import initialize
 from headstart.bench.arms import Arm
 from headstart.bench.experiment import Experiment, Trial
+from headstart.bench.loop import evaluate, train
 from headstart.bench.store import Record, Store
 from headstart.bench.tasks import Split
-from headstart.bench.training import Axes, evaluate, train
+from headstart.bench.training import Axes
 from headstart.bench.trial import Ground, build
 from headstart.errors import HeadstartError
 

@@ -1,28 +1,19 @@
-"""One trial's training: a budget in steps, evaluations on validation, the test split once at the end."""
+"""How a trial trains, and the seeds of its random streams."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from headstart.bench.batches import DeviceTask, check_augmentations, data_order
-from headstart.bench.tasks import Split
+from headstart.bench.augment import check_augmentations
+from headstart.bench.batches import NORMALIZATIONS, SAME, steps_per_epoch
 from headstart.errors import HeadstartError, unknown
 from headstart.rng import derive
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adam", "adamw", "sgd", "nesterov")
+SCHEDULES = ("cosine", "constant", "exponential", "step", "plateau")
 PRECISIONS = ("float32", "bfloat16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-# What fits a CPU's caches is 2.5 times as fast as 500; an accelerator wants more at once.
-_EVALUATION_BATCH = {"cpu": 128}
 
 
 @dataclass(frozen=True)
@@ -31,60 +22,106 @@ class Training:
 
     Args:
         steps: Optimizer steps.
-        batch_size: Images per step.
+        epochs: If it is not 0, the budget in epochs, from which the steps follow (see :meth:`resolve`). An epoch has
+            as many steps as there are whole batches.
+        batch_size: Images per step, over all devices together.
         lr: Learning rate at the start.
         lr_end: Learning rate that the cosine schedule ends at.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (Nesterov momentum 0.9).
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` (with momentum) or ``"nesterov"`` (with Nesterov's).
+        momentum: Of ``"sgd"`` and ``"nesterov"``.
         weight_decay: As the optimizer defines it.
-        schedule: ``"cosine"`` per step, or ``"constant"``.
-        augment: Any of ``"flip"`` and ``"crop"``.
+        schedule: ``"cosine"`` per step; ``"constant"``; ``"exponential"``: times ``decay`` after every epoch;
+            ``"step"``: times ``decay`` at each of the ``milestones``; ``"plateau"``: times ``decay`` when
+            validation accuracy has not risen for more than ``patience`` evaluations.
+        decay: Factor of the last three.
+        milestones: Finished epochs if the budget is in epochs, else finished steps.
+        patience: Evaluations.
+        clip: Largest norm of the gradient over all parameters, to which longer ones are cut; 0 cuts none.
+        augment: Any of ``"flip"``, ``"crop"`` and ``"rotate"``.
+        rotation: Largest angle of ``"rotate"``, in degrees.
+        normalization: ``"task"``, ``"imagenet"`` or ``"none"``; see `DeviceTask`.
+        test_normalization: Of the test split alone; ``"same"`` for no other.
         evaluations: How often the validation split is looked at, evenly spaced, the last at the end.
         calibration: Images in the batch that an initialization sees.
         precision: ``"float32"`` or ``"bfloat16"`` (autocast).
         memory_format: ``"contiguous"`` or ``"channels_last"``.
         device: ``"cpu"``, ``"cuda"``, ...
+        devices: How many of them train one model together, data-parallel.
     """
 
     steps: int = 100
+    epochs: float = 0.0
     batch_size: int = 64
     lr: float = 1e-3
     lr_end: float = 0.0
     optimizer: str = "adam"
+    momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    decay: float = 0.1
+    milestones: tuple[float, ...] = ()
+    patience: int = 2
+    clip: float = 0.0
     augment: tuple[str, ...] = ()
+    rotation: float = 15.0
+    normalization: str = "task"
+    test_normalization: str = SAME
     evaluations: int = 10
     calibration: int = 256
     precision: str = "float32"
     memory_format: str = "contiguous"
     device: str = "cpu"
+    devices: int = 1
 
     def __post_init__(self) -> None:
         for kind, value, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
+            ("normalization", self.normalization, NORMALIZATIONS),
+            ("test normalization", self.test_normalization, (SAME, *NORMALIZATIONS)),
             ("precision", self.precision, PRECISIONS),
             ("memory format", self.memory_format, MEMORY_FORMATS),
         ):
             if value not in known:
                 raise unknown(kind, value, known)
         check_augmentations(self.augment)
-        for name in ("steps", "batch_size", "evaluations", "calibration"):
+        for name in ("steps", "batch_size", "evaluations", "calibration", "devices"):
             if getattr(self, name) < 1:
                 raise HeadstartError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("epochs", "lr_end", "momentum", "weight_decay", "patience", "clip", "rotation"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise HeadstartError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise HeadstartError(f"The learning rate is {self.lr}; it must be positive.")
+        if not 0 < self.decay <= 1:
+            raise HeadstartError(f"decay is {self.decay}; it must be above 0 and at most 1.")
+        if list(self.milestones) != sorted({m for m in self.milestones if m > 0}):
+            raise HeadstartError(f"milestones are {list(self.milestones)}; they must be positive and rising.")
 
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0.
+    def resolve(self, images: int) -> Training:
+        """Turn a budget in epochs into steps, and check what only fits together or does not.
+
+        Args:
+            images: In the training split.
+
+        Raises:
+            DataError: If a batch is larger than the training split.
+            HeadstartError: If the batch cannot be shared out to the devices, or a step schedule has no milestones.
 
         Example:
-            >>> [round(Training(steps=4, lr=1.0).learning_rate(step), 3) for step in range(4)]
-            [1.0, 0.854, 0.5, 0.146]
+            >>> Training(epochs=15, batch_size=128).resolve(5_000).steps
+            585
         """
-        if self.schedule == "constant":
-            return self.lr
-        return self.lr_end + (self.lr - self.lr_end) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        if self.batch_size % self.devices:
+            raise HeadstartError(
+                f"A batch of {self.batch_size} images cannot be shared out evenly to {self.devices} devices."
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise HeadstartError(
+                "The schedule 'step' has no milestones.", remedy="Say after which epochs or steps the rate falls."
+            )
+        per_epoch = steps_per_epoch(images, self.batch_size)
+        return replace(self, steps=max(1, round(self.epochs * per_epoch))) if self.epochs else self
 
     def evaluation_steps(self) -> list[int]:
         """Return the numbers of finished steps after which to evaluate.
@@ -131,142 +168,3 @@ class Axes:
             derive(seed, "forward"),
             derive(seed, "method-draw"),
         )
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a learning curve.
-
-    Args:
-        step: Finished steps.
-        accuracy: On validation, in percent.
-        loss: On validation.
-        train_loss: Mean over the steps since the point before; None at step 0.
-    """
-
-    step: int
-    accuracy: float
-    loss: float
-    train_loss: float | None
-
-
-@dataclass
-class Outcome:
-    """What a trial's training came to.
-
-    Args:
-        curve: Points on validation, the first before any step.
-        test_accuracy: In percent; None if training diverged, and then the test split was not looked at.
-        test_loss: Mean cross-entropy; None likewise.
-        diverged: Why training ended early, or an empty string.
-        seconds: Spent on training steps, without evaluations.
-        step_seconds: Median over the stretches between evaluations of the time per step.
-    """
-
-    curve: list[Point] = field(default_factory=list)
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    diverged: str = ""
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-
-
-def train(
-    model: nn.Module,
-    data: DeviceTask,
-    config: Training,
-    axes: Axes,
-    on_step: Callable[[int], None] | None = None,
-) -> Outcome:
-    """Train a model that is already initialized and on its device.
-
-    torch's global random state is seeded with ``axes.forward``; the caller guards it.
-
-    Args:
-        model: Trained in place.
-        data: The task on the device.
-        config: Budget, optimizer and precision.
-        axes: Seeds; ``weights`` and ``method`` are not used here.
-        on_step: Called with the number of finished steps at every evaluation.
-
-    Returns:
-        The learning curve, the test result and the times.
-    """
-    torch.manual_seed(axes.forward)
-    optimizer = _optimizer(model, config)
-    order = data_order(len(data.train), config.batch_size, config.steps, axes.data_order)
-    draw = torch.Generator().manual_seed(axes.augmentation)
-    outcome = Outcome([_point(model, data, config, 0, None)])
-    paces, done = [], 0
-    for until in config.evaluation_steps():
-        model.train()
-        started = time.perf_counter()
-        losses = []
-        for step in range(done, until):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate(step)
-            inputs, labels = data.training_batch(next(order), config.augment, draw)
-            with _autocast(config):
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        history = torch.stack(losses).cpu()  # waits for the device, so that the time is true
-        taken = time.perf_counter() - started
-        outcome.seconds += taken
-        paces.append(taken / (until - done))
-        broken = torch.nonzero(~history.isfinite()).flatten()
-        if len(broken):
-            outcome.diverged = f"the training loss was not finite at step {done + int(broken[0]) + 1}"
-            break
-        outcome.curve.append(_point(model, data, config, until, float(history.mean())))
-        done = until
-        if on_step is not None:
-            on_step(done)
-    outcome.step_seconds = sorted(paces)[len(paces) // 2]
-    if not outcome.diverged:
-        outcome.test_accuracy, outcome.test_loss = evaluate(model, data, data.test, config)
-    return outcome
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, data: DeviceTask, split: Split, config: Training) -> tuple[float, float]:
-    """Return accuracy in percent and mean cross-entropy on a split, in evaluation mode.
-
-    An image whose outputs are not all finite counts as wrong.
-    """
-    model.eval()
-    right = torch.zeros((), device=split.labels.device)
-    total = torch.zeros((), device=split.labels.device)
-    size = _EVALUATION_BATCH.get(split.labels.device.type, 1024)
-    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
-        with _autocast(config):
-            logits = model(data.normalize(images)).float()
-        right += ((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum()
-        total += F.cross_entropy(logits, labels, reduction="sum")
-    return 100 * float(right) / len(split), float(total) / len(split)
-
-
-def _point(model: nn.Module, data: DeviceTask, config: Training, step: int, train_loss: float | None) -> Point:
-    accuracy, loss = evaluate(model, data, data.validation, config)
-    return Point(step, accuracy, loss, train_loss)
-
-
-def _autocast(config: Training) -> contextlib.AbstractContextManager[object]:
-    if config.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(config.device).type, torch.bfloat16)
-
-
-def _optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    # One kernel for the whole step: on a small net the usual loop over parameters costs a fifth of the time.
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay, fused=fused
-        )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from headstart import rng
-from headstart.api import initialize
 from headstart.bench import userfile
 from headstart.bench.arms import Arm
 from headstart.bench.batches import DeviceTask
+from headstart.bench.loop import train
 from headstart.bench.models import ModelBuilder, first_layer
 from headstart.bench.statistics import area_under_curve
-from headstart.bench.training import Axes, Training, train
+from headstart.bench.training import Axes, Training
+from headstart.distributed import initialize
 from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Values of the first layer that a trial's file keeps for the report.
 _KEPT_VALUES = 4096
@@ -34,33 +38,58 @@ class Ground:
         fingerprint: Of the task.
         builder: Of the model.
         training: With every "auto" resolved.
+        arms: With every number of steps resolved.
+        test: Whether a trial looks at the test split at its end.
+        decided: What was measured to resolve them, for the report.
     """
 
     data: DeviceTask
     fingerprint: str
     builder: ModelBuilder
     training: Training
+    arms: tuple[Arm, ...] = ()
+    test: bool = True
+    decided: Mapping[str, Any] = field(default_factory=dict)
+
+    def training_of(self, arm: Arm) -> Training:
+        """Return how an arm's trials train: as all do, but for the arm's own changes.
+
+        Raises:
+            HeadstartError: If it changes what does not exist, or to a value that cannot be.
+        """
+        try:
+            return replace(self.training, **dict(arm.changes))
+        except TypeError as error:
+            raise HeadstartError(f"The arm {arm.label!r} changes what training does not have: {error}.") from error
+
+    def identity(self) -> dict[str, Any]:
+        """Name the task and the model by what they hold: paths do not take part."""
+        spec = self.builder.spec
+        name = spec.rpartition(":")[2] if userfile.is_user_function(spec) else spec
+        return {"task": self.fingerprint, "model": [name, self.builder.fingerprint]}
 
     def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Collect all that determines a trial; its hash is the trial's name.
 
         Labels and paths do not take part: a renamed arm or a moved file is still the same trial.
         """
-        spec = self.builder.spec
         return {
-            "task": self.fingerprint,
-            "model": [
-                spec.rpartition(":")[2] if userfile.is_user_function(spec) else spec,
-                self.builder.fingerprint,
-            ],
+            **self.identity(),
             "methods": [repr(method) for method in arm.methods()],
             "weights_draw": arm.weights_draw,
             "seed": seed,
-            "training": asdict(self.training),
+            "training": asdict(self.training_of(arm)),
+            "test": self.test,
         }
 
 
-def run_trial(ground: Ground, arm: Arm, seed: int, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+def run_trial(
+    ground: Ground,
+    arm: Arm,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+    fabric: Fabric | None = None,
+) -> dict[str, Any]:
     """Run one trial. The global random states are as before afterwards.
 
     Args:
@@ -69,13 +98,14 @@ def run_trial(ground: Ground, arm: Arm, seed: int, on_step: Callable[[int], None
         seed: Names the trial's random streams; arms with the same seed share data order, augmentation
             and (but for the null arm) default weights.
         on_step: Called with the number of finished steps.
+        fabric: Of this process, if it is one of several that run the trial together.
 
     Returns:
         The result, ready for JSON. ``status`` is ``"done"``, ``"diverged"`` (the loss was not finite; the
         accuracy is that of guessing) or ``"refused"`` (the method said that it cannot do this model).
     """
     axes = Axes.of(seed, arm.weights_draw)
-    task, training = ground.data.task, ground.training
+    task, training = ground.data.task, ground.training_of(arm)
     with rng.untouched():
         model = build(ground, axes)
         before = _first_weight(model)
@@ -86,14 +116,14 @@ def run_trial(ground: Ground, arm: Arm, seed: int, on_step: Callable[[int], None
             return {"status": "refused", "reason": str(error)}
         init_seconds = time.perf_counter() - started
         start = _first_weight(model)
-        outcome = train(model, ground.data, training, axes, on_step)
+        outcome = train(model, ground.data, training, axes, on_step, fabric)
         trained = _first_weight(model)
     guess = 100.0 / task.classes
     curve = [asdict(point) for point in outcome.curve]
     return {
         "status": "diverged" if outcome.diverged else "done",
         "reason": outcome.diverged,
-        "test_accuracy": guess if outcome.test_accuracy is None else outcome.test_accuracy,
+        "test_accuracy": guess if outcome.diverged and ground.test else outcome.test_accuracy,
         "test_loss": _finite(outcome.test_loss),
         "validation_accuracy": guess if outcome.diverged else outcome.curve[-1].accuracy,
         "area": _area(curve, training.steps, guess),
@@ -122,7 +152,7 @@ def _start(model: nn.Module, ground: Ground, arm: Arm, axes: Axes) -> dict[str, 
     methods = arm.methods()
     if not methods:
         return None
-    inputs, _ = ground.data.calibration_batch(ground.training.calibration, axes.method)
+    inputs, _ = ground.data.calibration_batch(ground.training_of(arm).calibration, axes.method)
     report = initialize(model, inputs, methods, seed=axes.method)
     if torch.device(ground.training.device).type == "cuda":
         torch.cuda.synchronize()

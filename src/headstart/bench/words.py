@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from headstart.bench.arms import parse_arms, with_controls, with_default
+from headstart.bench.batches import NORMALIZATIONS, SAME
 from headstart.bench.experiment import AUTO, Experiment
 from headstart.bench.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from headstart.errors import HeadstartError, unknown
 
-Kind = Literal["text", "texts", "whole", "number", "switch", "seeds"]
+Kind = Literal["text", "texts", "whole", "number", "numbers", "switch", "seeds"]
 UNTIL = ("all", "decided")
 WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
 
@@ -72,18 +73,30 @@ WORDS: dict[str, Word] = {
         Word("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
         Word("alpha", "number", 0.05, "level of the tests", WHAT),
         Word("steps", "whole", 100, "optimizer steps"),
+        Word("epochs", "number", 0.0, "the budget in epochs instead of steps"),
         Word("batch-size", "whole", 64, "images per step"),
         Word("lr", "number", 1e-3, "learning rate"),
         Word("lr-end", "number", 0.0, "where the cosine ends"),
-        Word("optimizer", "text", "adam", "adam, adamw or sgd", choices=OPTIMIZERS),
+        Word("optimizer", "text", "adam", "adam, adamw, sgd or nesterov (both with momentum)", choices=OPTIMIZERS),
+        Word("momentum", "number", 0.9, "of sgd and nesterov"),
         Word("weight-decay", "number", 0.0, "as the optimizer defines it"),
-        Word("schedule", "text", "cosine", "cosine or constant", choices=SCHEDULES),
-        Word("augment", "texts", (), "flip, crop", metavar="NAME"),
+        Word("schedule", "text", "cosine", "cosine, constant, exponential, step or plateau", choices=SCHEDULES),
+        Word("decay", "number", 0.1, "factor: exponential per epoch, step per milestone, plateau each time"),
+        Word("milestones", "numbers", (), "of the schedule step: in epochs with --epochs, else in steps", metavar="N"),
+        Word("patience", "whole", 2, "of the schedule plateau: evaluations without a rise"),
+        Word("clip", "number", 0.0, "largest norm of the gradient; 0 cuts none"),
+        Word("augment", "texts", (), "flip, crop, rotate", metavar="NAME"),
+        Word("rotation", "number", 15.0, "largest angle of rotate, in degrees"),
+        Word("normalization", "text", "task", "task, imagenet or none (raw values)", choices=NORMALIZATIONS),
+        Word(
+            "test-normalization", "text", SAME, "another one for the test split alone", choices=(SAME, *NORMALIZATIONS)
+        ),
         Word("evaluations", "whole", 10, "points of a curve"),
         Word("calibration", "whole", 256, "images that a start sees"),
         Word("precision", "text", AUTO, "auto, float32 or bfloat16", choices=(AUTO, *PRECISIONS)),
         Word("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
         Word("device", "text", AUTO, "auto, cpu, cuda, ..."),
+        Word("devices", "whole", 1, "how many of them train one model together"),
         Word(
             "out",
             "text",
@@ -123,13 +136,14 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
     given = {WORDS[name].field: value for name, value in settings.items()}
     arms = parse_arms(given["arms"])
     auto = tuple(name for name in _RESOLVED if given[name] == AUTO)
-    chosen = {field.name: given[field.name] for field in fields(Training) if field.name not in auto}
+    chosen: dict[str, Any] = {field.name: given[field.name] for field in fields(Training) if field.name not in auto}
+    lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, (list, tuple))}
     return Experiment(
         arms=with_controls(arms) if given["controls"] else with_default(arms),
         seeds=parse_seeds(given["seeds"]),
         task=given["task"],
         model=given["model"],
-        training=Training(**{**chosen, "augment": tuple(given["augment"])}),
+        training=Training(**{**chosen, **lists}),
         split_seed=given["split_seed"],
         margin=given["margin"],
         alpha=given["alpha"],

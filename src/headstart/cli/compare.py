@@ -158,7 +158,7 @@ def _dry_run(experiment: Experiment, store: Store, as_json: bool) -> int:
 
 def _add(group: argparse._ArgumentGroup, word: Word) -> None:
     """Add a word's option. Its default is None, so that a file's value can be told from one that was typed."""
-    shown = " ".join(word.default) if isinstance(word.default, tuple) else f"{word.default}"
+    shown = " ".join(map(str, word.default)) if isinstance(word.default, tuple) else f"{word.default}"
     text = f"{word.help} (default: {shown or 'none'})"
     flag = f"--{word.name}"
     if word.kind == "switch":
@@ -166,6 +166,8 @@ def _add(group: argparse._ArgumentGroup, word: Word) -> None:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif word.kind == "texts":
         group.add_argument(flag, nargs="+" if word.default else "*", metavar=word.metavar, help=text)
+    elif word.kind == "numbers":
+        group.add_argument(flag, nargs="*", type=float, metavar=word.metavar, help=text)
     else:
         kind = {"whole": int, "number": float}.get(word.kind, str)
         group.add_argument(flag, type=kind, metavar=word.metavar, help=text)

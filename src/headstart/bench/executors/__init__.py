@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from headstart.bench.executors.base import Executor, Finished, InProcess
+from headstart.bench.executors.base import Executor, Finished
+from headstart.bench.executors.in_process import InProcess
 from headstart.bench.executors.processes import Processes, cores
 from headstart.errors import HeadstartError
 

@@ -1,13 +1,11 @@
-"""What an executor is, and the one that runs trials in this process."""
+"""What an executor is."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import torch
-
-from headstart.bench.trial import Ground, run_trial
+from headstart.bench.trial import Ground
 
 if TYPE_CHECKING:
     from headstart.bench.experiment import Experiment, Progress, Trial
@@ -53,22 +51,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Let go of all workers and stop what they do. If the executor is used again, it starts new ones."""
-
-
-class InProcess:
-    """Runs one trial after the other in this process."""
-
-    def threads(self) -> int:
-        """Return torch's number of threads."""
-        return torch.get_num_threads()
-
-    def execute(
-        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
-    ) -> Generator[Finished, None, None]:
-        """Run the trials here; see `Executor`."""
-        for trial in trials:
-            progress.trial(trial.arm.label, trial.seed, ground.training.steps)
-            yield Finished(trial, run_trial(ground, trial.arm, trial.seed, progress.step), {})
-
-    def close(self) -> None:
-        """Do nothing."""

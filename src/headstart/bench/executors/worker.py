@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headstart.bench import hardware
+from headstart.bench.devices import launch
 from headstart.bench.executors.base import Finished
 from headstart.bench.store import content_key
 from headstart.bench.trial import Ground, run_trial
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from headstart.bench.experiment import Experiment, Trial
 
 
@@ -89,11 +93,31 @@ def work(job: Job) -> Reply:
                 f"{trial.seed}, would be another trial there.",
                 remedy="Give all machines the same files and packages, and leave them unchanged while trials run.",
             )
-        return Reply(run_trial(ground, trial.arm, trial.seed), provenance)
+        return Reply(run_job(job, ground), provenance)
     except HeadstartError as error:
         return Reply(error=str(error))
     except Exception as error:
         return Reply(error=str(error), trace=traceback.format_exc())
+
+
+def run_job(job: Job, ground: Ground, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Run a job's trial here, or in one process per device if several devices train together.
+
+    Args:
+        job: Which trial.
+        ground: As it was prepared in this process.
+        on_step: Called with the number of finished steps; only if the trial runs in this process.
+    """
+    if ground.training.devices == 1:
+        return run_trial(ground, job.trial.arm, job.trial.seed, on_step)
+    result: dict[str, Any] = launch(ground.training, _on_device, job)
+    return result
+
+
+def _on_device(fabric: Fabric, job: Job) -> dict[str, Any]:
+    torch.set_num_threads(max(1, job.threads // fabric.world_size))
+    ground, _ = _prepare(job)
+    return run_trial(ground, job.trial.arm, job.trial.seed, fabric=fabric)
 
 
 def _prepare(job: Job) -> tuple[Ground, dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""Augmentation of a whole batch at once, where it lies: mirror, turn and shift in a single gather."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headstart.errors import unknown
+
+AUGMENTATIONS = ("flip", "crop", "rotate")
+_PADDING = 4
+
+
+def check_augmentations(names: Sequence[str]) -> None:
+    """Raise the error for an unknown augmentation, if there is one."""
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each image of a batch; None for what is not done.
+
+    Args:
+        mirrored: ``(B,)``, whether the image is mirrored left to right.
+        shifts: ``(2, B)``, pixels down and to the right by which the window that is kept moves.
+        turns: ``(B,)``, angle in radians.
+    """
+
+    mirrored: Tensor | None = None
+    shifts: Tensor | None = None
+    turns: Tensor | None = None
+
+    def part(self, which: slice) -> Draws:
+        """Return the draws of a part of the batch."""
+        return Draws(*(None if t is None else t[..., which] for t in (self.mirrored, self.shifts, self.turns)))
+
+
+def draw(names: Sequence[str], images: int, degrees: float, generator: torch.Generator) -> Draws:
+    """Draw the augmentation of a batch.
+
+    Args:
+        names: ``"flip"`` mirrors each image left to right with probability one half; ``"rotate"`` turns it by an
+            angle that is uniform within ``degrees`` each way; ``"crop"`` shifts it by up to four pixels
+            each way. Applied in this order, whatever the order of the names.
+        images: Number of images.
+        degrees: Largest angle.
+        generator: On the CPU, so that every device gets what the CPU draws.
+
+    Example:
+        >>> draw(("flip",), 3, 15.0, torch.Generator().manual_seed(0)).mirrored
+        tensor([ True, False,  True])
+    """
+    flip = crop = turn = None
+    if "flip" in names:
+        flip = torch.rand(images, generator=generator) < 0.5
+    if "crop" in names:
+        crop = torch.randint(-_PADDING, _PADDING + 1, (2, images), generator=generator)
+    if "rotate" in names:
+        turn = (torch.rand(images, generator=generator) * 2 - 1) * math.radians(degrees)
+    return Draws(flip, crop, turn)
+
+
+def augment(images: Tensor, draws: Draws) -> Tensor:
+    """Augment a batch: the value of each pixel is that of the nearest pixel that it comes from, or zero.
+
+    Args:
+        images: ``(B, C, H, W)``, of any type.
+        draws: For each image.
+
+    Returns:
+        A batch of the same shape and type; the images themselves if nothing is to be done.
+
+    Example:
+        >>> image = torch.arange(4).reshape(1, 1, 1, 4)
+        >>> augment(image, Draws(mirrored=torch.tensor([True]))).flatten()
+        tensor([3, 2, 1, 0])
+    """
+    if draws == Draws():
+        return images
+    batch, channels, height, width = images.shape
+    rows, columns = _sources(draws, height, width, images.device)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    places = torch.where(inside, rows * width + columns, 0).expand(batch, height, width)
+    taken = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, channels, -1))
+    return taken.view(images.shape).masked_fill_(~inside[:, None], 0)
+
+
+def _sources(draws: Draws, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the row and the column that each pixel comes from, broadcastable to ``(B, H, W)``.
+
+    Coordinates count from the image's middle; the way back goes through shift, turn and mirror.
+    """
+    middle = (height - 1) / 2, (width - 1) / 2
+    rows = torch.arange(height, device=device)[None, :, None] - middle[0]
+    columns = torch.arange(width, device=device)[None, None, :] - middle[1]
+    if draws.shifts is not None:
+        down, right = draws.shifts.to(device)[:, :, None, None]
+        rows, columns = rows + down, columns + right
+    if draws.turns is not None:
+        angles = draws.turns.to(device)[:, None, None]
+        cos, sin = angles.cos(), angles.sin()
+        rows, columns = cos * rows - sin * columns, sin * rows + cos * columns
+    if draws.mirrored is not None:
+        columns = torch.where(draws.mirrored.to(device)[:, None, None], -columns, columns)
+    return (rows + middle[0]).round_().long(), (columns + middle[1]).round_().long()

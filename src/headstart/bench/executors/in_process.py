@@ -1,0 +1,35 @@
+"""One trial after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from headstart.bench.executors.base import Finished
+from headstart.bench.executors.worker import Job, run_job
+from headstart.bench.trial import Ground
+
+if TYPE_CHECKING:
+    from headstart.bench.experiment import Experiment, Progress, Trial
+
+
+class InProcess:
+    """Runs one trial after the other, in this process unless several devices train together."""
+
+    def threads(self) -> int:
+        """Return torch's number of threads."""
+        return torch.get_num_threads()
+
+    def execute(
+        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+    ) -> Generator[Finished, None, None]:
+        """Run the trials here; see `Executor`."""
+        for trial in trials:
+            progress.trial(trial.arm.label, trial.seed, ground.training.steps)
+            job = Job.of(experiment, ground, trial, self.threads())
+            yield Finished(trial, run_job(job, ground, progress.step), {})
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,186 @@
+"""The training loop: a budget in steps, evaluations on validation, the test split once at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headstart.bench.augment import draw
+from headstart.bench.batches import DeviceTask, data_order
+from headstart.bench.devices import make_fabric
+from headstart.bench.optimizers import Schedule, make_optimizer
+from headstart.bench.tasks import Split
+from headstart.bench.training import Axes, Training
+from headstart.rng import derive
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# What fits a CPU's caches is 2.5 times as fast as 500; an accelerator wants more at once.
+_EVALUATION_BATCH = {"cpu": 128}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a learning curve.
+
+    Args:
+        step: Finished steps.
+        accuracy: On validation, in percent.
+        loss: On validation.
+        train_loss: Mean over the steps since the point before; None at step 0.
+    """
+
+    step: int
+    accuracy: float
+    loss: float
+    train_loss: float | None
+
+
+@dataclass
+class Outcome:
+    """What a trial's training came to.
+
+    Args:
+        curve: Points on validation, the first before any step.
+        test_accuracy: In percent; None if training diverged or there is no test split, which was then not looked at.
+        test_loss: Mean cross-entropy; None likewise.
+        diverged: Why training ended early, or an empty string.
+        seconds: Spent on training steps, without evaluations.
+        step_seconds: Median over the stretches between evaluations of the time per step.
+    """
+
+    curve: list[Point] = field(default_factory=list)
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    diverged: str = ""
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+
+
+def train(
+    model: nn.Module,
+    data: DeviceTask,
+    config: Training,
+    axes: Axes,
+    on_step: Callable[[int], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Outcome:
+    """Train a model that is already initialized and on its device.
+
+    torch's global random state is seeded with ``axes.forward``; the caller guards it. On several devices every
+    process calls this; each takes its part of every batch and normalizes over that part, and all of them return
+    the same outcome.
+
+    Args:
+        model: Trained in place.
+        data: The task on the device.
+        config: Budget, optimizer and precision.
+        axes: Seeds; ``weights`` and ``method`` are not used here.
+        on_step: Called with the number of finished steps at every evaluation.
+        fabric: Of the process that runs this; by default one for a single device.
+
+    Returns:
+        The learning curve, the test result and the times.
+    """
+    fabric = fabric or make_fabric(config)
+    rank = fabric.global_rank
+    torch.manual_seed(derive(axes.forward, f"rank-{rank}") if rank else axes.forward)
+    optimizer = make_optimizer(model, config)
+    schedule = Schedule(optimizer, config, len(data.train))
+    network, stepper = fabric.setup(model, optimizer, move_to_device=False)
+    order = data_order(len(data.train), config.batch_size, config.steps, axes.data_order)
+    generator = torch.Generator().manual_seed(axes.augmentation)
+    share = config.batch_size // fabric.world_size
+    own = slice(rank * share, (rank + 1) * share)
+    outcome = Outcome([_point(model, data, config, 0, None, fabric)])
+    paces, done = [], 0
+    for until in config.evaluation_steps():
+        model.train()
+        started = time.perf_counter()
+        losses = []
+        for _ in range(done, until):
+            # Drawn for the whole batch on every device, so that what an image gets depends on no other thing.
+            draws = draw(config.augment, config.batch_size, config.rotation, generator)
+            inputs, labels = data.training_batch(next(order)[own], draws.part(own))
+            loss = F.cross_entropy(network(inputs).float(), labels)
+            stepper.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            if config.clip:
+                fabric.clip_gradients(network, stepper, max_norm=config.clip, error_if_nonfinite=False)
+            stepper.step()
+            schedule.after_step()
+            losses.append(loss.detach())
+        history = _over_devices(torch.stack(losses), fabric).cpu()  # waits for the device, so that the time is true
+        taken = time.perf_counter() - started
+        outcome.seconds += taken
+        paces.append(taken / (until - done))
+        broken = torch.nonzero(~history.isfinite()).flatten()
+        if len(broken):
+            outcome.diverged = f"the training loss was not finite at step {done + int(broken[0]) + 1}"
+            break
+        outcome.curve.append(_point(model, data, config, until, float(history.mean()), fabric))
+        schedule.after_evaluation(outcome.curve[-1].accuracy)
+        done = until
+        if on_step is not None:
+            on_step(done)
+    outcome.step_seconds = sorted(paces)[len(paces) // 2]
+    if len(data.test) and not outcome.diverged:  # a search is given no test images
+        outcome.test_accuracy, outcome.test_loss = evaluate(model, data, data.test, config, fabric)
+    return outcome
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: DeviceTask, split: Split, config: Training, fabric: Fabric | None = None
+) -> tuple[float, float]:
+    """Return accuracy in percent and mean cross-entropy on a split, in evaluation mode.
+
+    An image whose outputs are not all finite counts as wrong.
+
+    Args:
+        model: The plain model.
+        data: That the split belongs to.
+        split: What to look at.
+        config: Its precision is used.
+        fabric: Of the process; by default one for a single device. Several devices share the work.
+    """
+    fabric = fabric or make_fabric(config)
+    model.eval()
+    size = _EVALUATION_BATCH.get(split.labels.device.type, 1024)
+    sums = torch.zeros(2, device=split.labels.device)
+    if fabric.world_size > 1:
+        _first_devices_buffers(model)
+    for number, (images, labels) in enumerate(data.batches(split, size)):
+        if number % fabric.world_size == fabric.global_rank:
+            with fabric.autocast():
+                logits = model(images).float()
+            sums[0] += ((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum()
+            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+    right, total = _over_devices(sums, fabric, "sum").tolist()
+    return 100 * right / len(split), total / len(split)
+
+
+def _point(
+    model: nn.Module, data: DeviceTask, config: Training, step: int, train_loss: float | None, fabric: Fabric
+) -> Point:
+    accuracy, loss = evaluate(model, data, data.validation, config, fabric)
+    return Point(step, accuracy, loss, train_loss)
+
+
+def _over_devices(values: Tensor, fabric: Fabric, how: str = "mean") -> Tensor:
+    if fabric.world_size > 1:
+        fabric.all_reduce(values, reduce_op=how)  # in place
+    return values
+
+
+def _first_devices_buffers(model: nn.Module) -> None:
+    """Take over the first device's running statistics, as the next training step would."""
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
