@@ -100,18 +100,67 @@ def test_a_gain_beyond_the_control_is_said_to_be_one(fill):
     assert "good does better than this control" in analysis.control_readings()[0]
 
 
+FAST, SLOW = (10.0, 91.0, 92.0), (10.0, 80.0, 89.0)
+
+
 def test_steps_to_the_baselines_accuracy_are_censored_at_the_budget(fill):
-    fast, slow = (10.0, 91.0, 92.0), (10.0, 80.0, 89.0)
     analysis = fill(
         {
             "default": noisy(90, n=3),
-            "fast": noisy(90, n=3, points=fast),
-            "slow": noisy(90, n=3, points=slow),
-            "mixed": {0: result(90, fast), 1: result(90, slow), 2: result(90, fast)},
+            "fast": noisy(90, n=3, points=FAST),
+            "slow": noisy(90, n=3, points=SLOW),
+            "mixed": {0: result(90, FAST), 1: result(90, SLOW), 2: result(90, FAST)},
         }
     )
-    by = {arm.label: (arm.steps_to_baseline, arm.reached) for arm in analysis.arms}
-    assert by == {"default": (20, 3), "fast": (10, 3), "slow": (None, 0), "mixed": (10, 2)}
+    by = {arm.label: (arm.speed.median, arm.speed.reached) for arm in analysis.arms}
+    on_the_line = pytest.approx(10 * 80 / 81)  # from 10 % to 91 % in ten steps
+    assert by == {"default": (20, 3), "fast": (on_the_line, 3), "slow": (None, 0), "mixed": (on_the_line, 2)}
+    assert {arm.speed.target for arm in analysis.arms} == {90.0}
+    assert not any(arm.speed.estimated for arm in analysis.arms)
+    assert "after 49 % of the steps (3 of 3 seeds)" in analysis.arms[1].sentence()
+    assert "in no seed within the steps" in analysis.arms[2].sentence()
+
+
+def test_steps_to_the_baselines_accuracy_have_an_interval_and_say_when_its_end_is_not_reached(fill):
+    mixed = {i: result(90, SLOW if i == 3 else FAST) for i in range(8)}
+    half = {i: result(90, SLOW if i % 2 else FAST) for i in range(8)}
+    analysis = fill({"default": noisy(90), "mixed": mixed, "half": half})
+    _, one, other = analysis.arms
+    assert one.speed.interval.high == math.inf
+    assert "after 49 % of the steps (95 % interval 49 % to not reached; 7 of 8 seeds)" in one.sentence()
+    assert "In the median it does not reach default's final validation accuracy" in other.sentence()
+    data = as_dict(analysis)["arms"][1]["steps_to_baseline"]
+    assert (data["reached"], data["budget"], data["steps"]["3"]) == (7, 20, None)
+    assert data["interval"] == [pytest.approx(20 * data["median_share"]), None]
+    assert cells(one).speed == "49 % (49 % to not reached), 7/8"
+    assert cells(one).speed in markdown(analysis)
+
+
+def test_the_start_counts_among_the_steps_to_the_baselines_accuracy(fill):
+    dear = noisy(90, points=FAST, init=0.05)  # five steps of 0.01 s
+    absurd = noisy(90, points=FAST, init=0.11)
+    analysis = fill({"default": noisy(90), "dear": dear, "absurd": absurd})
+    assert analysis.arms[1].speed.median == pytest.approx(10 * 80 / 81 + 5)
+    assert analysis.arms[2].speed.reached == 0  # eleven more are beyond the budget of 20
+
+
+def test_a_diverged_trial_never_reaches_the_baselines_accuracy_and_sets_no_target(fill):
+    broken = result(10.0, points=(10.0, 95.0), status="diverged")
+    analysis = fill({"default": noisy(90, n=7) | {7: broken}, "wild": noisy(90, n=7, points=FAST) | {7: broken}})
+    assert analysis.arms[0].speed.target == pytest.approx(90)
+    assert analysis.arms[1].speed.steps[7] is None
+    assert analysis.arms[1].speed.reached == 7
+
+
+def test_areas_are_compared_in_pairs(fill):
+    def areas(values):
+        return {i: result(90) | {"area": v} for i, v in enumerate(values)}
+
+    base, more = [70, 72, 74, 71, 69, 75], [1.0, 2.0, 1.5, 0.5, 2.5, 1.0]
+    arm = fill({"default": areas(base), "good": areas([b + m for b, m in zip(base, more, strict=True)])}).arms[1]
+    assert arm.area_difference.mean == pytest.approx(np.mean(more))
+    assert 0.5 < arm.area_difference.interval.low < arm.area_difference.interval.high < 2.5
+    assert cells(arm).area.startswith("+1.42 (+")
 
 
 def test_the_start_is_charged_in_steps_and_in_accuracy_at_equal_time(fill):

@@ -5,6 +5,7 @@ import struct
 import sys
 import zlib
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_hostile_name_is_inert_in_markdown(folder):
     text = markdown(analyse(folder))
     assert "<script" not in text
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
 
 
 def test_the_page_can_be_read_by_all(page):
@@ -138,13 +139,13 @@ def test_the_page_can_be_read_by_all(page):
 
 def test_every_figure_verdict_and_trial_is_there(folder, html, page):
     analysis = analyse(folder)
-    assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 2
+    assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 3
     assert len(page.all("img")) == 3 * len(analysis.arms)
     assert len(page.all("article")) == len(analysis.methods) == 2
     for arm in analysis.arms:
         for result in arm.results.values():
             assert result["key"][:12] in html
-    assert analysis.methods[0].sentence() in html
+    assert escape(analysis.methods[0].sentence(), quote=True).replace("&#x27;", "&#39;") in html
     for rule in analysis.rules():
         assert rule.replace("'", "&#39;") in html
     assert "prefers-color-scheme: dark" in html
@@ -152,7 +153,7 @@ def test_every_figure_verdict_and_trial_is_there(folder, html, page):
 
 def test_figures_use_the_pages_colours_only(html):
     figures = re.findall(r"<svg role.*?</svg>", html, flags=re.DOTALL)
-    assert len(figures) == 2
+    assert len(figures) == 3
     for figure in figures:
         assert set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", figure)) == set()
         assert "var(--ink)" in figure

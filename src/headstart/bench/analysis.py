@@ -11,6 +11,8 @@ import numpy as np
 from headstart.bench import statistics
 from headstart.bench.arms import CONTROLS
 from headstart.bench.experiment import FORMAT
+from headstart.bench.speed import RULE as SPEED
+from headstart.bench.speed import Speed, steps_to_baseline
 from headstart.bench.store import Store
 from headstart.bench.verdicts import RULES, Comparison, Verdict, compare_family
 from headstart.errors import HeadstartError
@@ -31,9 +33,9 @@ class ArmSummary:
         results: Finished trials by seed; a diverged one counts with the accuracy of guessing.
         refusal: Why the method refused the model, or an empty string.
         comparison: Against the baseline; None for the baseline itself.
-        steps_to_baseline: Median steps to the baseline's mean final validation accuracy; None if most
-            seeds do not reach it within the budget.
-        reached: In how many seeds it is reached.
+        speed: Steps to the baseline's mean final validation accuracy; None without results.
+        area_difference: Area under the validation curve minus the baseline's with the same seed, in points; None
+            for the baseline, or without results.
         init_seconds: Median seconds of the initialization.
         init_steps: The same in training steps of the baseline.
         equal_time: Mean validation accuracy minus the baseline's, had the initialization's time come out of the
@@ -48,8 +50,8 @@ class ArmSummary:
     results: Mapping[int, Result]
     refusal: str
     comparison: Comparison | None
-    steps_to_baseline: float | None
-    reached: int
+    speed: Speed | None
+    area_difference: statistics.Estimate | None
     init_seconds: float
     init_steps: float
     equal_time: float | None
@@ -77,7 +79,7 @@ class ArmSummary:
         return [point["step"] for point in whole[0]], np.array([[p["accuracy"] for p in curve] for curve in whole])
 
     def sentence(self) -> str:
-        """Say the verdict, what went wrong, and what the start cost."""
+        """Say the verdict, how soon it is where the baseline ends, what went wrong, and what the start cost."""
         if self.refusal:
             return f"{self.label} did not run: {self.refusal}"
         if self.comparison is None:
@@ -89,7 +91,8 @@ class ArmSummary:
         if self.init_seconds and not self.control:
             steps = "training step" if round(self.init_steps) == 1 else "training steps"
             cost = f" It costs {self.init_seconds:.2f} s, the time of {self.init_steps:.0f} {steps}."
-        return self.comparison.sentence() + broke + cost
+        soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
+        return self.comparison.sentence() + soon + broke + cost
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Analysis:
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
-        return [*rules, *filter(None, [self.plan.get("stopping")])]
+        return [*rules, SPEED, *filter(None, [self.plan.get("stopping")])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
         """Say what each control shows, a sentence or two each; briefly without what the control is."""
@@ -196,7 +199,9 @@ def analyse(store: Store) -> Analysis:
     accuracies = {label: {seed: float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()}
     baseline = plan["arms"][0]["label"]
     judged, beyond = _judge(plan, accuracies, refusals, baseline)
-    arms = tuple(_summarize(arm, results, refusals, judged, baseline) for arm in plan["arms"])
+    arms = tuple(
+        _summarize(arm, results, refusals, judged, baseline, plan["training"]["steps"]) for arm in plan["arms"]
+    )
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
     return Analysis(plan, arms, tuple(beyond), missing, tuple(notes))
@@ -231,16 +236,13 @@ def _summarize(
     refusals: Mapping[str, str],
     judged: Mapping[str, Comparison],
     baseline: str,
+    budget: int,
 ) -> ArmSummary:
     own, base = results[arm["label"]], results[baseline]
     step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
     seconds = float(np.median([r["init_seconds"] for r in own.values()])) if own else 0.0
     cost = seconds / step if step > 0 else 0.0
-    target = float(np.mean([r["validation_accuracy"] for r in base.values()])) if base else float("inf")
-    times = [
-        statistics.steps_to([p["step"] for p in r["curve"]], [p["accuracy"] for p in r["curve"]], target)
-        for r in own.values()
-    ]
+    areas = [own[seed]["area"] - base[seed]["area"] for seed in own if seed in base]
     return ArmSummary(
         arm["label"],
         arm["spec"],
@@ -250,8 +252,8 @@ def _summarize(
         own,
         refusals.get(arm["label"], ""),
         judged.get(arm["label"]),
-        statistics.censored_median(times),
-        sum(t is not None for t in times),
+        steps_to_baseline(baseline, own, base, budget, cost),
+        None if arm["label"] == baseline else statistics.estimate(areas),
         seconds,
         cost,
         None if arm["label"] == baseline else _equal_time(own, base, cost),

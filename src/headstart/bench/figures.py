@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import html
-import io
-import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.speed import Speed
 from headstart.bench.statistics import Floats, mean_band
-from headstart.bench.summary import printable
-from headstart.errors import MissingExtraError
+from headstart.bench.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Span = tuple[list[int], Floats, Floats]
 
-# Colours that never appear otherwise stand for the page's own, which differ between light and dark.
-_INK, _FAINT, _PAPER = "#010101", "#020202", "#030303"
-_HUES = tuple(f"#0401{index:02x}" for index in range(8))
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "headstart",
-    "text.parse_math": False,
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.5,
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "figure.facecolor": "none",
-}
+_BEYOND = 108.0  # where on an axis of shares lies what is not reached within the budget
 _DASHES: dict[str, Any] = {
     "": "-",
     "matched-random": (0, (5, 2)),
@@ -62,7 +30,7 @@ def hue(analysis: Analysis, arm: ArmSummary) -> int:
     """Return the number of an arm's colour: 0 for the baseline and the null, a method's own for its controls."""
     owner = arm.of if arm.control else arm.label
     methods = [method.label for method in analysis.methods]
-    return 1 + methods.index(owner) % (len(_HUES) - 1) if owner in methods else 0
+    return 1 + methods.index(owner) % (len(HUES) - 1) if owner in methods else 0
 
 
 def learning_curves(analysis: Analysis) -> str:
@@ -73,28 +41,28 @@ def learning_curves(analysis: Analysis) -> str:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    figure = _figure(10.2, 3.9)
-    with _style():
-        left, right = figure.subplots(1, 2)
+    drawn = figure(10.2, 3.9)
+    with style():
+        left, right = drawn.subplots(1, 2)
         spans: dict[Axes, list[Span]] = {left: [], right: []}
         for arm in _behind_first(analysis):
             steps, values = arm.curves()
             if not steps:
                 continue
-            spans[left].append(_line(left, steps, values, arm, _HUES[hue(analysis, arm)]))
+            spans[left].append(_line(left, steps, values, arm, HUES[hue(analysis, arm)]))
             pairs = _paired_curves(arm, analysis.baseline)
             if arm is not analysis.baseline and len(pairs):
-                spans[right].append(_line(right, steps, pairs, arm, _HUES[hue(analysis, arm)]))
-        for axes, drawn in spans.items():
-            _frame(axes, drawn)
-        right.axhline(0, color=_INK, linewidth=1)
+                spans[right].append(_line(right, steps, pairs, arm, HUES[hue(analysis, arm)]))
+        for axes, lines in spans.items():
+            _frame(axes, lines)
+        right.axhline(0, color=INK, linewidth=1)
         left.set_title("Validation accuracy, %")
-        right.set_title(f"Difference to {_clean(analysis.baseline.label)} with the same seed, points")
+        right.set_title(f"Difference to {clean(analysis.baseline.label)} with the same seed, points")
         for axes in (left, right):
             axes.set_xlabel("training steps")
             axes.margins(x=0.01)
-        return _svg(
-            figure,
+        return to_svg(
+            drawn,
             "curves",
             "Learning curves: validation accuracy over training steps of each arm, "
             "and paired differences to the baseline",
@@ -108,39 +76,86 @@ def paired_differences(analysis: Analysis) -> str:
         MissingExtraError: If matplotlib is not installed.
     """
     arms = [arm for arm in analysis.arms[1:] if arm.comparison is not None and arm.comparison.seeds]
-    figure = _figure(10.2, 0.75 + 0.42 * max(1, len(arms)))
-    with _style():
-        axes = figure.subplots()
+    drawn = figure(10.2, 0.75 + 0.42 * max(1, len(arms)))
+    with style():
+        axes = drawn.subplots()
         margin = float(analysis.plan["margin"])
-        axes.axvspan(-margin, margin, color=_FAINT, alpha=0.45, linewidth=0)
-        axes.axvline(0, color=_INK, linewidth=1)
+        axes.axvspan(-margin, margin, color=FAINT, alpha=0.45, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=1)
         for row, arm in enumerate(arms):
             comparison = arm.comparison
             assert comparison is not None
-            colour = _HUES[hue(analysis, arm)]
-            n = len(comparison.differences)
-            lift = (np.arange(n) - (n - 1) / 2) * min(0.07, 0.5 / max(1, n))
-            axes.scatter(comparison.differences, row + lift, s=16, color=colour, alpha=0.5, linewidths=0)
-            if comparison.interval.bounded:
-                axes.plot(
-                    [comparison.interval.low, comparison.interval.high],
-                    [row, row],
-                    color=colour,
-                    linewidth=2.4,
-                    solid_capstyle="round",
-                )
-            axes.scatter(
-                [comparison.mean], [row], s=58, marker="D", color=colour, edgecolors=_PAPER, linewidths=1.2, zorder=4
-            )
-        axes.set_yticks(range(len(arms)), [_clean(arm.label) for arm in arms])
-        axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"test accuracy minus that of {_clean(analysis.baseline.label)} with the same seed, points")
-        return _svg(
-            figure,
+            ends = (comparison.interval.low, comparison.interval.high) if comparison.interval.bounded else None
+            _estimate(axes, row, comparison.differences, comparison.mean, ends, HUES[hue(analysis, arm)])
+        _rows(axes, arms)
+        axes.set_xlabel(f"test accuracy minus that of {clean(analysis.baseline.label)} with the same seed, points")
+        return to_svg(
+            drawn,
             "pairs",
             "Paired differences in test accuracy of each arm: one dot per seed, the mean and its 95 % interval",
         )
+
+
+def steps_to_baseline(analysis: Analysis) -> str:
+    """Draw after which share of the steps each seed reaches the baseline's final accuracy, and the median.
+
+    Seeds that do not get there lie in a strip of their own behind the end.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    arms = [arm for arm in analysis.arms if arm.speed is not None]
+    drawn = figure(10.2, 0.75 + 0.42 * max(1, len(arms)))
+    with style():
+        axes = drawn.subplots()
+        for row, arm in enumerate(arms):
+            speed = arm.speed
+            assert speed is not None
+            ends = (_place(speed, speed.interval.low), _place(speed, speed.interval.high)) if speed.estimated else None
+            values = [_place(speed, steps) for steps in speed.steps.values()]
+            _estimate(axes, row, values, _place(speed, speed.median), ends, HUES[hue(analysis, arm)])
+        _rows(axes, arms)
+        share_axis(axes)
+        target = next((arm.speed.target for arm in arms if arm.speed), float("nan"))
+        axes.set_xlabel(
+            f"share of the steps until validation reaches {target:.2f} %, {clean(analysis.baseline.label)}'s final mean"
+        )
+        return to_svg(
+            drawn,
+            "speed",
+            "Share of the steps until each arm reaches the baseline's final validation accuracy: one dot per seed, "
+            "the median and its 95 % interval",
+        )
+
+
+def share_axis(axes: Axes) -> None:
+    """Make an axis of shares of the budget in percent, with a strip for what is not reached within it."""
+    axes.set_xlim(0, _BEYOND + 6)
+    axes.axvspan(103, _BEYOND + 6, color=FAINT, alpha=0.45, linewidth=0)
+    axes.set_xticks([0, 20, 40, 60, 80, 100, _BEYOND], ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %", "not\nreached"])
+
+
+def _place(speed: Speed, steps: float | None) -> float:
+    """Place steps on the axis of shares."""
+    return _BEYOND if steps is None or not np.isfinite(steps) else 100 * steps / speed.budget
+
+
+def _estimate(
+    axes: Axes, row: int, values: Sequence[float], centre: float, ends: tuple[float, float] | None, colour: str
+) -> None:
+    """Draw a row: a dot per seed, a bar for the interval, a diamond for the estimate."""
+    n = len(values)
+    lift = (np.arange(n) - (n - 1) / 2) * min(0.07, 0.5 / max(1, n))
+    axes.scatter(values, row + lift, s=16, color=colour, alpha=0.5, linewidths=0, zorder=2)
+    if ends is not None:
+        axes.plot(ends, [row, row], color=colour, linewidth=2.4, solid_capstyle="round", zorder=3)
+    axes.scatter([centre], [row], s=58, marker="D", color=colour, edgecolors=PAPER, linewidths=1.2, zorder=4)
+
+
+def _rows(axes: Axes, arms: Sequence[ArmSummary]) -> None:
+    axes.set_yticks(range(len(arms)), [clean(arm.label) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
 
 
 def _paired_curves(arm: ArmSummary, baseline: ArmSummary) -> Floats:
@@ -182,44 +197,3 @@ def _frame(axes: Axes, spans: list[Span]) -> None:
     if bottoms and max(tops) > min(bottoms):
         space = 0.04 * (max(tops) - min(bottoms))
         axes.set_ylim(min(bottoms) - space, max(tops) + space)
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench", "The report's figures") from error
-    with _style():
-        return Figure(figsize=(width, height), layout="constrained")
-
-
-def _style() -> Any:
-    import matplotlib
-
-    style: Any = _STYLE  # matplotlib types the names of its settings one by one
-    return matplotlib.rc_context(style)
-
-
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """Write a figure as an SVG element for a page: no outer document, own ids, the page's colours and font."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', lambda match: f"{match[1]}{name}-", text)
-    text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title, quote=True)}"', 1)
-    colours = {_INK: "var(--ink)", _FAINT: "var(--line)", _PAPER: "var(--paper)"}
-    colours |= {value: f"var(--hue-{index})" for index, value in enumerate(_HUES)}
-    for sentinel, variable in colours.items():
-        text = text.replace(sentinel, variable)
-    return text
-
-
-def _clean(label: str) -> str:
-    """Replace what XML cannot hold, and cut what does not fit."""
-    plain = printable(label).replace("\n", " ")
-    return plain if len(plain) <= 48 else plain[:47] + "…"

@@ -49,6 +49,7 @@ def render(analysis: Analysis) -> str:
         rows=[_row(analysis, arm) for arm in analysis.arms],
         curves=drawing(figures.learning_curves(analysis)) if finished else None,
         pairs=drawing(figures.paired_differences(analysis)) if finished else None,
+        speed=drawing(figures.steps_to_baseline(analysis)) if analysis.baseline.speed else None,
         filters=_filters(analysis),
         trials=_trials(analysis),
         tests=[c for arm in analysis.arms if (c := arm.comparison) and c.seeds]

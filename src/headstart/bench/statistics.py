@@ -40,6 +40,19 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval.
+
+    Args:
+        mean: Of the differences.
+        interval: BCa, at 95 %.
+    """
+
+    mean: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class SignFlip:
     """Result of the sign-flip test.
 
@@ -92,6 +105,16 @@ def bca_interval(differences: Sequence[float], level: float = 0.95, resamples: i
         if math.isfinite(low) and math.isfinite(high):
             break
     return Interval(low, high)
+
+
+def estimate(differences: Sequence[float]) -> Estimate | None:
+    """Mean of paired differences with its interval; None if there is none.
+
+    Example:
+        >>> estimate([0.5, 0.5, 0.5, 0.5, 0.5])
+        Estimate(mean=0.5, interval=Interval(low=0.5, high=0.5))
+    """
+    return Estimate(float(np.mean(differences)), bca_interval(differences)) if len(differences) else None
 
 
 def paired_t(differences: Sequence[float]) -> float:
@@ -210,20 +233,41 @@ def area_under_curve(steps: Sequence[float], values: Sequence[float]) -> float:
     return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (x[-1] - x[0]))
 
 
-def steps_to(steps: Sequence[int], values: Sequence[float], threshold: float) -> int | None:
-    """First step at which a curve reaches a threshold; None if it never does (censored at the end).
+def steps_to(steps: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
+    """Find where a curve reaches a threshold, on the straight line between two evaluations.
+
+    One lucky evaluation does not count: the one after it must be at the threshold, too. The last, which has none
+    after it, stands for itself.
+
+    Args:
+        steps: Of the evaluations, rising.
+        values: Of the curve.
+        threshold: To be reached from below.
+
+    Returns:
+        The step; None if the curve never gets there, which is to say: censored at its end.
 
     Example:
-        >>> steps_to([0, 10, 20], [10, 80, 90], 85), steps_to([0, 10], [10, 80], 85)
-        (20, None)
+        >>> steps_to([0, 10, 20, 30], [10, 80, 90, 92], 85), steps_to([0, 10, 20, 30], [10, 90, 80, 84], 85)
+        (15.0, None)
     """
-    return next((step for step, value in zip(steps, values, strict=True) if value >= threshold), None)
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    above = y >= threshold - 1e-9  # a mean of accuracies must not lie above all of them by rounding
+    reached = np.flatnonzero(above & np.append(above[1:], True))
+    if not len(reached):
+        return None
+    first = int(reached[0])
+    if first == 0:
+        return float(x[0])
+    share = min(1.0, (threshold - y[first - 1]) / (y[first] - y[first - 1]))
+    return float(x[first - 1] + share * (x[first] - x[first - 1]))
 
 
-def censored_median(times: Sequence[int | None]) -> float | None:
+def censored_median(times: Sequence[float | None]) -> float | None:
     """Median of times of which some (None) lie beyond the end; None if the median lies there too.
 
-    All are censored at the same time, so this is the Kaplan-Meier median.
+    All are censored at the same time. Of an even number the median is the mean of the two in the middle, so it
+    lies beyond the end as soon as one of them does.
 
     Example:
         >>> censored_median([40, None, 60]), censored_median([40, None, None])
@@ -231,8 +275,37 @@ def censored_median(times: Sequence[int | None]) -> float | None:
     """
     if not times:
         return None
-    median = float(np.median([math.inf if t is None else t for t in times]))
+    median = float(np.median(_infinite(times)))
     return median if math.isfinite(median) else None
+
+
+def median_interval(times: Sequence[float | None], level: float = 0.95) -> Interval:
+    """Interval of the median from order statistics: valid for any distribution, and with censored times.
+
+    The number of times below the median is binomial with probability 1/2, so the k-th smallest and the k-th
+    largest enclose it with a probability that is known exactly; k is the largest that gives the level.
+
+    Args:
+        times: ``(n,)``; None lies beyond the end.
+        level: Coverage, at least.
+
+    Returns:
+        The interval. Its upper end is infinite where the data cannot bound it, both ends if there are too few
+        times for the level: fewer than six for 95 %.
+
+    Example:
+        >>> median_interval([10, 20, 30, 40, 50, None])
+        Interval(low=10.0, high=inf)
+        >>> median_interval([10, 20, 30])
+        Interval(low=-inf, high=inf)
+    """
+    n = len(times)
+    # binom.ppf is the least m with P(X <= m) >= tail, so P(X <= m - 1) < tail: the m-th smallest serves.
+    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5)) if n else 0
+    if rank < 1:
+        return Interval(-math.inf, math.inf)
+    ordered = np.sort(_infinite(times))
+    return Interval(float(ordered[rank - 1]), float(ordered[n - rank]))
 
 
 def mean_band(values: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
@@ -251,6 +324,10 @@ def mean_band(values: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floa
         return mean, mean, mean
     half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
+
+
+def _infinite(times: Sequence[float | None]) -> Floats:
+    return np.array([math.inf if t is None else t for t in times], dtype=np.float64)
 
 
 def _constant(values: Floats) -> bool:

@@ -8,9 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.speed import Speed
+from headstart.bench.statistics import Estimate, Interval
 from headstart.bench.verdicts import Comparison, p_text, signed
 
-COLUMNS = ("arm", "test accuracy", "difference", "95 % interval", "wins", "p (Holm)", "start", "verdict")
+COLUMNS = (
+    "arm",
+    "test accuracy",
+    "difference",
+    "95 % interval",
+    "wins",
+    "p (Holm)",
+    "area",
+    "steps to baseline's",
+    "start",
+    "verdict",
+)
 
 
 def heading(analysis: Analysis) -> str:
@@ -41,27 +54,55 @@ class Cells(NamedTuple):
     """An arm's row of a table, as text; a cell is empty where there is nothing to say."""
 
     label: str
-    accuracy: str
-    difference: str
-    interval: str
-    wins: str
-    p: str
-    start: str
-    verdict: str
+    accuracy: str = ""
+    difference: str = ""
+    interval: str = ""
+    wins: str = ""
+    p: str = ""
+    area: str = ""
+    speed: str = ""
+    start: str = ""
+    verdict: str = ""
 
 
 def cells(arm: ArmSummary) -> Cells:
     """Write an arm's numbers as text."""
     if not arm.results:
-        return Cells(arm.label, "", "", "", "", "", "", "refused" if arm.refusal else "not finished")
-    accuracy = f"{np.mean(arm.accuracies):.2f}"
-    start = f"{arm.init_seconds:.2f} s = {arm.init_steps:.0f} steps" if arm.init_seconds else "free"
-    c = arm.comparison
+        return Cells(arm.label, verdict="refused" if arm.refusal else "not finished")
+    area, c = arm.area_difference, arm.comparison
+    row = Cells(
+        arm.label,
+        accuracy=f"{np.mean(arm.accuracies):.2f}",
+        area=_with_span(signed(area.mean), span(area.interval)) if area else "",
+        speed=_speed(arm.speed),
+        start=f"{arm.init_seconds:.2f} s = {arm.init_steps:.0f} steps" if arm.init_seconds else "free",
+        verdict="baseline" if c is None else "not finished",
+    )
     if c is None or not c.seeds:
-        return Cells(arm.label, accuracy, "", "", "", "", start, "baseline" if c is None else "not finished")
-    interval = f"{signed(c.interval.low)} to {signed(c.interval.high)}" if c.interval.bounded else ""
-    wins, p = f"{c.wins}/{len(c.seeds)}", p_text(c.adjusted_p)
-    return Cells(arm.label, accuracy, signed(c.mean), interval, wins, p, start, c.verdict.value)
+        return row
+    return row._replace(
+        difference=signed(c.mean),
+        interval=span(c.interval),
+        wins=f"{c.wins}/{len(c.seeds)}",
+        p=p_text(c.adjusted_p),
+        verdict=c.verdict.value,
+    )
+
+
+def span(interval: Interval) -> str:
+    """Write an interval in points; an empty string if the data could not bound it."""
+    return f"{signed(interval.low)} to {signed(interval.high)}" if interval.bounded else ""
+
+
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return ""
+    text = _with_span(speed.share(speed.median), speed.span())
+    return f"{text}, {speed.reached}/{len(speed.steps)}"
+
+
+def _with_span(value: str, span: str) -> str:
+    return f"{value} ({span})" if span else value
 
 
 def markdown(analysis: Analysis) -> str:
@@ -107,14 +148,33 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "test_accuracy": {str(seed): result["test_accuracy"] for seed, result in arm.results.items()},
         "mean": _finite(float(np.mean(arm.accuracies))) if arm.results else None,
         "area": _finite(arm.area),
-        "median_steps_to_baseline": arm.steps_to_baseline,
-        "reached_baseline": arm.reached,
+        "area_difference": _estimate(arm.area_difference),
+        "steps_to_baseline": _speed_data(arm.speed),
         "init_seconds": arm.init_seconds,
         "init_steps": _finite(arm.init_steps),
         "equal_time_difference": arm.equal_time,
         "diverged": arm.diverged,
         "refusal": arm.refusal or None,
         "comparison": _comparison(arm.comparison) if arm.comparison else None,
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    return {"mean": estimate.mean, "interval": _ends(estimate.interval)} if estimate else None
+
+
+def _speed_data(speed: Speed | None) -> dict[str, Any] | None:
+    if speed is None:
+        return None
+    return {
+        "target": speed.target,
+        "budget": speed.budget,
+        "steps": {str(seed): steps for seed, steps in speed.steps.items()},
+        "median": speed.median,
+        "median_share": None if speed.median is None else speed.median / speed.budget,
+        "interval": _ends(speed.interval),
+        "interval_estimated": speed.estimated,
+        "reached": speed.reached,
     }
 
 
@@ -126,7 +186,7 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "seeds": list(c.seeds),
         "differences": list(c.differences),
         "mean": c.mean,
-        "interval": [_finite(c.interval.low), _finite(c.interval.high)],
+        "interval": _ends(c.interval),
         "wins": c.wins,
         "losses": c.losses,
         "p_sign_flip": c.flip.p,
@@ -136,6 +196,10 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "detectable": _finite(c.detectable),
         "seeds_needed": c.seeds_needed,
     }
+
+
+def _ends(interval: Interval) -> list[float | None]:
+    return [_finite(interval.low), _finite(interval.high)]
 
 
 def _finite(value: float) -> float | None:

@@ -6,7 +6,7 @@ import importlib.resources
 import math
 from typing import Any
 
-from headstart.bench.summary import printable
+from headstart.bench.summary import printable, span
 from headstart.bench.verdicts import Verdict, p_text, signed
 from headstart.errors import MissingExtraError
 
@@ -39,7 +39,7 @@ def fill(name: str, /, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "pill": PILLS.__getitem__}
+    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "span": span}
     return environment.get_template(name).render(**values)
 
 
