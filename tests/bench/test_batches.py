@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from headstart.bench.batches import DeviceTask, augment, data_order
+from headstart.bench.batches import DeviceTask, data_order, steps_per_epoch
 from headstart.errors import DataError
 
 
@@ -23,25 +23,6 @@ def test_a_batch_larger_than_the_split_is_an_error(batch):
         next(data_order(40, batch, 1, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_augmentation_equals_doing_it_image_by_image(dtype):
-    images = torch.randint(0, 255, (50, 3, 7, 9), generator=torch.Generator().manual_seed(0)).to(dtype)
-    done = augment(images, ("crop", "flip"), torch.Generator().manual_seed(5))
-    draw = torch.Generator().manual_seed(5)
-    mirrored = torch.rand(50, generator=draw) < 0.5
-    shifts = torch.randint(0, 9, (2, 50), generator=draw)
-    for i, image in enumerate(images):
-        expected = torch.zeros(3, 15, 17, dtype=dtype)
-        expected[:, 4:11, 4:13] = image.flip(2) if mirrored[i] else image
-        top, left = shifts[:, i].tolist()
-        assert torch.equal(done[i], expected[:, top : top + 7, left : left + 9])
-
-
-def test_without_augmentation_images_are_as_they_are():
-    images = torch.arange(2 * 16).reshape(2, 1, 4, 4)
-    assert augment(images, (), torch.Generator()) is images
-
-
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_training_images_come_out_with_mean_zero_and_deviation_one(colour_task, memory_format):
     data = DeviceTask(colour_task, "cpu", memory_format)
@@ -59,3 +40,26 @@ def test_a_calibration_batch_is_of_training_images_alone(colour_task):
     every = {image.numpy().tobytes() for image in data.normalize(data.train.images)}
     assert {image.numpy().tobytes() for image in images} == every
     assert torch.equal(data.calibration_batch(8, 2)[0], images[:8])
+
+
+def test_imagenets_statistics_raw_values_and_another_normalization_of_the_test_split(colour_task):
+    images = colour_task.test.images.float()
+    plain = DeviceTask(colour_task, "cpu", "contiguous", "none", "imagenet")
+    assert torch.equal(plain.normalize(colour_task.train.images), colour_task.train.images.float())
+    assert plain.train.images.dtype == torch.uint8
+    expected = (images / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
+    seen = torch.cat([batch for batch, _ in plain.batches(plain.test, 7)])
+    assert torch.allclose(seen, expected, atol=1e-5)
+    validation = torch.cat([batch for batch, _ in plain.batches(plain.validation, 7)])
+    assert torch.equal(validation, colour_task.validation.images.float())
+
+
+def test_imagenets_statistics_are_for_three_channels(task):
+    with pytest.raises(DataError, match="1 channels"):
+        DeviceTask(task, "cpu", "contiguous", "imagenet")
+
+
+def test_an_epoch_counts_whole_batches():
+    assert [steps_per_epoch(23, size) for size in (1, 5, 23)] == [23, 4, 1]

@@ -29,7 +29,7 @@ class Draws:
     Args:
         mirrored: ``(B,)``, whether the image is mirrored left to right.
         shifts: ``(2, B)``, pixels down and to the right by which the window that is kept moves.
-        turns: ``(B,)``, angle in radians.
+        turns: ``(B,)``, angle in radians, clockwise.
     """
 
     mirrored: Tensor | None = None

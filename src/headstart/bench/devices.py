@@ -89,6 +89,9 @@ def _call(fabric: Fabric, task: bytes, answer: str) -> None:
     result = function(fabric, argument)
     if fabric.is_global_zero:
         Path(answer).write_bytes(pickle.dumps(result))
+    # Left to the interpreter's end, the group's threads may abort the process.
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _translated(error: Exception) -> Exception:
