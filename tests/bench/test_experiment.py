@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.bench import Arm, Store, Training, parse_arm, run, with_controls
+from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_controls
 from headstart.bench import experiment as module
 from headstart.bench.arms import parse_arms
-from headstart.bench.executors import base
+from headstart.bench.executors import worker
 from headstart.bench.experiment import Silent
 from headstart.bench.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
@@ -48,7 +48,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_undisturbed_one(make_experimen
     done = run(experiment, parts)
     assert (done.ran, done.kept) == (2, 4)
     assert results(experiment, parts) == results(experiment, whole)
-    monkeypatch.setattr(base, "run_trial", None)  # nothing is left to run
+    monkeypatch.setattr(worker, "run_trial", None)  # nothing is left to run
     assert run(experiment, parts).ran == 0
 
 
@@ -176,29 +176,62 @@ def test_what_cannot_be_an_experiment_is_refused(make_experiment):
         make_experiment(arms=(Arm("a"), Arm("a", "lsuv")))
     twice = make_experiment(arms=(Arm("a", "lsuv"), Arm("b", "lsuv")))
     with pytest.raises(HeadstartError, match="'a' and 'b' are the same start"):
-        twice.trials(twice.prepare())
+        twice.prepare()
+
+
+def test_a_control_that_is_what_another_arm_is_shares_its_trials(make_experiment, store):
+    longer = (("steps", 8),)
+    controls = [Arm(f"equal-steps of {of}", control="equal-steps", of=of, changes=longer) for of in ("a", "b")]
+    experiment = make_experiment(arms=(Arm("default"), Arm("a", "lsuv"), Arm("b", "prewarm"), *controls))
+    done = run(experiment, store)
+    assert (done.ran, experiment.size) == (8, 10)
+    analysis = analyse(store)
+    assert analysis.missing == 0
+    assert analysis.arms[3].accuracies == analysis.arms[4].accuracies
+    assert run(experiment, store).kept == 8
+
+
+def test_an_arm_may_train_otherwise(make_experiment, store):
+    experiment = make_experiment(arms=(Arm("default"), Arm("slow", changes=(("lr", 1e-5), ("steps", 9)))))
+    seen = []
+    progress = Silent()
+    progress.trial = lambda arm, seed, steps: seen.append((arm, steps))
+    run(experiment, store, progress)
+    found = results(experiment, store)
+    assert seen == [("default", 6), ("slow", 9)] * 2
+    assert found["slow", 0]["curve"][-1]["step"] == 9
+    assert found["slow", 0]["curve"][0] == found["default", 0]["curve"][0]
+    assert store.read_experiment()["arms"][1]["changes"] == [["lr", 1e-5], ["steps", 9]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(("lf", 0.1), "what training does not have"), (("lr", -1), "positive")]
+)
+def test_an_arm_cannot_train_as_nothing_can(make_experiment, change, message):
+    experiment = make_experiment(arms=(Arm("default"), Arm("odd", changes=(change,))))
+    with pytest.raises(HeadstartError, match=message):
+        experiment.trials(experiment.prepare())
+
+
+def test_without_test_images_nothing_is_known_of_them(make_experiment, store):
+    experiment = make_experiment(seeds=(0,), test=False)
+    assert len(experiment.prepare().data.test) == 0
+    run(experiment, store)
+    found = results(experiment, store)
+    assert {result["test_accuracy"] for result in found.values()} == {None}
+    assert {trial.key for trial in experiment.trials(experiment.prepare())}.isdisjoint(
+        trial.key for trial in make_experiment(seeds=(0,)).trials(make_experiment(seeds=(0,)).prepare())
+    )
+    run(make_experiment(seeds=(0,)), store)
+    whole = results(make_experiment(seeds=(0,)), store)
+    assert whole["prewarm", 0]["curve"] == found["prewarm", 0]["curve"]
+    assert whole["prewarm", 0]["test_accuracy"] is not None
 
 
 def test_a_wrong_method_stops_before_any_data_is_loaded(make_experiment, store, monkeypatch):
     monkeypatch.setattr(module, "load_task", None)
     with pytest.raises(UnknownNameError, match="Did you mean 'prewarm'"):
         run(make_experiment(arms=(Arm("x", "prewarn"),)), store)
-
-
-def test_auto_chooses_what_runs(make_experiment, tmp_path):
-    net = tmp_path / "net.py"
-    net.write_text(
-        "from torch import nn\nclass Net(nn.Module):\n"
-        "    def __init__(self, classes=3):\n        super().__init__()\n"
-        "        self.conv = nn.Conv2d(1, 4, 3, padding=1)\n        self.head = nn.Linear(256, classes)\n"
-        "    def forward(self, x):\n        x = self.conv(x)\n        return self.head(x.view(len(x), -1))\n"
-    )
-    auto = {"auto": ("device", "precision", "memory_format"), "arms": (Arm("default"),)}
-    assert make_experiment(**auto).prepare().training.memory_format == "channels_last"
-    training = make_experiment(**auto, model=f"{net}:Net").prepare().training
-    assert training.memory_format == "contiguous"  # view does not work on channels-last tensors
-    assert training.device in ("cpu", "cuda")
-    assert training.precision in ("float32", "bfloat16")
 
 
 def test_controls_follow_their_method_and_take_over_its_options():
@@ -208,11 +241,14 @@ def test_controls_follow_their_method_and_take_over_its_options():
         "small",
         "matched-random of small",
         "zero-dc-random of small",
+        "equal-steps of small",
         "lsuv",
+        "equal-steps of lsuv",
         "default, other draw",
     ]
     assert repr(arms[2].methods()[0]) == "MatchedRandom(of='prewarm:fraction=0.25')"
     assert arms[-1].weights_draw == 1
+    assert [arm.methods() for arm in arms if arm.control in ("equal-steps", "null")] == [[], [], []]
 
 
 def test_a_control_of_a_composition_replaces_the_part_that_writes_the_first_layer():

@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from headstart.bench import Arm, Store, Training, run
-from headstart.bench import forecast as module
+from headstart.bench import Arm, Store, Training, run, timing
 from headstart.bench.forecast import MEASURED, STORED, forecast
 from headstart.bench.store import Record
 from headstart.cli.main import main
@@ -57,13 +56,29 @@ def test_stored_times_are_used_where_there_are_any(make_experiment, store):
 
 def test_training_is_timed_once_and_only_if_something_is_to_do(make_experiment, store, monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "train", lambda *a, train=module.train: calls.append(a) or train(*a))
+    brief = timing.train_briefly
+    monkeypatch.setattr(timing, "train_briefly", lambda *a: calls.append(a[2]) or brief(*a))
     experiment = make_experiment()
     forecast(experiment, store)
-    assert len(calls) == 1
+    assert calls[0] == 9
+    assert len(calls) == 2  # nine steps are soon done, so it looks longer
     run(experiment, store)
     forecast(experiment, store)
-    assert len(calls) == 1
+    assert len(calls) == 2
+
+
+def test_a_shared_trial_costs_once(make_experiment, store):
+    longer = (("steps", 8),)
+    controls = [Arm(f"equal-steps of {of}", control="equal-steps", of=of, changes=longer) for of in ("a", "b")]
+    experiment = make_experiment(arms=(Arm("default"), Arm("a", "lsuv"), Arm("b", "prewarm"), *controls))
+    found = forecast(experiment, store)
+    first, second = found.arms[3:]
+    assert (found.to_do, found.total) == (8, 8)
+    assert (first.shared, second.shared) == ("", "equal-steps of a")
+    assert second.seconds == 0 < first.seconds
+    assert first.trial_seconds > found.arms[0].trial_seconds
+    run(experiment, store)
+    assert forecast(experiment, store).arms[4].done == (0, 1)
 
 
 def test_a_longer_budget_costs_more(make_experiment, store):

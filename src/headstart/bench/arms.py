@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.registry import get, list_methods, parse
 
 DEFAULT = "default"
+EQUAL_STEPS = "equal-steps"
 CONTROLS = {
     "matched-random": "random filters with exactly the norms that {of} writes: what {of} gains beyond it is "
     "not due to the filters' size",
     "zero-dc-random": "the layer's own random filters with their mean removed: what {of} gains beyond it is "
     "not due to ignoring brightness",
+    EQUAL_STEPS: "the default start with as many more training steps as {of}'s start takes the time of: what {of} "
+    "gains beyond it could not have been had by training longer instead",
     "null": "the default start with other draws of its weights: its differences are noise, and show how much",
 }
 
@@ -30,6 +34,7 @@ class Arm:
         control: ``""`` for an arm under test, or which control it is: a key of `CONTROLS`.
         of: The label of the arm that it is a control of.
         weights_draw: 0 for the default weights that all arms share; another number for other draws.
+        changes: What this arm trains with instead: fields of `Training` with their values.
     """
 
     label: str
@@ -37,6 +42,7 @@ class Arm:
     control: str = ""
     of: str = ""
     weights_draw: int = 0
+    changes: tuple[tuple[str, Any], ...] = ()
 
     def methods(self) -> list[Method]:
         """Return the methods to apply, in order; none for the default start.
@@ -45,7 +51,7 @@ class Arm:
             UnknownNameError: If the spec names no known method or option.
         """
         methods = [] if self.spec == DEFAULT else parse(self.spec)
-        if self.control in ("", "null"):
+        if self.control in ("", EQUAL_STEPS, "null"):
             return methods
         return [get(self.control)(of=spec_of(m)) if writes_first(m) else m for m in methods]  # type: ignore[call-arg]
 
@@ -98,7 +104,10 @@ def parse_arms(texts: Sequence[str]) -> list[Arm]:
 
 
 def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Add the default arm if it is missing, the controls of each method that writes the first layer, and the null.
+    """Add the default arm if it is missing, the controls of each method, and the null.
+
+    Each method gets the default start with more steps, whose number is found out when the experiment is
+    prepared; a method that writes the first layer also gets random filters that share one thing with its own.
 
     Args:
         arms: The arms under test; the default arm comes first in what is returned.
@@ -108,17 +117,21 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
 
     Example:
         >>> [arm.label for arm in with_controls([parse_arm("lsuv")])]
-        ['default', 'lsuv', 'default, other draw']
+        ['default', 'lsuv', 'equal-steps of lsuv', 'default, other draw']
     """
-    listed: list[Arm] = []
-    for arm in with_default(arms):
+    first, *others = with_default(arms)
+    listed = [first]
+    for arm in others:
         listed.append(arm)
         if any(writes_first(method) for method in arm.methods()):
             listed += [
-                Arm(f"{control} of {arm.label}", arm.spec, control, arm.label)
+                replace(arm, label=f"{control} of {arm.label}", control=control, of=arm.label)
                 for control in ("matched-random", "zero-dc-random")
             ]
-    listed.append(Arm(f"{DEFAULT}, other draw", DEFAULT, "null", DEFAULT, weights_draw=1))
+        if arm.methods():
+            more = replace(first, label=f"{EQUAL_STEPS} of {arm.label}", control=EQUAL_STEPS, of=arm.label)
+            listed.append(more)
+    listed.append(replace(first, label=f"{first.label}, other draw", control="null", of=first.label, weights_draw=1))
     return check_labels(listed)
 
 
@@ -135,6 +148,20 @@ def check_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
         if labels.count(label) > 1:
             raise HeadstartError(f"Two arms are called {label!r}.", remedy="Give one another name: label=spec.")
     return tuple(arms)
+
+
+def check_starts(arms: Sequence[Arm]) -> None:
+    """Raise the error for an arm whose method does not exist, and for two arms under test that are one.
+
+    Controls may be what another arm is: they share its trials.
+    """
+    owners: dict[str, str] = {}
+    for arm in arms:
+        start = repr((arm.methods(), arm.weights_draw, sorted(arm.changes)))
+        if not arm.control and owners.setdefault(start, arm.label) != arm.label:
+            raise HeadstartError(
+                f"The arms {owners[start]!r} and {arm.label!r} are the same start.", remedy="Leave one out."
+            )
 
 
 def writes_first(method: Method) -> bool:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from headstart import rng
 from headstart.bench import hardware
-from headstart.bench.arms import Arm, check_labels
+from headstart.bench.arms import Arm, check_labels, check_starts
+from headstart.bench.autotune import tune
 from headstart.bench.batches import DeviceTask
+from headstart.bench.budget import settle
 from headstart.bench.claims import Claims
 from headstart.bench.executors.base import Executor
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.models import parameter_count, resolve_model
-from headstart.bench.store import Damage, Record, Store, content_key
-from headstart.bench.tasks import load_task
+from headstart.bench.store import Damage, Decide, Record, Store, content_key
+from headstart.bench.tasks import Split, load_task
+from headstart.bench.timing import measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
@@ -53,13 +56,15 @@ class Experiment:
         seeds: One trial per arm and seed; arms are compared within a seed.
         task: A task's name.
         model: A model's name.
-        training: How each trial trains. ``precision``, ``memory_format`` and ``device`` of ``auto`` are
-            resolved when the ground is prepared.
+        training: How each trial trains. What ``auto`` names is resolved when the ground is prepared.
         split_seed: Names the draw of the task's splits, the same in all trials.
         margin: The smallest difference in test accuracy that matters, in points.
         alpha: The level of the tests.
-        auto: Which fields of ``training`` to choose by the machine.
+        auto: Which fields of ``training`` to choose by the machine: the device by what is there, precision and
+            memory format by timing training steps.
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
+        test: Whether trials look at the test split at their end. Without, they are given no test images.
+        selection: How a search chose the arms' configurations, for the report; empty if there was none.
 
     Example:
         >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
@@ -76,6 +81,8 @@ class Experiment:
     alpha: float = 0.05
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
     stopping: str = ""
+    test: bool = True
+    selection: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
@@ -86,44 +93,45 @@ class Experiment:
 
     @property
     def size(self) -> int:
-        """Number of trials."""
+        """Number of arms times that of seeds; arms may share trials."""
         return len(self.arms) * len(self.seeds)
 
-    def prepare(self) -> Ground:
+    def prepare(self, decide: Decide = measured) -> Ground:
         """Load the task, find the model, and resolve what the machine decides.
+
+        Args:
+            decide: Is asked what to measure; a store's `Store.decide` keeps the answers. By default they are
+                kept as long as this process lives.
 
         Raises:
             HeadstartError: If the task, the model or the device cannot be had.
         """
-        for arm in self.arms:
-            arm.methods()
+        check_starts(self.arms)
         device = hardware.choose_device(AUTO if "device" in self.auto else self.training.device)
-        chosen = replace(self.training, device=device)
         builder = resolve_model(self.model)
         task = load_task(self.task, self.split_seed)
-        chosen = chosen.resolve(len(task.train))
-        if "precision" in self.auto:
-            chosen = replace(chosen, precision=hardware.choose_precision(AUTO, chosen.device))
-        if "memory_format" in self.auto:
-            with rng.untouched():
-                probe = builder(task.channels, task.classes, task.image_size)
-            shape = (task.channels, *task.image_size)
-            chosen = replace(chosen, memory_format=hardware.choose_memory_format(AUTO, probe, shape))
-        data = DeviceTask(task, chosen.device, chosen.memory_format, chosen.normalization, chosen.test_normalization)
-        return Ground(data, task.fingerprint(), builder, chosen)
+        training = replace(self.training, device=device).resolve(len(task.train))
+        data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
+        if not self.test:
+            data.test = Split(data.test.images[:0], data.test.labels[:0])
+        ground = Ground(data, task.fingerprint(), builder, training, test=self.test)
+        return settle(tune(ground, self.auto, decide), self.arms, decide)
 
     def trials(self, ground: Ground) -> list[Trial]:
-        """List the trials, all arms of a seed before the next seed, so that what is done is paired."""
-        cells = [(arm, seed, ground.determinants(arm, seed)) for seed in self.seeds for arm in self.arms]
-        trials = [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
-        owners: dict[str, str] = {}
-        for trial in trials:
-            if owners.setdefault(trial.key, trial.arm.label) != trial.arm.label:
-                raise HeadstartError(
-                    f"The arms {owners[trial.key]!r} and {trial.arm.label!r} are the same start.",
-                    remedy="Leave one out.",
-                )
-        return trials
+        """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
+
+        A control that is what another arm is has that arm's trials: the same keys.
+        """
+        cells = [(arm, seed, ground.determinants(arm, seed)) for seed in self.seeds for arm in ground.arms]
+        return [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
+
+
+def distinct(trials: Iterable[Trial]) -> list[Trial]:
+    """Leave out trials that an earlier arm has too."""
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        first.setdefault(trial.key, trial)
+    return list(first.values())
 
 
 class Progress(Protocol):
@@ -206,8 +214,9 @@ def run(
     started = time.perf_counter()
     progress = progress or Silent()
     executor = executor or InProcess()
-    ground = experiment.prepare()
-    trials = experiment.trials(ground)
+    ground = experiment.prepare(store.decide)
+    cells = experiment.trials(ground)
+    trials = distinct(cells)
     damaged = tuple(store.damaged())
     before = store.present(trial.key for trial in trials)
     pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
@@ -218,7 +227,7 @@ def run(
         "data": ground.fingerprint,
         "command": list(command),
     }
-    store.write_experiment(_plan(experiment, ground, trials, provenance))
+    store.write_experiment(_plan(experiment, ground, cells, provenance))
     progress.begin(len(trials), kept)
     refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
     with Claims(store.claims) as claims, contextlib.closing(executor):
@@ -278,12 +287,15 @@ def _plan(
             "test_images": len(task.test),
         },
         "model": {"name": experiment.model, "parameters": parameter_count(model)},
-        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in experiment.arms],
+        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in ground.arms],
         "seeds": list(experiment.seeds),
         "training": asdict(ground.training),
         "margin": experiment.margin,
         "alpha": experiment.alpha,
         "stopping": experiment.stopping,
+        "test": experiment.test,
+        "selection": experiment.selection,
+        "decided": ground.decided,
         "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
         "provenance": provenance,
     }

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from headstart import rng
-from headstart.api import initialize
-from headstart.bench.arms import Arm
 from headstart.bench.experiment import Experiment, Trial
-from headstart.bench.loop import evaluate, train
 from headstart.bench.store import Record, Store
-from headstart.bench.tasks import Split
-from headstart.bench.training import Axes
-from headstart.bench.trial import Ground, build
+from headstart.bench.timing import Clock
 from headstart.errors import HeadstartError
 
 STORED, MEASURED = "stored trials", "timed steps"
-_STEPS = 9  # in three stretches, of which the median counts: the first one warms up
-_IMAGES = 256
-_QUICK = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +27,7 @@ class ArmForecast:
         trial_seconds: Of a whole trial: start, training, evaluations.
         source: Where the times come from: stored trials or timed steps; empty if nothing is left to do.
         refusal: Why the method would refuse the model, or an empty string.
+        shared: The earlier arm whose trials these are, which cost nothing more; empty if they are its own.
     """
 
     label: str
@@ -47,11 +37,12 @@ class ArmForecast:
     trial_seconds: float = 0.0
     source: str = ""
     refusal: str = ""
+    shared: str = ""
 
     @property
     def seconds(self) -> float:
         """Of all that is left to do for this arm."""
-        return len(self.to_do) * self.trial_seconds
+        return 0.0 if self.shared else len(self.to_do) * self.trial_seconds
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,12 @@ class Forecast:
     @property
     def to_do(self) -> int:
         """How many trials are left to do."""
-        return sum(not done for *_, done in self.trials)
+        return len({key for _, _, key, done in self.trials if not done})
+
+    @property
+    def total(self) -> int:
+        """How many trials there are, done and to do."""
+        return len({key for _, _, key, _ in self.trials})
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""
@@ -89,6 +85,7 @@ class Forecast:
                     "trial_seconds": arm.trial_seconds,
                     "source": arm.source or None,
                     "refusal": arm.refusal or None,
+                    "shared": arm.shared or None,
                 }
                 for arm in self.arms
             ],
@@ -114,91 +111,34 @@ def forecast(experiment: Experiment, store: Store) -> Forecast:
     Raises:
         HeadstartError: If the task or the model cannot be had.
     """
-    ground = experiment.prepare()
+    ground = experiment.prepare(store.decided)
     trials = experiment.trials(ground)
     found = store.present(trial.key for trial in trials)
     finished = {key: record for key, record in found.items() if record.result["status"] != "refused"}
-    clock = _Clock(ground)
-    arms = tuple(_arm(arm, [t for t in trials if t.arm is arm], finished, clock) for arm in experiment.arms)
+    clock = Clock(ground)
+    owners = {trial.key: trial.arm.label for trial in reversed(trials)}
+    arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in ground.arms)
     listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
     return Forecast(arms, listed)
 
 
-def _arm(arm: Arm, trials: Sequence[Trial], finished: dict[str, Record], clock: _Clock) -> ArmForecast:
+def _arm(
+    trials: Sequence[Trial], finished: Mapping[str, Record], clock: Clock, owners: Mapping[str, str]
+) -> ArmForecast:
+    arm = trials[0].arm
     done = tuple(trial.seed for trial in trials if trial.key in finished)
     to_do = tuple(trial.seed for trial in trials if trial.key not in finished)
-    if not to_do:
-        return ArmForecast(arm.label, done, to_do)
+    owner = owners[trials[0].key]
+    if not to_do or owner != arm.label:
+        return ArmForecast(arm.label, done, to_do, shared=owner if owner != arm.label else "")
     stored = [finished[trial.key].result for trial in trials if trial.key in finished]
     try:
         init = median(float(r["init_seconds"]) for r in stored) if stored else clock.init(arm, to_do[0])
     except HeadstartError as error:
         return ArmForecast(arm.label, done, to_do, source=MEASURED, refusal=str(error))
     step = median(float(r["step_seconds"]) for r in stored) if stored else clock.step()
-    seconds = init + clock.training(step)
+    seconds = init + clock.training(arm, step)
     return ArmForecast(arm.label, done, to_do, init, seconds, STORED if stored else MEASURED)
-
-
-class _Clock:
-    """Times a ground's parts, each once and only if it is asked for."""
-
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._small = copy.copy(ground.data)
-        self._small.validation = _head(ground.data.validation)
-        self._small.test = _head(ground.data.test)
-        self._step: float | None = None
-        self._image: float | None = None
-
-    def init(self, arm: Arm, seed: int) -> float:
-        """Seconds of an arm's start."""
-        seconds = self._init(arm, seed)
-        # The first call of a method also loads what it needs.
-        return self._init(arm, seed) if seconds < _QUICK else seconds
-
-    def _init(self, arm: Arm, seed: int) -> float:
-        methods = arm.methods()
-        if not methods:
-            return 0.0
-        axes, data, training = Axes.of(seed, arm.weights_draw), self._ground.data, self._ground.training
-        with rng.untouched():
-            model = build(self._ground, axes)
-            inputs, _ = data.calibration_batch(training.calibration, axes.method)
-            started = time.perf_counter()
-            initialize(model, inputs, methods, seed=axes.method)
-            return time.perf_counter() - started
-
-    def step(self) -> float:
-        """Seconds of a training step, which is the same for all arms."""
-        if self._step is None:
-            short = replace(self._ground.training, steps=_STEPS, evaluations=3)
-            axes = Axes.of(0)
-            with rng.untouched():
-                self._step = train(build(self._ground, axes), self._small, short, axes).step_seconds
-        return self._step
-
-    def training(self, step: float) -> float:
-        """Seconds of a trial's training, given those of a step."""
-        training, data = self._ground.training, self._ground.data
-        looks = len(training.evaluation_steps()) + 1
-        return training.steps * step + (looks * len(data.validation) + len(data.test)) * self._evaluation()
-
-    def _evaluation(self) -> float:
-        """Seconds per image."""
-        if self._image is None:
-            with rng.untouched():
-                model = build(self._ground, Axes.of(0))
-                times = []
-                for _ in range(3):
-                    started = time.perf_counter()
-                    evaluate(model, self._small, self._small.test, self._ground.training)
-                    times.append(time.perf_counter() - started)
-            self._image = median(times) / len(self._small.test)
-        return self._image
-
-
-def _head(split: Split) -> Split:
-    return Split(split.images[:_IMAGES], split.labels[:_IMAGES])
 
 
 def ranges(seeds: Sequence[int]) -> str:

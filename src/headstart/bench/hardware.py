@@ -1,4 +1,4 @@
-"""What the machine is, and which precision and memory format suit it."""
+"""What the machine is and can do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from headstart.errors import HeadstartError
 
@@ -33,44 +32,17 @@ def choose_device(device: str) -> str:
     return device
 
 
-def choose_precision(precision: str, device: str) -> str:
-    """Resolve ``"auto"`` to bfloat16 where the hardware computes in it, and to float32 elsewhere.
+def computes_bfloat16(device: str) -> bool:
+    """Tell whether a device computes in bfloat16 by itself, so that autocast to it can be faster.
 
     Example:
-        >>> choose_precision("float32", "cpu")
-        'float32'
+        >>> computes_bfloat16("meta")
+        False
     """
-    if precision != "auto":
-        return precision
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return "bfloat16" if device == "cpu" and native else "float32"
-
-
-def choose_memory_format(memory_format: str, model: nn.Module, image_shape: tuple[int, int, int]) -> str:
-    """Resolve ``"auto"`` to channels-last for models with convolutions that run in it.
-
-    A forward that flattens with ``view`` does not; such a model gets the contiguous format.
-
-    Args:
-        memory_format: ``"auto"``, or what to return as it is.
-        model: A throw-away instance; its format and training flag change.
-        image_shape: Channels, height and width.
-    """
-    if memory_format != "auto":
-        return memory_format
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return "contiguous"
-    try:
-        with torch.no_grad():
-            model.to(memory_format=torch.channels_last).eval()(  # type: ignore[call-overload]
-                torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
-            )
-    except RuntimeError:
-        return "contiguous"
-    return "channels_last"
+    return device == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:

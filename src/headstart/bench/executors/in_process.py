@@ -27,7 +27,7 @@ class InProcess:
     ) -> Generator[Finished, None, None]:
         """Run the trials here; see `Executor`."""
         for trial in trials:
-            progress.trial(trial.arm.label, trial.seed, ground.training.steps)
+            progress.trial(trial.arm.label, trial.seed, ground.training_of(trial.arm).steps)
             job = Job.of(experiment, ground, trial, self.threads())
             yield Finished(trial, run_job(job, ground, progress.step), {})
 

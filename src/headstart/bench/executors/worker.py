@@ -43,7 +43,9 @@ class Job:
     @classmethod
     def of(cls, experiment: Experiment, ground: Ground, trial: Trial, threads: int) -> Job:
         """Describe a trial; the worker resolves nothing again."""
-        return cls(replace(experiment, training=ground.training, auto=()), trial, threads, os.getcwd())
+        return cls(
+            replace(experiment, training=ground.training, auto=(), arms=ground.arms), trial, threads, os.getcwd()
+        )
 
 
 @dataclass(frozen=True)

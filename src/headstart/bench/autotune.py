@@ -1,0 +1,170 @@
+"""Precision and memory format, chosen by timing real training steps of the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from torch import nn
+
+from headstart import rng
+from headstart.bench import hardware
+from headstart.bench.store import Decide, Facts
+from headstart.bench.timing import measured, shortened, train_briefly
+from headstart.bench.trial import Ground
+
+GAIN = 0.1
+"""How much of a step's time another combination must save to be taken."""
+_AXES = ("precision", "memory_format")
+_CLOSE = 0.05  # of the loss, between bfloat16 and float32 on the same batch
+_ROUNDS = 5
+_BLOCK = 0.04  # seconds that a combination trains in each round, if two steps are not longer
+_LIMIT = 3.0  # seconds for each combination, after which it is not trained again
+_IMAGES = 8  # to evaluate on; evaluations are not timed
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A precision and a memory format, with what training in them takes.
+
+    Args:
+        precision: ``"float32"`` or ``"bfloat16"``.
+        memory_format: ``"contiguous"`` or ``"channels_last"``.
+        step_seconds: Median of a training step; None if it cannot be used.
+        problem: Why it cannot be used, or an empty string.
+    """
+
+    precision: str
+    memory_format: str
+    step_seconds: float | None = None
+    problem: str = ""
+
+
+def tune(ground: Ground, auto: Collection[str], decide: Decide = measured) -> Ground:
+    """Resolve precision and memory format, where they are to be chosen.
+
+    Args:
+        ground: Its training has float32 and the contiguous format where nothing is chosen yet.
+        auto: Which of ``"precision"`` and ``"memory_format"`` to choose.
+        decide: Is asked the question, so that an answer that was given before holds: by measuring, the same
+            experiment could choose differently another time, and its trials would be others.
+
+    Returns:
+        The ground with both resolved.
+    """
+    given = ground.training
+    precision = "float32" if "precision" in auto else given.precision
+    ground = _in(ground, precision, "contiguous" if "memory_format" in auto else given.memory_format)
+    combinations = candidates(ground, auto)
+    if len(combinations) < 2:
+        return ground
+    question = {
+        "what": "precision and memory format",
+        **ground.identity(),
+        "batch_size": given.batch_size,
+        "devices": given.devices,
+        "device": given.device.partition(":")[0],
+        **{name: "auto" if name in auto else getattr(given, name) for name in _AXES},
+    }
+
+    def answer() -> Facts:
+        found = measure(ground, combinations)
+        return {"measured": [vars(each) for each in found], "chosen": vars(found[pick(found)])}
+
+    fact = decide(question, lambda: measured(question, answer))
+    chosen = fact["chosen"]
+    tuned = _in(ground, chosen["precision"], chosen["memory_format"])
+    return replace(tuned, decided={**ground.decided, "format": fact})
+
+
+def candidates(ground: Ground, auto: Collection[str]) -> list[Combination]:
+    """List what to try, the one to fall back to first.
+
+    bfloat16 takes part where the hardware computes in it, channels-last if the model has convolutions.
+    """
+    training, task = ground.training, ground.data.task
+    precisions, formats = [training.precision], [training.memory_format]
+    if "precision" in auto and hardware.computes_bfloat16(training.device):
+        precisions.append("bfloat16")
+    if "memory_format" in auto:
+        with rng.untouched():
+            model = ground.builder(task.channels, task.classes, task.image_size)
+        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            formats.append("channels_last")
+    return [Combination(precision, layout) for precision in precisions for layout in formats]
+
+
+def measure(ground: Ground, combinations: Sequence[Combination]) -> list[Combination]:
+    """Time training steps in every combination, in rounds: what disturbs the machine disturbs all alike.
+
+    Args:
+        ground: What to train.
+        combinations: float32 before bfloat16, which is used only if its loss on the same batch from the same
+            weights is finite and within 5 % of float32's.
+
+    Returns:
+        The combinations, each with its median or why it cannot be used. One that raises cannot.
+
+    Raises:
+        RuntimeError: What the first combination raised, if none can be used.
+    """
+    found = list(combinations)
+    blocks: list[list[float]] = [[] for _ in found]
+    spent, steps = [0.0] * len(found), [2] * len(found)
+    losses: dict[str, float | None] = {}
+    failures: list[RuntimeError] = []
+    for turn in range(-1, _ROUNDS):  # the first warms up and looks at the loss
+        for i, each in enumerate(found):
+            if each.problem or (len(blocks[i]) > 0 and spent[i] > _LIMIT):
+                continue
+            began = time.perf_counter()
+            try:
+                placed = _in(ground, each.precision, each.memory_format)
+                outcome = train_briefly(placed, shortened(placed.data, _IMAGES), steps[i] if turn >= 0 else 1)
+            except RuntimeError as error:  # such as a view of a channels-last tensor, or too little memory
+                found[i] = replace(each, problem=str(error).partition("\n")[0])
+                failures.append(error)
+                if all(each.problem for each in found):
+                    raise failures[0] from None
+                continue
+            spent[i] += time.perf_counter() - began
+            if turn >= 0:
+                blocks[i].append(outcome.step_seconds)
+                steps[i] = max(2, math.ceil(_BLOCK / outcome.step_seconds))
+            elif each.precision == "float32":
+                losses[each.memory_format] = outcome.curve[-1].train_loss
+            elif problem := _differs(outcome.diverged, outcome.curve[-1].train_loss, losses.get(each.memory_format)):
+                found[i] = replace(each, problem=problem)
+    return [replace(each, step_seconds=None if each.problem else median(blocks[i])) for i, each in enumerate(found)]
+
+
+def pick(found: Sequence[Combination]) -> int:
+    """Choose a combination: from the first on, one that saves a tenth of the time against the one chosen so far.
+
+    Example:
+        >>> times = (10.0, 9.5, 8.0, 7.5)
+        >>> pick([Combination("float32", "contiguous", seconds) for seconds in times])
+        2
+    """
+    usable = [i for i, each in enumerate(found) if each.step_seconds is not None]
+    best = usable[0] if usable else 0
+    for i in usable:
+        if (found[i].step_seconds or 0.0) <= (1 - GAIN) * (found[best].step_seconds or 0.0):
+            best = i
+    return best
+
+
+def _in(ground: Ground, precision: str, memory_format: str) -> Ground:
+    training = replace(ground.training, precision=precision, memory_format=memory_format)
+    return replace(ground, training=training, data=ground.data.in_format(memory_format))
+
+
+def _differs(diverged: str, loss: float | None, wanted: float | None) -> str:
+    if diverged or loss is None:
+        return diverged or "the loss was not finite"
+    if wanted is not None and abs(loss - wanted) > _CLOSE * abs(wanted):
+        return f"its loss on the same batch is {loss:.4g}, that of float32 {wanted:.4g}"
+    return ""

@@ -1,0 +1,130 @@
+"""The equal-steps control: what a method's start costs, given to the default start as training steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from headstart.bench.arms import EQUAL_STEPS, Arm
+from headstart.bench.store import Decide
+from headstart.bench.timing import Clock, measured
+from headstart.bench.training import Training
+from headstart.bench.trial import Ground
+from headstart.errors import HeadstartError
+
+LEAST = 0.002
+"""Share of the budget below which a start's cost is left out of account."""
+_MATTERS = ("calibration", "batch_size", "devices", "precision", "memory_format", "optimizer", "augment")
+_UNIT = 0.01  # of the budget, to whole multiples of which the steps are rounded up
+
+
+class _RefusedError(Exception):
+    """A method refuses the model; that is not an answer to keep, since its remedy may be followed."""
+
+
+def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Ground:
+    """Give the equal-steps controls their steps, where they have none yet.
+
+    Args:
+        ground: With its training resolved.
+        arms: Of the experiment, the baseline first.
+        decide: Is asked what each start costs, so that an answer that was given before holds.
+
+    Returns:
+        The ground with its arms. A control is left out if its method refuses the model or costs less than
+        `LEAST` of the budget; ``decided["equal_steps"]`` says what each start costs.
+    """
+    kept: list[Arm] = []
+    costs: list[dict[str, Any]] = []
+    clock = Clock(ground)
+    by_label = {arm.label: arm for arm in arms}
+    for arm in arms:
+        if arm.control != EQUAL_STEPS or "steps" in dict(arm.changes):
+            kept.append(arm)
+            continue
+        method = by_label[arm.of]
+        training = ground.training_of(arm)
+        try:
+            cost = decide(*_question(ground, method, clock))
+        except _RefusedError:
+            continue
+        share = cost["init_seconds"] / cost["step_seconds"] / training.steps
+        more = 0 if share < LEAST else extra_steps(share, training.steps)
+        costs.append({"of": arm.of, **cost, "share": share, "steps": more})
+        if more:
+            kept.append(replace(arm, changes=(*arm.changes, *stretch(training, training.steps + more).items())))
+    decided = {**ground.decided, "equal_steps": costs} if costs else ground.decided
+    return replace(ground, arms=tuple(kept), decided=decided)
+
+
+def extra_steps(share: float, steps: int) -> int:
+    """Return a start's cost in whole steps, rounded up to whole hundredths of the budget.
+
+    Args:
+        share: The start's cost as a share of the budget.
+        steps: The budget.
+
+    Example:
+        >>> extra_steps(0.0234, 1000), extra_steps(0.0234, 50)
+        (30, 2)
+    """
+    unit = math.ceil(_UNIT * steps)
+    return unit * math.ceil(share * steps / unit)
+
+
+def stretch(training: Training, steps: int) -> dict[str, Any]:
+    """Return the changes that spread a training and its schedule over another number of steps.
+
+    Args:
+        training: With its steps resolved.
+        steps: The new budget.
+
+    Example:
+        >>> stretch(Training(steps=100, schedule="step", milestones=(50, 75)), 120)
+        {'steps': 120, 'milestones': (60.0, 90.0)}
+    """
+    ratio = steps / training.steps
+    changes: dict[str, Any] = {"steps": steps}
+    if training.schedule == "step":
+        changes["milestones"] = tuple(milestone * ratio for milestone in training.milestones)
+    if training.schedule == "exponential":
+        changes["decay"] = training.decay ** (1 / ratio)
+    return changes
+
+
+def remarks(decided: Mapping[str, Any]) -> list[str]:
+    """Say which methods have no equal-steps control because they cost next to nothing.
+
+    Args:
+        decided: Of a ground, as it is stored with the experiment.
+    """
+    free = [cost["of"] for cost in decided.get("equal_steps", ()) if not cost["steps"]]
+    if not free:
+        return []
+    names = " and of ".join(filter(None, [", ".join(free[:-1]), free[-1]]))
+    return [
+        f"The start of {names} takes less than {100 * LEAST:g} % of the training's time: budgets are equal to "
+        "within that, and there is no equal-steps control."
+    ]
+
+
+def _question(ground: Ground, method: Arm, clock: Clock) -> Any:
+    training = ground.training_of(method)
+    question = {
+        "what": "cost of a start",
+        **ground.identity(),
+        "methods": [repr(each) for each in method.methods()],
+        "training": {name: getattr(training, name) for name in _MATTERS},
+        "device": training.device.partition(":")[0],
+    }
+
+    def answer() -> dict[str, Any]:
+        try:
+            seconds = clock.init(method, 0)
+        except HeadstartError as error:
+            raise _RefusedError from error
+        return {"init_seconds": seconds, "step_seconds": clock.step()}
+
+    return question, lambda: measured(question, answer)

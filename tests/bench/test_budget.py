@@ -1,0 +1,159 @@
+"""The equal-steps control: the default start with the method's cost as training steps, found out once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.bench import Arm, Store, Training, analyse, run, timing, with_controls
+from headstart.bench.budget import LEAST, extra_steps, remarks, stretch
+from headstart.bench.optimizers import Schedule
+from headstart.bench.timing import Clock
+from headstart.errors import HeadstartError
+
+METHODS = (Arm("prewarm", "prewarm"), Arm("lsuv", "lsuv"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured(monkeypatch):
+    monkeypatch.setattr(timing, "_answers", {})
+
+
+@pytest.fixture
+def costing(monkeypatch):
+    """Say what each start costs, in training steps; a text is a refusal. Return the arms whose start was timed."""
+
+    def say(**steps):
+        timed = []
+
+        def init(self, arm, seed):
+            timed.append(arm.label)
+            if isinstance(steps[arm.label], str):
+                raise HeadstartError(steps[arm.label])
+            return 0.01 * steps[arm.label]
+
+        monkeypatch.setattr(Clock, "init", init)
+        monkeypatch.setattr(Clock, "step", lambda self: 0.01)
+        return timed
+
+    return say
+
+
+@pytest.fixture
+def controlled(make_experiment):
+    def make(steps=100, methods=METHODS, **changes):
+        training = Training(steps=steps, batch_size=16, evaluations=2, calibration=32)
+        return make_experiment(**{"arms": with_controls(methods), "training": training, **changes})
+
+    return make
+
+
+def steps_of(ground):
+    return {arm.of: ground.training_of(arm).steps for arm in ground.arms if arm.control == "equal-steps"}
+
+
+def test_the_control_is_the_default_start_with_the_methods_cost_in_steps(controlled, costing):
+    costing(prewarm=7.2, lsuv=0.4)
+    ground = controlled().prepare()
+    assert steps_of(ground) == {"prewarm": 108, "lsuv": 101}
+    control = next(arm for arm in ground.arms if arm.control == "equal-steps")
+    default = ground.determinants(ground.arms[0], 3)
+    longer = ground.determinants(control, 3)
+    assert longer["training"].pop("steps") == 108
+    assert default["training"].pop("steps") == 100
+    assert default == longer
+    assert ground.decided["equal_steps"][0]["steps"] == 8
+
+
+@given(st.floats(LEAST, 5), st.integers(1, 100_000))
+def test_extra_steps_cover_the_cost_and_no_more_than_a_hundredth_beyond_it(share, steps):
+    more = extra_steps(share, steps)
+    assert share * steps <= more + 1e-9
+    assert more <= share * steps + max(1, 0.01 * steps + 1)
+    assert more % -(-steps // 100) == 0
+
+
+def test_what_costs_next_to_nothing_has_no_control_and_the_report_says_so(controlled, costing, store):
+    costing(prewarm=5, lsuv=0.1)
+    experiment = controlled(seeds=(0,))
+    ground = experiment.prepare(store.decide)
+    assert steps_of(ground) == {"prewarm": 105}
+    assert remarks(ground.decided) == [
+        "The start of lsuv takes less than 0.2 % of the training's time: budgets are equal to within that, "
+        "and there is no equal-steps control."
+    ]
+    assert remarks({}) == []
+
+
+def test_a_method_that_refuses_has_none_and_is_asked_again(controlled, costing, store):
+    timed = costing(prewarm="no convolution", lsuv=3)
+    assert steps_of(controlled().prepare(store.decide)) == {"lsuv": 103}
+    timing._answers.clear()
+    costing(prewarm=4, lsuv=30)
+    assert steps_of(controlled().prepare(store.decide)) == {"prewarm": 104, "lsuv": 103}
+    assert timed == ["prewarm", "lsuv"]
+
+
+def test_the_cost_is_found_out_once_whatever_the_budget(controlled, costing, store):
+    timed = costing(prewarm=7.2, lsuv=3)
+    controlled().prepare(store.decide)
+    timing._answers.clear()
+    costing(prewarm=50, lsuv=50)
+    again = Store(store.folder)
+    assert steps_of(controlled().prepare(again.decide)) == {"prewarm": 108, "lsuv": 103}
+    assert steps_of(controlled(steps=1000).prepare(again.decide)) == {"prewarm": 1010, "lsuv": 1010}
+    assert steps_of(controlled().prepare(again.decided)) == {"prewarm": 108, "lsuv": 103}
+    assert timed == ["prewarm", "lsuv"]
+
+
+def test_a_real_start_is_timed_and_its_control_runs(make_experiment, store):
+    experiment = make_experiment(arms=with_controls([Arm("lsuv", "lsuv")]), seeds=(0,))
+    run(experiment, store)
+    analysis = analyse(store)
+    control = analysis.arms[2]
+    assert (control.control, control.of) == ("equal-steps", "lsuv")
+    (cost,) = analysis.plan["decided"]["equal_steps"]
+    assert 0.01 < cost["init_seconds"] / cost["step_seconds"] < 1000
+    assert control.results[0]["curve"][-1]["step"] == 6 + cost["steps"]
+    assert analysis.missing == 0
+
+
+def test_a_switch_leaves_it_out(make_experiment, costing):
+    timed = costing()
+    assert len(make_experiment().prepare().arms) == 3
+    assert timed == []
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        Training(steps=100, batch_size=16, schedule="cosine", lr=0.1),
+        Training(steps=100, batch_size=16, schedule="constant", lr=0.1),
+        Training(steps=100, batch_size=16, schedule="step", milestones=(25, 50), lr=0.1),
+        Training(steps=100, epochs=10, batch_size=16, schedule="step", milestones=(2.5, 5), lr=0.1),
+        Training(steps=100, batch_size=16, schedule="exponential", decay=0.5, lr=0.1),
+    ],
+    ids=lambda training: f"{training.schedule}{' by epochs' * bool(training.epochs)}",
+)
+def test_the_schedule_stretches_over_all_steps(training):
+    short, long = rates(training), rates(replace(training, **stretch(training, 200)))
+    if training.schedule == "exponential":  # it falls after epochs, of which there are twice as many
+        assert long[::20] == pytest.approx(short[::10])
+    else:
+        assert long[::2] == pytest.approx(short, abs=1e-9)
+
+
+def rates(training):
+    """The learning rate of each step; an epoch has ten."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], training.lr)
+    schedule = Schedule(optimizer, training, 160)
+    found = []
+    for _ in range(training.steps):
+        found.append(schedule.rate)
+        optimizer.step()
+        schedule.after_step()
+    return found
