@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from headstart.bench import Arm, Experiment, Store, Training, from_arrays
+from headstart.bench.store import Record
 
 TASK = """
 import numpy as np
@@ -58,3 +59,65 @@ def make_experiment(task_file):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
+
+
+def made_result(test=90.0, points=(10.0, 80.0, 90.0), **changes):
+    """A trial's result with a learning curve of one point every ten steps."""
+    return {
+        "status": "done",
+        "reason": "",
+        "test_accuracy": test,
+        "test_loss": 0.1,
+        "validation_accuracy": points[-1],
+        "area": 70.0,
+        "curve": [{"step": 10 * i, "accuracy": a, "loss": 1.0, "train_loss": None} for i, a in enumerate(points)],
+        "init_seconds": 0.0,
+        "train_seconds": 1.0,
+        "step_seconds": 0.01,
+        "first_layer": None,
+        "report": None,
+        **changes,
+    }
+
+
+@pytest.fixture
+def fill_store():
+    """Write an experiment of given results, ``{label: {seed: result or None}}``; the first label is the baseline.
+
+    Controls are ``{label: (control, of)}``; ``threads`` says with how many threads a trial ran; other keywords are
+    parts of the experiment.
+    """
+
+    def write(store, results, controls=None, threads=lambda label, seed: 2, methods=(), **plan):
+        cells = []
+        for label, by_seed in results.items():
+            for seed, value in by_seed.items():
+                what = {"arm": label, "seed": seed, "task": plan.get("task", {}).get("name")}
+                record = Record(what, value, {"threads": threads(label, seed)})
+                cells.append({"arm": label, "seed": seed, "key": store.put(record) if value else record.key})
+        arms = [
+            {"label": label, "spec": label, "methods": list(dict(methods).get(label, ())), "weights_draw": 0}
+            | dict(zip(("control", "of"), (controls or {}).get(label, ("", "")), strict=True))
+            for label in results
+        ]
+        experiment = {
+            "format": "headstart-experiment-1",
+            "arms": arms,
+            "trials": cells,
+            "seeds": list(range(8)),
+            "alpha": 0.05,
+            "margin": 0.5,
+            "task": {"description": "t", "name": "t"},
+            "model": {"name": "m", "parameters": 5},
+            "training": {"steps": 20, "batch_size": 8, "lr": 0.1, "optimizer": "adam", "schedule": "cosine"},
+            "provenance": {"command": []},
+        }
+        store.write_experiment({**experiment, **plan})
+        return store
+
+    return write
+
+
+@pytest.fixture
+def make_result():
+    return made_result

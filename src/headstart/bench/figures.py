@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ _DASHES: dict[str, Any] = {
     "": "-",
     "matched-random": (0, (5, 2)),
     "zero-dc-random": (0, (1, 1.5)),
+    "equal-steps": (0, (8, 2, 1.5, 2)),
     "null": (0, (4, 2, 1, 2)),
 }
 
@@ -111,9 +112,9 @@ def steps_to_baseline(analysis: Analysis) -> str:
         for row, arm in enumerate(arms):
             speed = arm.speed
             assert speed is not None
-            ends = (_place(speed, speed.interval.low), _place(speed, speed.interval.high)) if speed.estimated else None
-            values = [_place(speed, steps) for steps in speed.steps.values()]
-            _estimate(axes, row, values, _place(speed, speed.median), ends, HUES[hue(analysis, arm)])
+            ends = (place(speed, speed.interval.low), place(speed, speed.interval.high)) if speed.estimated else None
+            values = [place(speed, steps) for steps in speed.steps.values()]
+            _estimate(axes, row, values, place(speed, speed.median), ends, HUES[hue(analysis, arm)])
         _rows(axes, arms)
         share_axis(axes)
         target = next((arm.speed.target for arm in arms if arm.speed), float("nan"))
@@ -128,14 +129,15 @@ def steps_to_baseline(analysis: Analysis) -> str:
         )
 
 
-def share_axis(axes: Axes) -> None:
+def share_axis(axes: Axes, every: int = 20) -> None:
     """Make an axis of shares of the budget in percent, with a strip for what is not reached within it."""
+    shares = range(0, 101, every)
     axes.set_xlim(0, _BEYOND + 6)
     axes.axvspan(103, _BEYOND + 6, color=FAINT, alpha=0.45, linewidth=0)
-    axes.set_xticks([0, 20, 40, 60, 80, 100, _BEYOND], ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %", "not\nreached"])
+    axes.set_xticks([*shares, _BEYOND], [*(f"{share} %" for share in shares), "\nnot reached"])
 
 
-def _place(speed: Speed, steps: float | None) -> float:
+def place(speed: Speed, steps: float | None) -> float:
     """Place steps on the axis of shares."""
     return _BEYOND if steps is None or not np.isfinite(steps) else 100 * steps / speed.budget
 
@@ -159,13 +161,23 @@ def _rows(axes: Axes, arms: Sequence[ArmSummary]) -> None:
 
 
 def _paired_curves(arm: ArmSummary, baseline: ArmSummary) -> Floats:
-    """Differences of validation accuracy, ``(seeds, steps)``, on the seeds that both finished."""
+    """Differences of validation accuracy, ``(seeds, steps)``, on the seeds that both finished.
+
+    An arm with more steps is compared after the same share of its own.
+    """
     rows = []
     for seed, result in arm.results.items():
         other = baseline.results.get(seed)
         if other is not None and result["status"] == other["status"] == "done":
-            rows.append([p["accuracy"] - q["accuracy"] for p, q in zip(result["curve"], other["curve"], strict=True)])
+            own, base = _shares(result["curve"]), _shares(other["curve"])
+            rows.append(own[1] - np.interp(own[0], *base))
     return np.array(rows)
+
+
+def _shares(curve: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
+    """Return the share of its steps after which each point of a curve was measured, and its accuracy."""
+    steps = np.array([point["step"] for point in curve], dtype=float)
+    return steps / steps[-1], np.array([point["accuracy"] for point in curve])
 
 
 def _behind_first(analysis: Analysis) -> list[ArmSummary]:

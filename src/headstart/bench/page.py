@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from headstart.bench.templating import PILLS, drawing, fill
 _ROLES = {"": "method", "matched-random": "control", "zero-dc-random": "control", "null": "null"}
 
 
-def write_report(store: Store, analysis: Analysis | None = None) -> Path:
-    """Write ``report.html`` and ``report.md`` into the store's folder.
+def write_report(store: Store, analysis: Analysis | None = None, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Write ``report.html`` and ``report.md``.
 
     Args:
         store: Of an experiment that was at least begun.
         analysis: Of the store, if it is at hand.
+        folder: Where to; the store's own by default.
 
     Returns:
         The path of the page.
@@ -32,8 +34,9 @@ def write_report(store: Store, analysis: Analysis | None = None) -> Path:
     """
     analysis = analysis or analyse(store)
     page = render(analysis)
-    store.write_text("report.md", summary.markdown(analysis))
-    return store.write_text("report.html", page)
+    target = store if folder is None else Store(folder)
+    target.write_text("report.md", summary.markdown(analysis))
+    return target.write_text("report.html", page)
 
 
 def render(analysis: Analysis) -> str:

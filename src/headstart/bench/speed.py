@@ -68,7 +68,7 @@ class Speed:
 
     def sentence(self) -> str:
         """Say after which share of the steps an arm gets there, how surely, and in how many seeds."""
-        what = f"{self.baseline}'s final validation accuracy"
+        what = f"{self.baseline}'s final validation accuracy of {self.target:.2f} %"
         seeds = f"{self.reached} of {len(self.steps)} seeds"
         if not self.reached:
             return f"It reaches {what} in no seed within the steps."

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 _EXACT_UP_TO = 20
 _RESAMPLED_FROM = 5
 _RANDOM_FLIPS = 100_000
+_AT_ONCE = 2**20  # random values held at a time
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,34 @@ def estimate(differences: Sequence[float]) -> Estimate | None:
         Estimate(mean=0.5, interval=Interval(low=0.5, high=0.5))
     """
     return Estimate(float(np.mean(differences)), bca_interval(differences)) if len(differences) else None
+
+
+def stratified_mean(
+    strata: Sequence[Sequence[float]], level: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Estimate:
+    """Unweighted mean of the means of several samples, with a bootstrap interval that resamples within each.
+
+    Args:
+        strata: Samples of any sizes from one on.
+        level: Coverage to aim at. With small samples the true coverage is lower.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Returns:
+        The mean and its percentile interval, without ends if a sample has fewer than five values.
+
+    Example:
+        >>> stratified_mean([[1.0] * 5, [4.0] * 9])
+        Estimate(mean=2.5, interval=Interval(low=2.5, high=2.5))
+    """
+    samples = [np.asarray(sample, dtype=np.float64) for sample in strata]
+    mean = float(np.mean([sample.mean() for sample in samples]))
+    if min(map(len, samples)) < _RESAMPLED_FROM:
+        return Estimate(mean, Interval(-math.inf, math.inf))
+    rng = np.random.default_rng(seed)
+    means = np.mean([_bootstrap_means(sample, resamples, rng) for sample in samples], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(mean, Interval(float(low), float(high)))
 
 
 def paired_t(differences: Sequence[float]) -> float:
@@ -324,6 +353,17 @@ def mean_band(values: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floa
         return mean, mean, mean
     half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
+
+
+def _bootstrap_means(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+    """Means of samples drawn with replacement, ``(resamples,)``, some at a time to bound the memory."""
+    at_once = max(1, _AT_ONCE // len(values))
+    return np.concatenate(
+        [
+            values[rng.integers(0, len(values), (min(at_once, resamples - start), len(values)))].mean(axis=1)
+            for start in range(0, resamples, at_once)
+        ]
+    )
 
 
 def _infinite(times: Sequence[float | None]) -> Floats:

@@ -107,17 +107,17 @@ def _with_span(value: str, span: str) -> str:
 
 def markdown(analysis: Analysis) -> str:
     """Write the Markdown twin of the page: verdicts, table, controls, how it was decided."""
-    lines = [f"# {_inert(heading(analysis))}", "", _inert(" · ".join(facts(analysis))), ""]
+    lines = [f"# {inert(heading(analysis))}", "", inert(" · ".join(facts(analysis))), ""]
     if analysis.missing:
         lines += [f"**{analysis.missing} trials are not finished; this is what the others show.**", ""]
-    lines += [f"- {_inert(arm.sentence())}" for arm in analysis.methods]
+    lines += [f"- {inert(arm.sentence())}" for arm in analysis.methods]
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
-    lines += ["| " + " | ".join(map(_inert, cells(arm))) + " |" for arm in analysis.arms]
+    lines += ["| " + " | ".join(map(inert, cells(arm))) + " |" for arm in analysis.arms]
     lines += ["", "## What the controls show", ""]
-    lines += [f"- {_inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
+    lines += [f"- {inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
     lines += ["", "## How it was decided", "", *(f"- {rule}" for rule in analysis.rules())]
     if analysis.notes:
-        lines += ["", "## Notes", "", *(f"- {_inert(note)}" for note in analysis.notes)]
+        lines += ["", "## Notes", "", *(f"- {inert(note)}" for note in analysis.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -148,18 +148,18 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "test_accuracy": {str(seed): result["test_accuracy"] for seed, result in arm.results.items()},
         "mean": _finite(float(np.mean(arm.accuracies))) if arm.results else None,
         "area": _finite(arm.area),
-        "area_difference": _estimate(arm.area_difference),
+        "area_difference": estimate_data(arm.area_difference),
         "steps_to_baseline": _speed_data(arm.speed),
         "init_seconds": arm.init_seconds,
         "init_steps": _finite(arm.init_steps),
-        "equal_time_difference": arm.equal_time,
         "diverged": arm.diverged,
         "refusal": arm.refusal or None,
         "comparison": _comparison(arm.comparison) if arm.comparison else None,
     }
 
 
-def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+def estimate_data(estimate: Estimate | None) -> dict[str, Any] | None:
+    """Return an estimate as plain data."""
     return {"mean": estimate.mean, "interval": _ends(estimate.interval)} if estimate else None
 
 
@@ -216,7 +216,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Keep a name from acting as Markdown or HTML."""
     plain = printable(" ".join(text.split()))
     for character in ("\\", "|", "`", "[", "]", "*", "_"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Colours that never appear otherwise stand for the page's own, which differ between light and dark.
 INK, FAINT, PAPER = "#010101", "#020202", "#030303"
 HUES = tuple(f"#0401{index:02x}" for index in range(8))
+STATES = {name: f"#0501{index:02x}" for index, name in enumerate(("good", "bad", "open", "flat"))}
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headstart",
@@ -85,12 +86,13 @@ def to_svg(drawn: Figure, name: str, title: str) -> str:
     text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title, quote=True)}"', 1)
     colours = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
     colours |= {value: f"var(--hue-{index})" for index, value in enumerate(HUES)}
+    colours |= {value: f"var(--{name})" for name, value in STATES.items()}
     for sentinel, variable in colours.items():
         text = text.replace(sentinel, variable)
     return text
 
 
-def clean(label: str) -> str:
+def clean(label: str, longest: int = 48) -> str:
     """Replace what XML cannot hold, and cut what does not fit."""
     plain = printable(label).replace("\n", " ")
-    return plain if len(plain) <= 48 else plain[:47] + "…"
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"

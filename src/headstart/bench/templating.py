@@ -39,7 +39,7 @@ def fill(name: str, /, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "span": span}
+    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "span": span, "pill": PILLS.__getitem__}
     return environment.get_template(name).render(**values)
 
 

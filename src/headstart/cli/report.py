@@ -1,36 +1,55 @@
-"""Make the page and the table again from the stored trials, also while they still run."""
+"""Make the page and the table again from stored trials, also while they still run; of several experiments one page."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
+OVERVIEW = "runs/overview"
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart report``."""
     parser = subparsers.add_parser(
         "report",
-        help="make the page and the table again from stored trials",
+        help="make the page and the table again from stored trials, of one experiment or over several",
         description=__doc__,
-        epilog="example:\n  headstart report runs/compare\n",
+        epilog="examples:\n  headstart report runs/compare\n  headstart report runs/a runs/b --out runs/both\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="DIR", help="the folder that 'headstart compare' wrote")
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", help="a folder that 'headstart compare' wrote; several give one page"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help=f"folder of the page (default: the experiment's own; {OVERVIEW} for several)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the store, write the page, print the verdicts."""
+    """Read the stores, write the page, print the verdicts."""
     from rich.console import Console
+
+    if len(args.folders) > 1:
+        from headstart.bench import overview_page, overview_terminal
+        from headstart.bench.overview import combine
+
+        overview = combine(args.folders)
+        page = overview_page.write_overview(overview, args.out or OVERVIEW)
+        if args.json:
+            print(json.dumps({**overview_page.as_dict(overview), "page": str(page)}, allow_nan=False))
+        else:
+            overview_terminal.show(overview, page, Console())
+        return 0
 
     from headstart.bench import Store, analyse
     from headstart.bench.page import write_report
     from headstart.bench.summary import as_dict
     from headstart.bench.terminal import show
 
-    store = Store(args.folder)
+    store = Store(args.folders[0])
     analysis = analyse(store)
-    page = write_report(store, analysis)
+    page = write_report(store, analysis, args.out)
     if args.json:
         print(json.dumps({**as_dict(analysis), "page": str(page)}, allow_nan=False))
         return 0

@@ -1,0 +1,237 @@
+"""Several experiments side by side: each method's rows, their mean, and how surely each differs from nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.bench import statistics
+from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.store import Store
+from headstart.bench.verdicts import Comparison, Verdict, signed
+from headstart.errors import HeadstartError
+
+RULES = (
+    "Every experiment is judged by itself, by the rules on its own page; its verdicts stand here as they are.",
+    "“p, all rows” is the exact sign-flip p after Holm's adjustment over all rows of this page: it asks which rows "
+    "stand out even though there are so many. Where seeds were added until a verdict was in, p counts once for "
+    "each look. It changes no verdict.",
+    "An overall row is the plain mean of a method's differences over the experiments it was run in, each counting "
+    "the same, however many seeds it has. Its 95 % interval draws seeds anew within each experiment (stratified "
+    "bootstrap, percentiles); with few seeds it is too narrow, and with fewer than five in one of them there is none.",
+    "It says what the method did in these experiments, had other seeds been drawn. It does not say what it would do "
+    "in another experiment: these tasks and models were chosen, not drawn. It can hide a gain here and a loss "
+    "there, and points of accuracy are not worth the same everywhere. So it has no verdict.",
+    "Experiments may differ in budget, baseline and the margin that matters; the table of experiments says in what.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment among several.
+
+    Args:
+        number: From 1.
+        name: Task and model, short, and the folder's name where that would not be unique.
+        folder: Of its store.
+        analysis: What it shows.
+    """
+
+    number: int
+    name: str
+    folder: Path
+    analysis: Analysis
+
+    @property
+    def title(self) -> str:
+        """Number and name."""
+        return f"{self.number}. {self.name}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in an experiment.
+
+    Args:
+        part: The experiment.
+        arm: The method's arm in it.
+        p: Of the comparison with the baseline, adjusted over all rows of all methods; None without comparison.
+    """
+
+    part: Part
+    arm: ArmSummary
+    p: float | None
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """With the baseline; None if there is no seed to compare."""
+        c = self.arm.comparison
+        return c if c is not None and c.seeds else None
+
+    @property
+    def state(self) -> str:
+        """The verdict, or why there is none."""
+        if self.comparison:
+            return self.comparison.verdict.value
+        return "did not run" if self.arm.refusal else "not finished"
+
+
+@dataclass(frozen=True)
+class MethodRows:
+    """A method with all its experiments.
+
+    Args:
+        label: Its name, the same in no two methods.
+        methods: Its exact configuration.
+        rows: In the order of the experiments.
+        overall: Mean over the experiments that have a comparison; None if there are fewer than two.
+    """
+
+    label: str
+    methods: tuple[str, ...]
+    rows: tuple[Row, ...]
+    overall: statistics.Estimate | None
+
+    @property
+    def compared(self) -> tuple[Row, ...]:
+        """The rows that have a comparison."""
+        return tuple(row for row in self.rows if row.comparison)
+
+    def counts(self) -> list[tuple[Verdict, int]]:
+        """Count the verdicts, those that were given."""
+        found = Counter(row.comparison.verdict for row in self.rows if row.comparison)
+        return [(verdict, found[verdict]) for verdict in Verdict if found[verdict]]
+
+    def sentence(self) -> str:
+        """Say the verdicts and the mean."""
+        counts = ", ".join(f"“{verdict.value}” in {count}" for verdict, count in self.counts()) or "no verdict"
+        many = f"{len(self.rows)} experiment{'s' if len(self.rows) > 1 else ''}"
+        if self.overall is None:
+            return f"{self.label}, {many}: {counts}."
+        interval = self.overall.interval
+        span = f" (95 % interval {signed(interval.low)} to {signed(interval.high)})" if interval.bounded else ""
+        return f"{self.label}, {many}: {counts}. Their plain mean is {signed(self.overall.mean)} points{span}."
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Several experiments.
+
+    Args:
+        parts: In the order in which they were given.
+        methods: Each with its rows.
+        notes: What a reader must know.
+    """
+
+    parts: tuple[Part, ...]
+    methods: tuple[MethodRows, ...]
+    notes: tuple[str, ...]
+
+    def heading(self) -> str:
+        """Name what is compared."""
+        names = [method.label for method in self.methods]
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        return f"{listed or 'No method'} in {len(self.parts)} experiments"
+
+    def facts(self) -> list[str]:
+        """Say in a few short phrases what was run."""
+        plans = [part.analysis.plan for part in self.parts]
+        tasks, models = ({plan[kind]["name"] for plan in plans} for kind in ("task", "model"))
+        trials = sum(len(plan["trials"]) for plan in plans)
+        return [
+            f"{len(tasks)} task{'s' * (len(tasks) > 1)}, {len(models)} model{'s' * (len(models) > 1)}",
+            f"{sum(len(method.rows) for method in self.methods)} comparisons of methods",
+            f"{trials:,} trials",
+        ]
+
+
+def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
+    """Read several stores and set their methods side by side.
+
+    A method is the same in two experiments if all its options are. A trial that two stores hold counts once.
+
+    Args:
+        folders: Of experiments that were at least begun.
+
+    Raises:
+        HeadstartError: If a folder holds no experiment, or is given twice.
+    """
+    places = [Path(folder) for folder in folders]
+    for place, count in Counter(place.resolve() for place in places).items():
+        if count > 1:
+            raise HeadstartError(f"'{place}' is given {count} times.", remedy="Name each experiment once.")
+    analyses = [analyse(Store(place)) for place in places]
+    names = _names(places, [analysis.plan for analysis in analyses])
+    parts = tuple(Part(i + 1, *each) for i, each in enumerate(zip(names, places, analyses, strict=True)))
+    groups: dict[tuple[str, ...], list[tuple[Part, ArmSummary]]] = {}
+    notes = []
+    for part in parts:
+        for arm in part.analysis.methods:
+            group = groups.setdefault(arm.methods or (arm.spec,), [])
+            twin = next((other for other, theirs in group if _keys(arm) & _keys(theirs)), None)
+            if twin is None:
+                group.append((part, arm))
+            else:
+                notes.append(
+                    f"{part.title} holds trials of {arm.label} that {twin.title} holds, too; they count there only."
+                )
+        if part.analysis.missing:
+            notes.append(f"{part.title}: {part.analysis.missing} trials are not finished.")
+        notes += [f"{part.title}: {note}" for note in part.analysis.notes]
+    labels = _labels([[arm for _, arm in group] for group in groups.values()])
+    adjusted = _adjusted([pair for group in groups.values() for pair in group])
+    methods = []
+    for label, (configuration, group) in zip(labels, groups.items(), strict=True):
+        rows = tuple(Row(part, arm, adjusted.get((part.number, arm.label))) for part, arm in group)
+        differences = [row.comparison.differences for row in rows if row.comparison]
+        overall = statistics.stratified_mean(differences) if len(differences) > 1 else None
+        methods.append(MethodRows(label, configuration, rows, overall))
+    return Overview(parts, tuple(methods), tuple(notes))
+
+
+def _keys(arm: ArmSummary) -> set[str]:
+    return {str(result["key"]) for result in arm.results.values()}
+
+
+def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str], float]:
+    """Adjust the p-values over all rows, those of a sequential experiment first over its looks."""
+    found = {
+        (part.number, arm.label): min(1.0, arm.comparison.flip.p * part.analysis.plan.get("looks", 1))
+        for part, arm in pairs
+        if arm.comparison and arm.comparison.seeds
+    }
+    return dict(zip(found, statistics.holm(list(found.values())), strict=True))
+
+
+def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name experiments by task and model, without the folders of files and without what repeats."""
+    names = [f"{_short(plan['task']['name'])} · {_short(plan['model']['name'])}" for plan in plans]
+    return [
+        f"{name} ({folder.resolve().name})" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def _short(name: str) -> str:
+    r"""Leave out where a file lies.
+
+    Example:
+        >>> _short("folder:/data/birds:size=64"), _short("headstart:prewarm-cnn"), _short("timm:resnet18")
+        ('folder:birds:size=64', 'prewarm-cnn', 'timm:resnet18')
+    """
+    return re.sub(r"[^\s:]*[/\\]", "", name).removeprefix("headstart:")
+
+
+def _labels(groups: Sequence[Sequence[ArmSummary]]) -> list[str]:
+    """Name each method by its arms' label if they agree, or by its spec; add the spec where two would be one."""
+    names = [group[0].label if len({arm.label for arm in group}) == 1 else group[0].spec for group in groups]
+    full = [
+        f"{name} ({group[0].spec})" if names.count(name) > 1 and name != group[0].spec else name
+        for name, group in zip(names, groups, strict=True)
+    ]
+    return [f"{name} #{full[:i].count(name) + 1}" if full.count(name) > 1 else name for i, name in enumerate(full)]

@@ -1,0 +1,50 @@
+"""What a person sees of several experiments in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headstart.bench.overview import Overview
+from headstart.bench.summary import cells, span
+from headstart.bench.templating import PILLS
+from headstart.bench.verdicts import signed
+
+_COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
+
+
+def show(overview: Overview, page: Path, console: Console) -> None:
+    """Print a table of all methods in all experiments, a sentence per method, and where the page is.
+
+    Args:
+        overview: What to print.
+        page: The page's path.
+        console: Where to print.
+    """
+    console.print(Text(overview.heading(), style="bold"))
+    built = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(("method, experiment", "diff.", "95 % interval", "steps", "verdict")):
+        built.add_column(column, justify="left" if index in (0, 4) else "right")
+    for method in overview.methods:
+        built.add_row(Text(method.label, style="bold"))
+        for row in method.rows:
+            verdict, row_cells = row.state.removesuffix(" to tell"), cells(row.arm)
+            speed = row.arm.speed.share(row.arm.speed.median) if row.arm.speed else ""
+            numbers = [Text(cell) for cell in (f"  {row.part.title}", row_cells.difference, row_cells.interval, speed)]
+            style = _COLOURS.get(PILLS[row.comparison.verdict], "") if row.comparison else ""
+            built.add_row(*numbers, Text(verdict, style=style))
+        if method.overall:
+            mean, interval = signed(method.overall.mean), span(method.overall.interval)
+            built.add_row(*(Text(cell, style="italic") for cell in ("  mean", mean, interval)))
+    console.print()
+    console.print(built)
+    console.print()
+    for method in overview.methods:
+        console.print(Text(f"• {method.sentence()}"))
+    for note in overview.notes:
+        console.print(Text(f"! {note}", style="yellow"))
+    console.print()
+    console.print(Text(f"Page: {page}"), soft_wrap=True)

@@ -1,0 +1,218 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from headstart.bench import Store
+from headstart.bench import statistics as s
+from headstart.bench.overview import combine
+from headstart.bench.overview_page import COLUMNS, as_dict, markdown, render, write_overview
+from headstart.bench.verdicts import Verdict
+from headstart.cli.main import main
+from headstart.errors import HeadstartError
+
+HOSTILE = "<script>alert('x')</script>&\"|$\\frac{1}{0}$ ]]> -->\x07{{ 7*7 }}"
+
+
+@pytest.fixture
+def experiment(tmp_path, fill_store, make_result):
+    """Write an experiment: ``{arm: mean}`` or ``{arm: results}``, and a default at 90 %; returns its folder."""
+
+    def write(name, arms, task="digits", model="headstart:cnn", n=8, spread=0.1, **plan):
+        def noisy(mean, seed):
+            draws = np.random.default_rng(seed).normal(mean, spread, n)
+            return {i: make_result(float(a)) for i, a in enumerate(draws)}
+
+        results = {"default": noisy(90, 0)}
+        for index, (label, found) in enumerate(arms.items(), 1):
+            results[label] = found if isinstance(found, dict) else noisy(found, index)
+        plan = {"methods": {label: [f"Method({label})"] for label in arms}, **plan}
+        fill_store(
+            Store(tmp_path / name),
+            results,
+            task={"name": task, "description": f"{task}: 10 classes", "folder": name},
+            model={"name": model, "parameters": 5},
+            **plan,
+        )
+        return tmp_path / name
+
+    return write
+
+
+def test_rows_are_grouped_by_method_in_the_order_of_the_experiments(experiment):
+    found = combine([experiment("a", {"one": 93, "two": 90}), experiment("b", {"two": 88}, task="birds")])
+    assert [part.title for part in found.parts] == ["1. digits · cnn", "2. birds · cnn"]
+    assert [(m.label, [row.part.number for row in m.rows]) for m in found.methods] == [("one", [1]), ("two", [1, 2])]
+    assert found.methods[0].overall is None
+    assert found.heading() == "one and two in 2 experiments"
+    assert [row.comparison.verdict for row in found.methods[1].rows] == [Verdict.NO_EVIDENCE, Verdict.HURTS]
+    assert "“hurts” in 1, “no evidence” in 1" in found.methods[1].sentence()
+
+
+def test_the_mean_counts_each_experiment_the_same(experiment):
+    found = combine([experiment("a", {"one": 93}, n=20), experiment("b", {"one": 91}, task="birds", n=5)])
+    rows = [row.comparison for row in found.methods[0].rows]
+    overall = found.methods[0].overall
+    assert overall.mean == pytest.approx(np.mean([c.mean for c in rows]))
+    assert overall == s.stratified_mean([c.differences for c in rows])
+
+
+def test_the_stratified_interval_is_that_of_the_mean_of_independent_means():
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(m, d, n) for m, d, n in ((0, 1, 400), (3, 2, 900), (-1, 0.5, 100))]
+    found = s.stratified_mean(samples)
+    error = math.sqrt(sum(np.var(x) / len(x) for x in samples)) / 3
+    assert found.mean == pytest.approx(np.mean([x.mean() for x in samples]))
+    assert found.interval.low == pytest.approx(found.mean - 1.96 * error, abs=0.05 * error)
+    assert found.interval.high == pytest.approx(found.mean + 1.96 * error, abs=0.05 * error)
+    assert found == s.stratified_mean(samples)
+
+
+def test_the_stratified_interval_covers_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        found = s.stratified_mean([rng.normal(1, 1, 12), rng.normal(-1, 3, 12), rng.normal(3, 2, 12)], resamples=499)
+        covered += found.interval.low <= 1 <= found.interval.high
+    assert 0.88 <= covered / 300 <= 0.98
+
+
+def test_a_mean_over_few_seeds_has_no_interval(experiment):
+    folders = [experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="birds", n=4)]
+    found = combine(folders).methods[0]
+    assert not found.overall.interval.bounded
+    assert re.search(r"Their plain mean is \+\d\.\d\d points\.$", found.sentence())
+
+
+def test_p_is_adjusted_over_all_rows_and_verdicts_stay(experiment):
+    folders = [experiment(f"e{i}", {"one": 93}, task=f"t{i}") for i in range(10)]
+    found = combine(folders)
+    rows = found.methods[0].rows
+    assert {row.comparison.flip.p for row in rows} == {2 / 2**8}
+    assert [row.p for row in rows] == pytest.approx([10 * 2 / 2**8] * 10)
+    assert {row.comparison.verdict for row in rows} == {Verdict.HELPS}
+
+
+def test_a_method_is_told_apart_by_its_configuration_not_by_its_name(experiment):
+    a = experiment("a", {"mine": 93}, methods={"mine": ["PreWarm(fraction=0.5)"]})
+    b = experiment("b", {"other": 93}, task="birds", methods={"other": ["PreWarm(fraction=0.5)"]})
+    c = experiment("c", {"mine": 93}, task="cars", methods={"mine": ["PreWarm(fraction=0.25)"]})
+    found = combine([a, b, c])
+    assert [[row.arm.label for row in method.rows] for method in found.methods] == [["mine", "other"], ["mine"]]
+    assert len({method.label for method in found.methods}) == 2
+
+
+def test_names_are_short_and_told_apart_by_their_folder(experiment):
+    folders = [
+        experiment("a", {"one": 93}, task="/d/data.py:load"),
+        experiment("b", {"one": 93}, task="folder:/d/birds:size=64", model="timm:resnet18"),
+        experiment("c", {"two": 93}, task="data.py:load"),
+    ]
+    names = [part.name for part in combine(folders).parts]
+    assert names == ["data.py:load · cnn (a)", "folder:birds:size=64 · timm:resnet18", "data.py:load · cnn (c)"]
+
+
+def test_a_trial_that_two_folders_hold_counts_once(tmp_path, experiment):
+    a = experiment("a", {"one": 93})
+    b = experiment("b", {"one": 93, "two": 92})
+    found = combine([a, b])
+    assert [[row.part.number for row in method.rows] for method in found.methods] == [[1], [2]]
+    assert found.notes == (
+        "2. digits · cnn (b) holds trials of one that 1. digits · cnn (a) holds, too; they count there only.",
+    )
+    with pytest.raises(HeadstartError, match="given 2 times"):
+        combine([a, tmp_path / "x" / ".." / "a"])
+
+
+def test_what_did_not_run_or_is_not_finished_is_said_and_counts_in_no_mean(experiment):
+    refused = {i: {"status": "refused", "reason": "no convolution"} for i in range(8)}
+    late = dict.fromkeys(range(8))
+    folders = [
+        experiment("a", {"one": 93}),
+        experiment("b", {"one": refused}, task="birds"),
+        experiment("c", {"one": late}, task="cars"),
+    ]
+    found = combine(folders)
+    assert [row.state for row in found.methods[0].rows] == ["helps", "did not run", "not finished"]
+    assert [row.p for row in found.methods[0].rows] == [found.methods[0].rows[0].comparison.flip.p, None, None]
+    assert found.methods[0].overall is None
+    assert "3. cars · cnn: 8 trials are not finished." in found.notes
+    assert "no convolution" in render(found)
+
+
+def test_a_sequential_experiment_pays_for_its_looks(experiment):
+    once = combine([experiment("a", {"one": 93})]).methods[0].rows[0].p
+    often = combine([experiment("b", {"one": 93}, task="birds", looks=4, alpha=0.0125)]).methods[0].rows[0].p
+    assert often == pytest.approx(4 * once)
+
+
+def test_the_page_shows_every_row_and_asks_for_nothing(experiment, tmp_path):
+    folders = [experiment("a", {"one": 93, HOSTILE: 90}), experiment("b", {"one": 91}, task=HOSTILE, margin=1.5)]
+    found = combine(folders)
+    html = render(found)
+    assert html == render(combine(folders))
+    assert "<script" not in html.lower()
+    assert "\x07" not in html
+    assert "{{ 7*7 }}" in html
+    assert html.count('role="img"') == 1
+    assert html.count('class="under"') == 4  # three rows and a mean
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert str(tmp_path) not in html
+    figure = re.search(r"<svg role.*?</svg>", html, flags=re.DOTALL)[0]
+    assert set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", figure)) == set()
+    assert "var(--good)" in figure
+
+
+def test_the_markdown_twin_is_inert_and_whole(experiment):
+    found = combine([experiment("a", {"one": 93, HOSTILE: 90}), experiment("b", {"one": 91}, task=HOSTILE)])
+    text = markdown(found)
+    assert "<script" not in text
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(COLUMNS) + 1}
+    assert len(table) == 1 + 3 + 1  # its head, three rows and a mean
+    assert "these tasks and models were chosen, not drawn" in text
+
+
+def test_plain_data_is_json_and_holds_each_experiment(experiment):
+    found = combine([experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="birds", n=3)])
+    data = json.loads(json.dumps(as_dict(found), allow_nan=False))
+    assert [e["name"] for e in data["experiments"]] == ["digits · cnn", "birds · cnn"]
+    assert data["methods"][0]["overall"]["interval"] == [None, None]
+    assert data["methods"][0]["rows"][1]["experiment"] == 2
+    assert data["experiments"][1]["arms"][1]["comparison"]["seeds"] == [0, 1, 2]
+
+
+def test_experiments_without_methods_have_a_page(experiment):
+    found = combine([experiment("a", {}), experiment("b", {}, task="birds")])
+    assert found.heading() == "No method in 2 experiments"
+    assert "No experiment has a method under test." in render(found)
+
+
+def test_pages_are_written_where_they_are_asked_for(experiment, tmp_path):
+    page = write_overview(
+        combine([experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="t")]), tmp_path / "new"
+    )
+    assert page == tmp_path / "new" / "overview.html"
+    assert (tmp_path / "new" / "overview.md").read_text().startswith("# one in 2 experiments")
+
+
+def test_report_of_several_folders(experiment, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(experiment("a", {"one": 93})), str(experiment("b", {"one": 91}, task="birds"))]
+    assert main(["report", *folders]) == 0
+    out = capsys.readouterr().out
+    assert "one in 2 experiments" in out
+    assert "2. birds · cnn" in out
+    assert (tmp_path / "runs" / "overview" / "overview.html").is_file()
+    assert main(["report", *folders, "--out", "here", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["page"] == "here/overview.html"
+    assert main(["report", folders[0], "--out", "there"]) == 0
+    assert (tmp_path / "there" / "report.html").is_file()
+    assert main(["report", folders[0], folders[0]]) == 2
+    assert "Name each experiment once" in " ".join(capsys.readouterr().err.split())
