@@ -110,7 +110,14 @@ def fill_store():
             "task": {"description": "t", "name": "t"},
             "model": {"name": "m", "parameters": 5},
             "training": {"steps": 20, "batch_size": 8, "lr": 0.1, "optimizer": "adam", "schedule": "cosine"},
-            "provenance": {"command": []},
+            "provenance": {
+                "command": [],
+                "versions": {"python": "3"},
+                "machine": {"processor": "p", "cores": 2, "system": "s", "accelerator": None},
+                "threads": 2,
+                "commit": None,
+                "data": "0",
+            },
         }
         store.write_experiment({**experiment, **plan})
         return store

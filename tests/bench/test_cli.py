@@ -28,7 +28,7 @@ def test_compare_answers_and_writes_a_page(compare, tmp_path, capsys):
     assert "prewarm against default" in out
     assert "Too few seeds to tell about prewarm" in out
     assert "└ matched-random" in out
-    assert "10 trials run" in out
+    assert "12 trials run" in out
     assert "<!doctype html>" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "report.md").is_file()
 
@@ -38,7 +38,7 @@ def test_the_table_fits_80_columns_with_nothing_cut(compare, capsys):
     table = capsys.readouterr().out.split("\n\n")[1]
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "…" not in table
-    assert len(table.splitlines()) == 6
+    assert len(table.splitlines()) == 7
 
 
 def test_compare_goes_on_with_more_seeds(compare, capsys):
