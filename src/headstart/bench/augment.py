@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headstart.errors import unknown
@@ -81,31 +82,31 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         >>> augment(image, Draws(mirrored=torch.tensor([True]))).flatten()
         tensor([3, 2, 1, 0])
     """
-    if draws == Draws():
+    if draws.mirrored is None and draws.shifts is None and draws.turns is None:
         return images
     batch, channels, height, width = images.shape
-    rows, columns = _sources(draws, height, width, images.device)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    places = torch.where(inside, rows * width + columns, 0).expand(batch, height, width)
-    taken = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, channels, -1))
-    return taken.view(images.shape).masked_fill_(~inside[:, None], 0)
+    rows, columns = _sources(draws, batch, height, width, images.device)
+    # What comes from outside comes from a border of zeros.
+    places = torch.add(columns, rows, alpha=width + 2).view(batch, 1, -1).expand(-1, channels, -1)
+    return F.pad(images, (1, 1, 1, 1)).flatten(2).gather(2, places).view(images.shape)
 
 
-def _sources(draws: Draws, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the row and the column that each pixel comes from, broadcastable to ``(B, H, W)``.
+def _sources(draws: Draws, batch: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the row and the column that each pixel comes from, counted in images with a border of one pixel.
 
-    Coordinates count from the image's middle; the way back goes through shift, turn and mirror.
+    Seen from the middle, the way back goes through shift, turn and mirror. All of it is linear, so that what depends
+    on the row and what depends on the column is computed apart and only added up for every pixel.
+
+    Returns:
+        Two int64 tensors of shape ``(B, H, W)``.
     """
-    middle = (height - 1) / 2, (width - 1) / 2
-    rows = torch.arange(height, device=device)[None, :, None] - middle[0]
-    columns = torch.arange(width, device=device)[None, None, :] - middle[1]
-    if draws.shifts is not None:
-        down, right = draws.shifts.to(device)[:, :, None, None]
-        rows, columns = rows + down, columns + right
-    if draws.turns is not None:
-        angles = draws.turns.to(device)[:, None, None]
-        cos, sin = angles.cos(), angles.sin()
-        rows, columns = cos * rows - sin * columns, sin * rows + cos * columns
-    if draws.mirrored is not None:
-        columns = torch.where(draws.mirrored.to(device)[:, None, None], -columns, columns)
-    return (rows + middle[0]).round_().long(), (columns + middle[1]).round_().long()
+    zero, one = torch.zeros(batch, device=device), torch.ones(batch, device=device)
+    down, right = (zero, zero) if draws.shifts is None else draws.shifts.to(device)
+    cos, sin = (one, zero) if draws.turns is None else (draws.turns.cos().to(device), draws.turns.sin().to(device))
+    sign = one if draws.mirrored is None else 1 - 2 * draws.mirrored.to(device, torch.float32)
+    rows = (torch.arange(height, device=device) - (height - 1) / 2 + down[:, None])[:, :, None]
+    columns = (torch.arange(width, device=device) - (width - 1) / 2 + right[:, None])[:, None, :]
+    cos, sin, sign = (value[:, None, None] for value in (cos, sin, sign))
+    from_row = (cos * rows + (height + 1) / 2) + -sin * columns
+    from_column = (sign * sin * rows + (width + 1) / 2) + sign * cos * columns
+    return from_row.round_().clamp_(0, height + 1).long(), from_column.round_().clamp_(0, width + 1).long()
