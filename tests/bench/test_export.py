@@ -136,6 +136,16 @@ def test_status_counts_what_is_there(finished):
     assert [(arm.label, arm.done) for arm in found.arms] == [("default", (0, 1)), ("prewarm", (0, 1)), ("null", (0, 1))]
 
 
+def test_trials_that_two_arms_share_count_once(make_experiment, store):
+    longer = (("steps", 7),)
+    controls = [Arm(f"longer {of}", control="equal-steps", of=of, changes=longer) for of in ("a", "b")]
+    run(make_experiment(arms=(Arm("default"), Arm("a", "prewarm"), Arm("b", "lsuv"), *controls)), store)
+    found = status(store)
+    assert (found.total, found.done, found.missing) == (8, 8, 0)
+    assert [arm.done for arm in found.arms] == [(0, 1)] * 5
+    assert [row["arm"] for row in export.trials(store)][-2:] == ["longer a", "longer b"]
+
+
 def test_status_works_while_a_run_goes_on(make_experiment, store):
     peek = Peek(store)
     run(make_experiment(), store, peek)

@@ -142,7 +142,7 @@ def tables(store):
         for cell in store.read_experiment()["trials"]
     ]
     arms = [
-        {k: v for k, v in arm.items() if k not in ("sentence", "init_seconds", "init_steps", "equal_time_difference")}
+        {k: v for k, v in arm.items() if k not in ("sentence", "init_seconds", "init_steps", "steps_to_baseline")}
         for arm in as_dict(analyse(store))["arms"]
     ]
     return json.dumps([trials, arms], sort_keys=True)

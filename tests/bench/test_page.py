@@ -61,6 +61,7 @@ def folder(tmp_path_factory):
         Arm("prewarm", "prewarm"),
         Arm(HOSTILE, "orthogonal"),
         Arm("matched-random of prewarm", "prewarm", "matched-random", "prewarm"),
+        Arm("equal-steps of prewarm", control="equal-steps", of="prewarm", changes=(("steps", 7),)),
         Arm("default, other draw", control="null", of="default", weights_draw=1),
     )
     experiment = Experiment(

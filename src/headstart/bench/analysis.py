@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from headstart.bench import statistics
-from headstart.bench.arms import CONTROLS
+from headstart.bench.arms import CONTROLS, EQUAL_STEPS
+from headstart.bench.budget import remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.speed import RULE as SPEED
 from headstart.bench.speed import Speed, steps_to_baseline
@@ -38,8 +39,6 @@ class ArmSummary:
             for the baseline, or without results.
         init_seconds: Median seconds of the initialization.
         init_steps: The same in training steps of the baseline.
-        equal_time: Mean validation accuracy minus the baseline's, had the initialization's time come out of the
-            training budget; None for the baseline, or if the cost exceeds the budget.
     """
 
     label: str
@@ -54,7 +53,6 @@ class ArmSummary:
     area_difference: statistics.Estimate | None
     init_seconds: float
     init_steps: float
-    equal_time: float | None
 
     @property
     def accuracies(self) -> list[float]:
@@ -138,19 +136,21 @@ class Analysis:
         readings = [
             self._reading(arm, c, brief) for arm in self.methods for c in self.beyond if c.arm == arm.label and c.seeds
         ]
-        return readings + self._noise(brief)
+        return readings + remarks(self.plan.get("decided", {})) + self._noise(brief)
 
     def _reading(self, arm: ArmSummary, beyond: Comparison, brief: bool) -> str:
         control = next(a for a in self.arms if a.label == beyond.against)
         meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label)})"
         text = f"Against {control.label}{meaning}, {arm.label} has {beyond.numbers()}. "
+        longer = control.control == EQUAL_STEPS
         helped = arm.comparison is not None and arm.comparison.verdict is Verdict.HELPS
         if beyond.verdict is Verdict.HELPS:
             return text + f"{arm.label} does better than this control."
         if beyond.verdict is Verdict.HURTS:
             return text + f"The control does better than {arm.label}."
         if helped:
-            return text + "This does not tell the two apart, so the gain may come from what they share."
+            why = "training a little longer may do as well" if longer else "the gain may come from what they share"
+            return text + f"This does not tell the two apart, so {why}."
         return text + "This does not tell the two apart."
 
     def _noise(self, brief: bool) -> list[str]:
@@ -187,11 +187,11 @@ def analyse(store: Store) -> Analysis:
     records = store.present(cell["key"] for cell in plan["trials"])
     results: dict[str, dict[int, Result]] = {arm["label"]: {} for arm in plan["arms"]}
     refusals: dict[str, str] = {}
-    missing = 0
+    missing: set[str] = set()
     for cell in plan["trials"]:
         record = records.get(cell["key"])
         if record is None:
-            missing += 1
+            missing.add(cell["key"])
         elif record.result["status"] == "refused":
             refusals[cell["arm"]] = str(record.result["reason"])
         else:
@@ -204,7 +204,7 @@ def analyse(store: Store) -> Analysis:
     )
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
-    return Analysis(plan, arms, tuple(beyond), missing, tuple(notes))
+    return Analysis(plan, arms, tuple(beyond), len(missing), tuple(notes))
 
 
 def _judge(
@@ -256,24 +256,7 @@ def _summarize(
         None if arm["label"] == baseline else statistics.estimate(areas),
         seconds,
         cost,
-        None if arm["label"] == baseline else _equal_time(own, base, cost),
     )
-
-
-def _equal_time(own: Mapping[int, Result], base: Mapping[int, Result], cost: float) -> float | None:
-    """Read the arm's curve earlier by what its start cost, and the baseline's at the end.
-
-    The learning rate has not come down as far there, so this is on the strict side.
-    """
-    differences = []
-    for seed in own:
-        if seed in base and own[seed]["status"] == "done":
-            steps = [p["step"] for p in own[seed]["curve"]]
-            if steps[-1] - cost < 0:
-                return None
-            reached = np.interp(steps[-1] - cost, steps, [p["accuracy"] for p in own[seed]["curve"]])
-            differences.append(float(reached) - base[seed]["validation_accuracy"])
-    return float(np.mean(differences)) if differences else None
 
 
 def _mixed(provenances: list[Mapping[str, Any]]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from torch import nn
 
@@ -155,6 +156,29 @@ def pick(found: Sequence[Combination]) -> int:
         if (found[i].step_seconds or 0.0) <= (1 - GAIN) * (found[best].step_seconds or 0.0):
             best = i
     return best
+
+
+def timed(decided: Mapping[str, Any]) -> list[str]:
+    """Say what was timed and chosen, a line for each combination.
+
+    Args:
+        decided: Of a ground, as it is stored with the experiment.
+
+    Example:
+        >>> one = vars(Combination("float32", "contiguous", 0.0123))
+        >>> timed({"format": {"measured": [one], "chosen": one}})
+        ['float32, contiguous: 12.3 ms, chosen']
+    """
+    found = decided.get("format", {"measured": []})
+    lines = []
+    for each in found["measured"]:
+        seconds = each["step_seconds"]
+        result = each["problem"] if seconds is None else f"{1000 * seconds:.3g} ms"
+        lines.append(
+            f"{each['precision']}, {each['memory_format'].replace('_', '-')}: {result}"
+            f"{', chosen' if each == found['chosen'] else ''}"
+        )
+    return lines
 
 
 def _in(ground: Ground, precision: str, memory_format: str) -> Ground:

@@ -11,10 +11,17 @@ import numpy as np
 
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.autotune import timed
 from headstart.bench.store import Store
 from headstart.bench.templating import PILLS, drawing, fill
 
-_ROLES = {"": "method", "matched-random": "control", "zero-dc-random": "control", "null": "null"}
+_ROLES = {
+    "": "method",
+    "matched-random": "control",
+    "zero-dc-random": "control",
+    "equal-steps": "control",
+    "null": "null",
+}
 
 
 def write_report(store: Store, analysis: Analysis | None = None, folder: str | os.PathLike[str] | None = None) -> Path:
@@ -107,6 +114,7 @@ def _environment(analysis: Analysis) -> list[tuple[str, str]]:
     rows += [("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")]
     rows += [("accelerator", machine["accelerator"])] if machine["accelerator"] else []
     rows += [("threads", str(found["threads"])), ("commit", found["commit"] or "none"), ("data, sha256", found["data"])]
+    rows += [("a step's time", text) for text in timed(analysis.plan.get("decided", {}))]
     rows += [(name.replace("_", " "), _plain(value)) for name, value in analysis.plan["training"].items()]
     return rows
 

@@ -61,6 +61,10 @@ class Status:
         arms: One after the other, in the experiment's order.
         running: Trials that a driver works on now.
         damaged: Files that cannot be trusted; the next run does their trials again.
+        total: How many trials the experiment has; those that two arms share count once.
+        done: How many are finished.
+        missing: How many are not finished; refused ones do not count, since they will most likely be refused again.
+        refused: How many were refused.
         trial_seconds: Median start and training of a finished trial, or None if there is none.
         pace: Seconds from one trial's end to the next, without breaks; with several workers it is shorter
             than a trial. None as long as nothing can be said.
@@ -69,28 +73,12 @@ class Status:
     arms: tuple[ArmProgress, ...]
     running: tuple[Running, ...]
     damaged: tuple[Damage, ...]
+    total: int
+    done: int
+    missing: int
+    refused: int
     trial_seconds: float | None
     pace: float | None
-
-    @property
-    def total(self) -> int:
-        """How many trials the experiment has."""
-        return sum(len(arm.done) + len(arm.refused) + len(arm.missing) for arm in self.arms)
-
-    @property
-    def done(self) -> int:
-        """How many are finished."""
-        return sum(len(arm.done) for arm in self.arms)
-
-    @property
-    def missing(self) -> int:
-        """How many are not finished; refused ones do not count, since they will most likely be refused again."""
-        return sum(len(arm.missing) for arm in self.arms)
-
-    @property
-    def refused(self) -> int:
-        """How many were refused."""
-        return sum(len(arm.refused) for arm in self.arms)
 
     @property
     def eta(self) -> float | None:
@@ -99,8 +87,7 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""
-        counts = {name: getattr(self, name) for name in ("total", "done", "missing", "refused", "eta")}
-        return {**counts, **asdict(self)}
+        return {"eta": self.eta, **asdict(self)}
 
 
 def status(store: Store) -> Status:
@@ -113,7 +100,8 @@ def status(store: Store) -> Status:
         HeadstartError: If the folder holds no experiment.
     """
     plan = store.read_experiment()
-    records = store.present(cell["key"] for cell in plan["trials"])
+    cells = {cell["key"]: cell for cell in reversed(plan["trials"])}  # the first arm of those that share a trial
+    records = store.present(cells)
     arms = tuple(
         _arm(arm["label"], [cell for cell in plan["trials"] if cell["arm"] == arm["label"]], records)
         for arm in plan["arms"]
@@ -121,9 +109,19 @@ def status(store: Store) -> Status:
     finished = [key for key, record in records.items() if record.result["status"] != "refused"]
     seconds = [_seconds(records[key]) for key in finished]
     usual = median(seconds) if seconds else None
-    running = tuple(_running(store.claims, plan["trials"], set(finished)))
+    running = tuple(_running(store.claims, list(cells.values()), set(finished)))
     ends = [at for key in finished if (at := _changed(store.trials / f"{key}.json")) is not None]
-    return Status(arms, running, tuple(store.damaged()), usual, _pace(ends, usual))
+    return Status(
+        arms,
+        running,
+        tuple(store.damaged()),
+        len(cells),
+        len(finished),
+        len(cells) - len(records),
+        len(records) - len(finished),
+        usual,
+        _pace(ends, usual),
+    )
 
 
 def _arm(label: str, cells: Sequence[dict[str, Any]], records: dict[str, Record]) -> ArmProgress:

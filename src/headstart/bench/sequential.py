@@ -146,6 +146,6 @@ def run_until_decided(
         left = tuple(undecided(analyse(store)))
         if not left:
             break
-    kept = block.size - ran - elsewhere
+    kept = done.ran + done.kept + done.elsewhere - ran - elsewhere
     used = plan.seeds.index(count) + 1
     return Decision(Summary(ran, kept, redone, seconds, elsewhere), plan, used, left)
