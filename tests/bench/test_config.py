@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shlex
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.bench import Training, config
-from headstart.bench.words import WORDS, check, defaults, experiment, parse_seeds
+from headstart.bench.words import HOW, WORDS, check, defaults, experiment, parse_seeds
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -236,3 +238,17 @@ def test_a_file_after_the_arms_is_told_apart(capsys):
 def test_values_that_make_no_sense_are_refused(words):
     with pytest.raises(HeadstartError):
         check(words)
+
+
+def test_the_page_on_training_has_every_word_with_its_default():
+    page = Path(__file__).parents[2].joinpath("docs", "training.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, flags=re.MULTILINE))
+    words = {name: word for name, word in WORDS.items() if word.group == HOW}
+    assert set(rows) == set(words)
+    for name, word in words.items():
+        if word.choices:
+            assert rows[name].startswith(f"`{word.default}`")
+            if name != "test-normalization":
+                assert re.findall(r"`(\w+)`", rows[name]) == list(word.choices)
+        elif word.kind in ("whole", "number"):
+            assert float(rows[name]) == word.default
