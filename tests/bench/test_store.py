@@ -266,4 +266,4 @@ def test_an_answer_to_another_question_is_not_taken(store):
     (path,) = store.choices.iterdir()
     path.rename(path.with_stem(content_key({"what": "else"})))
     with pytest.raises(HeadstartError, match="another choice than its name says"):
-        store.decide({"what": "else"}, lambda: {})
+        store.decide({"what": "else"}, dict)
