@@ -80,7 +80,7 @@ def made_result(test=90.0, points=(10.0, 80.0, 90.0), **changes):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill_store():
     """Write an experiment of given results, ``{label: {seed: result or None}}``; the first label is the baseline.
 
@@ -125,6 +125,6 @@ def fill_store():
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result():
     return made_result
