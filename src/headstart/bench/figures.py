@@ -57,6 +57,8 @@ def learning_curves(analysis: Analysis) -> str:
         for axes, lines in spans.items():
             _frame(axes, lines)
         right.axhline(0, color=INK, linewidth=1)
+        if analysis.baseline.speed:
+            left.axhline(analysis.baseline.speed.target, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         left.set_title("Validation accuracy, %")
         right.set_title(f"Difference to {clean(analysis.baseline.label)} with the same seed, points")
         for axes in (left, right):
