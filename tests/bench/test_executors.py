@@ -1,4 +1,5 @@
 import argparse
+import io
 import os
 import signal
 import sys
@@ -6,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 import headstart.bench
 from headstart.bench import Arm, Store, run
 from headstart.bench.executors import InProcess, Processes, add_executor_arguments, executor_from, processes, worker
+from headstart.bench.executors.base import Working
 from headstart.bench.executors.worker import Job, Reply, work
 from headstart.bench.experiment import Silent
+from headstart.bench.terminal import Bars
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError
 
@@ -19,8 +23,17 @@ TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
 NET = """
 import os
 import signal
+import time
 from pathlib import Path
 from torch import nn
+
+class Slow(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+
+    def forward(self, x):
+        time.sleep(0.02)
+        return super().forward(x)
 
 def build(classes):
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
@@ -63,7 +76,13 @@ def parse(*arguments):
 
 class Count(Silent):
     def __init__(self):
-        self.begun, self.ends = (), 0
+        self.begun, self.ends, self.most = (), 0, {}
+
+    def working(self, trials):
+        for trial in trials:
+            assert 0 <= trial.done <= trial.steps
+            key = trial.arm, trial.seed
+            self.most[key] = max(trial.done, self.most.get(key, 0))
 
     def begin(self, total, kept):
         self.begun = total, kept
@@ -80,18 +99,35 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_processes_give_what_one_process_gives_bit_for_bit(make_experiment, tmp_path, one_thread):
-    experiment = make_experiment()
+def test_processes_give_what_one_process_gives_bit_for_bit(make_experiment, net, tmp_path, monkeypatch, one_thread):
+    monkeypatch.setattr(processes, "LOOK", 0.01)
+    experiment = make_experiment(model=f"{net}:Slow")
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     run(experiment, here, executor=InProcess())
     progress = Count()
     done = run(experiment, there, progress, executor=Processes(2, threads=1))
     assert (done.ran, done.kept, progress.begun, progress.ends) == (6, 0, (6, 0), 6)
+    assert set(progress.most) == {(arm.label, seed) for arm in experiment.arms for seed in experiment.seeds}
+    assert all(2 <= most <= 6 for most in progress.most.values())  # evaluated, and so told, after 2, 4 and 6 steps
     assert results(there) == results(here)
     assert here.read_experiment() == there.read_experiment()
     records = there.present(path.stem for path in there.trials.iterdir()).values()
     assert {record.provenance["threads"] for record in records} == {1}
     assert list(there.claims.glob("*.json")) == []
+
+
+def test_each_trial_at_work_has_a_bar_while_it_is():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Bars(console) as bars:
+        bars.begin(6, 0)
+        bars.working([Working("lsuv[1]", 0, 3, 10), Working("default", 1, 0, 10)])
+        bars.working([Working("default", 1, 4, 10), Working("lsuv[1]", 2, 0, 10)])
+        lines = [(task.description, task.completed, task.total) for task in bars._progress.tasks]
+        bars.working([Working("a", seed, 1, 10) for seed in range(99)])
+        assert len(bars._progress.tasks) < 12
+        bars.working([])
+        assert len(bars._progress.tasks) == 1
+    assert lines == [("trials", 0, 6), ("default, seed 1", 4, 10), ("lsuv\\[1], seed 2", 0, 10)]
 
 
 def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(make_experiment, net, store, monkeypatch):
@@ -160,7 +196,7 @@ def test_cores_are_shared_out(monkeypatch):
 def test_closing_stops_what_runs():
     executor = Processes(1)
     slot = executor._workers[0]
-    slot._pool = processes.ProcessPoolExecutor(1, processes.multiprocessing.get_context("spawn"), processes._enter)
+    slot._pool = processes.ProcessPoolExecutor(1, slot._context, processes._enter, (slot.done,))
     slot._pid = slot._pool.submit(os.getpid)
     pid = slot._pid.result()
     slot._pool.submit(signal.pause)

@@ -12,7 +12,9 @@ from headstart.errors import HeadstartError
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.slow
 
+from headstart.bench.executors import on_ray  # noqa: E402
 from headstart.bench.executors.on_ray import OnRay  # noqa: E402
+from headstart.bench.experiment import Silent  # noqa: E402
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
 NET = """
@@ -27,6 +29,19 @@ def build(classes):
         once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+"""
+
+SLOW = """
+import time
+from torch import nn
+
+class Slow(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+
+    def forward(self, x):
+        time.sleep(0.1)
+        return super().forward(x)
 """
 
 
@@ -63,6 +78,56 @@ def test_a_task_whose_worker_is_killed_is_run_again(make_experiment, tmp_path, s
     assert run(experiment, store, executor=OnRay("local")).ran == 2
     assert (tmp_path / "died").exists()
     assert len(results(store)) == 2
+
+
+def test_workers_tell_how_far_they_are(make_experiment, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(on_ray, "LOOK", 0.02)
+    net = tmp_path / "net.py"
+    net.write_text(SLOW)
+    progress, most = Silent(), {}
+
+    def working(trials):
+        most.update({trial.seed: max(trial.done, most.get(trial.seed, 0)) for trial in trials})
+
+    progress.working = working
+    experiment = make_experiment(model=f"{net}:Slow", arms=(Arm("default"),))
+    assert run(experiment, store, progress, executor=OnRay("local")).ran == 2
+    assert set(most) == {0, 1}
+    assert all(2 <= done <= 6 for done in most.values())  # evaluated, and so told, after 2, 4 and 6 steps
+
+
+def test_a_board_that_is_lost_is_not_the_trials_affair(make_experiment, tmp_path, store, monkeypatch):
+    real = on_ray._Board.wait
+
+    def lose(board, busy):
+        ray.kill(board.actor)
+        return real(board, busy)
+
+    monkeypatch.setattr(on_ray._Board, "wait", lose)
+    assert run(make_experiment(), store, executor=OnRay("local")).ran == 6
+
+
+def test_a_ray_that_fails_is_one_error(make_experiment, store, monkeypatch):
+    def fail(*_, **__):
+        raise ray.exceptions.RaySystemError("Broken pipe")
+
+    monkeypatch.setattr(on_ray._Board, "wait", fail)
+    with pytest.raises(HeadstartError, match=r"Broken pipe.*finished trials are kept"):
+        run(make_experiment(), store, executor=OnRay("local"))
+    assert list(store.claims.glob("*.json")) == []
+
+
+def test_a_ray_that_does_not_start_is_one_error(make_experiment, store, monkeypatch):
+    def fail(**_):
+        raise Exception("The current node timed out during startup.")  # as Ray does if a process of it dies there
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(HeadstartError, match=r"'local' cannot be reached: The current node timed out.*or give --jobs"):
+        run(make_experiment(), store, executor=OnRay("local"))
+    with pytest.raises(HeadstartError, match=r"'auto' cannot be reached.*ray start --head"):
+        run(make_experiment(), store, executor=OnRay("auto"))
+    assert list(store.claims.glob("*.json")) == []
 
 
 def test_an_error_in_a_task_is_told(make_experiment, tmp_path, store):

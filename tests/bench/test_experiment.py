@@ -195,10 +195,11 @@ def test_an_arm_may_train_otherwise(make_experiment, store):
     experiment = make_experiment(arms=(Arm("default"), Arm("slow", changes=(("lr", 1e-5), ("steps", 9)))))
     seen = []
     progress = Silent()
-    progress.trial = lambda arm, seed, steps: seen.append((arm, steps))
+    progress.working = lambda trials: seen.append((trials[0].arm, trials[0].done, trials[0].steps))
     run(experiment, store, progress)
     found = results(experiment, store)
-    assert seen == [("default", 6), ("slow", 9)] * 2
+    assert [(arm, steps) for arm, done, steps in seen if done == 0] == [("default", 6), ("slow", 9)] * 2
+    assert [done for arm, done, _ in seen if arm == "slow"] == [0, 3, 6, 9] * 2
     assert found["slow", 0]["curve"][-1]["step"] == 9
     assert found["slow", 0]["curve"][0] == found["default", 0]["curve"][0]
     assert store.read_experiment()["arms"][1]["changes"] == [["lr", 1e-5], ["steps", 9]]

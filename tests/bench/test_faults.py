@@ -1,6 +1,7 @@
 """Whatever ends a run, the next one keeps what was finished, runs nothing twice, and comes to the same numbers."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import runpy
@@ -40,7 +41,7 @@ class Net(nn.Sequential):
             log = os.open(__file__.replace("net.py", "log.txt"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(log, f"{os.getpid()} {start}\\n".encode())
             os.close(log)
-            time.sleep(0.15)
+            time.sleep(float(os.environ.get("REST", "0.15")))
         return super().forward(x)
 """
 DRIVER = """
@@ -61,10 +62,16 @@ def experiment(folder):
     )
 
 if __name__ == "__main__":
-    folder, store, jobs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    folder, store, where = sys.argv[1:]
     torch.set_num_threads(1)
+    if where == "ray":
+        from headstart.bench.executors.on_ray import OnRay
+
+        executor = OnRay("local", 2)
+    else:
+        executor = Processes(int(where), threads=1) if int(where) else InProcess()
     try:
-        done = run(experiment(folder), Store(store), executor=Processes(jobs, threads=1) if jobs else InProcess())
+        done = run(experiment(folder), Store(store), executor=executor)
     except KeyboardInterrupt:
         sys.exit(130)
     except HeadstartError as error:
@@ -83,8 +90,10 @@ class Bench:
         (folder / "driver.py").write_text(DRIVER)
         self.store = Store(folder / "store")
 
-    def start(self, jobs=0, store=None):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    def start(self, jobs=0, store=None, rest=0.15):
+        """Start a driver with so many jobs, or with ``"ray"`` two jobs on a Ray of its own."""
+        warnings = "default" if jobs == "ray" else "error"  # Ray's own are not ours to mend
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings, "REST": str(rest)}
         command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), str(store or self.store.folder)]
         return subprocess.Popen(
             [*command, str(jobs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -180,6 +189,7 @@ def check(bench, before, kept_starts, lost, undisturbed):
 
 
 SLOW = pytest.mark.slow  # three processes import torch, and the same is tested with one
+RAY = [SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +199,8 @@ SLOW = pytest.mark.slow  # three processes import torch, and the same is tested 
         (signal.SIGINT, 0),
         (signal.SIGKILL, 2),
         pytest.param(signal.SIGINT, 2, marks=SLOW),
+        pytest.param(signal.SIGKILL, "ray", marks=RAY),
+        pytest.param(signal.SIGINT, "ray", marks=RAY),
     ],
 )
 def test_a_driver_that_is_ended_at_work_goes_on_where_it_was(bench, undisturbed, end, jobs):
@@ -203,11 +215,12 @@ def test_a_driver_that_is_ended_at_work_goes_on_where_it_was(bench, undisturbed,
     assert 3 <= len(before) < TRIALS
     ran, found, _, damaged = bench.finish()
     assert (found, ran, damaged) == (len(before), TRIALS - len(before), 0)
-    check(bench, before, kept, max(1, jobs), undisturbed)
+    check(bench, before, kept, 2 if jobs == "ray" else max(1, jobs), undisturbed)
 
 
-def test_a_killed_worker_costs_its_own_trial_alone(bench, undisturbed):
-    driver = bench.start(jobs=2)
+@pytest.mark.parametrize("jobs", [2, pytest.param("ray", marks=RAY)])
+def test_a_killed_worker_costs_its_own_trial_alone(bench, undisturbed, jobs):
+    driver = bench.start(jobs)
     bench.finished(2)
     count = len(bench.log())
     bench.until(lambda: len(bench.log()) > count)  # a training has just begun: its process is at work
@@ -216,6 +229,27 @@ def test_a_killed_worker_costs_its_own_trial_alone(bench, undisturbed):
     assert bench.end(driver)[0] == TRIALS
     assert sum(bench.begun().values()) == TRIALS + 1
     check(bench, before, kept, 1, undisturbed)
+
+
+@pytest.mark.parametrize("jobs", [pytest.param("ray", marks=RAY)])
+def test_a_killed_raylet_ends_the_run_in_one_error_and_the_next_run_goes_on(bench, undisturbed, jobs):
+    psutil = pytest.importorskip("psutil", reason="finding Ray's processes needs psutil")
+    driver = bench.start(jobs, rest=2)
+    bench.finished(1)
+    bench.until(lambda: len(bench.log()) > len(bench.files()))  # trials are at work
+    started = psutil.Process(driver.pid).children(recursive=True)
+    (raylet,) = (process for process in started if process.name() == "raylet")
+    raylet.kill()
+    out, err = driver.communicate(timeout=90)  # Ray takes some 15 seconds to be sure
+    assert (driver.returncode, out) == (1, "")
+    assert err.startswith("Ray could not run")
+    assert err.endswith("finished trials are kept.\n")
+    assert err.count("\n") == 1
+    assert psutil.wait_procs(started, timeout=30)[1] == []  # nothing outlives the run
+    before, kept = bench.files(), starts(bench.store)
+    assert len(before) < TRIALS
+    assert bench.finish()[:2] == (TRIALS - len(before), len(before))
+    check(bench, before, kept, 2, undisturbed)
 
 
 def test_two_drivers_share_the_work_and_run_nothing_twice(bench, undisturbed):

@@ -15,7 +15,7 @@ from headstart.bench.autotune import tune
 from headstart.bench.batches import DeviceTask
 from headstart.bench.budget import settle
 from headstart.bench.claims import Claims
-from headstart.bench.executors.base import Executor
+from headstart.bench.executors.base import Executor, Working
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.models import parameter_count, resolve_model
 from headstart.bench.store import Damage, Decide, Record, Store, content_key
@@ -140,11 +140,8 @@ class Progress(Protocol):
     def begin(self, total: int, kept: int) -> None:
         """Say how many trials there are and how many of them were already done."""
 
-    def trial(self, arm: str, seed: int, steps: int) -> None:
-        """Say that a trial starts."""
-
-    def step(self, done: int) -> None:
-        """Say how many steps of the trial are done."""
+    def working(self, trials: Sequence[Working]) -> None:
+        """Say which trials are at work, all of them, and how far."""
 
     def end(self, result: dict[str, Any]) -> None:
         """Say that the trial ended, and with what."""
@@ -156,10 +153,7 @@ class Silent:
     def begin(self, total: int, kept: int) -> None:
         """Do nothing."""
 
-    def trial(self, arm: str, seed: int, steps: int) -> None:
-        """Do nothing."""
-
-    def step(self, done: int) -> None:
+    def working(self, trials: Sequence[Working]) -> None:
         """Do nothing."""
 
     def end(self, result: dict[str, Any]) -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from headstart.bench.analysis import Analysis
+from headstart.bench.executors.base import Working
 from headstart.bench.summary import cells, facts, heading
 
 _COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
 
 _COLUMNS = ("arm", "accuracy", "diff.", "95 % interval", "wins", "p", "verdict")
 
+_AT_WORK = 8  # lines of trials at work that still fit a terminal
+
 
 class Bars:
-    """Progress bars for a run: all trials, and the steps of the one at work.
+    """Progress bars for a run: all trials, and the steps of those at work.
 
     Args:
         console: Where to draw; standard error, so that the output can be piped.
@@ -39,7 +51,7 @@ class Bars:
             transient=True,
         )
         self._all = self._progress.add_task("trials", total=None)
-        self._one = self._progress.add_task("", total=None, visible=False)
+        self._lines: dict[tuple[str, int], TaskID] = {}
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -54,14 +66,16 @@ class Bars:
         """Say how many trials there are and how many of them were already done."""
         self._progress.update(self._all, total=total, completed=kept)
 
-    def trial(self, arm: str, seed: int, steps: int) -> None:
-        """Say that a trial starts."""
-        name = arm.replace("[", "\\[")
-        self._progress.reset(self._one, total=steps, description=f"{name}, seed {seed}", visible=True)
-
-    def step(self, done: int) -> None:
-        """Say how many steps of the trial are done."""
-        self._progress.update(self._one, completed=done)
+    def working(self, trials: Sequence[Working]) -> None:
+        """Say which trials are at work, all of them, and how far; the first few get a line each."""
+        shown = {(trial.arm, trial.seed): trial for trial in trials[:_AT_WORK]}
+        for gone in self._lines.keys() - shown.keys():
+            self._progress.remove_task(self._lines.pop(gone))
+        for (arm, seed), trial in shown.items():
+            if (arm, seed) not in self._lines:
+                name = arm.replace("[", "\\[")
+                self._lines[arm, seed] = self._progress.add_task(f"{name}, seed {seed}", total=trial.steps)
+            self._progress.update(self._lines[arm, seed], completed=trial.done)
 
     def end(self, result: dict[str, Any]) -> None:
         """Say that the trial ended, and with what."""

@@ -25,6 +25,27 @@ class Finished(NamedTuple):
     provenance: dict[str, Any]
 
 
+class Working(NamedTuple):
+    """A trial at work.
+
+    Args:
+        arm: Its label.
+        seed: Its seed.
+        done: Finished steps, as far as is known.
+        steps: All of its steps.
+    """
+
+    arm: str
+    seed: int
+    done: int
+    steps: int
+
+    @classmethod
+    def on(cls, trial: Trial, ground: Ground, done: int = 0) -> Working:
+        """Say how far a trial is."""
+        return cls(trial.arm.label, trial.seed, done, ground.training_of(trial.arm).steps)
+
+
 class Executor(Protocol):
     """Runs trials somewhere."""
 
@@ -40,7 +61,7 @@ class Executor(Protocol):
             experiment: Of the trials.
             ground: What they share, as it was prepared in this process.
             trials: A trial is claimed when it is drawn from here: one is drawn only when it can start.
-            progress: Is told of trials and steps, where that is known. The caller tells it of ends.
+            progress: Is told which trials are at work and how far. The caller tells it of ends.
 
         Yields:
             Finished trials, in the order of their ends.

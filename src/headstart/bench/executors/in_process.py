@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstart.bench.executors.base import Finished
+from headstart.bench.executors.base import Finished, Working
 from headstart.bench.executors.worker import Job, run_job
 from headstart.bench.trial import Ground
 
@@ -27,9 +27,13 @@ class InProcess:
     ) -> Generator[Finished, None, None]:
         """Run the trials here; see `Executor`."""
         for trial in trials:
-            progress.trial(trial.arm.label, trial.seed, ground.training_of(trial.arm).steps)
+
+            def tell(done: int, trial: Trial = trial) -> None:
+                progress.working([Working.on(trial, ground, done)])
+
+            tell(0)
             job = Job.of(experiment, ground, trial, self.threads())
-            yield Finished(trial, run_job(job, ground, progress.step), {})
+            yield Finished(trial, run_job(job, ground, tell), {})
 
     def close(self) -> None:
         """Do nothing."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import itertools
+import os
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from headstart.bench.executors.base import Finished
-from headstart.bench.executors.processes import RETRIES, cores
-from headstart.bench.executors.worker import Job, work
+from headstart.bench.executors.base import Finished, Working
+from headstart.bench.executors.processes import LOOK, RETRIES, cores
+from headstart.bench.executors.worker import Job, Reply, work
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError, MissingExtraError
 
@@ -27,7 +31,7 @@ class OnRay:
             address: ``"auto"``, ``"HOST:PORT"`` or ``"ray://HOST:PORT"``. A Ray that this process is
             connected to already is used as it is.
         jobs: Trials at a time; by default as many as there is room for.
-        gpus_per_trial: May be a fraction, so that trials share a GPU; by default 1 if trials train on one.
+        gpus_per_trial: May be a fraction, so that trials share a GPU; by default as many as a trial trains on.
         threads: Of each trial, and the cores that Ray sets aside for it.
 
     Raises:
@@ -63,19 +67,24 @@ class OnRay:
         if first is None:
             return
         self._connect()
-        gpus = self._gpus if self._gpus is not None else float(ground.training.device.startswith("cuda"))
-        task = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES)(work)
+        devices = ground.training.devices if ground.training.device.startswith("cuda") else 0
+        gpus = float(devices) if self._gpus is None else self._gpus
+        task = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES)(_work)
         template = Job.of(experiment, ground, first, self._threads)
+        board = _Board(self._ray)
         room = self._room(gpus)
-        waiting: Trial | None = first
+        left = itertools.chain([first], trials)
         while True:
-            while failure is None and len(self._busy) < room and waiting is not None:
-                self._busy[task.remote(replace(template, trial=waiting))] = waiting
-                waiting = next(trials, None) if len(self._busy) < room else None
+            while failure is None and len(self._busy) < room and (trial := next(left, None)) is not None:
+                self._busy[task.remote(replace(template, trial=trial), board.actor)] = trial
             if not self._busy:
                 break
-            done, _ = self._ray.wait(list(self._busy), num_returns=1)
-            for reference in done:
+            progress.working([Working.on(t, ground, board.done.get(t.key, 0)) for t in self._busy.values()])
+            try:
+                finished = board.wait(self._busy)
+            except self._ray.exceptions.RayError as error:
+                raise _lost(next(iter(self._busy.values())), error) from error
+            for reference in finished:
                 trial = self._busy.pop(reference)
                 try:
                     yield self._ray.get(reference).finished(trial)
@@ -83,7 +92,6 @@ class OnRay:
                     failure = failure or _lost(trial, error)
                 except (HeadstartError, RuntimeError) as error:
                     failure = failure or error
-            waiting = next(trials, None) if failure is None else None
         if failure is not None:
             raise failure
 
@@ -106,10 +114,11 @@ class OnRay:
         options = {"address": LOCAL, **own} if self._address == LOCAL else {"address": self._address}
         try:
             self._ray.init(**options, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # among others a bare Exception, if a process of its own dies at the start
+            remedy = "Start one with 'ray start --head', or give --ray local."
             raise HeadstartError(
                 f"Ray at '{self._address}' cannot be reached: {' '.join(str(error).split())}",
-                remedy="Start one with 'ray start --head', or give --ray local.",
+                remedy="Run the same command again, or give --jobs N." if self._address == LOCAL else remedy,
             ) from error
         self._ours = True
 
@@ -131,7 +140,56 @@ class OnRay:
         return min(room, self._jobs or room)
 
 
+class _Board:
+    """Where workers write how many steps of their trial are done, and the driver reads it.
+
+    It is an actor of Ray. Neither side ever waits for it: a worker sends and goes on, the driver takes an answer
+    when it is there. If it is lost, the bars stand still and the trials go on.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        class Board:
+            def __init__(self) -> None:
+                self.done: dict[str, int] = {}
+
+            def write(self, key: str, done: int) -> None:
+                self.done[key] = done
+
+            def read(self) -> dict[str, int]:
+                return self.done
+
+        # A class of a function travels by value, so that its process need not import torch.
+        self._ray = ray
+        self.actor = ray.remote(num_cpus=0)(Board).remote()
+        self.done: dict[str, int] = {}
+        self._asked: Any = None
+        self._next = 0.0
+
+    def wait(self, busy: Mapping[Any, Trial]) -> list[Any]:
+        """Return trials that are finished, after `LOOK` seconds at most."""
+        if self._asked is None and time.monotonic() >= self._next:
+            self._asked = self.actor.read.remote()
+        asked = [] if self._asked is None else [self._asked]
+        ready, _ = self._ray.wait([*busy, *asked], num_returns=1, timeout=LOOK)
+        if self._asked in ready:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self.done = self._ray.get(self._asked)
+            self._asked, self._next = None, time.monotonic() + LOOK
+        return [reference for reference in ready if reference in busy]
+
+
+def _work(job: Job, board: Any) -> Reply:
+    def tell(done: int) -> None:
+        with contextlib.suppress(Exception):  # whatever is wrong with the board is not the trial's affair
+            board.write.remote(job.trial.key, done)
+
+    return work(job, tell)
+
+
 def _import() -> Any:
+    if "ray" not in sys.modules:
+        # Ray prints what befalls its processes, pages of it, on the driver's standard output; it reads this once.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -12,11 +13,11 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstart.bench.executors.base import Finished
+from headstart.bench.executors.base import Finished, Working
 from headstart.bench.executors.worker import Job, Reply, work
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """How often a trial is run again whose worker died."""
+LOOK = 0.5
+"""Seconds between looks at how far the trials at work are."""
 
 
 def cores() -> int:
@@ -74,7 +77,8 @@ class Processes:
                 busy[worker.start(Job.of(experiment, ground, trial, self._threads))] = worker, trial
             if not busy:
                 break
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+            progress.working([Working.on(trial, ground, worker.done.value) for worker, trial in busy.values()])
+            for future in wait(busy, LOOK, FIRST_COMPLETED).done:
                 worker, trial = busy.pop(future)
                 idle.append(worker)
                 try:
@@ -98,19 +102,24 @@ class Processes:
 
 
 class _Worker:
-    """A process that is started when it is needed and can be stopped at any time."""
+    """A process that is started when it is needed and can be stopped at any time.
+
+    Its trial's finished steps are a number in shared memory: writing it cannot block, and no death leaves a lock.
+    """
 
     def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+        self.done = self._context.RawValue(ctypes.c_longlong, 0)
         self._pool: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
 
     def start(self, job: Job) -> Future[Reply]:
+        self.done.value = 0
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-            self._pool = ProcessPoolExecutor(1, context, _enter)
+            self._pool = ProcessPoolExecutor(1, self._context, _enter, (self.done,))
             self._pid = self._pool.submit(os.getpid)
         try:
-            return self._pool.submit(work, job)
+            return self._pool.submit(_work, job)
         except BrokenProcessPool as error:  # it died while it had nothing to do
             future: Future[Reply] = Future()
             future.set_exception(error)
@@ -126,10 +135,23 @@ class _Worker:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _enter() -> None:
+_done: Any = None  # in a worker: the number that its driver reads
+
+
+def _enter(done: Any) -> None:
     """Prepare a worker: an interruption is the driver's affair, and no worker outlives its driver."""
+    global _done
+    _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_driver, name="headstart-driver", daemon=True).start()
+
+
+def _work(job: Job) -> Reply:
+    return work(job, _tell)
+
+
+def _tell(done: int) -> None:
+    _done.value = done
 
 
 def _leave_with_driver() -> None:

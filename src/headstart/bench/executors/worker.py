@@ -81,8 +81,13 @@ class Reply:
 _prepared: dict[str, tuple[Ground, dict[str, Any]]] = {}
 
 
-def work(job: Job) -> Reply:
-    """Run a job in this process."""
+def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
+    """Run a job in this process.
+
+    Args:
+        job: Which trial.
+        on_step: Called with the number of finished steps; only if the trial runs in this process.
+    """
     try:
         with contextlib.suppress(OSError):  # on another machine the folder may not be there, nor be needed
             os.chdir(job.folder)
@@ -95,7 +100,7 @@ def work(job: Job) -> Reply:
                 f"{trial.seed}, would be another trial there.",
                 remedy="Give all machines the same files and packages, and leave them unchanged while trials run.",
             )
-        return Reply(run_job(job, ground), provenance)
+        return Reply(run_job(job, ground, on_step), provenance)
     except HeadstartError as error:
         return Reply(error=str(error))
     except Exception as error:
