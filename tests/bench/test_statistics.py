@@ -47,6 +47,28 @@ def test_sign_flip_beyond_exact_counting_is_close_to_it():
     assert found == s.sign_flip(d)
 
 
+@pytest.mark.parametrize("n", [21, 24, 500])
+def test_random_signs_are_fair_and_independent(n):
+    values = np.random.default_rng(n).exponential(1.0, n)
+    sums = s._random_flips(values, np.random.default_rng(0))
+    deviation = math.sqrt(np.square(values).sum())
+    assert abs(sums.mean()) < 4 * deviation / math.sqrt(len(sums))
+    assert sums.std() == pytest.approx(deviation, rel=0.01)
+    # Each value's own sign: the sums with it outweighing all others are as often above zero as below.
+    for index in (0, 7, 8, n - 1):
+        heavy = values.copy()
+        heavy[index] = 10 * values.sum()
+        above = np.mean(s._random_flips(heavy, np.random.default_rng(1)) > 0)
+        assert above == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(100_000))
+
+
+def test_sign_flip_with_random_patterns_keeps_its_level():
+    rng = np.random.default_rng(5)
+    found = [s.sign_flip(rng.normal(0, 1, 30)).p for _ in range(400)]
+    assert np.mean([p <= 0.05 for p in found]) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 400))
+    assert np.mean(found) == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / 400))
+
+
 def test_least_p_is_reached_when_all_signs_agree_and_drops_zeros():
     assert s.sign_flip([1, 2, 3, 4]) == s.SignFlip(0.125, 0.125, True)
     assert s.sign_flip([1, 2, 0, 0]).least == 0.5

@@ -189,11 +189,7 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> SignFlip:
             sums = np.concatenate([sums - value, sums + value])
         # The first sign stays: the other half of the patterns is the mirror image.
         return SignFlip(float(np.mean(np.abs(sums + values[0]) >= threshold)), 2.0 ** (1 - n), True)
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    for _ in range(10):
-        signs = rng.integers(0, 2, size=(_RANDOM_FLIPS // 10, n), dtype=np.int8) * 2.0 - 1.0
-        extreme += int(np.sum(np.abs(signs @ values) >= threshold))
+    extreme = int(np.sum(np.abs(_random_flips(values, np.random.default_rng(seed))) >= threshold))
     return SignFlip((extreme + 1) / (_RANDOM_FLIPS + 1), max(2.0 ** (1 - n), 1 / (_RANDOM_FLIPS + 1)), False)
 
 
@@ -353,6 +349,20 @@ def mean_band(values: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floa
         return mean, mean, mean
     half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
+
+
+def _random_flips(values: Floats, rng: np.random.Generator) -> Floats:
+    """Sums of the values with fair, independent random signs, ``(_RANDOM_FLIPS,)``.
+
+    A random byte holds the signs of eight values, and a table their sum for each of the 256 bytes: one look-up
+    instead of eight multiplications.
+    """
+    eights = np.append(values, np.zeros(-len(values) % 8)).reshape(-1, 8)
+    signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1.0
+    sums = np.zeros(_RANDOM_FLIPS)
+    for table in eights @ signs.T:
+        sums += table[rng.integers(0, 256, _RANDOM_FLIPS, dtype=np.uint8)]
+    return sums
 
 
 def _bootstrap_means(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:

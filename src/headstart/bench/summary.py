@@ -213,6 +213,8 @@ def printable(text: str) -> str:
         >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
         True
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
