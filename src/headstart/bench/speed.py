@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench import statistics
+from headstart.bench.censored import censored_median, median_interval, steps_to
+from headstart.bench.statistics import Interval
 
 RULE = (
     "Steps to the baseline's accuracy decide nothing by themselves. The target is the mean over seeds of the "
@@ -41,7 +42,7 @@ class Speed:
     budget: int
     steps: Mapping[int, float | None]
     median: float | None
-    interval: statistics.Interval
+    interval: Interval
 
     @property
     def reached(self) -> int:
@@ -112,12 +113,12 @@ def steps_to_baseline(
     target = float(np.mean(ends))
     steps = {seed: _steps(result, target, budget, cost) for seed, result in own.items()}
     times = list(steps.values())
-    return Speed(label, target, budget, steps, statistics.censored_median(times), statistics.median_interval(times))
+    return Speed(label, target, budget, steps, censored_median(times), median_interval(times))
 
 
 def _steps(result: Mapping[str, Any], target: float, budget: int, cost: float) -> float | None:
     if result["status"] != "done":
         return None
     curve = result["curve"]
-    found = statistics.steps_to([p["step"] for p in curve], [p["accuracy"] for p in curve], target)
+    found = steps_to([p["step"] for p in curve], [p["accuracy"] for p in curve], target)
     return found + cost if found is not None and found + cost <= budget else None
