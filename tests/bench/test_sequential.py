@@ -104,6 +104,7 @@ def test_a_large_effect_stops_at_the_first_look(make_experiment, store):
     analysis = analyse(store)
     assert [arm.comparison.verdict.value for arm in analysis.methods] == ["helps", "hurts"]
     assert all(arm.comparison.alpha == pytest.approx(0.05 / 4) for arm in analysis.methods)
+    assert analysis.plan["looks"] == 4
     assert "Decided after 9 of 24 seeds (look 1 of 4, each at level 0.0125)." in ended.sentence()
     assert "fixed in advance at 9, 14, 19 and 24 seeds. Each look tests at 0.0125" in markdown(analysis)
 

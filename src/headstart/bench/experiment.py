@@ -63,6 +63,7 @@ class Experiment:
         auto: Which fields of ``training`` to choose by the machine: the device by what is there, precision and
             memory format by timing training steps.
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
+        looks: How often the results may be looked at before the number of seeds is settled.
         test: Whether trials look at the test split at their end. Without, they are given no test images.
         selection: How a search chose the arms' configurations, for the report; empty if there was none.
 
@@ -81,6 +82,7 @@ class Experiment:
     alpha: float = 0.05
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
     stopping: str = ""
+    looks: int = 1
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
 
@@ -287,6 +289,7 @@ def _plan(
         "margin": experiment.margin,
         "alpha": experiment.alpha,
         "stopping": experiment.stopping,
+        "looks": experiment.looks,
         "test": experiment.test,
         "selection": experiment.selection,
         "decided": ground.decided,

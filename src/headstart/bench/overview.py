@@ -17,6 +17,8 @@ from headstart.bench.verdicts import Comparison, Verdict, signed
 from headstart.errors import HeadstartError
 
 RULES = (
+    "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
+    "together are one method, whatever was chosen.",
     "Every experiment is judged by itself, by the rules on its own page; its verdicts stand here as they are.",
     "“p, all rows” is the exact sign-flip p after Holm's adjustment over all rows of this page: it asks which rows "
     "stand out even though there are so many. Where seeds were added until a verdict was in, p counts once for "
@@ -87,13 +89,13 @@ class MethodRows:
 
     Args:
         label: Its name, the same in no two methods.
-        methods: Its exact configuration.
+        configurations: Exactly, one for all experiments or, where a search chose them, one for each.
         rows: In the order of the experiments.
         overall: Mean over the experiments that have a comparison; None if there are fewer than two.
     """
 
     label: str
-    methods: tuple[str, ...]
+    configurations: tuple[str, ...]
     rows: tuple[Row, ...]
     overall: statistics.Estimate | None
 
@@ -150,10 +152,14 @@ class Overview:
         ]
 
 
+_Group = Sequence[tuple[Part, ArmSummary]]
+
+
 def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     """Read several stores and set their methods side by side.
 
-    A method is the same in two experiments if all its options are. A trial that two stores hold counts once.
+    A method is the same in two experiments if all its options are, or if a search chose them in both. A trial that
+    two stores hold counts once.
 
     Args:
         folders: Of experiments that were at least begun.
@@ -168,11 +174,11 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     analyses = [analyse(Store(place)) for place in places]
     names = _names(places, [analysis.plan for analysis in analyses])
     parts = tuple(Part(i + 1, *each) for i, each in enumerate(zip(names, places, analyses, strict=True)))
-    groups: dict[tuple[str, ...], list[tuple[Part, ArmSummary]]] = {}
+    groups: dict[tuple[str, bool], list[tuple[Part, ArmSummary]]] = {}
     notes = []
     for part in parts:
         for arm in part.analysis.methods:
-            group = groups.setdefault(arm.methods or (arm.spec,), [])
+            group = groups.setdefault(_identity(part, arm), [])
             twin = next((other for other, theirs in group if _keys(arm) & _keys(theirs)), None)
             if twin is None:
                 group.append((part, arm))
@@ -183,15 +189,36 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
         if part.analysis.missing:
             notes.append(f"{part.title}: {part.analysis.missing} trials are not finished.")
         notes += [f"{part.title}: {note}" for note in part.analysis.notes]
-    labels = _labels([[arm for _, arm in group] for group in groups.values()])
+    labels = _labels(list(groups.values()))
     adjusted = _adjusted([pair for group in groups.values() for pair in group])
     methods = []
-    for label, (configuration, group) in zip(labels, groups.items(), strict=True):
+    for label, group in zip(labels, groups.values(), strict=True):
         rows = tuple(Row(part, arm, adjusted.get((part.number, arm.label))) for part, arm in group)
         differences = [row.comparison.differences for row in rows if row.comparison]
         overall = statistics.stratified_mean(differences) if len(differences) > 1 else None
-        methods.append(MethodRows(label, configuration, rows, overall))
+        methods.append(MethodRows(label, _configurations(group), rows, overall))
     return Overview(parts, tuple(methods), tuple(notes))
+
+
+def _configuration(part: Part, arm: ArmSummary) -> str:
+    """Write what an arm starts with, and what it trains with instead."""
+    planned = next(found for found in part.analysis.plan["arms"] if found["label"] == arm.label)
+    return " + ".join([*(arm.methods or (arm.spec,)), *(f"{key}={value}" for key, value in planned.get("changes", ()))])
+
+
+def _searched(part: Part) -> bool:
+    return bool(part.analysis.plan.get("selection"))
+
+
+def _identity(part: Part, arm: ArmSummary) -> tuple[str, bool]:
+    """Return what two arms must share to be one method."""
+    return (arm.label, True) if _searched(part) else (_configuration(part, arm), False)
+
+
+def _configurations(group: _Group) -> tuple[str, ...]:
+    if _searched(group[0][0]):
+        return tuple(f"{part.number}. {_configuration(part, arm)}" for part, arm in group)
+    return (_configuration(*group[0]),)
 
 
 def _keys(arm: ArmSummary) -> set[str]:
@@ -227,11 +254,15 @@ def _short(name: str) -> str:
     return re.sub(r"[^\s:]*[/\\]", "", name).removeprefix("headstart:")
 
 
-def _labels(groups: Sequence[Sequence[ArmSummary]]) -> list[str]:
+def _labels(groups: Sequence[_Group]) -> list[str]:
     """Name each method by its arms' label if they agree, or by its spec; add the spec where two would be one."""
-    names = [group[0].label if len({arm.label for arm in group}) == 1 else group[0].spec for group in groups]
+    names = []
+    for group in groups:
+        part, first = group[0]
+        label = first.label if len({arm.label for _, arm in group}) == 1 else first.spec
+        names.append(f"{label}, searched" if _searched(part) else label)
     full = [
-        f"{name} ({group[0].spec})" if names.count(name) > 1 and name != group[0].spec else name
+        f"{name} ({group[0][1].spec})" if names.count(name) > 1 and name != group[0][1].spec else name
         for name, group in zip(names, groups, strict=True)
     ]
     return [f"{name} #{full[:i].count(name) + 1}" if full.count(name) > 1 else name for i, name in enumerate(full)]

@@ -117,7 +117,7 @@ def as_dict(overview: Overview) -> dict[str, Any]:
         "methods": [
             {
                 "label": method.label,
-                "configuration": list(method.methods),
+                "configurations": list(method.configurations),
                 "sentence": method.sentence(),
                 "overall": summary.estimate_data(method.overall),
                 "rows": [

@@ -139,7 +139,13 @@ def run_until_decided(
     ran, elsewhere, seconds = 0, 0, 0.0
     redone: tuple[Damage, ...] = ()
     for count in plan.seeds:
-        block = replace(experiment, seeds=experiment.seeds[:count], alpha=plan.level, stopping=plan.rule())
+        block = replace(
+            experiment,
+            seeds=experiment.seeds[:count],
+            alpha=plan.level,
+            stopping=plan.rule(),
+            looks=len(plan.seeds),
+        )
         done = run(block, store, progress, command, executor)
         ran, elsewhere, seconds = ran + done.ran, elsewhere + done.elsewhere, seconds + done.seconds
         redone = redone or done.redone
