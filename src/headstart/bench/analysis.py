@@ -12,6 +12,7 @@ from headstart.bench import statistics
 from headstart.bench.arms import CONTROLS, EQUAL_STEPS
 from headstart.bench.budget import remarks
 from headstart.bench.experiment import FORMAT
+from headstart.bench.selection import Selection, selection_of
 from headstart.bench.speed import RULE as SPEED
 from headstart.bench.speed import Speed, steps_to_baseline
 from headstart.bench.store import Store
@@ -126,6 +127,11 @@ class Analysis:
         """Control arms, the null among them."""
         return tuple(arm for arm in self.arms if arm.control)
 
+    @property
+    def selection(self) -> Selection | None:
+        """What a search chose before, if there was one."""
+        return selection_of(self.plan)
+
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
@@ -184,6 +190,11 @@ def analyse(store: Store) -> Analysis:
             f"'{store.folder}' holds an experiment of format {plan.get('format')!r}, not {FORMAT!r}.",
             remedy="Run the comparison again with this version.",
         )
+    if not plan.get("test", True):
+        raise HeadstartError(
+            f"'{store.folder}' holds a search, whose trials do not look at the test split.",
+            remedy="The report on the experiment that it was made for shows what it chose: give the folder above.",
+        )
     records = store.present(cell["key"] for cell in plan["trials"])
     results: dict[str, dict[int, Result]] = {arm["label"]: {} for arm in plan["arms"]}
     refusals: dict[str, str] = {}
@@ -204,6 +215,7 @@ def analyse(store: Store) -> Analysis:
     )
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
+    notes += searched.warnings if (searched := selection_of(plan)) else ()
     return Analysis(plan, arms, tuple(beyond), len(missing), tuple(notes))
 
 

@@ -37,13 +37,17 @@ class Config:
     settings: Mapping[str, Any]
     lines: Mapping[str, int]
 
-    def locate(self, error: HeadstartError, overruled: Mapping[str, Any] | None = None) -> None:
+    def locate(self, error: HeadstartError, overruled: Mapping[str, Any] | None = None, about: str = "") -> None:
         """Point an error that arose later at the line whose value it quotes, if there is one.
 
         Args:
             error: Such as that a model is not known.
             overruled: Words whose value came from elsewhere.
+            about: The word that the error is about, if that is known.
         """
+        if about in self.settings and about not in (overruled or {}):
+            error.args = (f"{self.file}, line {self.lines[about]}: {error}",)
+            return
         for name, value in self.settings.items():
             if name in (overruled or {}) or not isinstance(value, str):
                 continue

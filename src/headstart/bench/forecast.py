@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from headstart.bench.experiment import Experiment, Trial
+from headstart.bench.search import Search, folder_of, results_of
 from headstart.bench.store import Record, Store
 from headstart.bench.timing import Clock
 from headstart.errors import HeadstartError
@@ -52,25 +53,28 @@ class Forecast:
     Args:
         arms: One after the other, in the experiment's order.
         trials: Every trial as arm, seed, key and whether it is done.
+        search: What is left to do of the search before; None if there is none.
     """
 
     arms: tuple[ArmForecast, ...]
     trials: tuple[tuple[str, int, str, bool], ...]
+    search: Forecast | None = None
 
     @property
     def seconds(self) -> float:
-        """Of all that is left to do, one trial after the other."""
-        return sum(arm.seconds for arm in self.arms)
+        """Of all that is left to do, one trial after the other, with the search."""
+        return sum(arm.seconds for arm in self.arms) + (self.search.seconds if self.search else 0.0)
 
     @property
     def to_do(self) -> int:
-        """How many trials are left to do."""
-        return len({key for _, _, key, done in self.trials if not done})
+        """How many trials are left to do, with those of the search."""
+        own = {key for _, _, key, done in self.trials if not done}
+        return len(own) + (self.search.to_do if self.search else 0)
 
     @property
     def total(self) -> int:
-        """How many trials there are, done and to do."""
-        return len({key for _, _, key, _ in self.trials})
+        """How many trials there are, done and to do, with those of the search."""
+        return len({key for _, _, key, _ in self.trials}) + (self.search.total if self.search else 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""
@@ -89,12 +93,13 @@ class Forecast:
                 }
                 for arm in self.arms
             ],
+            "search": self.search.as_dict() if self.search else None,
             "to_do": self.to_do,
             "seconds": self.seconds,
         }
 
 
-def forecast(experiment: Experiment, store: Store) -> Forecast:
+def forecast(experiment: Experiment, store: Store, search: Search | None = None) -> Forecast:
     """List an experiment's trials, done and to do, and estimate what those to do will cost.
 
     Nothing is written. The random states are as before.
@@ -102,6 +107,7 @@ def forecast(experiment: Experiment, store: Store) -> Forecast:
     Args:
         experiment: What would be run.
         store: Where it would be run.
+        search: That would be run before.
 
     Returns:
         The estimate: starts and training steps from stored trials of the arm, where there are any, or else
@@ -111,6 +117,12 @@ def forecast(experiment: Experiment, store: Store) -> Forecast:
     Raises:
         HeadstartError: If the task or the model cannot be had.
     """
+    before = None
+    if search is not None:
+        inner, folder = search.trial_experiment(search.training(store.decided)), folder_of(store)
+        before = forecast(inner, folder)
+        if not before.to_do:
+            experiment = search.chosen(results_of([trial[:3] for trial in before.trials], folder))
     ground = experiment.prepare(store.decided)
     trials = experiment.trials(ground)
     found = store.present(trial.key for trial in trials)
@@ -119,7 +131,7 @@ def forecast(experiment: Experiment, store: Store) -> Forecast:
     owners = {trial.key: trial.arm.label for trial in reversed(trials)}
     arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in ground.arms)
     listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
-    return Forecast(arms, listed)
+    return Forecast(arms, listed, before)
 
 
 def _arm(

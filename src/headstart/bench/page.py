@@ -71,7 +71,9 @@ def render(analysis: Analysis) -> str:
 
 def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
     beyond = [c for c in analysis.beyond if c.arm == arm.label and c.seeds]
-    return {**_row(analysis, arm), "sentence": arm.sentence(), "methods": arm.methods, "beyond": beyond}
+    stored = next(each for each in analysis.plan["arms"] if each["label"] == arm.label)
+    exact = (*arm.methods, *(f"{name}={_plain(value)}" for name, value in stored.get("changes", ())))
+    return {**_row(analysis, arm), "sentence": arm.sentence(), "exact": exact, "beyond": beyond}
 
 
 def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:

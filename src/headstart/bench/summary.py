@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.selection import Selection
 from headstart.bench.speed import Speed
 from headstart.bench.statistics import Estimate, Interval
 from headstart.bench.verdicts import Comparison, p_text, signed
@@ -46,7 +47,7 @@ def facts(analysis: Analysis) -> list[str]:
         plan["task"]["description"],
         f"{len(plan['seeds'])} paired seeds",
         f"{training['steps']:,} steps of {training['batch_size']}, {training['optimizer']} at {training['lr']:g}, "
-        f"{training['schedule']}",
+        f"{training['schedule']}" + (", but for what was searched" if analysis.selection else ""),
     ]
 
 
@@ -113,12 +114,25 @@ def markdown(analysis: Analysis) -> str:
     lines += [f"- {inert(arm.sentence())}" for arm in analysis.methods]
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
     lines += ["| " + " | ".join(map(inert, cells(arm))) + " |" for arm in analysis.arms]
+    lines += _search(analysis.selection) if analysis.selection else []
     lines += ["", "## What the controls show", ""]
     lines += [f"- {inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
     lines += ["", "## How it was decided", "", *(f"- {rule}" for rule in analysis.rules())]
     if analysis.notes:
         lines += ["", "## Notes", "", *(f"- {inert(note)}" for note in analysis.notes)]
     return "\n".join(lines) + "\n"
+
+
+def _search(found: Selection) -> list[str]:
+    lines = ["", "## What was searched", "", inert(found.sentence), ""]
+    lines += [
+        "| configuration | " + " | ".join(map(inert, found.columns)) + " |",
+        "|---" + "|--:" * len(found.columns) + "|",
+    ]
+    for name, cells in found.rows:
+        shown = [f"**{cell.value}**" if cell.chosen else cell.value for cell in cells]
+        lines.append("| " + " | ".join([inert(name), *shown]) + " |")
+    return lines
 
 
 def as_dict(analysis: Analysis) -> dict[str, Any]:
@@ -131,6 +145,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "arms": [_arm(arm) for arm in analysis.arms],
         "beyond_controls": [_comparison(c) for c in analysis.beyond],
         "controls": analysis.control_readings(),
+        "selection": analysis.plan.get("selection") or None,
         "missing_trials": analysis.missing,
         "notes": list(analysis.notes),
         "rules": analysis.rules(),

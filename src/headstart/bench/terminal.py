@@ -115,6 +115,8 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
         console.print(Text(f"• {arm.sentence()}"))
     for reading in analysis.control_readings(brief=True):
         console.print(Text(f"• {reading}", style="dim"))
+    if analysis.selection:
+        console.print(Text(f"• {analysis.selection.choices}", style="dim"))
     for note in [*analysis.notes, *([f"{analysis.missing} trials are not finished."] if analysis.missing else [])]:
         console.print(Text(f"! {note}", style="yellow"))
     console.print()

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from headstart.bench.arms import parse_arms, with_controls, with_default
 from headstart.bench.batches import NORMALIZATIONS, SAME
 from headstart.bench.experiment import AUTO, Experiment
+from headstart.bench.grid import make_grid, read_grid
+from headstart.bench.search import Search
 from headstart.bench.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from headstart.errors import HeadstartError, unknown
 
@@ -68,6 +70,11 @@ WORDS: dict[str, Word] = {
         Word("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
         Word("until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL),
         Word("looks", "whole", 4, "with --until decided: how often to look at most", WHAT),
+        Word(
+            "search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"
+        ),
+        Word("search-seeds", "whole", 2, "seeds for each configuration of the search", WHAT),
+        Word("search-trials", "whole", 0, "configurations per arm, 0: all that training's values give", WHAT),
         Word("controls", "switch", True, "the control arms and the null arm", WHAT),
         Word("split-seed", "whole", 0, "draw of the task's splits", WHAT),
         Word("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
@@ -166,12 +173,34 @@ def check(settings: Mapping[str, Any]) -> None:
     experiment({**defaults(), **settings})
     if (until := settings.get("until", "all")) not in UNTIL:
         raise unknown("rule to run until", until, UNTIL)
-    if (looks := settings.get("looks", 1)) < 1:
-        raise HeadstartError(f"looks is {looks}; it must be at least 1.")
+    for name, least in (("looks", 1), ("search-seeds", 1), ("search-trials", 0)):
+        if (count := settings.get(name, least)) < least:
+            raise HeadstartError(f"{name} is {count}; it must be at least {least}.")
     for name in ("alpha", "margin"):
         value = settings.get(name, WORDS[name].default)
         if not 0 < value < (1 if name == "alpha" else float("inf")):
             raise HeadstartError(f"{name} is {value:g}; it must be above 0{' and below 1' if name == 'alpha' else ''}.")
+
+
+def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
+    """Describe the search that the settings ask for, if they ask for one.
+
+    Args:
+        settings: Every word with its value.
+        what: The experiment that they describe.
+
+    Raises:
+        HeadstartError: If there is no such thing to search.
+
+    Example:
+        >>> settings = {**defaults(), "search": ["lr=1e-3,3e-3"]}
+        >>> search(settings, experiment(settings)).budget
+        2
+    """
+    if not settings["search"]:
+        return None
+    axes = make_grid(read_grid(settings["search"], what.arms), what.arms, what.training)
+    return Search(what, axes, settings["search-seeds"], settings["search-trials"])
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from typing import Any
 from headstart.bench import Experiment, Store
 from headstart.bench.config import Config, read, save
 from headstart.bench.executors import add_executor_arguments, executor_from
-from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults
+from headstart.bench.experiment import Summary
+from headstart.bench.search import Search
+from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
 from headstart.bench.words import experiment as build
 from headstart.bench.words import parse_seeds as parse_seeds
 from headstart.cli._dataroot import add_data_root
@@ -73,34 +75,41 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench import analyse
     from headstart.bench import run as run_experiment
     from headstart.bench.page import write_report
+    from headstart.bench.search import run_search
     from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
     from headstart.bench.tasks import load_task
     from headstart.bench.terminal import Bars, show
 
     chosen, typed, config = settings(args)
+    with _pointing(config, typed):
+        check(chosen)
+        experiment = build(chosen)
+    with _pointing(config, typed, "search"):
+        searched = search(chosen, experiment)
     if args.write is not None:
         save(args.write, chosen)
         print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
         return 0
-    with _pointing(config, typed):
-        check(chosen)
-        experiment = build(chosen)
     if args.download:
         with _pointing(config, typed):
             load_task(experiment.task, experiment.split_seed, download=True)
     store = Store(chosen["out"])
     if args.dry_run:
         with _pointing(config, typed):
-            return _dry_run(experiment, store, args.json)
-    errors = Console(stderr=True)
+            return _dry_run(experiment, store, searched, args.json)
+    errors, found = Console(stderr=True), ""
     try:
         with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
+            executor = executor_from(args)
+            if searched is not None:
+                experiment, tried = run_search(searched, store, bars, _command(), executor)
+                found = f"Search: {tried.ran} trials run in {tried.seconds:.0f} s{_others(tried)}."
             if chosen["until"] == "decided":
-                decision = run_until_decided(experiment, store, bars, _command(), executor_from(args), chosen["looks"])
+                decision = run_until_decided(experiment, store, bars, _command(), executor, chosen["looks"])
                 done, ended = decision.summary, decision.sentence()
             else:
-                done, ended = run_experiment(experiment, store, bars, _command(), executor_from(args)), ""
+                done, ended = run_experiment(experiment, store, bars, _command(), executor), ""
     except KeyboardInterrupt:
         errors.print(
             f"Finished trials are kept in '{store.folder}'; the same command goes on from there.", markup=False
@@ -113,15 +122,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     console = Console()
     show(analysis, page, console)
-    again = f", {done.kept} were there already" if done.kept else ""
-    again += f", {done.elsewhere} were run by another driver" if done.elsewhere else ""
-    if ended:
-        console.print(Text(ended))
-    console.print(f"{done.ran} trials run in {done.seconds:.0f} s{again}.", highlight=False)
+    ran = f"{done.ran} trials run in {done.seconds:.0f} s{_others(done)}."
+    for line in filter(None, (ended, found, ran)):
+        console.print(Text(line))
     return 0
 
 
-def _dry_run(experiment: Experiment, store: Store, as_json: bool) -> int:
+def _others(done: Summary) -> str:
+    """Say which trials did not have to be run."""
+    again = f", {done.kept} were there already" if done.kept else ""
+    return again + (f", {done.elsewhere} were run by another driver" if done.elsewhere else "")
+
+
+def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_json: bool) -> int:
     """List the trials, done and to do, with their estimated cost."""
     from rich.console import Console
     from rich.table import Table
@@ -131,7 +144,7 @@ def _dry_run(experiment: Experiment, store: Store, as_json: bool) -> int:
     from headstart.cli._common import working
 
     with working("Timing a few steps"):
-        found = forecast(experiment, store)
+        found = forecast(experiment, store, searched)
     if as_json:
         print(json.dumps(found.as_dict(), allow_nan=False))
         return 0
@@ -140,16 +153,19 @@ def _dry_run(experiment: Experiment, store: Store, as_json: bool) -> int:
     )
     for arm in found.arms:
         cost = ["", ""] if not arm.source or arm.refusal else [duration(arm.init_seconds), duration(arm.trial_seconds)]
-        row = [arm.label, ranges(arm.done), ranges(arm.to_do), *cost, "refused" if arm.refusal else arm.source]
+        source = f"as {arm.shared}" if arm.shared else "refused" if arm.refusal else arm.source
+        row = [arm.label, ranges(arm.done), ranges(arm.to_do), *cost, source]
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
     console.print(table)
     for arm in found.arms:
         if arm.refusal:
             console.print(Text(f"! {arm.label} would refuse: {arm.refusal}", style="yellow"))
-    total = len(found.trials)
+    if found.search is not None and found.search.to_do:
+        left = f"{found.search.to_do} of {found.search.total} trials to do: about {duration(found.search.seconds)}"
+        console.print(f"Search: {left}; above, the arms are not configured by it yet.", highlight=False)
     console.print(
-        f"{found.to_do} of {total} trials to do: about {duration(found.seconds)}, one after the other. "
+        f"{found.to_do} of {found.total} trials to do: about {duration(found.seconds)}, one after the other. "
         "Dry run: nothing was written.",
         highlight=False,
     )
@@ -191,13 +207,13 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
 
 
 @contextlib.contextmanager
-def _pointing(config: Config | None, typed: Mapping[str, Any]) -> Iterator[None]:
-    """Make errors point at the file's line that they are about."""
+def _pointing(config: Config | None, typed: Mapping[str, Any], about: str = "") -> Iterator[None]:
+    """Make errors point at the file's line that they are about, or that of a word, if it is known."""
     try:
         yield
     except HeadstartError as error:
         if config is not None:
-            config.locate(error, typed)
+            config.locate(error, typed, about)
         raise
 
 
