@@ -22,6 +22,7 @@ from headstart.health import Diagnosis, Finding, LayerHealth
 from headstart.methods import (
     LSUV,
     Auto,
+    Balance,
     Default,
     DeltaOrthogonal,
     Dirac,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSUV",
     "Auto",
+    "Balance",
     "DataError",
     "Default",
     "DeltaOrthogonal",

@@ -22,6 +22,7 @@ from headstart.report import Init, Report, Row
 from headstart.transaction import Transaction
 from headstart.walk import walk
 from headstart.weights import store
+from headstart.whole import Whole
 
 MethodLike = str | Method | type[Method] | Sequence[str | Method]
 
@@ -210,6 +211,8 @@ def _inside(
         chosen = select(plan, model, include, exclude)
         jobs = [(m, m.select(chosen, plan)) for m in methods]
         walk(model, batch, plan, jobs, transaction, seed)
+        for m, layers in jobs:
+            m.finish(Whole(model, batch, plan, layers, transaction, seed, m.info.name))
         report = _report(plan, methods, seed)
         if keep:
             transaction.commit()

@@ -8,7 +8,6 @@ up but tried: it is run again on rescaled inputs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,25 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from headstart.inputs import Batch
 from headstart.norms import is_norm
+from headstart.operations import ANY, PINNED, Classes, Operation, written
 from headstart.plan import Where, failing_forward, first_input
 from headstart.weights import Layer
 
-PINNED, ANY = 0, -1
-"""The class of values whose scale is fixed, and the mark of values that are always zero."""
-
-_MOVES = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t slice select expand clone contiguous cat stack split"
-    " split_with_sizes unbind squeeze unsqueeze alias detach narrow flip roll constant_pad_nd reflection_pad1d"
-    " reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle"
-    " pixel_unshuffle channel_shuffle unfold as_strided index_select repeat lift_fresh copy index".split()
-)
-_ALMOST = frozenset("gelu silu elu celu mish hardswish hardtanh softplus tanh".split())
+_ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 @dataclass
@@ -67,47 +57,6 @@ class Flow:
     norms: dict[str, Tensor] = field(default_factory=dict)
     almost: set[int] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)
-
-
-class Classes:
-    """Scale classes that may become one (union-find); class 0 is the pinned one and always its own root."""
-
-    def __init__(self) -> None:
-        self._parent = [PINNED]
-        self.reason: dict[int, str] = {}
-
-    def new(self) -> int:
-        """Start a class."""
-        self._parent.append(len(self._parent))
-        return len(self._parent) - 1
-
-    def root(self, label: int) -> int:
-        """Return the class that a label belongs to by now."""
-        while label > PINNED and self._parent[label] != label:
-            label = self._parent[label]
-        return label
-
-    def roots(self, labels: Tensor) -> Tensor:
-        """Map labels to what they belong to by now."""
-        found = labels.clone()
-        for label in labels.unique().tolist():
-            if self.root(label) != label:
-                found[labels == label] = self.root(label)
-        return found
-
-    def merge(self, labels: Sequence[int]) -> int:
-        """Make labels one class, pinned if one of them is, and return it."""
-        roots = sorted({self.root(label) for label in labels if label != ANY})
-        for root in roots[1:]:
-            self._parent[root] = roots[0]
-        return roots[0] if roots else ANY
-
-    def pin(self, labels: Sequence[int], why: str) -> None:
-        """Fix the scale of some classes."""
-        for label in labels:
-            if (root := self.root(label)) > PINNED:
-                self.reason[root] = why
-                self._parent[root] = PINNED
 
 
 def trace(
@@ -151,18 +100,18 @@ class _Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         labelled = {i: self.labels(leaf) for i, leaf in enumerate(leaves) if self._is_live(leaf)}
-        written = {id(value) for value in _written(func, args, kwargs)}
+        targets = {id(value) for value in written(func, args, kwargs)}
         if not labelled:
             result = func(*args, **kwargs)
-            self._overwritten([leaf for leaf in leaves if id(leaf) in written], None)
+            self._overwritten([leaf for leaf in leaves if id(leaf) in targets], None)
             return result
-        kept = [leaf.clone() if id(leaf) in written else leaf for leaf in leaves] if written else leaves
+        kept = [leaf.clone() if id(leaf) in targets else leaf for leaf in leaves] if targets else leaves
         result = func(*args, **kwargs)
         with self._looking():
-            op = _Operation(func, kept, spec, labelled)
+            op = Operation(func, kept, spec, labelled)
             outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
             found = [self._judge(op, number, value) for number, value in enumerate(outputs)]
-            self._overwritten([leaf for leaf in leaves if id(leaf) in written], outputs)
+            self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
             for value, labels in zip(outputs, found, strict=True):
                 if labels is not None:
                     self._labels[id(value)] = (value, labels)
@@ -180,16 +129,15 @@ class _Tracer(TorchDispatchMode):
                 ):
                     self.pin(labels, "it is written into in part")
 
-    def _judge(self, op: _Operation, number: int, value: Tensor) -> Tensor | None:
+    def _judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
         """Find the labels of an operation's output; pin its inputs if there are none."""
         if not value.is_floating_point():
             if not op.invariant(number, self._factors(op)):
                 self.pin_all(op, f"{op.name} compares it with something of a fixed scale")
             return None
-        if op.name in _MOVES:
-            moved = op.moved(number)
-            if moved is not None and moved.shape == value.shape:
-                return moved
+        moved = op.moved(number)
+        if moved is not None and moved.shape == value.shape:
+            return moved
         for candidate, merged in op.candidates(value, self.classes):
             if op.homogeneous(number, candidate, merged, self._factors(op)):
                 for group in merged:
@@ -209,7 +157,7 @@ class _Tracer(TorchDispatchMode):
         self.pin_all(op, f"{op.name} is not homogeneous")
         return None
 
-    def _factors(self, op: _Operation) -> list[dict[int, float]]:
+    def _factors(self, op: Operation) -> list[dict[int, float]]:
         """Draw a factor for every class, twice: moderate ones, and ones that make values large."""
         present = op.classes(self.classes)
         drawn = torch.rand(len(present), generator=self._draw).tolist()
@@ -233,7 +181,7 @@ class _Tracer(TorchDispatchMode):
         """Fix the scale of the classes in some labels."""
         self.classes.pin(labels.unique().tolist(), why)
 
-    def pin_all(self, op: _Operation, why: str) -> None:
+    def pin_all(self, op: Operation, why: str) -> None:
         """Fix the scale of all that goes into an operation."""
         for labels in op.labelled.values():
             self.pin(labels, why)
@@ -321,7 +269,7 @@ class _Tracer(TorchDispatchMode):
                     for mine, other in zip(seen.tolist(), channels.tolist(), strict=True):
                         self.classes.merge([mine, other])
                 return None
-            op = _Operation(module, [value], tree_flatten(((value,), {}))[1], {0: labels}, type(module).__name__)
+            op = Operation(module, [value], tree_flatten(((value,), {}))[1], {0: labels}, type(module).__name__)
             for groups in ([], [op.classes(self.classes)]):
                 if op.invariant(0, self._factors(op), groups):
                     for group in groups:
@@ -334,10 +282,8 @@ class _Tracer(TorchDispatchMode):
 
     def _by_channel(self, labels: Tensor, axis: int) -> Tensor:
         """One class for each channel: what differs within a channel becomes one."""
-        found = []
-        for channel in labels.movedim(axis, 0).flatten(1).unbind(0) if labels.dim() > 1 else labels.unbind(0):
-            found.append(self.classes.merge(channel.unique().tolist()))
-        return torch.tensor(found)
+        channels = labels.movedim(axis, 0).unsqueeze(-1).flatten(1)
+        return torch.tensor([self.classes.merge(channel.unique().tolist()) for channel in channels])
 
     def finish(self, returned: Any) -> Flow:
         """Pin what the model returns, and say where every class ended."""
@@ -362,174 +308,9 @@ class _Tracer(TorchDispatchMode):
         return "it is added to something of a fixed scale"
 
 
-@dataclass
-class _Operation:
-    """An operation with its inputs, which can be run again on other ones."""
-
-    func: Any
-    leaves: list[Any]
-    spec: Any
-    labelled: dict[int, Tensor]
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            self.name = self.func.overloadpacket.__name__.rstrip("_") or self.func.overloadpacket.__name__
-        self.size = max(float(self.leaves[i].abs().max()) if self.leaves[i].numel() else 0.0 for i in self.labelled)
-        self._plain: list[Any] | None = None
-
-    def classes(self, classes: Classes) -> list[int]:
-        """The classes that come in, without the pinned one."""
-        found = {int(label) for labels in self.labelled.values() for label in labels.unique()}
-        return sorted({classes.root(label) for label in found} - {PINNED, ANY})
-
-    def run(self, change: Callable[[int, Tensor], Tensor]) -> list[Any]:
-        """Run it on changed floating-point inputs."""
-        leaves = [
-            change(i, leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-            for i, leaf in enumerate(self.leaves)
-        ]
-        args, kwargs = tree_unflatten(leaves, self.spec)
-        found = tree_flatten(self.func(*args, **kwargs))[0]
-        return [leaf for leaf in found if isinstance(leaf, Tensor)]
-
-    def moved(self, number: int) -> Tensor | None:
-        """Run an operation that only moves values on their labels."""
-
-        def labels(i: int, leaf: Tensor) -> Tensor:
-            if i in self.labelled:
-                return self.labelled[i].to(torch.float64).clone()
-            return torch.full(leaf.shape, float(PINNED), dtype=torch.float64, device=leaf.device)
-
-        if self.name == "constant_pad_nd":
-            if self._fill() != 0:
-                return None
-            args, kwargs = tree_unflatten(self.leaves, self.spec)
-            return self.func(labels(0, args[0]), args[1], float(ANY)).long()  # type: ignore[no-any-return]
-        try:
-            return self.run(labels)[number].long()
-        except (RuntimeError, IndexError):
-            return None
-
-    def _fill(self) -> float:
-        args, kwargs = tree_unflatten(self.leaves, self.spec)
-        return float(args[2]) if len(args) > 2 else float(kwargs.get("value", 0))
-
-    def candidates(self, value: Tensor, classes: Classes) -> Iterator[tuple[Tensor, list[list[int]]]]:
-        """Guess the labels of an output, with the classes that would have to become one, the loosest first."""
-        fields = list(self.labelled.values())
-        try:
-            wide = [torch.broadcast_to(labels, value.shape) for labels in fields]
-        except RuntimeError:
-            wide = []
-        if wide:
-            yield _joined(wide)
-        if len(fields) == 1 and value.dim() > 2 and fields[0].dim() == value.dim():
-            labels = fields[0]
-            if labels.shape[:2] == value.shape[:2]:
-                channel = labels.flatten(2)[..., 0]
-                if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
-                    yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape), []
-        present = self.classes(classes)
-        if present:
-            yield torch.full((), present[0]).expand(value.shape), [present]
-
-    def homogeneous(
-        self, number: int, candidate: Tensor, merged: list[list[int]], factors: list[dict[int, float]]
-    ) -> bool:
-        """Tell whether the output scales as the candidate says."""
-        plain = self._unscaled()[number]
-        for factor in factors:
-            scale = _scales(_together(factor, merged))
-            wanted = plain * scale(candidate).to(plain)
-            if not _close(self.run(lambda i, leaf, scale=scale: self._scaled(i, leaf, scale))[number], wanted):
-                return False
-        return True
-
-    def invariant(
-        self, number: int, factors: list[dict[int, float]], merged: Sequence[Sequence[int]] = ()
-    ) -> bool:
-        """Tell whether the output does not depend on the scales."""
-        plain = self._unscaled()[number]
-        for factor in factors:
-            scale = _scales(_together(factor, merged))
-            if not _close(self.run(lambda i, leaf, scale=scale: self._scaled(i, leaf, scale))[number], plain):
-                return False
-        return True
-
-    def _unscaled(self) -> list[Any]:
-        if self._plain is None:
-            self._plain = self.run(lambda i, leaf: leaf.clone())
-        return self._plain
-
-    def _scaled(self, i: int, leaf: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
-        return leaf * scale(self.labelled[i]).to(leaf) if i in self.labelled else leaf.clone()
-
-
-def _joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
-    """Labels of a sum: where terms differ, their classes have to become one."""
-    labels, groups = fields[0], []
-    for other in fields[1:]:
-        differ = (labels != other) & (labels != ANY) & (other != ANY)
-        pairs = torch.stack([labels[differ], other[differ]], 1).unique(dim=0).tolist() if bool(differ.any()) else []
-        groups += pairs
-        labels = torch.where(labels == ANY, other, labels)
-    return labels, groups
-
-
-def _together(factors: dict[int, float], groups: Sequence[Sequence[int]]) -> dict[int, float]:
-    """Give labels that would be one class one factor; that of the pinned class is 1."""
-    parent = {label: label for group in groups for label in group}
-
-    def root(label: int) -> int:
-        while parent[label] != label:
-            label = parent[label]
-        return label
-
-    for first, *rest in groups:
-        for label in rest:
-            low, high = sorted((root(first), root(label)))
-            parent[high] = low
-    return {**factors, **{label: factors.get(root(label), 1.0) for label in parent}}
-
-
-def _scales(factor: dict[int, float]) -> Callable[[Tensor], Tensor]:
-    def scale(labels: Tensor) -> Tensor:
-        found = torch.ones(labels.shape, dtype=torch.float64)
-        for label in labels.unique().tolist():
-            if label in factor:
-                found[labels == label] = factor[label]
-        return found
-
-    return scale
-
-
-def _close(got: Tensor, wanted: Tensor) -> bool:
-    if not got.is_floating_point():
-        return bool(torch.equal(got, wanted))
-    if got.numel() == 0:
-        return True
-    finite = torch.isfinite(wanted)
-    if not bool(finite.all()) and not torch.equal(got[~finite], wanted[~finite]):
-        return False
-    size = float(wanted[finite].abs().max()) if bool(finite.any()) else 0.0
-    error = (got - wanted)[finite].abs().max() if bool(finite.any()) else torch.zeros(())
-    return bool(error <= _ROUNDING.get(got.dtype, 1e-4) * max(size, 1e-30)) and math.isfinite(size)
-
-
 def _map(labels: Tensor, classes: Classes) -> Tensor:
     found = labels
     for label in labels.unique().tolist():
         if (root := classes.root(label)) != label:
             found = torch.where(found == label, root, found)
-    return found
-
-
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The arguments that an operation writes into."""
-    found = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            found += [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
     return found

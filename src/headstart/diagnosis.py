@@ -5,15 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 from torch.utils.data import Dataset, IterableDataset
 
 from headstart import guard, inputs, rng, weights
@@ -21,18 +18,16 @@ from headstart.api import full_precision, materialize
 from headstart.errors import HeadstartError
 from headstart.filter_metrics import filter_metrics
 from headstart.findings import Scene, judge
+from headstart.gradients import LossFunction, Passes, both_ways
 from headstart.health import Diagnosis, LayerHealth
 from headstart.inputs import Batch, GetInputs
 from headstart.moments import across_sample_std
-from headstart.norms import as_in_training
 from headstart.parameters import scales
-from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, named
-from headstart.probe import Probe, weight_gradients
+from headstart.plan import Plan, Selection, make_plan, named
 from headstart.transaction import Transaction
 from headstart.weights import Layer
 
 SAMPLES = 64  # the backward pass keeps every activation of them
-LossFunction = Callable[[Any, Any], Tensor]
 
 
 def diagnose(
@@ -117,15 +112,6 @@ def _one_batch(
     return raw, batch.head(limit)  # get_inputs may unpack what could not be counted
 
 
-@dataclass
-class _Passes:
-    """What the forward and backward pass showed."""
-
-    probe: Probe
-    gradients: dict[str, Tensor | None] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
 def _look(
     model: nn.Module,
     batch: Batch | None,
@@ -140,7 +126,7 @@ def _look(
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)
-    passes = None if batch is None else _passes(model, plan, batch, raw, loss_fn, seed)
+    passes = None if batch is None else both_ways(model, plan, batch, raw, loss_fn, seed)
     diagnosis.rows = [_row(la, plan, passes) for la in everything if la.name in shown]
     if batch is not None and passes is not None:
         _describe_input(diagnosis, batch)
@@ -159,64 +145,6 @@ def _look(
     return diagnosis
 
 
-def _passes(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int) -> _Passes:
-    where = Where()
-    probe = Probe(plan.layers, where)
-    # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
-    stand_ins = {
-        n: p.detach().clone().requires_grad_(p.is_floating_point() or p.is_complex())
-        for n, p in model.named_parameters()
-    }
-    own = {id(p): stand_ins[n] for n, p in model.named_parameters()}
-    passes = _Passes(probe)
-    with ExitStack() as stack:
-        if batch.size > 1:  # one sample has no batch statistics
-            stack.enter_context(as_in_training(model))
-        stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
-        stack.enter_context(torch.enable_grad())
-        fresh = batch.head(batch.size)  # a model may write into its input
-        with probe.hooked(model), failing_forward(batch, where), probe:
-            returned = torch.func.functional_call(model, stand_ins, fresh.args, fresh.kwargs)
-        try:
-            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed)
-            if top:
-                passes.gradients = weight_gradients(top, top_gradients, plan, probe, own)
-            else:
-                passes.notes.append("Gradients were not measured: the model's output does not depend on its weights.")
-        except RuntimeError as error:
-            if isinstance(error, HeadstartError):
-                raise
-            reason = " ".join(str(error).split())
-            passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
-    return passes
-
-
-def _top(
-    returned: Any, raw: Any, loss_fn: LossFunction | None, batch: Batch, model: nn.Module, seed: int
-) -> tuple[list[Tensor], list[Tensor] | None]:
-    """What to differentiate, and with which gradients at the top."""
-    if loss_fn is None:
-        outputs = [t for t in Batch((returned,)).tensors if t.requires_grad and t.is_floating_point()]
-        drawn = [
-            torch.randn(t.shape, generator=rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
-            for i, t in enumerate(outputs)
-        ]
-        return outputs, drawn
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    try:
-        loss = loss_fn(returned, inputs.map_tensors(raw, lambda t: t.to(device)))
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise HeadstartError(
-            f"loss_fn failed: {type(error).__name__}: {reason}.",
-            remedy="It gets the model's outputs and the whole batch, and returns a scalar.",
-        ) from error
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise HeadstartError(f"loss_fn returned {what}.", remedy="Return a scalar tensor, such as the mean loss.")
-    return ([loss], None) if loss.requires_grad else ([], None)
-
-
 def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
     value = next((t for t in batch.tensors if t.is_floating_point() and t.numel() > 1), None)
     if value is not None:
@@ -225,7 +153,7 @@ def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
         diagnosis.input_across_sample_std = _number(across_sample_std(value)) if value.dim() else None
 
 
-def _row(layer: Layer, plan: Plan, passes: _Passes | None) -> LayerHealth:
+def _row(layer: Layer, plan: Plan, passes: Passes | None) -> LayerHealth:
     weight = weights.read(layer)
     row = LayerHealth(layer.name, type(layer.module).__name__, layer.shape, layer.fan_in, layer.fan_out)
     if bool(torch.isfinite(weight).all()):
@@ -247,7 +175,7 @@ def _row(layer: Layer, plan: Plan, passes: _Passes | None) -> LayerHealth:
     return row
 
 
-def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: _Passes) -> None:
+def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) -> None:
     signal = passes.probe.signals.get(layer.name)
     if signal is not None:
         row.output_mean, row.output_std, row.across_sample_std = signal.mean, signal.std, _number(signal.across)

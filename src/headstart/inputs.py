@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Batch:
         kwargs: Keyword arguments.
         size: Samples along the first axis of the first tensor.
         note: How the samples were chosen, for the report ("" when all were used).
+        raw: The batch as the data gave it, targets and all.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    raw: Any = None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -103,6 +105,7 @@ def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInput
     Raises:
         DataError: ``get_inputs`` failed, nothing is in it, or values are not finite.
     """
+    given = raw
     if get_inputs is not None:
         try:
             raw = get_inputs(raw)
@@ -114,7 +117,7 @@ def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInput
         args, kwargs = _arguments(raw)
     else:
         args, kwargs = _split(raw, model)
-    batch = _place(Batch(args, kwargs, note), model)
+    batch = replace(_place(Batch(args, kwargs, note), model), raw=given)
     _check(batch)
     return batch
 

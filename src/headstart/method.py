@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headstart.plan import Plan
     from headstart.report import Report
     from headstart.walk import Visit
+    from headstart.whole import Whole
 
 Scope = Literal["first convolution", "all layers"]
 
@@ -49,7 +50,8 @@ class Method:
 
     A subclass is a frozen dataclass whose fields are its hyperparameters. It overrides :meth:`before`,
     :meth:`after` or both, and :meth:`select` if it does not write every layer. Methods given as a list
-    run interleaved in one walk: at each layer the fills, then the scalings, in the order of the list.
+    run interleaved in one walk: at each layer the fills, then the scalings, in the order of the list. What needs
+    the whole model at once overrides :meth:`finish`, which comes after the walk.
     """
 
     info: ClassVar[Info]
@@ -71,6 +73,9 @@ class Method:
 
     def after(self, visit: Visit) -> None:
         """Rescale the layer after it computed, with ``visit.affine``."""
+
+    def finish(self, whole: Whole) -> None:
+        """Work on the whole model, after all layers were visited."""
 
     def __call__(self, model: nn.Module, data: Any = None, **options: Any) -> Report:
         """Initialize ``model``: the same as ``headstart.initialize(model, data, self, **options)``."""

@@ -42,6 +42,10 @@ class Transaction:
         tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
         self._written.update(id(t) for t in tensors)
 
+    def mark_buffer(self, buffer: Tensor) -> None:
+        """Say that a buffer is meant to change."""
+        self._written.add(id(buffer))
+
     def commit(self) -> None:
         """Keep what was marked as written."""
         self._committed = True

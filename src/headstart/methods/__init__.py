@@ -2,6 +2,7 @@
 
 from headstart.method import Info, Method
 from headstart.methods.auto import Auto
+from headstart.methods.balance import Balance
 from headstart.methods.baselines import (
     Default,
     DeltaOrthogonal,
@@ -22,6 +23,7 @@ from headstart.methods.whitening import Whitening
 __all__ = [
     "LSUV",
     "Auto",
+    "Balance",
     "Default",
     "DeltaOrthogonal",
     "Dirac",

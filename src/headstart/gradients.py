@@ -1,0 +1,110 @@
+"""One forward and one backward pass, in which a probe looks at every layer and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from headstart import inputs, rng
+from headstart.errors import HeadstartError
+from headstart.inputs import Batch
+from headstart.norms import as_in_training
+from headstart.plan import Plan, Where, failing_forward
+from headstart.probe import Probe, weight_gradients
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+@dataclass
+class Passes:
+    """What the forward and backward pass showed.
+
+    Attributes:
+        probe: What it saw of every layer's output.
+        gradients: Of every layer's effective weight, as the layer stores it; None where there is none, or for all if
+            they could not be measured.
+        notes: Why not.
+    """
+
+    probe: Probe
+    gradients: dict[str, Tensor | None] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def both_ways(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int) -> Passes:
+    """Run the model forward and backward on stand-ins for its parameters.
+
+    Args:
+        model: In evaluation mode, inside a transaction. Fresh batch norms act as in training.
+        plan: Of the model.
+        batch: The inputs.
+        raw: The batch with its targets, for the loss.
+        loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs.
+        seed: Names their draw.
+
+    Raises:
+        HeadstartError: The forward or the loss failed.
+
+    Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
+    """
+    where = Where()
+    probe = Probe(plan.layers, where)
+    # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
+    stand_ins = {
+        n: p.detach().clone().requires_grad_(p.is_floating_point() or p.is_complex())
+        for n, p in model.named_parameters()
+    }
+    own = {id(p): stand_ins[n] for n, p in model.named_parameters()}
+    passes = Passes(probe)
+    with ExitStack() as stack:
+        if batch.size > 1:  # one sample has no batch statistics
+            stack.enter_context(as_in_training(model))
+        stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
+        stack.enter_context(torch.enable_grad())
+        fresh = batch.head(batch.size)  # a model may write into its input
+        with probe.hooked(model), failing_forward(batch, where), probe:
+            returned = torch.func.functional_call(model, stand_ins, fresh.args, fresh.kwargs)
+        try:
+            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed)
+            if top:
+                passes.gradients = weight_gradients(top, top_gradients, plan, probe, own)
+            else:
+                passes.notes.append("Gradients were not measured: the model's output does not depend on its weights.")
+        except RuntimeError as error:
+            if isinstance(error, HeadstartError):
+                raise
+            reason = " ".join(str(error).split())
+            passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
+    return passes
+
+
+def _top(
+    returned: Any, raw: Any, loss_fn: LossFunction | None, batch: Batch, model: nn.Module, seed: int
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """What to differentiate, and with which gradients at the top."""
+    if loss_fn is None:
+        outputs = [t for t in Batch((returned,)).tensors if t.requires_grad and t.is_floating_point()]
+        drawn = [
+            torch.randn(t.shape, generator=rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
+            for i, t in enumerate(outputs)
+        ]
+        return outputs, drawn
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        loss = loss_fn(returned, inputs.map_tensors(raw, lambda t: t.to(device)))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise HeadstartError(
+            f"loss_fn failed: {type(error).__name__}: {reason}.",
+            remedy="It gets the model's outputs and the whole batch, and returns a scalar.",
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise HeadstartError(f"loss_fn returned {what}.", remedy="Return a scalar tensor, such as the mean loss.")
+    return ([loss], None) if loss.requires_grad else ([], None)

@@ -1,0 +1,280 @@
+"""Between-layer balance: all layers learn at one relative rate (Krähenbühl et al. 2016, algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart import rng, weights
+from headstart.balance import Energies, solve
+from headstart.dataflow import Flow, trace
+from headstart.errors import ModelError
+from headstart.gradients import LossFunction, both_ways
+from headstart.inputs import Batch
+from headstart.method import Method
+from headstart.norms import batch_statistics, fresh_batch_norms
+from headstart.operations import PINNED
+from headstart.plan import Where, failing_forward
+from headstart.registry import register
+from headstart.weights import Layer, to_canonical
+from headstart.whole import Whole
+
+SAMPLES = 64  # a backward pass keeps every activation of them
+_SAME = 1e-3  # of the outputs' size: how far a function that is preserved may move by rounding
+
+
+@register(
+    "balance",
+    summary="layers rescaled so that all learn at one relative rate, the function kept",
+    reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 2",
+    scope="all layers",
+    needs_data=True,
+    cost="one forward and one backward pass of up to 64 samples, a trace of two samples; further such passes only"
+    " where an activation is not homogeneous",
+    presets=("paper",),
+    deviations=(
+        "The exponent has the sign of the authors' code: the printed one drives the rates apart.",
+        "Where the network is positively homogeneous the factors are solved in closed form, once, instead of in about"
+        " ten damped rounds.",
+        "Every operation is tried on rescaled inputs to see what it does to scales, so that sums, concatenations and"
+        " normalizations keep the function; the published algorithm is for chains of layers.",
+        "The spread of the network's output is left as it is; the authors' code moves it towards 1.",
+    ),
+)
+@dataclass(frozen=True)
+class Balance(Method):
+    """Rescale whole layers, and undo it in the layers that follow, until their rates agree.
+
+    The idea: a layer's *rate* is the size of its gradient relative to its weights, ``sqrt(mean g² / mean w²)``.
+    Where rates differ, some layers have learnt while others have hardly moved. Multiplying a layer by ``s`` and
+    dividing those that take its output by ``s`` keeps the function of a ReLU network and divides the layer's
+    rate by ``s²``. Gradients are those of random normal numbers at the outputs, so no labels are needed.
+
+    Run it last: after fills and scalings, ``["within-layer", "balance"]``.
+
+    Args:
+        loss_fn: ``loss_fn(outputs, batch) -> scalar`` whose gradients count instead, with the whole batch,
+            targets included.
+        almost: What to do where an activation is not homogeneous, such as GELU: ``"damped"`` rescales step by step and
+            measures again, which changes the function a little; ``"leave"`` keeps the function.
+        damping: Share of the logarithm of a factor that a damped step takes.
+        iterations: Damped steps at most.
+        tolerance: Damped steps end when no factor moves by more, as a share.
+
+    Raises:
+        HeadstartError: The model cannot be run backwards.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
+        >>> x = torch.randn(64, 20)
+        >>> y = net(x)
+        >>> report = hs.initialize(net, x, "balance")
+        >>> torch.allclose(net(x), y, atol=1e-5)
+        True
+        >>> report.findings[-1][:52]
+        'balance: the rates of 2 layers spread 2.1-fold befor'
+    """
+
+    loss_fn: LossFunction | None = None
+    almost: str = "damped"
+    damping: float = 0.5
+    iterations: int = 10
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        self.check_choice("almost", "damped", "leave")
+        self.check(self.loss_fn is None or callable(self.loss_fn), "loss_fn cannot be called", "Pass a function")
+        self.check(0 < self.damping <= 1, f"damping={self.damping!r} is not a share", "Pass a number up to 1")
+        self.check(self.iterations >= 1, f"iterations={self.iterations!r} is less than 1", "Pass 1 or more")
+        self.check(self.tolerance > 0, f"tolerance={self.tolerance!r} is not positive", "Pass a share such as 0.01")
+
+    @classmethod
+    def paper(cls, **options: object) -> Balance:
+        """The published damping: a quarter of each factor at a time, ten times (where steps are damped at all)."""
+        return cls(**{"damping": 0.25, "iterations": 10, **options})  # type: ignore[arg-type]
+
+    def finish(self, whole: Whole) -> None:
+        """Measure, solve, rescale."""
+        if whole.batch is None or not whole.layers:
+            return
+        flow = _flow(whole)
+        for layer in whole.layers:
+            reason = flow.reasons.get(layer.name)
+            if reason and layer.name not in whole.plan.outputs:
+                whole.plan.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
+        seen = _Look(whole, flow)
+        energies = self._measure(whole, flow)
+        before = _rates(energies)
+        exact = solve(_without(energies, flow.almost))
+        kept = seen.outputs()
+        backup = seen.values()
+        _apply(whole, flow, exact)
+        if not _same(kept, seen.outputs()):
+            seen.restore(backup)
+            whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
+            return
+        steps = 0
+        if flow.almost and self.almost == "damped":
+            steps = self._damped(whole, flow)
+        after = _rates(self._measure(whole, flow))
+        _report(whole, before, after, exact, steps)
+
+    def _damped(self, whole: Whole, flow: Flow) -> int:
+        """Rescale a little at a time where the effect is not known in closed form, measuring every time."""
+        steps = 0
+        for _ in range(self.iterations):
+            scales = {label: self.damping * value for label, value in solve(self._measure(whole, flow)).items()}
+            _apply(whole, flow, scales)
+            steps += 1
+            if max((abs(value) for value in scales.values()), default=0.0) < self.tolerance:
+                break
+        return steps
+
+    def _measure(self, whole: Whole, flow: Flow) -> dict[str, Energies]:
+        """Measure what every layer's rate is made of, in one forward and one backward pass."""
+        assert whole.batch is not None
+        batch = whole.batch if self.loss_fn else whole.batch.head(SAMPLES)
+        seed = rng.derive(whole.seed, "balance")
+        passes = both_ways(whole.model, whole.plan, batch, whole.batch.raw, self.loss_fn, seed)
+        if passes.gradients is None:
+            raise ModelError(
+                f"balance needs gradients: {' '.join(passes.notes)}",
+                remedy="Check that the model can be trained, or leave balance out.",
+            )
+        energies = {}
+        for layer in whole.layers:
+            gradient = passes.gradients.get(layer.name)
+            if gradient is not None and layer.name in flow.uses:
+                use = flow.uses[layer.name]
+                gradients = _by_class(layer, to_canonical(layer, gradient.detach()), use.inputs)
+                energies[layer.name] = Energies(
+                    use.output, gradients, _by_class(layer, weights.read(layer), use.inputs)
+                )
+        return energies
+
+
+def _flow(whole: Whole) -> Flow:
+    """Follow the scales through the model, on two samples, or on the batch if the model takes no other."""
+    fixed = {layer.name for layer in whole.plan.layers} - {layer.name for layer in whole.layers}
+    fresh = set(fresh_batch_norms(whole.model))
+    assert whole.batch is not None
+    batch = whole.batch.head(2)
+    try:
+        with batch_statistics(whole.model, {}):
+            return trace(whole.model, batch, whole.plan.layers, fixed, fresh, Where())
+    except ModelError:
+        if whole.batch.size <= 2:
+            raise
+    with batch_statistics(whole.model, {}):
+        return trace(whole.model, whole.batch.head(whole.batch.size), whole.plan.layers, fixed, fresh, Where())
+
+
+def _by_class(layer: Layer, values: Tensor, inputs: Tensor) -> dict[int, float]:
+    """Sum squares by the class of the input channel that they act on."""
+    squares = (
+        values.double().square().unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)
+    )  # (groups, out/g, in/g, taps)
+    channels = squares.sum((1, 3)).flatten()
+    found: dict[int, float] = {}
+    for label in inputs.unique().tolist():
+        # What is always zero has no gradient, and its weights have no effect: they go with the pinned class.
+        place = max(label, PINNED)
+        found[place] = found.get(place, 0.0) + float(channels[(inputs == label).to(channels.device)].sum())
+    return found
+
+
+def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, Energies]:
+    """Take the classes whose effect is known only roughly as fixed."""
+
+    def fixed(parts: Mapping[int, float]) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for label, value in parts.items():
+            place = PINNED if label in almost else label
+            found[place] = found.get(place, 0.0) + value
+        return found
+
+    return {
+        name: Energies(PINNED if e.output in almost else e.output, fixed(e.gradients), fixed(e.weights))
+        for name, e in energies.items()
+    }
+
+
+def _apply(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
+    """Rescale every layer, and the statistics of batch norms that are fixed."""
+    factors = {label: math.exp(value) for label, value in scales.items() if value != 0}
+    if not factors:
+        return
+    for layer in whole.layers:
+        use = flow.uses.get(layer.name)
+        if use is not None and factors.keys() & {use.output, *use.inputs.tolist()}:
+            whole.rescale(layer, _per_channel(use.inputs, factors), factors.get(use.output, 1.0))
+    for name, labels in flow.norms.items():
+        module = whole.model.get_submodule(name)
+        assert isinstance(module, _BatchNorm)
+        whole.rescale_statistics(module, _per_channel(labels, factors))
+
+
+def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
+    return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
+
+
+def _rates(energies: Mapping[str, Energies]) -> list[float]:
+    return [layer.log_rate({}) for layer in energies.values() if layer.measurable]
+
+
+def _report(whole: Whole, before: list[float], after: list[float], exact: Mapping[int, float], steps: int) -> None:
+    if len(before) < 2:
+        whole.plan.find("balance: fewer than two layers have a rate, so there was nothing to balance.")
+        return
+    how = "in closed form" if exact else "not in closed form"
+    how += f", then in {steps} damped steps" if steps else ""
+    spread = [math.exp(max(rates) - min(rates)) for rates in (before, after)]
+    whole.plan.find(
+        f"balance: the rates of {len(before)} layers spread {spread[0]:.3g}-fold before and {spread[1]:.3g}-fold after"
+        f" ({how})."
+    )
+
+
+class _Look:
+    """Sees whether the model still computes what it did, and puts back what was rescaled."""
+
+    def __init__(self, whole: Whole, flow: Flow) -> None:
+        self._whole = whole
+        self._norms = [whole.model.get_submodule(name) for name in flow.norms]
+
+    def outputs(self) -> list[Tensor]:
+        """What the model returns for a few samples."""
+        assert self._whole.batch is not None
+        batch = self._whole.batch.head(SAMPLES)
+        with torch.no_grad(), batch_statistics(self._whole.model, {}), failing_forward(batch, Where()):
+            returned = self._whole.model(*batch.args, **batch.kwargs)
+        return [t.double() for t in Batch((returned,)).tensors if t.is_floating_point()]
+
+    def values(self) -> list[tuple[Tensor, Tensor]]:
+        """Copies of all that a rescale writes."""
+        tensors = [t for layer in self._whole.layers for t in layer.module.parameters(recurse=True)]
+        tensors += [b for norm in self._norms for b in norm.buffers()]
+        return [(t, t.detach().clone()) for t in tensors]
+
+    def restore(self, copies: list[tuple[Tensor, Tensor]]) -> None:
+        """Write the copies back."""
+        with torch.no_grad():
+            for tensor, copy in copies:
+                tensor.copy_(copy)
+        for layer in self._whole.layers:
+            weights.refresh(layer.module)
+
+
+def _same(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Tell whether outputs are the same but for rounding."""
+    return len(before) == len(after) and all(
+        bool((a - b).abs().max() <= _SAME * b.abs().max().clamp_min(1e-30))
+        for b, a in zip(before, after, strict=True)
+        if b.numel()
+    )

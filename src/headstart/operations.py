@@ -1,0 +1,229 @@
+"""What one operation does to the scales of its inputs, found by running it again on rescaled ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+PINNED, ANY = 0, -1
+"""The class of values whose scale is fixed, and the mark of values that are always zero."""
+
+# Run on labels they say where each value went. A set of names, since they have many overloads.
+_MOVES = {
+    *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "slice", "select", "expand"),
+    *("clone", "contiguous", "cat", "stack", "split", "split_with_sizes", "unbind", "squeeze", "unsqueeze", "alias"),
+    *("detach", "narrow", "flip", "roll", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d"),
+    *("reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "pixel_shuffle"),
+    *("pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "index_select", "repeat", "lift_fresh", "copy"),
+    "index",
+}
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+class Classes:
+    """Scale classes that may become one (union-find); class 0 is the pinned one and always its own root."""
+
+    def __init__(self) -> None:
+        self._parent = [PINNED]
+        self.reason: dict[int, str] = {}
+
+    def new(self) -> int:
+        """Start a class."""
+        self._parent.append(len(self._parent))
+        return len(self._parent) - 1
+
+    def root(self, label: int) -> int:
+        """Return the class that a label belongs to by now."""
+        while label > PINNED and self._parent[label] != label:
+            label = self._parent[label]
+        return label
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """Map labels to what they belong to by now."""
+        found = labels.clone()
+        for label in labels.unique().tolist():
+            if self.root(label) != label:
+                found[labels == label] = self.root(label)
+        return found
+
+    def merge(self, labels: Sequence[int]) -> int:
+        """Make labels one class, pinned if one of them is, and return it."""
+        roots = sorted({self.root(label) for label in labels if label != ANY})
+        for root in roots[1:]:
+            self._parent[root] = roots[0]
+        return roots[0] if roots else ANY
+
+    def pin(self, labels: Sequence[int], why: str) -> None:
+        """Fix the scale of some classes."""
+        for label in labels:
+            if (root := self.root(label)) > PINNED:
+                self.reason[root] = why
+                self._parent[root] = PINNED
+
+
+@dataclass
+class Operation:
+    """An operation with its inputs, which can be run again on other ones."""
+
+    func: Any
+    leaves: list[Any]
+    spec: Any
+    labelled: dict[int, Tensor]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            self.name = self.func.overloadpacket.__name__.rstrip("_") or self.func.overloadpacket.__name__
+        self.size = max(float(self.leaves[i].abs().max()) if self.leaves[i].numel() else 0.0 for i in self.labelled)
+        self._plain: list[Any] | None = None
+
+    def classes(self, classes: Classes) -> list[int]:
+        """The classes that come in, without the pinned one."""
+        found = {int(label) for labels in self.labelled.values() for label in labels.unique()}
+        return sorted({classes.root(label) for label in found} - {PINNED, ANY})
+
+    def run(self, change: Callable[[int, Tensor], Tensor]) -> list[Any]:
+        """Run it on changed floating-point inputs."""
+        leaves = [
+            change(i, leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            for i, leaf in enumerate(self.leaves)
+        ]
+        args, kwargs = tree_unflatten(leaves, self.spec)
+        found = tree_flatten(self.func(*args, **kwargs))[0]
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    def moved(self, number: int) -> Tensor | None:
+        """Run an operation that only moves values on their labels; None if it is no such operation."""
+        if self.name not in _MOVES:
+            return None
+
+        def labels(i: int, leaf: Tensor) -> Tensor:
+            if i in self.labelled:
+                return self.labelled[i].to(torch.float64).clone()
+            return torch.full(leaf.shape, float(PINNED), dtype=torch.float64, device=leaf.device)
+
+        if self.name == "constant_pad_nd":
+            if self._fill() != 0:
+                return None
+            (_, widths, *_rest), _ = tree_unflatten(self.leaves, self.spec)
+            padded: Tensor = self.func(labels(0, self.leaves[0]), widths, float(ANY))
+            return padded.long()
+        try:
+            return self.run(labels)[number].long()
+        except (RuntimeError, IndexError):
+            return None
+
+    def _fill(self) -> float:
+        args, kwargs = tree_unflatten(self.leaves, self.spec)
+        return float(args[2]) if len(args) > 2 else float(kwargs.get("value", 0))
+
+    def candidates(self, value: Tensor, classes: Classes) -> Iterator[tuple[Tensor, list[list[int]]]]:
+        """Guess the labels of an output, with the classes that would have to become one, the loosest first."""
+        fields = list(self.labelled.values())
+        try:
+            wide = [torch.broadcast_to(labels, value.shape) for labels in fields]
+        except RuntimeError:
+            wide = []
+        if wide:
+            yield _joined(wide)
+        if len(fields) == 1 and value.dim() > 2 and fields[0].dim() == value.dim():
+            labels = fields[0]
+            if labels.shape[:2] == value.shape[:2]:
+                channel = labels.flatten(2)[..., 0]
+                if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
+                    yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape), []
+        present = self.classes(classes)
+        if present:
+            yield torch.full((), present[0]).expand(value.shape), [present]
+
+    def homogeneous(
+        self, number: int, candidate: Tensor, merged: list[list[int]], factors: list[dict[int, float]]
+    ) -> bool:
+        """Tell whether the output scales as the candidate says."""
+        plain = self._unscaled()[number]
+        scales = [_scales(_together(factor, merged)) for factor in factors]
+        return all(_close(self._rescaled(scale)[number], plain * scale(candidate).to(plain)) for scale in scales)
+
+    def invariant(self, number: int, factors: list[dict[int, float]], merged: Sequence[Sequence[int]] = ()) -> bool:
+        """Tell whether the output does not depend on the scales."""
+        plain = self._unscaled()[number]
+        return all(_close(self._rescaled(_scales(_together(f, merged)))[number], plain) for f in factors)
+
+    def _unscaled(self) -> list[Any]:
+        if self._plain is None:
+            self._plain = self.run(lambda i, leaf: leaf.clone())
+        return self._plain
+
+    def _rescaled(self, scale: Callable[[Tensor], Tensor]) -> list[Any]:
+        def change(i: int, leaf: Tensor) -> Tensor:
+            return leaf * scale(self.labelled[i]).to(leaf) if i in self.labelled else leaf.clone()
+
+        return self.run(change)
+
+
+def _joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
+    """Labels of a sum: where terms differ, their classes have to become one."""
+    labels = fields[0]
+    groups: list[list[int]] = []
+    for other in fields[1:]:
+        differ = (labels != other) & (labels != ANY) & (other != ANY)
+        pairs = torch.stack([labels[differ], other[differ]], 1).unique(dim=0).tolist() if bool(differ.any()) else []
+        groups += pairs
+        labels = torch.where(labels == ANY, other, labels)
+    return labels, groups
+
+
+def _together(factors: dict[int, float], groups: Sequence[Sequence[int]]) -> dict[int, float]:
+    """Give labels that would be one class one factor; that of the pinned class is 1."""
+    parent = {label: label for group in groups for label in group}
+
+    def root(label: int) -> int:
+        while parent[label] != label:
+            label = parent[label]
+        return label
+
+    for first, *rest in groups:
+        for label in rest:
+            low, high = sorted((root(first), root(label)))
+            parent[high] = low
+    return {**factors, **{label: factors.get(root(label), 1.0) for label in parent}}
+
+
+def _scales(factor: dict[int, float]) -> Callable[[Tensor], Tensor]:
+    def scale(labels: Tensor) -> Tensor:
+        found = torch.ones(labels.shape, dtype=torch.float64)
+        for label in labels.unique().tolist():
+            if label in factor:
+                found[labels == label] = factor[label]
+        return found
+
+    return scale
+
+
+def _close(got: Tensor, wanted: Tensor) -> bool:
+    if not got.is_floating_point():
+        return bool(torch.equal(got, wanted))
+    if got.numel() == 0:
+        return True
+    finite = torch.isfinite(wanted)
+    if not bool(finite.all()) and not torch.equal(got[~finite], wanted[~finite]):
+        return False
+    size = float(wanted[finite].abs().max()) if bool(finite.any()) else 0.0
+    error = (got - wanted)[finite].abs().max() if bool(finite.any()) else torch.zeros(())
+    return bool(error <= _ROUNDING.get(got.dtype, 1e-4) * max(size, 1e-30)) and math.isfinite(size)
+
+
+def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes into."""
+    found = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            found += [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+    return found
