@@ -272,6 +272,21 @@ def test_the_command_searches_then_compares_and_goes_on(command, tmp_path, capsy
     assert "8 were there already" in out
     assert main(["status", str(tmp_path / "out" / "search")]) == 0
     assert "8 of 8 trials done" in capsys.readouterr().out
+    assert main(["status", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["done"] == 8
+    assert main(["status", str(tmp_path / "out")]) == 0
+    assert "Search" not in capsys.readouterr().out  # it is finished
+
+
+def test_the_status_of_a_search_that_goes_on(make_experiment, store, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        search(make_experiment(arms=ARMS), GRID, store, executor=Made(best_at(), stop_after=11))
+    assert main(["status", str(store.folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Search")
+    assert "11 of 30 trials done" in out
+    assert main(["status", str(store.folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["missing"] == 19
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def _axis(key: str, values: list[Any], arms: Sequence[Arm]) -> Axis:
     label = _label(key, arms)
     if label:
         return _option_axis(next(arm for arm in arms if f"{arm.label}." == label), key[len(label) :], values)
-    known = [field.name for field in fields(Training) if field.name not in _BUDGET]
+    hidden = (*_BUDGET, "test_normalization")  # validation does not see the latter
+    known = [field.name.replace("_", "-") for field in fields(Training) if field.name not in hidden]
     owner, dot, _ = key.rpartition(".")
     if dot:
         raise unknown("arm", owner, [arm.label for arm in arms if arm.methods() and not arm.control])
@@ -181,7 +182,7 @@ def _axis(key: str, values: list[Any], arms: Sequence[Arm]) -> Axis:
             f"The search cannot try {key!r}: budget and machine are the same for all.",
             remedy=f"Choose of {', '.join(known)}.",
         )
-    if name not in known:
+    if name.replace("_", "-") not in known:
         raise unknown("word of training to search:", key, known)
     return Axis(name, tuple(_typed(key, value, getattr(Training(), name)) for value in values))
 

@@ -233,6 +233,11 @@ class Store:
         body = json.loads(canonical(experiment))
         self._write(self.folder / "experiment.json", {**body, "checksum": _checksum(body)})
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an experiment in the folder."""
+        return (self.folder / "experiment.json").is_file()
+
     def read_experiment(self) -> dict[str, Any]:
         """Read ``experiment.json``.
 
@@ -244,7 +249,7 @@ class Store:
             "Give the folder that 'headstart compare' wrote; to mend it, run the same comparison again: "
             "finished trials are kept."
         )
-        if not path.is_file():
+        if not self.begun:
             raise HeadstartError(f"There is no experiment in '{self.folder}'.", remedy=remedy)
         body = _load(path)
         if isinstance(body, str):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headstart.bench.progress import Status
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,25 +26,40 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the folder and print the counts."""
+    """Read the folder and print the counts; those of its search too, as long as that is not finished."""
     from rich.console import Console
+
+    from headstart.bench import Store
+    from headstart.bench.progress import status
+    from headstart.bench.search import folder_of
+
+    store = Store(args.folder)
+    search = status(folder_of(store)) if folder_of(store).begun else None
+    found = None if search is not None and not store.begun else status(store)
+    if args.json:
+        data = found.as_dict() if found else {}
+        print(json.dumps({**data, "search": search.as_dict() if search else None}, allow_nan=False))
+        return 0
+    console = Console()
+    if search is not None and (search.missing or found is None):
+        console.print("Search")
+        _show(search, console)
+    if found is not None:
+        _show(found, console)
+    return 0
+
+
+def _show(found: Status, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench import Store
     from headstart.bench.forecast import duration, ranges
-    from headstart.bench.progress import status
 
-    found = status(Store(args.folder))
-    if args.json:
-        print(json.dumps(found.as_dict(), allow_nan=False))
-        return 0
     table = Table("arm", "done", "missing", "notes", box=None, header_style="bold", pad_edge=False)
     for arm in found.arms:
         notes = [f"diverged: {ranges(arm.diverged)}"] if arm.diverged else []
         notes += [f"refused: {ranges(arm.refused)}"] if arm.refused else []
         table.add_row(*(Text(cell) for cell in (arm.label, ranges(arm.done), ranges(arm.missing), "; ".join(notes))))
-    console = Console()
     console.print(table)
     for trial in found.running:
         console.print(Text(f"• running: {trial.arm}, seed {trial.seed}, for {duration(trial.seconds)} on {trial.host}"))
@@ -48,4 +69,3 @@ def run(args: argparse.Namespace) -> int:
     counts += [f"{found.refused} refused"] if found.refused else []
     left = "" if not found.eta else f" About {duration(found.eta)} to go at the pace so far."
     console.print(Text(", ".join(counts) + f".{left}"))
-    return 0
