@@ -51,6 +51,11 @@ def test_rows_are_grouped_by_method_in_the_order_of_the_experiments(experiment):
     assert "“hurts” in 1, “no evidence” in 1" in found.methods[1].sentence()
 
 
+def test_many_methods_are_counted_in_the_heading(experiment):
+    arms = {f"m{i}": 90 for i in range(5)}
+    assert combine([experiment("a", arms), experiment("b", arms, task="t")]).heading() == "5 methods in 2 experiments"
+
+
 def test_the_mean_counts_each_experiment_the_same(experiment):
     found = combine([experiment("a", {"one": 93}, n=20), experiment("b", {"one": 91}, task="birds", n=5)])
     rows = [row.comparison for row in found.methods[0].rows]

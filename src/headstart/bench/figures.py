@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Span = tuple[list[int], Floats, Floats]
 
-_BEYOND = 108.0  # where on an axis of shares lies what is not reached within the budget
+_BEYOND = 110.5  # where on an axis of shares lies what is not reached within the budget
 _DASHES: dict[str, Any] = {
     "": "-",
     "matched-random": (0, (5, 2)),
@@ -131,12 +131,12 @@ def steps_to_baseline(analysis: Analysis) -> str:
         )
 
 
-def share_axis(axes: Axes, every: int = 20) -> None:
+def share_axis(axes: Axes, narrow: bool = False) -> None:
     """Make an axis of shares of the budget in percent, with a strip for what is not reached within it."""
-    shares = range(0, 101, every)
+    labels = {0: "0 %", 50: "50 %", 100: ""} if narrow else {share: f"{share} %" for share in range(0, 101, 20)}
     axes.set_xlim(0, _BEYOND + 6)
-    axes.axvspan(103, _BEYOND + 6, color=FAINT, alpha=0.45, linewidth=0)
-    axes.set_xticks([*shares, _BEYOND], [*(f"{share} %" for share in shares), "\nnot reached"])
+    axes.axvspan(104, _BEYOND + 6, color=FAINT, alpha=0.45, linewidth=0)
+    axes.set_xticks([*labels, _BEYOND], [*labels.values(), "not reached"])
 
 
 def place(speed: Speed, steps: float | None) -> float:

@@ -53,7 +53,7 @@ def forest(overview: Overview) -> str:
             axes.set_axis_off()
             axes.set_xlim(0, 1)
         differences.axvline(0, color=INK, linewidth=1, zorder=1)
-        share_axis(steps, every=50)
+        share_axis(steps, narrow=True)
         reach = _reach(overview)
         differences.set_xlim(-reach, reach)
         for line in lines:
@@ -82,6 +82,7 @@ def forest(overview: Overview) -> str:
         for axes in (differences, steps):
             axes.set_ylim(bottom, -0.75)
             axes.set_yticks([])
+            axes.tick_params(axis="x", labeltop=True)
         return to_svg(
             drawn,
             "forest",

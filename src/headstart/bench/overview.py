@@ -16,6 +16,7 @@ from headstart.bench.store import Store
 from headstart.bench.verdicts import Comparison, Verdict, signed
 from headstart.errors import HeadstartError
 
+_NAMED = 4  # methods that a heading names
 RULES = (
     "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
     "together are one method, whatever was chosen.",
@@ -104,20 +105,20 @@ class MethodRows:
         """The rows that have a comparison."""
         return tuple(row for row in self.rows if row.comparison)
 
-    def counts(self) -> list[tuple[Verdict, int]]:
+    def verdicts(self) -> str:
         """Count the verdicts, those that were given."""
         found = Counter(row.comparison.verdict for row in self.rows if row.comparison)
-        return [(verdict, found[verdict]) for verdict in Verdict if found[verdict]]
+        counts = [f"“{verdict.value}” in {found[verdict]}" for verdict in Verdict if found[verdict]]
+        return ", ".join(counts) or "no verdict"
 
     def sentence(self) -> str:
         """Say the verdicts and the mean."""
-        counts = ", ".join(f"“{verdict.value}” in {count}" for verdict, count in self.counts()) or "no verdict"
         many = f"{len(self.rows)} experiment{'s' if len(self.rows) > 1 else ''}"
         if self.overall is None:
-            return f"{self.label}, {many}: {counts}."
+            return f"{self.label}, {many}: {self.verdicts()}."
         interval = self.overall.interval
         span = f" (95 % interval {signed(interval.low)} to {signed(interval.high)})" if interval.bounded else ""
-        return f"{self.label}, {many}: {counts}. Their plain mean is {signed(self.overall.mean)} points{span}."
+        return f"{self.label}, {many}: {self.verdicts()}. Their plain mean is {signed(self.overall.mean)} points{span}."
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class Overview:
     def heading(self) -> str:
         """Name what is compared."""
         names = [method.label for method in self.methods]
+        if len(names) > _NAMED:
+            return f"{len(names)} methods in {len(self.parts)} experiments"
         listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
         return f"{listed or 'No method'} in {len(self.parts)} experiments"
 
