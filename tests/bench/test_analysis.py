@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from headstart.bench import Arm, analyse, run
-from headstart.bench.store import Record
 from headstart.bench.summary import as_dict, cells, markdown
 from headstart.bench.verdicts import Verdict
 from headstart.errors import HeadstartError
@@ -32,43 +31,9 @@ def result(test, points=(10.0, 80.0, 90.0), status="done", init=0.0, step=0.01):
 
 
 @pytest.fixture
-def fill(store):
-    """Write a store of given results: ``{label: {seed: result}}``; the first label is the baseline."""
-
-    def write(results, controls=(), alpha=0.05, margin=0.5, threads=lambda label, seed: 2):
-        cells = []
-        for label, by_seed in results.items():
-            for seed, value in by_seed.items():
-                record = Record({"arm": label, "seed": seed}, value, {"threads": threads(label, seed)})
-                cells.append({"arm": label, "seed": seed, "key": store.put(record) if value else record.key})
-        arms = [
-            {
-                "label": label,
-                "spec": label,
-                "methods": [],
-                "control": dict(controls).get(label, ("", ""))[0],
-                "of": dict(controls).get(label, ("", ""))[1],
-                "weights_draw": 0,
-            }
-            for label in results
-        ]
-        store.write_experiment(
-            {
-                "format": "headstart-experiment-1",
-                "arms": arms,
-                "trials": cells,
-                "seeds": list(range(8)),
-                "alpha": alpha,
-                "margin": margin,
-                "task": {"description": "t"},
-                "model": {"name": "m", "parameters": 5},
-                "training": {"steps": 20, "batch_size": 8, "lr": 0.1, "optimizer": "adam", "schedule": "cosine"},
-                "provenance": {"command": []},
-            }
-        )
-        return analyse(store)
-
-    return write
+def fill(store, fill_store):
+    """Analyse an experiment of given results: ``{label: {seed: result}}``; the first label is the baseline."""
+    return lambda results, controls=None, **options: analyse(fill_store(store, results, controls, **options))
 
 
 def noisy(mean, spread=0.1, seed=0, n=8, **options):

@@ -18,8 +18,8 @@ RULE = (
     "curve, drawn straight between evaluations, first gets there and the next evaluation does not fall below it "
     "again. The start's time is added, in training steps of the baseline. A seed that is not there within the "
     "budget, or diverges, counts as later than all others. Given are the median and its exact 95 % interval from "
-    "order statistics, which takes six seeds. The baseline's own row is the yardstick: it ends at this accuracy on "
-    "average, so about half of its seeds reach it."
+    "order statistics, which takes six seeds and takes the target as it is. The baseline's own row is the yardstick: "
+    "it ends at this accuracy on average, so about half of its seeds reach it."
 )
 
 
