@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from headstart.bench import Arm, Store, Training, analyse, run, with_controls
+from headstart.bench import Arm, Store, Training, analyse, autotune, config, run, with_controls, words
 from headstart.bench.executors.base import Finished
 from headstart.bench.forecast import forecast
 from headstart.bench.grid import make_grid
@@ -15,11 +17,18 @@ from headstart.bench.page import render
 from headstart.bench.search import FIRST_SEED, Search, run_search, search
 from headstart.bench.selection import selection_of
 from headstart.bench.summary import as_dict, markdown
+from headstart.bench.timing import Clock
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 
 GRID = {"lr": [0.001, 0.003, 0.01]}
 ARMS = with_controls([Arm("prewarm", "prewarm"), Arm("lsuv", "lsuv")])
+
+
+@pytest.fixture(autouse=True)
+def known_costs(monkeypatch):
+    monkeypatch.setattr(Clock, "init", lambda self, arm, seed: 0.05)
+    monkeypatch.setattr(Clock, "step", lambda self: 0.01)
 
 
 class Made:
@@ -307,9 +316,30 @@ def test_a_file_with_a_wrong_search_is_told_the_line(command, tmp_path, capsys, 
     assert not (tmp_path / "out").exists()
 
 
-def test_training_of_the_search_is_that_of_the_experiment(make_experiment, store, monkeypatch):
-    from headstart.bench import autotune
+def test_a_file_says_the_same_words(tmp_path):
+    (tmp_path / "e.toml").write_text('search = ["lr=1e-3,3e-3"]\nsearch-seeds = 3\nsearch-trials = 1\narms = "lsuv"\n')
+    found = {**words.defaults(), **config.read(tmp_path / "e.toml").settings}
+    what = words.search(found, words.experiment(found))
+    assert (what.budget, what.seeds, what.axes[0].values) == (1, 3, (0.001, 0.003))
+    assert "search = []" in config.write({})
+    (tmp_path / "e.toml").write_text("search-seeds = 0\n")
+    with pytest.raises(HeadstartError, match="line 1: search-seeds is 0; it must be at least 1"):
+        config.read(tmp_path / "e.toml")
 
+
+def test_the_documented_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Made(best_at(default=0.003))
+    monkeypatch.setattr("headstart.bench.experiment.InProcess", lambda: made)
+    monkeypatch.setattr(autotune, "_BLOCK", 0.0)
+    monkeypatch.setattr(autotune, "_ROUNDS", 1)
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(block, {})
+    assert "default lr=0.003" in analyse(Store("runs/searched")).selection.choices
+
+
+def test_training_of_the_search_is_that_of_the_experiment(make_experiment, store, monkeypatch):
     asked = []
     real = autotune.tune
     monkeypatch.setattr("headstart.bench.experiment.tune", lambda *a: asked.append(a[1]) or real(*a))
