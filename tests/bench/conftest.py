@@ -107,7 +107,7 @@ def fill_store():
             "seeds": list(range(8)),
             "alpha": 0.05,
             "margin": 0.5,
-            "task": {"description": "t", "name": "t"},
+            "task": {"description": "t", "name": "t", "classes": 10},
             "model": {"name": "m", "parameters": 5},
             "training": {"steps": 20, "batch_size": 8, "lr": 0.1, "optimizer": "adam", "schedule": "cosine"},
             "provenance": {

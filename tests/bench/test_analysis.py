@@ -117,6 +117,16 @@ def test_a_diverged_trial_never_reaches_the_baselines_accuracy_and_sets_no_targe
     assert analysis.arms[1].speed.reached == 7
 
 
+@pytest.mark.parametrize(
+    ("end", "classes", "warned"), [(11.0, 10, 1), (20.0, 10, 0), (52.0, 2, 1), (60.0, 2, 0), (2.5, 100, 0)]
+)
+def test_a_baseline_that_hardly_learned_is_noted(fill, end, classes, warned):
+    flat = noisy(end, points=(end, end, end))
+    analysis = fill({"default": flat, "same": flat}, task={"name": "t", "description": "t", "classes": classes})
+    assert len(analysis.notes) == warned
+    assert all("steps to its accuracy say little here" in note for note in analysis.notes)
+
+
 def test_areas_are_compared_in_pairs(fill):
     def areas(values):
         return {i: result(90) | {"area": v} for i, v in enumerate(values)}

@@ -32,7 +32,7 @@ def experiment(tmp_path, fill_store, make_result):
         fill_store(
             Store(tmp_path / name),
             results,
-            task={"name": task, "description": f"{task}: 10 classes", "folder": name},
+            task={"name": task, "description": f"{task}: 10 classes", "classes": 10, "folder": name},
             model={"name": model, "parameters": 5},
             **plan,
         )

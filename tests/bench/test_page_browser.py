@@ -89,7 +89,7 @@ def pages(tmp_path_factory, fill_store, make_result):
             },
             methods={name: [f"Method({name})"] for name in HOSTILE},
             threads=lambda label, seed: HOSTILE[1] if seed else 2,
-            task={"name": task, "description": f"{task}: 10 classes"},
+            task={"name": task, "description": f"{task}: 10 classes", "classes": 10},
             model={"name": HOSTILE[3], "parameters": 5},
         )
 

@@ -14,7 +14,7 @@ from headstart.bench.budget import remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.speed import RULE as SPEED
-from headstart.bench.speed import Speed, steps_to_baseline
+from headstart.bench.speed import Speed, hollow, steps_to_baseline
 from headstart.bench.store import Store
 from headstart.bench.verdicts import RULES, Comparison, Verdict, compare_family
 from headstart.errors import HeadstartError
@@ -215,6 +215,7 @@ def analyse(store: Store) -> Analysis:
     )
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
+    notes += hollow(arms[0].speed, plan["task"]["classes"])
     notes += searched.warnings if (searched := selection_of(plan)) else ()
     return Analysis(plan, arms, tuple(beyond), len(missing), tuple(notes))
 

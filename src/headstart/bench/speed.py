@@ -22,6 +22,8 @@ RULE = (
     "it ends at this accuracy on average, so about half of its seeds reach it."
 )
 
+_LEARNED = 0.05  # of the way from guessing to no error; with many classes, twice guessing is enough
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -114,6 +116,29 @@ def steps_to_baseline(
     steps = {seed: _steps(result, target, budget, cost) for seed, result in own.items()}
     times = list(steps.values())
     return Speed(label, target, budget, steps, censored_median(times), median_interval(times))
+
+
+def hollow(speed: Speed | None, classes: int) -> list[str]:
+    """Warn if the baseline hardly learned: then its accuracy is soon reached, and that says nothing.
+
+    Args:
+        speed: Of the baseline.
+        classes: Of the task.
+
+    Returns:
+        At most one sentence.
+
+    Example:
+        >>> hollow(Speed("default", 10.9, 100, {0: 0.0}, 0.0, Interval(0.0, 0.0)), classes=10)
+        ['default ends at 10.90 % on validation, where guessing has 10.00 %: steps to its accuracy say little here.']
+    """
+    guess = 100.0 / classes
+    if speed is None or speed.target > guess + min(guess, _LEARNED * (100 - guess)):
+        return []
+    return [
+        f"{speed.baseline} ends at {speed.target:.2f} % on validation, where guessing has {guess:.2f} %: "
+        "steps to its accuracy say little here."
+    ]
 
 
 def _steps(result: Mapping[str, Any], target: float, budget: int, cost: float) -> float | None:
