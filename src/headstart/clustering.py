@@ -1,4 +1,4 @@
-"""K-means on scikit-learn with its degenerate cases mended.
+"""K-means on scikit-learn with its degenerate cases mended, and spherical k-means, which it lacks.
 
 scikit-learn's results depend on the number of threads, and with fewer distinct points than clusters it
 warns and returns duplicates. Here one thread computes, and only distinct, occupied centroids come back.
@@ -94,6 +94,58 @@ def kmeans(
         centroids = model.cluster_centers_
     inertia = float(model.inertia_) if few is None else float(((array - centroids[labels]) ** 2).sum())
     return _merged(centroids, labels, same, inertia, points)
+
+
+def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generator, max_iter: int = 30) -> Clusters:
+    """Cluster directions: every point goes to the centroid of the largest cosine, every centroid has length 1.
+
+    Args:
+        points: ``(n, dimensions)`` of length 1, on the CPU.
+        clusters: How many are asked for. Fewer come back when there are fewer distinct directions.
+        generator: Draws the start: each centroid a point, the likelier the farther from those before (k-means++).
+        max_iter: Iterations at most.
+
+    Returns:
+        Centroids of length 1 (Dhillon and Modha 2001).
+
+    Example:
+        >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> found = spherical_kmeans(points, 3, generator=torch.Generator().manual_seed(0))
+        >>> sorted(found.centroids.tolist()), found.inertia
+        ([[0.0, 1.0], [1.0, 0.0]], 0.0)
+    """
+    centroids = _spread(points, clusters, generator)
+    clusters, labels = len(centroids), torch.full((len(points),), -1)
+    for _ in range(max_iter):
+        cosine, nearest = (points @ centroids.T).max(1)
+        if torch.equal(nearest, labels):
+            break
+        labels = nearest
+        sums = torch.zeros_like(centroids).index_add_(0, labels, points)
+        empty = torch.bincount(labels, minlength=clusters) == 0
+        sums[empty] = points[cosine.topk(int(empty.sum()), largest=False).indices]  # those that fit worst
+        length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+        centroids = torch.where(length > SAME, sums / length.clamp_min(SAME), centroids)
+    sizes = torch.bincount(labels, minlength=clusters)
+    renumber = (sizes > 0).cumsum(0) - 1
+    centroids, labels = centroids[sizes > 0], renumber[labels]
+    inertia = float((points - centroids[labels]).square().sum())
+    return Clusters(centroids, sizes[sizes > 0], labels, inertia)
+
+
+def _spread(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Distinct points, each drawn in proportion to its squared distance from the nearest one before."""
+    chosen: list[Tensor] = []
+    far = torch.ones(len(points), dtype=torch.float64)
+    for draw in torch.rand(clusters, generator=generator, dtype=torch.float64):
+        total = far.cumsum(0)
+        if not total[-1] > 0:
+            break
+        point = points[min(int(torch.searchsorted(total, draw * total[-1], right=True)), len(points) - 1)]
+        chosen.append(point)
+        distance = (1 - points @ point).double()
+        far = torch.minimum(far, torch.where(distance > SAME**2, distance, 0))
+    return torch.stack(chosen)
 
 
 def _few(array: np.ndarray, clusters: int, same: float) -> tuple[np.ndarray, np.ndarray] | None:

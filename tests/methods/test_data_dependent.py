@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import headstart as hs
 from headstart import rng
-from headstart.methods.data_dependent import mean_patch
+from headstart.layer_patches import mean_patch
 from headstart.weights import Layer
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -447,7 +447,10 @@ def test_too_few_values_for_statistics_are_refused() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"fill": "pca"},
+        {"fill": "sparse"},
+        {"patches": 1},
+        {"eps": -1e-3},
+        {"memory_limit": 0},
         {"per": "filter"},
         {"before_norm": "keep"},
         {"output_layer": "skip"},

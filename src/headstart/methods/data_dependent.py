@@ -1,21 +1,24 @@
 """Within-layer normalization (Krähenbühl, Doersch, Donahue and Darrell 2016, algorithm 1).
 
-Every layer is filled and then rescaled so that each pre-activation channel has mean beta and deviation 1 on
-the data. All layers are done in one forward pass.
+Every layer is filled, from its own input if so chosen, and then rescaled so that each pre-activation channel has
+mean beta and deviation 1 on the data. All layers are done in one forward pass.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headstart.layer_patches import mean_patch
 from headstart.method import Method
+from headstart.methods.baselines import orthonormal_weight
+from headstart.methods.fills import FILLS, fill
 from headstart.moments import Moments
 from headstart.plan import Plan
 from headstart.registry import register
@@ -71,12 +74,24 @@ def leave_constant(visit: Visit, dead: Tensor) -> bool:
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 1",
     scope="all layers",
     needs_data=True,
-    cost="one forward pass of the batch; moments in place, no copies of activations",
-    presets=("paper",),
+    cost="one forward pass of the batch; filters from patches: an eigendecomposition per layer, kmeans its iterations",
+    presets=("paper", "kmeans"),
     deviations=(
         "beta is 0 by default (the authors' command line uses 0.1: within-layer:paper).",
-        "Gaussian weights start at 1 / sqrt(fan_in) instead of 1, the same after normalization, so that half"
-        " precision does not overflow.",
+        "Gaussian weights start at 1 / sqrt(fan_in) instead of 1, filters from patches at length 1: the same after"
+        " normalization, and half precision does not overflow.",
+        "Patches are taken from the input directly; the authors' code sees them through random projections, whose"
+        " principal components are not those of the patches.",
+        "Patches have no more leading directions than filters, and as many filters come from them at most ('patches':"
+        " as many as there are different ones); the rest are Gaussian, and so is a depthwise layer with kmeans or"
+        " patches. The authors fall back to Gaussian filters for a whole layer.",
+        "zca writes those rows of the whitening matrix whose inputs the kept directions tell apart best; the authors' code only fits"
+        " as many outputs as inputs.",
+        "kmeans is full spherical k-means, with centroids of length 1 throughout; the authors use mini-batches and"
+        " ordinary centroids of unit patches.",
+        "eps is a share of the mean eigenvalue, whatever the inputs' unit; the authors add 1e-3 to the eigenvalues of"
+        " the scatter matrix.",
+        "Transposed convolutions are filled from their patches too; the authors' code has Gaussian weights there.",
         "Layers followed by a normalization are left alone unless before_norm='normalize'.",
         "A layer without bias cannot be shifted: its filters lose their component along the mean input patch"
         " instead, which has the same effect (center=False leaves the mean).",
@@ -91,12 +106,20 @@ class WithinLayer(Method):
     and no signal dies or blows up on the way. ``W <- W / s``, ``b <- beta - mean / s``.
 
     Args:
-        fill: ``"gaussian"`` draws new weights, ``"keep"`` calibrates those that are there.
+        fill: ``"gaussian"`` or ``"orthonormal"`` draws new weights, ``"keep"`` calibrates those that are there. From
+            the patches that the layer sees: ``"pca"`` (eigenvectors of their covariance), ``"zca"`` (whitening that
+            stays close to the input), ``"kmeans"`` (centroids of whitened patches of length 1), ``"patches"`` (some
+            whitened patches).
         beta: Mean of every channel afterwards, for layers with a bias.
         per: ``"channel"``, or ``"layer"`` for one deviation per layer.
         before_norm: ``"skip"`` leaves layers that a normalization follows, ``"normalize"`` treats them too.
         output_layer: ``"normalize"`` or ``"keep"`` for layers whose output the model returns.
-        center: Let the filters of a bias-free layer lose the mean patch (with ``fill="gaussian"`` only).
+        center: Let the filters of a bias-free layer lose the mean patch (not with ``fill="keep"``).
+        patches: Patches per layer at most, drawn evenly over samples and places; never more than 256 per filter or
+            dimension.
+        eps: Added to the eigenvalues before whitening, as a share of their mean.
+        memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short, fewer patches
+            serve.
 
     Raises:
         HeadstartError: Fewer than 8 values per channel, or a weight that cannot be rescaled.
@@ -118,29 +141,45 @@ class WithinLayer(Method):
     before_norm: str = "skip"
     output_layer: str = "normalize"
     center: bool = True
+    patches: int = 100_000
+    eps: float = 1e-3
+    memory_limit: int = 512
 
     def __post_init__(self) -> None:
-        self.check_choice("fill", "gaussian", "keep")
+        self.check_choice("fill", "gaussian", "orthonormal", *FILLS, "keep")
         self.check_choice("per", "channel", "layer")
         self.check_choice("before_norm", "skip", "normalize")
         self.check_choice("output_layer", "normalize", "keep")
         ok = isinstance(self.beta, (int, float)) and math.isfinite(self.beta)
         self.check(ok, f"beta={self.beta!r} is not a number", "Pass a finite number, such as 0 or 0.1")
+        self.check(self.patches > 1, f"patches={self.patches!r} is too few", "Pass 2 or more, such as 100000")
+        self.check(0 <= self.eps < math.inf, f"eps={self.eps!r} is negative or infinite", "Pass 0 or more")
+        self.check(self.memory_limit > 0, f"memory_limit={self.memory_limit!r} is not positive", "Pass MB, such as 512")
 
     @classmethod
-    def paper(cls, **options: float | str | bool) -> WithinLayer:
+    def paper(cls, **options: Any) -> WithinLayer:
         """The authors' command line: Gaussian fill, every layer, beta 0.1, no centring of weights."""
-        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, **options})  # type: ignore[arg-type]
+        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, **options})
+
+    @classmethod
+    def kmeans(cls, **options: Any) -> WithinLayer:
+        """The authors' best: their command line with filters from k-means."""
+        return cls.paper(**{"fill": "kmeans", **options})
 
     def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
         return leave_normed(self, layers, plan, self.before_norm, self.output_layer)
 
     def before(self, visit: Visit) -> None:
-        """Draw the weights."""
+        """Draw the weights, or make them from the input."""
         if self.fill == "keep":
             return
-        weight = visit.normal_weight(1 / math.sqrt(math.prod(visit.layer.shape[1:])))
+        if self.fill == "orthonormal":
+            weight = orthonormal_weight(visit)
+        else:
+            weight = visit.normal_weight(1 / math.sqrt(math.prod(visit.layer.shape[1:])))
+        if self.fill in FILLS:
+            fill(visit, weight, self.fill, patches=self.patches, eps=self.eps, memory_limit=self.memory_limit)
         if visit.bias_free and self.center:
             remove_mean_patch(visit, weight)
         bias = visit.bias
@@ -179,52 +218,3 @@ def remove_mean_patch(visit: Visit, weight: Tensor) -> None:
     patch = F.normalize(patch, dim=1, eps=torch.finfo(weight.dtype).tiny)
     for filters, direction in zip(weight.flatten(1).chunk(visit.layer.groups), patch, strict=True):
         filters.addr_(filters @ direction, direction, alpha=-1)
-
-
-def mean_patch(layer: Layer, value: Tensor) -> Tensor:
-    """The mean input patch that the filters of each group see, ``(groups, in/groups * kernel)``.
-
-    Every tap of the kernel sees the batch-mean input at a grid of places: stride, dilation and padding say which.
-    """
-    module = layer.module
-    wide = value if value.dtype in (torch.float32, torch.float64) else value.float()
-    if layer.kind == "linear":
-        return wide.reshape(-1, wide.shape[-1]).mean(0, keepdim=True)
-    dims = len(layer.kernel)
-    mean = wide.mean(0) if value.dim() == dims + 2 else wide  # (in, *space)
-    if layer.kind == "conv":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        mean = F.pad(mean.unsqueeze(0), module._reversed_padding_repeated_twice, mode=mode).squeeze(0)
-        sizes = zip(mean.shape[1:], layer.kernel, module.stride, module.dilation, strict=True)
-        axes = [_seen(size, k, stride, dilation) for size, k, stride, dilation in sizes]
-        outputs = 1
-    else:
-        geometry = (layer.kernel, module.stride, module.dilation, module.padding, module.output_padding)
-        pairs = [_reaching(*sizes) for sizes in zip(mean.shape[1:], *geometry, strict=True)]
-        axes = [slices for slices, _ in pairs]
-        outputs = math.prod(size for _, size in pairs)
-    taps = []
-    for place in itertools.product(*axes):
-        part = mean[(slice(None), *place)].flatten(1)
-        taps.append(part.mean(1) if layer.kind == "conv" else part.sum(1) / outputs)
-    return torch.stack(taps, 1).reshape(layer.groups, -1)  # (in, taps), channels of a group in a row
-
-
-def _seen(size: int, kernel: int, stride: int, dilation: int) -> list[slice]:
-    """Where each tap of a convolution looks along an axis of the padded input."""
-    last = (size - (kernel - 1) * dilation - 1) // stride * stride  # start of the last window
-    return [slice(k * dilation, k * dilation + last + 1, stride) for k in range(kernel)]
-
-
-def _reaching(
-    size: int, kernel: int, stride: int, dilation: int, padding: int, output_padding: int
-) -> tuple[list[slice], int]:
-    """Which inputs of a transposed convolution each tap carries into the output along an axis, and its size."""
-    outputs = (size - 1) * stride - 2 * padding + (kernel - 1) * dilation + output_padding + 1
-    slices = []
-    for k in range(kernel):
-        offset = padding - k * dilation  # input i lands on i * stride - offset
-        first = max(0, -(-offset // stride))
-        last = min(size - 1, (outputs - 1 + offset) // stride)
-        slices.append(slice(first, max(first, last + 1)))
-    return slices, outputs

@@ -1,0 +1,177 @@
+"""Filters from a layer's real input: principal components, ZCA, spherical k-means, whitened patches.
+
+Patches are gathered, decomposed and clustered on the CPU in float32 or better, one group of channels after the
+other, within a limit of memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import scipy.linalg
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from headstart.clustering import SAME, spherical_kmeans
+from headstart.errors import DataError
+from headstart.layer_patches import LayerPatches
+from headstart.principal import largest_side, principal
+from headstart.walk import Visit
+
+ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Whitener:
+    """The leading directions of one group's patches, and the factors that bring all of them to one variance.
+
+    Attributes:
+        mean: The mean patch, ``(dimensions,)``.
+        vectors: Unit eigenvectors of the centred covariance, ``(found, dimensions)``, largest eigenvalue first.
+        factors: ``(eigenvalue + eps * mean eigenvalue) ** -0.5``, ``(found,)``.
+    """
+
+    mean: Tensor
+    vectors: Tensor
+    factors: Tensor
+
+    @classmethod
+    def of(cls, patches: Tensor, most: int, eps: float, rounding: float) -> Whitener:
+        """Decompose patches, which are centred in place.
+
+        Args:
+            patches: ``(n, dimensions)``.
+            most: Directions at most.
+            eps: Added to the eigenvalues, as a share of their mean.
+            rounding: Relative error of an output; directions that vary less, measured by the patches' length, are
+                not real.
+        """
+        floor = rounding**2 * float(patches.double().square().sum()) / len(patches)
+        mean = patches.mean(0)
+        patches.sub_(mean)
+        values, vectors = principal(patches, most, floor)
+        ridge = eps * float(patches.double().square().mean())
+        return cls(mean, vectors.to(patches), (values + ridge).rsqrt().to(patches))
+
+    def directions(self, patches: Tensor) -> Tensor:
+        """Whitened patches at length 1; a patch that equals the mean has no direction and is left out."""
+        white = (patches - self.mean) @ (self.vectors * self.factors.unsqueeze(1)).T
+        length = torch.linalg.vector_norm(white, dim=1)
+        seen = length > SAME * math.sqrt(len(self.factors))
+        return white[seen] / length[seen].unsqueeze(1)
+
+    def filters(self, white: Tensor) -> Tensor:
+        """Turn directions of the whitened space into filters: an output is the product with a whitened patch."""
+        return (white * self.factors) @ self.vectors
+
+
+Points = Callable[[], Tensor]  # the whitened patches of a group, gathered when a fill asks for them
+
+
+def _pca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+    return whitener.vectors
+
+
+def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+    # Of the rows of V diag(factors) V^T, as many as V has columns: those of the inputs that V tells apart best.
+    _, order = scipy.linalg.qr(whitener.vectors.numpy(), mode="r", pivoting=True)
+    inputs = torch.as_tensor(order[: len(whitener.vectors)]).long().sort().values
+    return whitener.filters(whitener.vectors[:, inputs].T)
+
+
+def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+    found = spherical_kmeans(points(), len(whitener.vectors), generator=generator)
+    return whitener.filters(found.centroids)
+
+
+def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+    white = points()
+    # Equal patches would make equal filters: of those at one place along a random line, one is kept.
+    line = torch.randn(white.shape[1], generator=generator).to(white)
+    along, order = (white @ line).sort(stable=True)
+    distinct = order[along.diff(prepend=along.new_full((1,), -math.inf)) > SAME]
+    return whitener.filters(white[distinct[torch.randperm(len(distinct), generator=generator)[:filters]]])
+
+
+FILLS = {"pca": _pca, "zca": _zca, "kmeans": _kmeans, "patches": _patches}
+
+
+def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, memory_limit: int) -> None:
+    """Replace filters by such as come from the layer's patches, as many as those support; the rest stay.
+
+    Args:
+        visit: The layer and its input.
+        weight: Its new weight, ``(out, in/groups, *kernel)``, random so far; written in place, filters of length 1.
+        kind: One of ``FILLS``.
+        patches: Patches at most.
+        eps: Share of the mean eigenvalue that is added to the eigenvalues.
+        memory_limit: MB that the patches, their covariance and what is computed from them may take.
+
+    Raises:
+        DataError: The layer's input is not finite.
+    """
+    layer = visit.layer
+    each, dimensions = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
+    if each == 1 and kind in ("kmeans", "patches"):
+        _tell(visit, 0, f"one filter per group leaves {kind} nothing to choose from")
+        return
+    assert visit.input is not None
+    source = LayerPatches(layer, visit.input)
+    places = source.spread(min(patches, ENOUGH * max(dimensions, each)), visit.generator("patches"))
+    share = memory_limit * MEGABYTE // 4 // weight.element_size()
+    basis, side = share // dimensions, largest_side(memory_limit * MEGABYTE * 3 // 4)
+    if min(basis, len(places), dimensions) > side:
+        basis = side
+    seen = _part(places, basis)
+    clustered = _part(places, share // min(each, dimensions))
+    written = 0
+    for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
+        drawn = torch.cat([source.take(block, g).cpu() for block in source.blocks(seen)])
+        if not torch.isfinite(drawn.sum()):
+            raise DataError(
+                f"The input of {layer.where} holds NaN or infinite values.",
+                remedy="Look for what overflows before it; headstart.diagnose names the layer.",
+            )
+        whitener = Whitener.of(drawn, min(each, dimensions), eps, _rounding(visit.input.dtype))
+        del drawn
+        if len(whitener.vectors) == 0:
+            continue
+
+        def points(g: int = g, whitener: Whitener = whitener) -> Tensor:
+            taken = (source.take(block, g).cpu() for block in source.blocks(clustered))
+            return torch.cat([whitener.directions(block) for block in taken])
+
+        rows = FILLS[kind](whitener, points, each, visit.generator(f"{kind}/{g}"))
+        filters[: len(rows)] = F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).to(filters)
+        written += len(rows)
+    used = seen if kind in ("pca", "zca") else clustered
+    visit.note(f"{kind} of {len(used)} patches")
+    _tell(visit, written, f"{len(used)} patches support fewer {kind} filters than it has")
+
+
+def _part(places: Tensor, count: int) -> Tensor:
+    """``count`` of the places, evenly spaced; all if there are no more, one if there is no room for any."""
+    count = max(1, min(count, len(places)))
+    return places[torch.arange(count) * len(places) // count]
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Relative error of an output, and what an eigendecomposition in float64 resolves."""
+    finfo = torch.finfo(dtype)
+    # Inputs in half precision are rounded once; float32 sums round at every term, and deviations want three digits.
+    return max(finfo.eps if finfo.bits == 16 else 1e3 * finfo.eps, 1e-7)
+
+
+def _tell(visit: Visit, written: int, why: str) -> None:
+    """Say that some of the filters are Gaussian."""
+    filters = visit.layer.out_channels
+    if written < filters:
+        visit.note(f"{filters - written} of {filters} filters Gaussian")
+        visit.find(
+            f"{visit.method.info.name}: {filters - written} of {filters} filters of '{visit.layer.name}' are Gaussian:"
+            f" {why}."
+        )

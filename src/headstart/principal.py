@@ -1,0 +1,61 @@
+"""Leading eigenvectors of a covariance, in whichever of its two spaces is the smaller."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**21  # values that are widened to float64 at a time
+WORKING = 4  # matrices that an eigendecomposition holds: the covariance, the eigenvectors, two of working space
+
+
+def largest_side(memory: int) -> int:
+    """Side of the largest matrix whose eigendecomposition fits into so many bytes.
+
+    Example:
+        >>> largest_side(2**29)
+        4096
+    """
+    return math.isqrt(memory // (WORKING * 8))
+
+
+def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The leading eigenvectors of ``rows.T @ rows / len(rows)``, largest eigenvalue first.
+
+    With more rows than columns the covariance is decomposed, otherwise the products between rows, which have the
+    same eigenvalues. Both are summed in float64, block by block.
+
+    Args:
+        rows: ``(n, dimensions)``, centred by the caller if they should be.
+        most: Eigenvectors at most.
+        floor: Eigenvalues up to here are rounding, and left out; 0 leaves out those that cannot be above it.
+
+    Returns:
+        Eigenvalues ``(found,)`` and unit eigenvectors ``(found, dimensions)`` in float64. The largest entry of every
+        vector is positive: eigenvectors have no sign of their own.
+
+    Example:
+        >>> values, vectors = principal(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 2)
+        >>> values.tolist(), vectors.tolist()
+        ([4.5, 0.5], [[1.0, 0.0], [0.0, 1.0]])
+    """
+    n, dimensions = rows.shape
+    wide, narrow = dimensions > n, rows.T if dimensions > n else rows  # blocks of the longer side
+    blocks = narrow.split(max(1, BLOCK // narrow.shape[1]))
+    products = torch.zeros(narrow.shape[1], narrow.shape[1], dtype=torch.float64, device=rows.device)
+    for block in blocks:
+        part = block.double()
+        products.addmm_(part.T, part)
+    values, vectors = torch.linalg.eigh(products.div_(n))
+    del products
+    tiny = torch.finfo(torch.float64).eps * max(rows.shape) * float(values[-1].clamp_min(0))
+    found = min(most, int((values > max(floor, tiny)).sum()))
+    last = len(values) - found
+    values, vectors = values[last:].flip(0), vectors[:, last:].flip(1).T.contiguous()
+    if wide:
+        vectors = torch.cat([vectors @ block.double().T for block in blocks], 1)
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    lead = vectors.abs().argmax(1, keepdim=True)
+    return values, vectors * vectors.gather(1, lead).sign()
