@@ -339,18 +339,11 @@ def test_the_documented_python_runs(tmp_path, monkeypatch):
     assert "default lr=0.003" in analyse(Store("runs/searched")).selection.choices
 
 
-def test_training_of_the_search_is_that_of_the_experiment(make_experiment, store, monkeypatch):
-    asked = []
-    real = autotune.tune
-    monkeypatch.setattr("headstart.bench.experiment.tune", lambda *a: asked.append(a[1]) or real(*a))
+def test_the_search_trains_as_the_experiment_does(make_experiment, store):
     made = Made(best_at())
-    experiment = make_experiment(
-        arms=ARMS[:2], auto=("device", "memory_format"), training=Training(steps=6, batch_size=16)
-    )
-    chosen = search(experiment, GRID, store, executor=made)
-    run(chosen, store, executor=made)
-    kinds = {trial.determinants["training"]["memory_format"] for trial in made.seen}
-    assert len(kinds) == 1
+    training = Training(steps=6, batch_size=16)
+    experiment = make_experiment(arms=ARMS[:2], auto=("device", "memory_format"), training=training)
+    run(search(experiment, GRID, store, executor=made), store, executor=made)
+    assert len({trial.determinants["training"]["memory_format"] for trial in made.seen}) == 1
     assert len(list(store.choices.iterdir())) == 1
     assert not (store.folder / "search" / "choices").exists()
-    assert asked[1] == ()
