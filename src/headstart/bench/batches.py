@@ -101,6 +101,12 @@ class DeviceTask:
         other._format = _FORMATS[memory_format]
         return other
 
+    def without_test(self) -> DeviceTask:
+        """Return the same task with no test images."""
+        other = copy.copy(self)
+        other.test = Split(self.test.images[:0], self.test.labels[:0])
+        return other
+
     def normalize(self, images: Tensor, test: bool = False) -> Tensor:
         """Return normalized float32 images in the memory format.
 

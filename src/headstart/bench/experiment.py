@@ -19,7 +19,7 @@ from headstart.bench.executors.base import Executor, Working
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.models import parameter_count, resolve_model
 from headstart.bench.store import Damage, Decide, Record, Store, content_key
-from headstart.bench.tasks import Split, load_task
+from headstart.bench.tasks import load_task
 from headstart.bench.timing import measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground
@@ -98,12 +98,14 @@ class Experiment:
         """Number of arms times that of seeds; arms may share trials."""
         return len(self.arms) * len(self.seeds)
 
-    def prepare(self, decide: Decide = measured) -> Ground:
-        """Load the task, find the model, and resolve what the machine decides.
+    def ground(self, decide: Decide = measured) -> Ground:
+        """Load the task, find the model, and resolve what the machine decides on how all trials train.
 
         Args:
-            decide: Is asked what to measure; a store's `Store.decide` keeps the answers. By default they are
-                kept as long as this process lives.
+            decide: As for :meth:`prepare`.
+
+        Returns:
+            The ground without arms, which serves all experiments that differ in arms, seeds and ``test`` alone.
 
         Raises:
             HeadstartError: If the task, the model or the device cannot be had.
@@ -114,10 +116,27 @@ class Experiment:
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
         data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
+        return tune(Ground(data, task.fingerprint(), builder, training), self.auto, decide)
+
+    def prepare(self, decide: Decide = measured, ground: Ground | None = None) -> Ground:
+        """Resolve all that the machine decides.
+
+        Args:
+            decide: Is asked what to measure; a store's `Store.decide` keeps the answers. By default they are
+                kept as long as this process lives.
+            ground: From :meth:`ground`, if it is at hand.
+
+        Returns:
+            What the trials share.
+
+        Raises:
+            HeadstartError: If the task, the model or the device cannot be had.
+        """
+        check_starts(self.arms)
+        ground = ground or self.ground(decide)
         if not self.test:
-            data.test = Split(data.test.images[:0], data.test.labels[:0])
-        ground = Ground(data, task.fingerprint(), builder, training, test=self.test)
-        return settle(tune(ground, self.auto, decide), self.arms, decide)
+            ground = replace(ground, data=ground.data.without_test(), test=False)
+        return settle(ground, self.arms, decide)
 
     def trials(self, ground: Ground) -> list[Trial]:
         """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
@@ -187,6 +206,7 @@ def run(
     progress: Progress | None = None,
     command: Sequence[str] = (),
     executor: Executor | None = None,
+    ground: Ground | None = None,
 ) -> Summary:
     """Run the trials that the store does not hold yet.
 
@@ -199,6 +219,7 @@ def run(
         progress: Is told what happens.
         command: The command line, for the report.
         executor: Where trials run; one after the other in this process by default. It is closed afterwards.
+        ground: From `Experiment.ground`, if it is at hand.
 
     Returns:
         What was run and what was kept.
@@ -210,7 +231,7 @@ def run(
     started = time.perf_counter()
     progress = progress or Silent()
     executor = executor or InProcess()
-    ground = experiment.prepare(store.decide)
+    ground = experiment.prepare(store.decide, ground)
     cells = experiment.trials(ground)
     trials = distinct(cells)
     damaged = tuple(store.damaged())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -11,6 +11,7 @@ from headstart.bench.experiment import Experiment, Trial
 from headstart.bench.search import Search, folder_of, results_of
 from headstart.bench.store import Record, Store
 from headstart.bench.timing import Clock
+from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
 
 STORED, MEASURED = "stored trials", "timed steps"
@@ -117,13 +118,18 @@ def forecast(experiment: Experiment, store: Store, search: Search | None = None)
     Raises:
         HeadstartError: If the task or the model cannot be had.
     """
+    ground = experiment.ground(store.decided)
     before = None
     if search is not None:
-        inner, folder = search.trial_experiment(search.training(store.decided)), folder_of(store)
-        before = forecast(inner, folder)
+        inner, folder = search.trial_experiment(ground.training), folder_of(store)
+        before = _forecast(inner, folder, ground)
         if not before.to_do:
             experiment = search.chosen(results_of([trial[:3] for trial in before.trials], folder))
-    ground = experiment.prepare(store.decided)
+    return replace(_forecast(experiment, store, ground), search=before)
+
+
+def _forecast(experiment: Experiment, store: Store, ground: Ground) -> Forecast:
+    ground = experiment.prepare(store.decided, ground)
     trials = experiment.trials(ground)
     found = store.present(trial.key for trial in trials)
     finished = {key: record for key, record in found.items() if record.result["status"] != "refused"}
@@ -131,7 +137,7 @@ def forecast(experiment: Experiment, store: Store, search: Search | None = None)
     owners = {trial.key: trial.arm.label for trial in reversed(trials)}
     arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in ground.arms)
     listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
-    return Forecast(arms, listed, before)
+    return Forecast(arms, listed)
 
 
 def _arm(

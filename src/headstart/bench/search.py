@@ -13,8 +13,7 @@ from headstart.bench.arms import EQUAL_STEPS, Arm
 from headstart.bench.executors.base import Executor
 from headstart.bench.experiment import Experiment, Progress, Summary, run
 from headstart.bench.grid import Axis, Configuration, configurations, configured, make_grid
-from headstart.bench.store import Decide, Store
-from headstart.bench.timing import measured
+from headstart.bench.store import Store
 from headstart.bench.training import Training
 from headstart.errors import HeadstartError
 
@@ -53,8 +52,8 @@ class Search:
             raise HeadstartError(f"With a search, seeds must be below {FIRST_SEED:,}, from where its own are taken.")
         if common < 2 or self.trials > common:
             raise HeadstartError(
-                f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more: choosing "
-                "among more would win by itself.",
+                f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more: "
+                "choosing among more would win by itself.",
                 remedy="Search a word of training with more values, such as lr=3e-4,1e-3,3e-3, which all arms have.",
             )
 
@@ -62,15 +61,6 @@ class Search:
     def budget(self) -> int:
         """Configurations that each arm tries."""
         return self.trials or math.prod(len(axis.values) for axis in self.axes if not axis.arm)
-
-    def training(self, decide: Decide = measured) -> Training:
-        """Resolve what the machine decides, for the search and the experiment alike.
-
-        Args:
-            decide: As for `Experiment.prepare`.
-        """
-        searched = tuple(arm for arm in self.experiment.arms if arm.control not in _FOLLOW)
-        return replace(self.experiment, arms=searched).prepare(decide).training
 
     def tried(self) -> dict[str, list[tuple[Configuration, Arm]]]:
         """List the configurations of each arm that is searched, by its label."""
@@ -183,7 +173,8 @@ def run_search(
 ) -> tuple[Experiment, Summary]:
     """Run a search that was already described; see :func:`search`. Also returns what was run."""
     inner = folder_of(store)
-    done = run(what.trial_experiment(what.training(store.decide)), inner, progress, command, executor)
+    ground = what.experiment.ground(store.decide)  # the search trains as the experiment does
+    done = run(what.trial_experiment(ground.training), inner, progress, command, executor, ground)
     cells = inner.read_experiment()["trials"]
     return what.chosen(results_of([(cell["arm"], cell["seed"], cell["key"]) for cell in cells], inner)), done
 
