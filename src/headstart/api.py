@@ -275,6 +275,9 @@ def _report(plan: Plan, methods: list[Method], seed: int) -> Report:
     title = f"headstart: {' + '.join(m.info.name for m in methods)}"
     report = Report(title, [repr(m) for m in methods], rows, seed=seed, filters=plan.filters)
     report.findings = list(plan.findings)
+    report.statistics = list(plan.statistics)
+    if plan.statistics:
+        report.findings.append(f"Running statistics moved with the rescale in: {', '.join(plan.statistics)}.")
     if plan.unreached:
         report.findings.append(
             f"{len(plan.unreached)} weight layers are never called by the forward pass and were left alone:"

@@ -8,7 +8,7 @@ up but tried: it is run again on rescaled inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,12 @@ class Flow:
 
 
 def trace(
-    model: nn.Module, batch: Batch, layers: Sequence[Layer], fixed: set[str], fresh: set[str], where: Where
+    model: nn.Module,
+    batch: Batch,
+    layers: Sequence[Layer],
+    fixed: Collection[str],
+    rigid: Collection[str],
+    fresh: Collection[str],
 ) -> Flow:
     """Run the model and follow the scales.
 
@@ -69,22 +74,22 @@ def trace(
         batch: A small one: every operation runs a few times.
         layers: All that run, in execution order.
         fixed: Names of layers that must not be rescaled.
+        rigid: Names of layers whose bias must not.
         fresh: Names of batch norms that normalize with the statistics of the batch.
-        where: Follows the layers, for errors.
 
     Raises:
         ModelError: The model's forward failed.
     """
-    tracer = _Tracer(fixed, fresh)
-    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, where), tracer:
+    tracer = _Tracer(fixed, rigid, fresh)
+    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, Where()), tracer:
         returned = model(*batch.args, **batch.kwargs)
     return tracer.finish(returned)
 
 
 class _Tracer(TorchDispatchMode):
-    def __init__(self, fixed: set[str], fresh: set[str]) -> None:
+    def __init__(self, fixed: Collection[str], rigid: Collection[str], fresh: Collection[str]) -> None:
         super().__init__()
-        self._fixed, self._fresh = fixed, fresh
+        self._fixed, self._rigid, self._fresh = fixed, rigid, fresh
         self.classes = Classes()
         self.flow = Flow()
         self._labels: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the value, kept alive, and its labels
@@ -138,7 +143,7 @@ class _Tracer(TorchDispatchMode):
         moved = op.moved(number)
         if moved is not None and moved.shape == value.shape:
             return moved
-        for candidate, merged in op.candidates(value, self.classes):
+        for candidate, merged in op.candidates(number, value, self.classes):
             if op.homogeneous(number, candidate, merged, self._factors(op)):
                 for group in merged:
                     self.classes.merge(group)
@@ -245,6 +250,8 @@ class _Tracer(TorchDispatchMode):
                     self.classes.merge([mine, other])
             if layer.name in self._fixed:
                 self._pass_through(layer, use)
+            elif layer.name in self._rigid and bool(layer.module.bias.any()):
+                self.classes.pin([use.output], "its bias is left alone")
             return torch.full((), use.output).expand(output.shape)
 
         return done

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,7 @@ def both_ways(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: Los
     own = {id(p): stand_ins[n] for n, p in model.named_parameters()}
     passes = Passes(probe)
     with ExitStack() as stack:
+        stack.enter_context(_undisturbed(model))
         if batch.size > 1:  # one sample has no batch statistics
             stack.enter_context(as_in_training(model))
         stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
@@ -82,6 +84,20 @@ def both_ways(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: Los
             reason = " ".join(str(error).split())
             passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
     return passes
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Keep the user's backward hooks from firing, and put back what torch leaves exchanged in shared modules."""
+    held = [(m, m._backward_hooks, m._backward_pre_hooks, dict(m._parameters)) for m in model.modules()]
+    for module, *_ in held:
+        module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, hooks, pre_hooks, parameters in held:
+            module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
+            module._parameters.update(parameters)
 
 
 def _top(

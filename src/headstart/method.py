@@ -33,6 +33,7 @@ class Info:
         cost: Forward passes and memory, in words.
         presets: Named configurations (class methods), the published form among them.
         deviations: What differs from the source, each a sentence.
+        couples: Whether what a layer gets depends on the layers behind it, too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Info:
     cost: str
     presets: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
+    couples: bool = False
 
 
 class Method:

@@ -53,8 +53,8 @@ def _is_fresh(norm: _BatchNorm) -> bool:
 def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[None]:
     """Give fresh batch norms the statistics of the batch as running ones, each when data reaches it.
 
-    Much faster than their training mode and without its side effects on other processes. A transaction has to
-    restore the buffers.
+    Much faster than their training mode and without its side effects on other processes. The running statistics
+    are as before afterwards.
 
     Args:
         model: In evaluation mode.
@@ -74,12 +74,16 @@ def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[No
 
         return hook
 
-    handles = [m.register_forward_pre_hook(enter(name)) for name, m in fresh_batch_norms(model).items()]
+    fresh = fresh_batch_norms(model)
+    kept = [(b, b.clone()) for m in fresh.values() for b in (m.running_mean, m.running_var) if b is not None]
+    handles = [m.register_forward_pre_hook(enter(name)) for name, m in fresh.items()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for buffer, value in kept:
+            _set(buffer, value)
 
 
 def _set(buffer: Tensor | None, value: Tensor) -> None:

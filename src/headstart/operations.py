@@ -103,27 +103,34 @@ class Operation:
         if self.name not in _MOVES:
             return None
 
+        if self.name == "constant_pad_nd":
+            if self._fill() != 0:
+                return None
+            (_, widths, *_rest), _ = tree_unflatten(self.leaves, self.spec)
+            padded: Tensor = self.func(self.labelled[0].double(), widths, float(ANY))
+            return padded.long()
+        found = self._on_labels(number)
+        return None if found is None else found.long()
+
+    def _on_labels(self, number: int) -> Tensor | None:
+        """Run it with labels in the place of values; None if it does not take them."""
+
         def labels(i: int, leaf: Tensor) -> Tensor:
             if i in self.labelled:
                 return self.labelled[i].to(torch.float64).clone()
             return torch.full(leaf.shape, float(PINNED), dtype=torch.float64, device=leaf.device)
 
-        if self.name == "constant_pad_nd":
-            if self._fill() != 0:
-                return None
-            (_, widths, *_rest), _ = tree_unflatten(self.leaves, self.spec)
-            padded: Tensor = self.func(labels(0, self.leaves[0]), widths, float(ANY))
-            return padded.long()
         try:
-            return self.run(labels)[number].long()
+            found: Tensor = self.run(labels)[number]
         except (RuntimeError, IndexError):
             return None
+        return found
 
     def _fill(self) -> float:
         args, kwargs = tree_unflatten(self.leaves, self.spec)
         return float(args[2]) if len(args) > 2 else float(kwargs.get("value", 0))
 
-    def candidates(self, value: Tensor, classes: Classes) -> Iterator[tuple[Tensor, list[list[int]]]]:
+    def candidates(self, number: int, value: Tensor, classes: Classes) -> Iterator[tuple[Tensor, list[list[int]]]]:
         """Guess the labels of an output, with the classes that would have to become one, the loosest first."""
         fields = list(self.labelled.values())
         try:
@@ -132,12 +139,19 @@ class Operation:
             wide = []
         if wide:
             yield _joined(wide)
-        if len(fields) == 1 and value.dim() > 2 and fields[0].dim() == value.dim():
+        if len(fields) == 1:
             labels = fields[0]
-            if labels.shape[:2] == value.shape[:2]:
+            if labels.dim() > 2 and value.dim() > 1 and labels.shape[:2] == value.shape[:2]:
                 channel = labels.flatten(2)[..., 0]
                 if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
                     yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape), []
+            averaged = self._on_labels(number)  # a mean of equal labels is that label
+            if averaged is not None and averaged.shape == value.shape:
+                whole = averaged.round()
+                if bool((averaged - whole).abs().max() < 1e-6) and set(whole.unique().tolist()) <= set(
+                    labels.unique().tolist()
+                ):
+                    yield whole.long(), []
         present = self.classes(classes)
         if present:
             yield torch.full((), present[0]).expand(value.shape), [present]

@@ -41,6 +41,7 @@ class Plan:
         frozen: Names of selected layers left alone because they do not train.
         tied_biases: Names of layers whose bias belongs to a layer before them.
         filters: The first convolution's filters (before, after), once it was written.
+        statistics: Names of batch norms whose running statistics moved with a rescale.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Plan:
     frozen: set[str] = field(default_factory=set)
     tied_biases: set[str] = field(default_factory=set)
     filters: tuple[Tensor, Tensor] | None = None
+    statistics: list[str] = field(default_factory=list)
 
     def skip(self, layer: Layer, reason: str) -> None:
         """Say in the report why a layer is left as it is."""

@@ -35,6 +35,7 @@ def register(
     cost: str,
     presets: Iterable[str] = (),
     deviations: Iterable[str] = (),
+    couples: bool = False,
 ) -> Callable[[M], M]:
     """Register a method class under a name; third parties use it on theirs.
 
@@ -47,6 +48,7 @@ def register(
         cost: Forward passes and memory, in words.
         presets: Names of class methods that return published or otherwise named configurations.
         deviations: What differs from the source.
+        couples: Whether what a layer gets depends on the layers behind it, too.
 
     Returns:
         A class decorator. The class must be a frozen dataclass derived from ``Method``.
@@ -59,7 +61,8 @@ def register(
         # The same class again is a module that was loaded again.
         if name in _METHODS and _origin(_METHODS[name]) != _origin(cls):
             raise HeadstartError(f"The method name {name!r} is taken by {_METHODS[name].__qualname__}.")
-        cls.info = Info(name, summary, reference, scope, needs_data, cost, tuple(presets), tuple(deviations))
+        texts = tuple(presets), tuple(deviations)
+        cls.info = Info(name, summary, reference, scope, needs_data, cost, *texts, couples)
         _METHODS[name] = cls
         return cls
 

@@ -82,6 +82,7 @@ class Report(Shown):
         seconds: Wall time of the call.
         seed: The seed in use.
         filters: First convolution's filters (before, after), when it was written.
+        statistics: Batch norms whose running statistics moved with a rescale of the layers before them.
     """
 
     title: str
@@ -91,6 +92,7 @@ class Report(Shown):
     seconds: float = 0.0
     seed: int = 0
     filters: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    statistics: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> list[str]:
@@ -116,6 +118,7 @@ class Report(Shown):
             "seed": self.seed,
             "seconds": self.seconds,
             "findings": self.findings,
+            "statistics": self.statistics,
             "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
         }
 

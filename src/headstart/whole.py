@@ -61,8 +61,12 @@ class Whole:
             weights.write_bias(layer, bias * output)
         self._tell(layer, output)
 
-    def rescale_statistics(self, norm: _BatchNorm, factors: Tensor) -> None:
-        """Make a batch norm expect inputs that were multiplied by a factor per channel."""
+    def rescale_statistics(self, name: str, factors: Tensor) -> None:
+        """Make the batch norm of that name expect inputs that were multiplied by a factor per channel."""
+        norm = self.model.get_submodule(name)
+        assert isinstance(norm, _BatchNorm)
+        if name not in self.plan.statistics:
+            self.plan.statistics.append(name)
         for buffer, power in ((norm.running_mean, 1), (norm.running_var, 2)):
             if buffer is not None:
                 self.transaction.mark_buffer(buffer)

@@ -36,6 +36,11 @@ def needs_data(method: MethodLike) -> bool:
     return any(m.info.needs_data for m in registry.resolve(method))
 
 
+def couples(method: MethodLike) -> bool:
+    """Tell whether what a layer gets depends on the layers behind it."""
+    return any(m.info.couples for m in registry.resolve(method))
+
+
 def build(factory: Callable[[], M], seed: int = 0) -> M:
     """Construct a model with weights drawn from ``seed``; the global random states stay."""
     with rng.untouched(seed):
@@ -46,7 +51,7 @@ def run(method: MethodLike, model: nn.Module, data: Any, **options: Any) -> Repo
     """Initialize and require that nothing changed but the weights of the layers that the report names."""
     before = Snapshot(model)
     report = initialize(model, data, method, **{"seed": 0, **options})
-    before.require_kept(report.changed)
+    before.require_kept(report.changed, report.statistics)
     for name, value in weights_of(model).items():
         require(not value.is_floating_point() or bool(torch.isfinite(value).all()), f"'{name}' is not finite")
     return report

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from headstart import rng, weights
 from headstart.balance import Energies, solve
@@ -45,6 +44,7 @@ _SAME = 1e-3  # of the outputs' size: how far a function that is preserved may m
         " normalizations keep the function; the published algorithm is for chains of layers.",
         "The spread of the network's output is left as it is; the authors' code moves it towards 1.",
     ),
+    couples=True,
 )
 @dataclass(frozen=True)
 class Balance(Method):
@@ -117,6 +117,7 @@ class Balance(Method):
         _apply(whole, flow, exact)
         if not _same(kept, seen.outputs()):
             seen.restore(backup)
+            whole.plan.statistics.clear()
             whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
             return
         steps = 0
@@ -162,17 +163,26 @@ class Balance(Method):
 def _flow(whole: Whole) -> Flow:
     """Follow the scales through the model, on two samples, or on the batch if the model takes no other."""
     fixed = {layer.name for layer in whole.plan.layers} - {layer.name for layer in whole.layers}
+    rigid = {la.name for la in whole.layers if la.module.bias is not None and not _may_scale_bias(whole, la)}
     fresh = set(fresh_batch_norms(whole.model))
-    assert whole.batch is not None
-    batch = whole.batch.head(2)
-    try:
+    batch = whole.batch
+    assert batch is not None
+
+    def attempt(size: int) -> Flow:
         with batch_statistics(whole.model, {}):
-            return trace(whole.model, batch, whole.plan.layers, fixed, fresh, Where())
+            return trace(whole.model, batch.head(size), whole.plan.layers, fixed, rigid, fresh)
+
+    try:
+        return attempt(2)
     except ModelError:
-        if whole.batch.size <= 2:
+        if batch.size <= 2:
             raise
-    with batch_statistics(whole.model, {}):
-        return trace(whole.model, whole.batch.head(whole.batch.size), whole.plan.layers, fixed, fresh, Where())
+        return attempt(batch.size)
+
+
+def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
+    bias = layer.module.bias
+    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
 
 
 def _by_class(layer: Layer, values: Tensor, inputs: Tensor) -> dict[int, float]:
@@ -215,9 +225,8 @@ def _apply(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
         if use is not None and factors.keys() & {use.output, *use.inputs.tolist()}:
             whole.rescale(layer, _per_channel(use.inputs, factors), factors.get(use.output, 1.0))
     for name, labels in flow.norms.items():
-        module = whole.model.get_submodule(name)
-        assert isinstance(module, _BatchNorm)
-        whole.rescale_statistics(module, _per_channel(labels, factors))
+        if factors.keys() & set(labels.tolist()):
+            whole.rescale_statistics(name, _per_channel(labels, factors))
 
 
 def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:

@@ -1,0 +1,240 @@
+"""How scales travel: what is found by trying must hold when the scales are applied."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from headstart import inputs
+from headstart.dataflow import trace
+from headstart.norms import batch_statistics, fresh_batch_norms
+from headstart.operations import ANY, PINNED
+from headstart.plan import make_plan
+from headstart.transaction import Transaction
+
+
+def follow(model, x, fixed=(), rigid=()):
+    with Transaction(model), torch.no_grad():
+        batch = inputs.load(x, model, seed=0)
+        plan = make_plan(model, batch)
+        with batch_statistics(model, {}):
+            return trace(model, batch.head(2), plan.layers, fixed, rigid, fresh_batch_norms(model))
+
+
+def classes(flow, *names):
+    return [flow.uses[name].output for name in names]
+
+
+class Net(nn.Module):
+    """A net whose forward is given; layers a, b, c of four channels and a head."""
+
+    def __init__(self, forward, bias=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1, bias=bias), nn.Conv2d(4, 4, 3, padding=1, bias=bias)
+        self.c, self.head = nn.Conv2d(4, 4, 3, padding=1, bias=bias), nn.Linear(4, 3, bias=bias)
+        self.wide = nn.Conv2d(8, 4, 1, bias=bias)
+        self.body = forward
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+X = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+
+HOMOGENEOUS = {
+    "relu": torch.relu,
+    "relu_": lambda v: F.relu(v, inplace=True),
+    "leaky relu": lambda v: F.leaky_relu(v, 0.2),
+    "maximum": lambda v: torch.maximum(v, 0.5 * v),
+    "clamp": lambda v: v.clamp(min=0),
+    "absolute value": torch.abs,
+    "max pooling": lambda v: F.max_pool2d(v, 2),
+    "average pooling": lambda v: F.avg_pool2d(v, 2, padding=1),
+    "adaptive pooling": lambda v: F.adaptive_avg_pool2d(v, 3),
+    "interpolation": lambda v: F.interpolate(v, scale_factor=2, mode="bilinear"),
+    "a constant factor": lambda v: 3 * v,
+    "padding": lambda v: F.pad(v, (1, 1, 1, 1)),
+    "a view back and forth": lambda v: v.flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (8, 8)),
+    "shuffled channels": lambda v: v.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2),
+    "dropout": lambda v: F.dropout(v, 0.5, training=False),
+}
+BENT = {
+    # Homogeneous as a whole, but not step by step.
+    "square root of squares": lambda v: v.square().sqrt(),
+    "sigmoid": torch.sigmoid,
+    "a constant added": lambda v: v + 1,
+    "exponential": torch.exp,
+    "relu6 by clamping": lambda v: v.clamp(0, 6),
+    "softmax": lambda v: v.softmax(1),
+    "its own square": lambda v: v * v,
+    "local response": lambda v: F.local_response_norm(v, 2),
+    "thresholded": lambda v: torch.where(v > 0.1, v, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_homogeneous_operations_hand_the_scale_on(name):
+    flow = follow(Net(lambda m, x: m.head(m.b(HOMOGENEOUS[name](m.a(x))).mean((2, 3)))), X)
+    a, b = classes(flow, "a", "b")
+    assert PINNED not in (a, b)
+    assert a != b
+    assert set(flow.uses["b"].inputs.tolist()) == {a}
+    assert flow.uses["head"].output == PINNED
+    assert not flow.almost
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_what_is_not_homogeneous_fixes_the_scale(name):
+    flow = follow(Net(lambda m, x: m.head(m.b(BENT[name](m.a(x))).relu().mean((2, 3)))), X)
+    assert flow.uses["a"].output == PINNED
+    assert flow.uses["b"].output != PINNED
+    assert flow.reasons["a"]
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.silu, F.hardswish, F.elu, torch.tanh, F.relu6])
+def test_smooth_activations_are_almost_homogeneous(activation):
+    flow = follow(Net(lambda m, x: m.head(activation(m.a(x)).mean((2, 3)))), X)
+    assert flow.uses["a"].output in flow.almost
+
+
+def test_a_sum_makes_its_terms_one_class():
+    flow = follow(Net(lambda m, x: m.head((m.a(x) + m.c(m.b(m.a(x).relu()).relu())).mean((2, 3)))), X)
+    a, b, c = classes(flow, "a", "b", "c")
+    assert a == c != b
+
+
+def test_a_concatenation_keeps_its_parts_apart():
+    def body(m, x):
+        first = m.a(x).relu()
+        joined = torch.cat([m.b(first).relu(), first], 1)
+        return m.head(m.wide(F.max_pool2d(joined, 2)).relu().mean((2, 3)))
+
+    flow = follow(Net(body), X)
+    a, b = classes(flow, "a", "b")
+    assert flow.uses["wide"].inputs.tolist() == [b] * 4 + [a] * 4
+
+
+def test_a_concatenation_through_an_in_place_activation():
+    def body(m, x):
+        first = m.a(x)
+        return m.head(m.wide(F.relu(torch.cat([m.b(first), first], 1), inplace=True)).mean((2, 3)))
+
+    flow = follow(Net(body), X)
+    assert flow.uses["wide"].inputs.tolist() == [flow.uses["b"].output] * 4 + [flow.uses["a"].output] * 4
+
+
+def test_channels_padded_with_zeros_take_any_scale():
+    flow = follow(Net(lambda m, x: m.head(m.wide(F.pad(m.a(x), (0, 0, 0, 0, 2, 2))).relu().mean((2, 3)))), X)
+    a = flow.uses["a"].output
+    assert flow.uses["wide"].inputs.tolist() == [ANY] * 2 + [a] * 4 + [ANY] * 2
+
+
+def test_a_gate_scales_nothing_and_what_it_gates_passes():
+    def body(m, x):
+        value = m.a(x).relu()
+        return m.head(m.c(value * torch.sigmoid(m.b(value).mean((2, 3), keepdim=True))).relu().mean((2, 3)))
+
+    flow = follow(Net(body), X)
+    # The gate is made from the value, so the value's own scale goes through b; b's output is pinned.
+    assert flow.uses["b"].output == PINNED
+    assert set(flow.uses["c"].inputs.tolist()) == {flow.uses["a"].output} != {PINNED}
+
+
+def test_a_product_of_two_scales_fixes_both():
+    flow = follow(Net(lambda m, x: m.head((m.a(x) * m.b(m.a(x))).mean((2, 3)))), X)
+    assert classes(flow, "a", "b") == [PINNED, PINNED]
+
+
+def test_a_layer_used_twice_is_scaled_alike():
+    flow = follow(Net(lambda m, x: m.head(m.b(m.b(m.a(x)).relu()).relu().mean((2, 3)))), X)
+    a, b = classes(flow, "a", "b")
+    assert a == b
+
+
+def test_every_output_of_the_model_keeps_its_scale():
+    flow = follow(Net(lambda m, x: {"early": m.a(x), "late": [m.head(m.b(m.a(x)).mean((2, 3)))]}), X)
+    assert flow.uses["a"].output == PINNED
+    assert flow.reasons["a"] == "the model returns it"
+
+
+def test_a_part_that_is_written_over_fixes_the_scale():
+    def body(m, x):
+        value = m.a(x)
+        value[:, :2] += 1.0
+        return m.head(m.b(value).relu().mean((2, 3)))
+
+    flow = follow(Net(body), X)
+    assert flow.uses["a"].output == PINNED
+    assert flow.uses["b"].output != PINNED
+
+
+def test_a_comparison_with_a_number_fixes_the_scale():
+    def body(m, x):
+        value = m.a(x)
+        return m.head(m.b(value * (value > 0.1)).relu().mean((2, 3)))
+
+    assert follow(Net(body), X).uses["a"].output == PINNED
+
+
+def test_a_layer_that_must_stay_hands_its_inputs_scale_on_or_fixes_it():
+    def body(m, x):
+        return m.head(m.c(m.b(m.a(x).relu()).relu()).relu().mean((2, 3)))
+
+    with_bias, without = follow(Net(body), X, fixed={"b"}), follow(Net(body, bias=False), X, fixed={"b"})
+    assert classes(with_bias, "a", "b") == [PINNED, PINNED]
+    a, b = classes(without, "a", "b")
+    assert a == b != PINNED
+
+
+def test_a_bias_that_must_stay_fixes_the_output_alone():
+    flow = follow(Net(lambda m, x: m.head(m.b(m.a(x).relu()).relu().mean((2, 3)))), X, rigid={"b"})
+    assert flow.uses["b"].output == PINNED != flow.uses["a"].output
+
+
+def test_a_fresh_batch_norm_frees_what_comes_before_it():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    flow = follow(net, X)
+    assert flow.uses["0"].output != PINNED
+    assert set(flow.uses["3"].inputs.tolist()) == {PINNED}
+    assert not flow.norms
+
+
+def test_a_trained_batch_norm_takes_the_scale_into_its_statistics():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    net[1].num_batches_tracked.fill_(1000)
+    flow = follow(net, X)
+    assert flow.norms["1"].tolist() == [flow.uses["0"].output] * 4
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8, eps=0.0), nn.GroupNorm(2, 4, eps=0.0), nn.InstanceNorm2d(4, eps=0.0)])
+def test_other_norms_free_what_comes_before_them(norm):
+    flow = follow(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), norm, nn.Conv2d(4, 4, 3)), X)
+    assert flow.uses["0"].output not in (PINNED, *flow.almost)
+    assert set(flow.uses["2"].inputs.tolist()) == {PINNED}
+
+
+def test_attention_hands_on_the_scale_of_its_values_only():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.k, self.v, self.out = (nn.Linear(6, 6) for _ in range(4))
+
+        def forward(self, x):
+            return self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+    flow = follow(Attention(), torch.randn(4, 5, 6))
+    assert classes(flow, "q", "k", "out") == [PINNED] * 3
+    assert flow.uses["v"].output != PINNED
+    assert set(flow.uses["out"].inputs.tolist()) == {flow.uses["v"].output}
+
+
+def test_nothing_of_the_model_moves():
+    net = Net(lambda m, x: m.head(F.relu(m.b(F.relu(m.a(x), inplace=True)), inplace=True).mean((2, 3))))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    expected = net(X)
+    follow(net, X)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(net(X), expected)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
