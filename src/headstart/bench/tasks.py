@@ -17,7 +17,7 @@ from headstart.bench import options as reader
 from headstart.bench import splits, userfile
 from headstart.bench.data import folders
 from headstart.bench.data.cache import Progress
-from headstart.bench.data.catalogue import DATASETS, Option, Part, Parts, Request, image_folder
+from headstart.bench.data.catalogue import DATASETS, SIZES, Option, Part, Parts, Request, image_folder
 from headstart.bench.data.download import download as fetch
 from headstart.bench.data.files import data_root
 from headstart.errors import DataError, unknown
@@ -108,7 +108,6 @@ class Task:
         )
 
 
-SIZES = {part: Option(None, f"images to keep of the {part} split") for part in ("train", "validation", "test")}
 OWN = {
     "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
     "arrays": "a folder with {train,test}-{images,labels}.npy",
@@ -154,18 +153,20 @@ def load_task(
         assert found is not None
         path, text = Path(found[1]).expanduser(), found[2] or ""
         if name == "arrays":
-            chosen = reader.read(text, _defaults({}), name)
+            chosen = reader.read(text, _defaults(SIZES), name)
             return _limited(replace(_from_folder(path, split_seed), name=spec), chosen)
-        chosen = reader.read(text, {"size": None, **_defaults({})}, name)
+        chosen = reader.read(text, {"size": None, **_defaults(SIZES)}, name)
         parts = image_folder(path, Request(path.resolve().name, path, chosen, progress))
         return _assemble(spec, parts, split_seed, chosen, _NO_TEST_SET if parts.test is None else _TEST_SET)
     if name in DATASETS:
         entry = DATASETS[name]
-        chosen = reader.read(rest, _defaults(entry.options), name, entry.positional)
+        chosen = reader.read(rest, _defaults(entry.choices), name, entry.positional)
         place = data_root(root)
         if download and entry.layouts:
             fetch(name, place, extra=bool(chosen.get("extra")))
         parts = entry.load(Request(name, place, chosen, progress))
+        if chosen.get("validate-on-test"):
+            parts = replace(parts, validation=parts.test)
         return _assemble(spec, parts, split_seed, chosen, entry.shares)
     if name in folders.V2:
         raise DataError(f"'{name}' is a test set only.", remedy=f"Write imagenet64:test-set={name}, or 16 or 32.")
@@ -186,8 +187,7 @@ def is_task(spec: str) -> bool:
 
 
 def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
-    """Return the options of a set and those that every set has, with their defaults."""
-    return {name: option.default for name, option in {**options, **SIZES}.items()}
+    return {name: option.default for name, option in options.items()}
 
 
 def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any], shares: tuple[float, ...]) -> Task:

@@ -34,6 +34,16 @@ def test_splits_have_the_sizes_that_are_asked_for(digits):
     assert torch.equal(load_task("mnist:train=20", root=digits).validation.images, whole.validation.images)
 
 
+def test_a_task_may_validate_on_its_test_images(digits):
+    task = load_task("mnist:validate-on-test", root=digits)
+    assert torch.equal(task.validation.images, task.test.images)
+    assert torch.equal(task.validation.labels, task.test.labels)
+    apart = load_task("mnist", root=digits)
+    assert len(task.train) == len(apart.train) + len(apart.validation)
+    with pytest.raises(UnknownNameError, match="option of 'mnist5k'"):
+        load_task("mnist5k:validate-on-test")
+
+
 def test_a_draw_is_named_by_its_seed(digits):
     same = [load_task("mnist:train=20", seed, root=digits).fingerprint() for seed in (0, 0, 1)]
     assert same[0] == same[1] != same[2]
@@ -89,7 +99,7 @@ def test_every_task_is_on_the_page(pytestconfig):
     for name in (*DATASETS, *(f"{kind}:PATH" for kind in tasks.OWN), "file.py:function"):
         assert f"`{name}`" in page
     for entry in DATASETS.values():
-        for option in (*entry.options, *tasks.SIZES):
+        for option in entry.choices:
             assert f"`{option}" in page
         for layout in entry.layouts:
             for path in layout:

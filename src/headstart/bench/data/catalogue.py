@@ -68,6 +68,14 @@ class Option:
     about: str
 
 
+SIZES = {part: Option(None, f"images to keep of the {part} split") for part in ("train", "validation", "test")}
+PEEK = {
+    "validate-on-test": Option(
+        False, "trains on all training images and validates on the test images, as many papers did; not for choices"
+    )
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set by name.
@@ -95,6 +103,11 @@ class Dataset:
     positional: tuple[str, ...] = ()
     downloads: bool = False
     shares: tuple[float, ...] = (0.9, 0.1)
+
+    @property
+    def choices(self) -> dict[str, Option]:
+        """All options: its own, those of every set, and those of sets with a test set."""
+        return {**self.options, **SIZES, **(PEEK if self.images[1] else {})}
 
 
 DOWNLOAD = "load_task(..., download=True) fetches it with torchvision."

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.bench.data import files
-from headstart.bench.data.catalogue import DATASETS, Option
-from headstart.bench.tasks import SIZES
+from headstart.bench.data.catalogue import DATASETS, SIZES, Option
 from headstart.errors import unknown
 
 THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"
@@ -79,7 +78,7 @@ def look_up(name: str, root: str | Path | None = None) -> Listed:
         state,
         lacking,
         entry.downloads,
-        {**entry.options, **SIZES},
+        entry.choices,
     )
 
 
