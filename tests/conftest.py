@@ -1,5 +1,6 @@
 """Shared by all tests: the ``--slow`` option, quiet threads, model zoos, real data."""
 
+import functools
 import importlib
 import os
 import subprocess
@@ -93,6 +94,7 @@ def real_data(tmp_path_factory):
     script = source / "unpack.py"
     target = tmp_path_factory.mktemp("data")
 
+    @functools.cache
     def get(name):
         if not script.is_file():
             pytest.skip(f"real data: there is no {script}; set HEADSTART_DATA")

@@ -13,6 +13,7 @@ from headstart.bench import Experiment, Store
 from headstart.bench.config import Config, read, save
 from headstart.bench.executors import add_executor_arguments, executor_from
 from headstart.bench.experiment import Summary
+from headstart.bench.protocols import PREFIX, words_of
 from headstart.bench.search import Search
 from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
 from headstart.bench.words import experiment as build
@@ -38,6 +39,8 @@ examples:
   headstart compare experiment.toml --seeds 20 --dry-run
   headstart compare experiment.toml --seeds 20
       the same words in a file, written from a command line; an option overrules the file
+  headstart compare protocol:prewarm-cifar10-corrected --seeds 10
+      a paper's comparison by name, as published or corrected
 
 An arm is a method's spec (see 'headstart methods') or label=spec; specs may also be joined by
 commas. Run the same command again to go on after an interruption.
@@ -53,7 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="an experiment's file (.toml); options overrule it")
+    file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options overrule it"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=file)
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
     for word in WORDS.values():
         _add(groups[word.group], word)
@@ -190,20 +194,26 @@ def _add(group: argparse._ArgumentGroup, word: Word) -> None:
 
 
 def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Config | None]:
-    """Put defaults, file and command line together, the later before the earlier.
+    """Put defaults, file or protocol, and command line together, the later before the earlier.
 
     Returns:
         Every word with its value, those that were typed, and the file if there is one.
     """
     typed = {name: getattr(args, word.field) for name, word in WORDS.items() if getattr(args, word.field) is not None}
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
-    if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml")]:
+    if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml") or arm.startswith(PREFIX)]:
         raise HeadstartError(
             f"{misplaced[0]!r} is read as an arm.",
             remedy=f"Put the file first: headstart compare {misplaced[0]} --arms ...",
         )
-    config = None if args.file is None else read(args.file)
-    return {**defaults(), **(config.settings if config else {}), **typed}, typed, config
+    said: Mapping[str, Any] = {}
+    config = None
+    if args.file is not None and args.file.startswith(PREFIX):
+        said = words_of(args.file, typed)
+    elif args.file is not None:
+        config = read(args.file)
+        said = config.settings
+    return {**defaults(), **said, **typed}, typed, config
 
 
 @contextlib.contextmanager

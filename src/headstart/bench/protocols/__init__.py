@@ -1,0 +1,67 @@
+"""The papers' comparisons as named configurations: as published, and with their defects corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from headstart.bench.protocols import clusters, data_dependent, prewarm, smart_init
+from headstart.bench.protocols.base import Note, Protocol
+from headstart.errors import HeadstartError, unknown
+
+__all__ = ["PREFIX", "PROTOCOLS", "Note", "Protocol", "find", "words_of"]
+
+PREFIX = "protocol:"
+"""What stands before a protocol's name where an experiment's file could stand."""
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for paper in (prewarm, clusters, smart_init, data_dependent)
+    for protocol in paper.protocols()
+}
+
+
+def find(name: str) -> Protocol:
+    """Return a protocol.
+
+    Args:
+        name: With or without ``protocol:`` before it.
+
+    Raises:
+        UnknownNameError: If there is none of that name; the nearest are listed.
+
+    Example:
+        >>> find("protocol:prewarm-svhn-published").words["lr"]
+        0.0005
+    """
+    name = name.removeprefix(PREFIX)
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
+def words_of(name: str, given: Container[str] = ()) -> Mapping[str, Any]:
+    """Return what a protocol says, as an experiment's file would.
+
+    Args:
+        name: Of the protocol.
+        given: Words that the user says besides.
+
+    Returns:
+        Its words with their values, and a folder of its own.
+
+    Raises:
+        UnknownNameError: If there is no such protocol.
+        HeadstartError: If the protocol leaves a word to the user who does not say it.
+
+    Example:
+        >>> words_of("clusters-pairs-published")["out"]
+        'runs/clusters-pairs-published'
+    """
+    protocol = find(name)
+    lacking = [word for word in protocol.needs if word not in given]
+    if lacking:
+        raise HeadstartError(
+            f"The protocol '{protocol.name}' leaves the {lacking[0]} to you.",
+            remedy=f"Say it: headstart compare {PREFIX}{protocol.name} {protocol.variants[0][0]}.",
+        )
+    return {**protocol.words, "out": f"runs/{protocol.name}"}

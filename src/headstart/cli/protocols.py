@@ -1,0 +1,101 @@
+"""List the papers' protocols, or describe one: its words, and what became of its defects."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headstart.bench.protocols import Protocol
+
+_WIDTH = 100
+_EXAMPLES = """\
+examples:
+  headstart protocols                                   all of them, a line each
+  headstart protocols prewarm-svhn-published            one: every word, and what became of the published defects
+  headstart compare protocol:prewarm-svhn-published     run it; options overrule its words
+  headstart protocols prewarm-svhn-published --write prewarm.toml
+      the same as an experiment's file; so does headstart compare protocol:NAME --write FILE
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart protocols``."""
+    parser = subparsers.add_parser(
+        "protocols",
+        help="list the papers' protocols, or describe one",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the protocol to describe (default: list all)")
+    parser.add_argument("--write", metavar="FILE", help="write it as an experiment's file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or the description, or write the file."""
+    from headstart.bench.config import save
+    from headstart.bench.protocols import PROTOCOLS, find, words_of
+    from headstart.errors import HeadstartError
+
+    found = [find(args.name)] if args.name else list(PROTOCOLS.values())
+    if args.write is not None:
+        if not args.name:
+            raise HeadstartError("--write needs the name of a protocol.")
+        save(args.write, words_of(args.name))
+        print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
+    elif args.json:
+        plain = [asdict(protocol) for protocol in found]
+        print(json.dumps(plain[0] if args.name else plain))
+    elif args.name:
+        print("\n".join(_lines(found[0])))
+    else:
+        _table(found)
+    return 0
+
+
+def _table(protocols: list[Protocol]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("protocol", no_wrap=True)
+    table.add_column("what it compares")
+    for protocol in protocols:
+        table.add_row(Text(protocol.name), Text(protocol.about))
+    console = Console()
+    console.print(table)
+    console.print(
+        "\n'headstart protocols NAME' describes one; 'headstart compare protocol:NAME' runs it.", highlight=False
+    )
+
+
+def _lines(protocol: Protocol) -> list[str]:
+    """Describe one; words are written as an experiment's file writes them."""
+    from headstart.bench.config import write
+    from headstart.bench.words import WORDS
+
+    file = [line.partition(" = ") for line in write(protocol.words).splitlines() if " = " in line]
+    values = {name: value for name, equals, value in file if name in WORDS}
+    lines = [f"{protocol.name}: {protocol.about}", *_wrapped("paper", protocol.paper), ""]
+    width = max(map(len, protocol.words))
+    lines += [f"  {name:<{width}} = {values[name]}" for name in WORDS if name in protocol.words]
+    others = [f"{name}={values[name]}" for name in WORDS if name not in (*protocol.words, *protocol.needs, "out")]
+    lines += ["", *_wrapped("by default", "; ".join(others))]
+    lines += [line for word in protocol.needs for line in _wrapped("left to you", word)]
+    for note in protocol.notes:
+        lines += ["", *_wrapped(note.kind, note.what), *_wrapped("", f"→ {note.why}")]
+    for options, about in protocol.variants:
+        lines += ["", *_wrapped("also", f"{about}:"), f"{'':14}{options}"]
+    return lines
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=f"  {head:<12}", subsequent_indent=" " * 14, break_on_hyphens=False
+    )
