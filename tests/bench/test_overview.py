@@ -110,12 +110,15 @@ def test_a_method_is_told_apart_by_its_configuration_not_by_its_name(experiment)
 
 
 def test_a_searched_method_is_one_whatever_was_chosen_and_not_the_one_without_a_search(experiment):
-    chosen = {"selection": {"axes": [], "seeds": 1, "budget": 1, "arms": []}}
+    chosen = {
+        "selection": {"axes": [{"name": "lr", "key": "lr", "values": [1, 2]}], "seeds": 1, "budget": 1, "arms": []}
+    }
     a = experiment("a", {"one": 93}, methods={"one": ["One(x=1)"]}, **chosen)
     b = experiment("b", {"one": 92}, task="birds", methods={"one": ["One(x=2)"]}, **chosen)
     c = experiment("c", {"one": 91}, task="cars", methods={"one": ["One(x=1)"]})
     found = combine([a, b, c]).methods
-    assert [(m.label, [row.part.number for row in m.rows]) for m in found] == [("one, searched", [1, 2]), ("one", [3])]
+    assert [(m.label, [row.part.number for row in m.rows]) for m in found] == [("one (searched)", [1, 2]), ("one", [3])]
+    assert "; searched: lr" in markdown(combine([a, b]))
     assert found[0].configurations == ("1. One(x=1)", "2. One(x=2)")
 
 

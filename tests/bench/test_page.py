@@ -10,12 +10,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.experiment import Experiment
 from headstart.bench.page import render, write_report
 from headstart.bench.pictures import filter_picture
-from headstart.bench.summary import markdown
+from headstart.bench.summary import inert, markdown, printable
 from headstart.errors import MissingExtraError
 
 HOSTILE = "<script>alert('x')</script>&\"|$\\frac{1}{0}$ ]]> -->\x07{{ 7*7 }}"
@@ -122,6 +125,25 @@ def test_a_hostile_name_is_inert_in_markdown(folder):
     assert "<script" not in text
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+
+
+NAMES = st.one_of(
+    st.text(max_size=30), st.lists(st.sampled_from([*"-+#=~.)(>![]<&;_*`|:/\\1x@ ", "&lt;", "http://a.b"])).map("".join)
+)
+
+
+@given(NAMES)
+@settings(deadline=None, max_examples=300)
+def test_any_name_is_plain_text_to_a_markdown_reader(name):
+    (item,) = [t for t in MarkdownIt("commonmark").parse(f"- x {inert(name)}") if t.type == "inline"]
+    assert {token.type for token in item.children} <= {"text", "text_special"}
+    assert "".join(token.content for token in item.children) == f"x {printable(' '.join(name.split()))}".rstrip()
+    kinds = {token.type for token in MarkdownIt("commonmark").parse(f"- {inert(name)}")}
+    assert kinds <= {"bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close"} | {
+        "paragraph_open",
+        "paragraph_close",
+        "inline",
+    }
 
 
 def test_the_page_can_be_read_by_all(page):

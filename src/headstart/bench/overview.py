@@ -263,7 +263,7 @@ def _labels(groups: Sequence[_Group]) -> list[str]:
     for group in groups:
         part, first = group[0]
         label = first.label if len({arm.label for _, arm in group}) == 1 else first.spec
-        names.append(f"{label}, searched" if _searched(part) else label)
+        names.append(f"{label} (searched)" if _searched(part) else label)
     full = [
         f"{name} ({group[0][1].spec})" if names.count(name) > 1 and name != group[0][1].spec else name
         for name, group in zip(names, groups, strict=True)

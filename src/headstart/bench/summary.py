@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,8 +235,14 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Keep a name from acting as Markdown or HTML."""
+    r"""Keep a name from acting as Markdown or HTML.
+
+    Example:
+        >>> inert("# <b> *a*"), inert("1. digits")
+        ('\\# &lt;b&gt; \\*a\\*', '1\\. digits')
+    """
     plain = printable(" ".join(text.split()))
     for character in ("\\", "|", "`", "[", "]", "*", "_"):
         plain = plain.replace(character, "\\" + character)
+    plain = re.sub(r"^(\d*)([-+#=~.)])(?=[-+#=~.)]*(\s|$))", r"\1\\\2", plain)  # what begins a list, heading or rule
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
