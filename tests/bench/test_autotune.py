@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, Training, autotune, hardware, run, timing
+from headstart.bench import Arm, Store, Training, analyse, autotune, hardware, run, timing
 from headstart.bench.autotune import Combination, candidates, measure, pick, tune
 from headstart.bench.forecast import forecast
 from headstart.bench.loop import Outcome, Point
@@ -163,6 +163,7 @@ def test_the_choice_is_made_once_and_every_later_run_takes_it(make_experiment, p
     assert calls == []
     plan = store.read_experiment()
     assert chosen(again.prepare(store.decide)) == ("float32", "channels_last")
+    assert "float32, channels-last (500 ms, chosen); bfloat16" in " ".join(analyse(store).rules())
     measured = plan["decided"]["format"]["measured"]
     assert [each["step_seconds"] for each in measured] == [1, 0.5, 1, 1]
 

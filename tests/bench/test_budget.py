@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from headstart.bench import Arm, Store, Training, analyse, run, timing, with_controls
 from headstart.bench.budget import LEAST, extra_steps, remarks, stretch
+from headstart.bench.executors import Processes
 from headstart.bench.optimizers import Schedule
 from headstart.bench.timing import Clock
 from headstart.errors import HeadstartError
@@ -120,6 +121,24 @@ def test_a_real_start_is_timed_and_its_control_runs(make_experiment, store):
     assert 0.01 < cost["init_seconds"] / cost["step_seconds"] < 1000
     assert control.results[0]["curve"][-1]["step"] == 6 + cost["steps"]
     assert analysis.missing == 0
+
+
+def test_a_control_of_nothing_is_refused(make_experiment):
+    arms = (Arm("default"), Arm("longer", control="equal-steps", of="prewram"))
+    with pytest.raises(HeadstartError, match="'longer' is a control of 'prewram', and there is no such arm"):
+        make_experiment(arms=arms).prepare()
+
+
+def test_worker_processes_run_what_was_settled_here(controlled, costing, store, tmp_path):
+    costing(prewarm=3, lsuv=3)  # the workers know nothing of it
+    experiment = controlled(steps=4, seeds=(0,))
+    done = run(experiment, store, executor=Processes(2, threads=1))
+    other = Store(tmp_path / "other")
+    assert run(experiment, other).ran == done.ran == 7  # of eight arms two share theirs
+    keys = {cell["key"] for cell in store.read_experiment()["trials"]}
+    assert {store.get(key).result["test_accuracy"] for key in keys} == {
+        other.get(key).result["test_accuracy"] for key in keys
+    }
 
 
 def test_a_switch_leaves_it_out(make_experiment, costing):

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, analyse, run
+from headstart.bench import Arm, Store, analyse, run, with_controls
 from headstart.bench.executors.base import Finished
 from headstart.bench.sequential import plan_looks, run_until_decided
 from headstart.bench.statistics import holm, sign_flip
 from headstart.bench.summary import markdown
+from headstart.bench.timing import Clock
 from headstart.bench.verdicts import least_seeds
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -93,6 +94,22 @@ def test_looks_rise_end_with_all_seeds_and_can_each_find_something(most, compari
     assert looks.level * len(looks.seeds) == pytest.approx(alpha)
     if len(looks.seeds) > 1:
         assert looks.seeds[0] >= least_seeds(looks.level / comparisons)
+
+
+def test_controls_change_neither_the_looks_nor_the_verdicts(make_experiment, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Clock, "init", lambda self, arm, seed: 0.02)
+    monkeypatch.setattr(Clock, "step", lambda self: 0.01)
+    ends = []
+    for place, arms in ((store, ARMS), (Store(tmp_path / "more"), with_controls(ARMS))):
+        made = Made({"prewarm": 10, "lsuv": -10})
+        ended = run_until_decided(make_experiment(arms=arms, seeds=tuple(range(24))), place, executor=made)
+        methods = analyse(place).methods
+        ends.append((ended.looks, ended.used, [(arm.comparison.verdict, arm.comparison.adjusted_p) for arm in methods]))
+        summary = ended.summary
+        assert (summary.ran, summary.kept) == (len(made.seen), 0)
+        # The two equal-steps controls cost the same, and are one trial for each seed.
+        assert len(made.seen) == ended.looks.seeds[0] * (len(arms) - (arms is not ARMS))
+    assert ends[0] == ends[1]
 
 
 def test_a_large_effect_stops_at_the_first_look(make_experiment, store):

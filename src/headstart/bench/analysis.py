@@ -10,6 +10,7 @@ import numpy as np
 
 from headstart.bench import statistics
 from headstart.bench.arms import CONTROLS, EQUAL_STEPS
+from headstart.bench.autotune import rule as measured
 from headstart.bench.budget import remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
@@ -135,7 +136,7 @@ class Analysis:
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
-        return [*rules, SPEED, *filter(None, [self.plan.get("stopping")])]
+        return [*rules, SPEED, *filter(None, [self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
         """Say what each control shows, a sentence or two each; briefly without what the control is."""

@@ -158,27 +158,26 @@ def pick(found: Sequence[Combination]) -> int:
     return best
 
 
-def timed(decided: Mapping[str, Any]) -> list[str]:
-    """Say what was timed and chosen, a line for each combination.
+def rule(decided: Mapping[str, Any]) -> str:
+    """Say in a sentence what was timed and chosen; nothing if nothing was.
 
     Args:
         decided: Of a ground, as it is stored with the experiment.
 
     Example:
-        >>> one = vars(Combination("float32", "contiguous", 0.0123))
-        >>> timed({"format": {"measured": [one], "chosen": one}})
-        ['float32, contiguous: 12.3 ms, chosen']
+        >>> one = vars(Combination("float32", "contiguous", 0.01))
+        >>> rule({"format": {"measured": [one], "chosen": one}})
+        'Precision and memory format were chosen by timing training steps: float32, contiguous (10 ms, chosen).'
     """
-    found = decided.get("format", {"measured": []})
-    lines = []
-    for each in found["measured"]:
+    if "format" not in decided:
+        return ""
+    parts = []
+    for each in decided["format"]["measured"]:
         seconds = each["step_seconds"]
         result = each["problem"] if seconds is None else f"{1000 * seconds:.3g} ms"
-        lines.append(
-            f"{each['precision']}, {each['memory_format'].replace('_', '-')}: {result}"
-            f"{', chosen' if each == found['chosen'] else ''}"
-        )
-    return lines
+        chosen = ", chosen" if each == decided["format"]["chosen"] else ""
+        parts.append(f"{each['precision']}, {each['memory_format'].replace('_', '-')} ({result}{chosen})")
+    return f"Precision and memory format were chosen by timing training steps: {'; '.join(parts)}."
 
 
 def _in(ground: Ground, precision: str, memory_format: str) -> Ground:

@@ -44,6 +44,8 @@ def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Gr
         if arm.control != EQUAL_STEPS or "steps" in dict(arm.changes):
             kept.append(arm)
             continue
+        if arm.of not in by_label:
+            raise HeadstartError(f"{arm.label!r} is a control of {arm.of!r}, and there is no such arm.")
         method = by_label[arm.of]
         training = ground.training_of(arm)
         try:

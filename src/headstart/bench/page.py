@@ -11,7 +11,6 @@ import numpy as np
 
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
-from headstart.bench.autotune import timed
 from headstart.bench.store import Store
 from headstart.bench.templating import PILLS, drawing, fill
 
@@ -116,7 +115,6 @@ def _environment(analysis: Analysis) -> list[tuple[str, str]]:
     rows += [("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}")]
     rows += [("accelerator", machine["accelerator"])] if machine["accelerator"] else []
     rows += [("threads", str(found["threads"])), ("commit", found["commit"] or "none"), ("data, sha256", found["data"])]
-    rows += [("a step's time", text) for text in timed(analysis.plan.get("decided", {}))]
     rows += [(name.replace("_", " "), _plain(value)) for name, value in analysis.plan["training"].items()]
     return rows
 
