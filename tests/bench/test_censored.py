@@ -43,6 +43,13 @@ def test_median_interval_has_the_ranks_of_the_textbook_tables(n, rank):
     assert median_interval(times) == Interval(rank, n + 1 - rank)
 
 
+@pytest.mark.parametrize("n", [6, 8, 9, 12, 20, 33, 100])
+def test_median_interval_equals_scipys_quantile_test(n):
+    times = np.random.default_rng(n).normal(size=n)
+    theirs = stats.quantile_test(times, q=0, p=0.5).confidence_interval(0.95)
+    assert median_interval(list(times)) == Interval(*map(float, theirs))
+
+
 @pytest.mark.parametrize("n", range(1, 60))
 def test_median_interval_is_the_narrowest_that_has_the_level(n):
     interval = median_interval(list(range(1, n + 1)))

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from headstart.bench import Store
 from headstart.bench import statistics as s
@@ -73,6 +74,21 @@ def test_the_stratified_interval_is_that_of_the_mean_of_independent_means():
     assert found.interval.low == pytest.approx(found.mean - 1.96 * error, abs=0.05 * error)
     assert found.interval.high == pytest.approx(found.mean + 1.96 * error, abs=0.05 * error)
     assert found == s.stratified_mean(samples)
+
+
+def test_the_stratified_interval_is_scipys_for_several_samples():
+    rng = np.random.default_rng(3)
+    samples = [rng.exponential(2, 8), rng.normal(1, 1, 12), rng.normal(0, 3, 5)]
+    theirs = stats.bootstrap(
+        samples,
+        lambda *draws, axis: np.mean([draw.mean(axis=axis) for draw in draws], axis=0),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    found = s.stratified_mean(samples).interval
+    spread = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.03 * spread)
+    assert found.high == pytest.approx(theirs.high, abs=0.03 * spread)
 
 
 def test_the_stratified_interval_covers_about_as_often_as_it_says():
