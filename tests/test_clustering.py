@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import headstart as hs
-from headstart.clustering import kmeans
+from headstart.clustering import far_apart, kmeans, spherical_kmeans
 
 
 def blobs(count: int = 600, clusters: int = 5, dims: int = 4, seed: int = 0) -> Tensor:
@@ -124,3 +124,89 @@ def test_points_that_cannot_be_clustered_are_refused(points: Tensor) -> None:
 def test_unknown_algorithm_is_refused_with_those_there_are() -> None:
     with pytest.raises(hs.HeadstartError, match=r"'elkan'.*lloyd.*minibatch"):
         kmeans(blobs(), 2, seed=0, algorithm="elkan")
+
+
+def directions(count: int = 400, clusters: int = 5, dims: int = 6, noise: float = 0.15, seed: int = 0) -> Tensor:
+    """Points of length 1 around a few directions."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.linalg.qr(torch.randn(dims, clusters, generator=draw, dtype=torch.float64))[0].T
+    labels = torch.randint(clusters, (count,), generator=draw)
+    points = centres[labels] + noise * torch.randn(count, dims, generator=draw, dtype=torch.float64)
+    return points / points.norm(dim=1, keepdim=True)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_spherical_finds_the_directions_that_scikit_learn_finds_where_clusters_are_apart() -> None:
+    points = directions()
+    found = spherical_kmeans(points, 5, generator=seeded())
+    reference = KMeans(5, random_state=0, n_init=5).fit(points.numpy())
+    centres = reference.cluster_centers_ / np.linalg.norm(reference.cluster_centers_, axis=1, keepdims=True)
+    cosine = found.centroids.numpy() @ centres.T
+    np.testing.assert_allclose(cosine.max(1), 1, atol=1e-9)
+    assert len(set(cosine.argmax(1))) == 5
+    assert sorted(found.sizes.tolist()) == sorted(np.bincount(reference.labels_))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spherical_is_the_plain_loop_from_the_same_start(seed: int) -> None:
+    points = directions(120, 4, 4, noise=0.8, seed=seed)
+    start = far_apart(points, 7, seeded(seed)).numpy()
+    centres, before = start.copy(), None
+    for _ in range(100):
+        labels = [int(np.argmax([point @ c for c in centres])) for point in points.numpy()]
+        if labels == before:
+            break
+        before = labels
+        for c in range(7):
+            mean = np.mean([p for p, label in zip(points.numpy(), labels, strict=True) if label == c], 0)
+            centres[c] = mean / np.linalg.norm(mean)
+    found = spherical_kmeans(points, 7, generator=seeded(seed), max_iter=100)
+    np.testing.assert_allclose(found.centroids.numpy(), centres, atol=1e-12)
+    assert found.labels.tolist() == before
+    assert found.sizes.tolist() == np.bincount(before).tolist()
+    inertia = sum(float(np.sum((p - centres[label]) ** 2)) for p, label in zip(points.numpy(), before, strict=True))
+    assert found.inertia == pytest.approx(inertia)
+
+
+def test_spherical_starts_at_points_far_apart() -> None:
+    points = directions(600, 6, 6, noise=0.02)
+    hits = [len({int(i) for i in (start @ points.T).argmax(1)}) for start in _starts(points, 6)]
+    assert hits == [6] * 20, "never a point twice"
+    labels = spherical_kmeans(points, 6, generator=seeded()).labels
+    apart = [len({int(labels[i]) for i in (start @ points.T).argmax(1)}) for start in _starts(points, 6)]
+    assert np.mean(apart) > 5.5, "nearly always one in each cluster, where draws without regard give 4"
+
+
+def _starts(points: Tensor, clusters: int) -> list[Tensor]:
+    return [far_apart(points, clusters, seeded(s)) for s in range(20)]
+
+
+@given(distinct=st.integers(1, 6), copies=st.integers(1, 4), clusters=st.integers(1, 12), dims=st.integers(1, 4))
+def test_spherical_with_few_distinct_directions_returns_each_once(
+    distinct: int, copies: int, clusters: int, dims: int
+) -> None:
+    points = directions(distinct, min(distinct, dims), dims, noise=0.5, seed=distinct).float()
+    points = points / points.norm(dim=1, keepdim=True)
+    truly = len(torch.unique((points * 1e3).round(), dim=0))
+    found = spherical_kmeans(points.repeat(copies, 1), clusters, generator=seeded())
+    assert len(found.centroids) == min(truly, clusters)
+    assert found.sizes.sum() == distinct * copies
+    torch.testing.assert_close(found.centroids.norm(dim=1), torch.ones(len(found.centroids)))
+    if clusters >= truly:
+        assert found.inertia == pytest.approx(0, abs=1e-5)
+
+
+def test_spherical_of_opposite_points_keeps_length_one() -> None:
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(8, 1)
+    found = spherical_kmeans(points, 1, generator=seeded())
+    torch.testing.assert_close(found.centroids.norm(dim=1), torch.ones(1))
+
+
+def test_spherical_draws_from_its_generator_alone() -> None:
+    points = directions(300, 5, 8, noise=0.6)
+    a, b, c = (spherical_kmeans(points, 9, generator=seeded(s)).centroids for s in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)

@@ -21,6 +21,7 @@ from headstart.errors import DataError, HeadstartError
 
 _ALGORITHMS = ("lloyd", "minibatch")
 SAME = 1e-4  # of the points' spread: centroids closer than that are one
+ALIKE = 1e-6  # of 1 - cosine, above the rounding of float32: directions closer than that are one
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generato
         >>> sorted(found.centroids.tolist()), found.inertia
         ([[0.0, 1.0], [1.0, 0.0]], 0.0)
     """
-    centroids = _spread(points, clusters, generator)
+    centroids = far_apart(points, clusters, generator)
     clusters, labels = len(centroids), torch.full((len(points),), -1)
     for _ in range(max_iter):
         cosine, nearest = (points @ centroids.T).max(1)
@@ -133,8 +134,11 @@ def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generato
     return Clusters(centroids, sizes[sizes > 0], labels, inertia)
 
 
-def _spread(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Distinct points, each drawn in proportion to its squared distance from the nearest one before."""
+def far_apart(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Distinct points of length 1, each drawn in proportion to its squared distance from the nearest one before.
+
+    The start of k-means++ (Arthur and Vassilvitskii 2007), for cosines. Fewer come back when fewer are distinct.
+    """
     chosen: list[Tensor] = []
     far = torch.ones(len(points), dtype=torch.float64)
     for draw in torch.rand(clusters, generator=generator, dtype=torch.float64):
@@ -144,7 +148,7 @@ def _spread(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor
         point = points[min(int(torch.searchsorted(total, draw * total[-1], right=True)), len(points) - 1)]
         chosen.append(point)
         distance = (1 - points @ point).double()
-        far = torch.minimum(far, torch.where(distance > SAME**2, distance, 0))
+        far = torch.minimum(far, torch.where(distance > ALIKE, distance, 0))
     return torch.stack(chosen)
 
 

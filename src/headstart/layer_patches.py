@@ -86,6 +86,8 @@ class LayerPatches:
     def spread(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw places at random, one from each of ``count`` equal stretches, so that every sample gives its share.
 
+        Each place is as likely as the others. Where a stretch ends inside a place, neighbours may share it.
+
         Args:
             count: How many; all places if there are no more.
             generator: Draws them, on the CPU.

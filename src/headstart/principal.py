@@ -21,6 +21,16 @@ def largest_side(memory: int) -> int:
     return math.isqrt(memory // (WORKING * 8))
 
 
+def mean_square(rows: Tensor) -> float:
+    """Mean squared length of rows: the sum of all eigenvalues.
+
+    Example:
+        >>> mean_square(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+        13.0
+    """
+    return float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
+
+
 def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """The leading eigenvectors of ``rows.T @ rows / len(rows)``, largest eigenvalue first.
 

@@ -85,8 +85,8 @@ def leave_constant(visit: Visit, dead: Tensor) -> bool:
         "Patches have no more leading directions than filters, and as many filters come from them at most ('patches':"
         " as many as there are different ones); the rest are Gaussian, and so is a depthwise layer with kmeans or"
         " patches. The authors fall back to Gaussian filters for a whole layer.",
-        "zca writes those rows of the whitening matrix whose inputs the kept directions tell apart best; the authors' code only fits"
-        " as many outputs as inputs.",
+        "zca writes those rows of the whitening matrix whose inputs the kept directions tell apart best; the authors'"
+        " code only fits as many outputs as inputs.",
         "kmeans is full spherical k-means, with centroids of length 1 throughout; the authors use mini-batches and"
         " ordinary centroids of unit patches.",
         "eps is a share of the mean eigenvalue, whatever the inputs' unit; the authors add 1e-3 to the eigenvalues of"
@@ -118,8 +118,8 @@ class WithinLayer(Method):
         patches: Patches per layer at most, drawn evenly over samples and places; never more than 256 per filter or
             dimension.
         eps: Added to the eigenvalues before whitening, as a share of their mean.
-        memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short, fewer patches
-            serve.
+        memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short,
+            fewer patches serve.
 
     Raises:
         HeadstartError: Fewer than 8 values per channel, or a weight that cannot be rescaled.

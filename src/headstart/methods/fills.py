@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from headstart.clustering import SAME, spherical_kmeans
 from headstart.errors import DataError
 from headstart.layer_patches import LayerPatches
-from headstart.principal import largest_side, principal
+from headstart.principal import largest_side, mean_square, principal
 from headstart.walk import Visit
 
 ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance
@@ -50,11 +50,11 @@ class Whitener:
             rounding: Relative error of an output; directions that vary less, measured by the patches' length, are
                 not real.
         """
-        floor = rounding**2 * float(patches.double().square().sum()) / len(patches)
+        floor = rounding**2 * mean_square(patches)
         mean = patches.mean(0)
         patches.sub_(mean)
         values, vectors = principal(patches, most, floor)
-        ridge = eps * float(patches.double().square().mean())
+        ridge = eps * mean_square(patches) / patches.shape[1]
         return cls(mean, vectors.to(patches), (values + ridge).rsqrt().to(patches))
 
     def directions(self, patches: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, m
     written = 0
     for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
         drawn = torch.cat([source.take(block, g).cpu() for block in source.blocks(seen)])
-        if not torch.isfinite(drawn.sum()):
+        if not bool(torch.isfinite(drawn).all()):
             raise DataError(
                 f"The input of {layer.where} holds NaN or infinite values.",
                 remedy="Look for what overflows before it; headstart.diagnose names the layer.",

@@ -28,13 +28,13 @@ from headstart.methods.stem import (
 )
 from headstart.patches import batched, every_patch, positions, sample_patches
 from headstart.plan import Plan
+from headstart.principal import mean_square, principal
 from headstart.registry import register
 from headstart.walk import Visit
 from headstart.weights import Layer
 
 PATCHES = 2**18
 ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
-CHUNK = 2**14
 
 
 @register(
@@ -124,17 +124,8 @@ class Whitening(Method):
 
     def _block(self, visit: Visit, patches: Tensor, filters: int, floor: float) -> Tensor:
         """The filters of one group, fewer where the patches span fewer directions."""
-        covariance = patches.new_zeros(patches.shape[1], patches.shape[1], dtype=torch.float64)
-        for part in patches.split(CHUNK):
-            wide = part.double()
-            covariance.addmm_(wide.T, wide)
-        values, vectors = torch.linalg.eigh(covariance / len(patches))
-        values, vectors = values.flip(0), vectors.flip(1).T  # largest eigenvalue first, a row each
-        lead = vectors.abs().argmax(1, keepdim=True)
-        vectors = vectors * vectors.gather(1, lead).sign()  # eigenvectors have no sign of their own: fix one
-        kept = values > floor * values[0].clamp_min(torch.finfo(torch.float64).tiny)
         pairs = -(-filters // 2) if self.signs else filters
-        values, vectors = values[kept][:pairs], vectors[kept][:pairs]
+        values, vectors = principal(patches, pairs, floor * mean_square(patches))
         if self.scale == "whiten":
             block = vectors / (values + self.eps).sqrt().unsqueeze(1)
         else:
