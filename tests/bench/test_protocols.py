@@ -207,6 +207,10 @@ def test_data_dependent():
         assert (training.steps, training.batch_size, training.clip, training.calibration) == (80_000, 16, 10, 160)
         assert (training.schedule, training.decay) == ("step", 0.5)
         assert training.milestones == tuple(range(10_000, 80_000, 10_000))
+        names = {arm.label: [method.info.name for method in arm.methods()] for arm in made.arms if not arm.control}
+        assert names["gaussian"] == names["k-means"] == ["within-layer", "balance"]
+        fills = {arm.label: arm.methods()[0].fill for arm in made.arms if arm.label in ("gaussian", "k-means")}
+        assert fills == {"gaussian": "gaussian", "k-means": "kmeans"}
         with pytest.raises(HeadstartError, match=r"leaves the task to you.*--task folder:PATH:size=227"):
             words_of(f"data-dependent-{version}")
 

@@ -7,6 +7,8 @@ from typing import Any
 from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs"
+_PUBLISHED = ("gaussian=within-layer:paper+balance:paper", "k-means=within-layer:paper,fill=kmeans+balance:paper")
+_CORRECTED = ("gaussian=within-layer+balance", "k-means=within-layer:fill=kmeans+balance", "kaiming", "lsuv")
 _REGISTER = (
     Entry.always(
         "differs",
@@ -30,9 +32,14 @@ _REGISTER = (
         ("left out", "Pre-trained networks are no starts here; LSUV and He's start are calibrated references."),
     ),
     Entry.always(
+        "differs",
+        "The exponent of the rescaling between layers is printed with the wrong sign, with which rates drift apart.",
+        "'balance' takes the sign of the authors' code, with which the numbers were made.",
+    ),
+    Entry.always(
         "left out",
-        "The exponent of the rescaling between layers is printed with the wrong sign; a port forgets to undo it.",
-        "Both concern the rescaling between layers, which is no part of the within-layer arms.",
+        "A port to Torch forgets factors that it has to undo, so that the network computes something else.",
+        "'balance' keeps the function, and is tested for it.",
     ),
     Entry.always(
         "left out",
@@ -46,7 +53,7 @@ def _words(version: Version) -> dict[str, Any]:
     published = version == "published"
     return {
         "model": "headstart:caffenet",
-        "arms": ("within-layer:paper",) if published else ("within-layer", "within-layer:paper", "kaiming", "lsuv"),
+        "arms": _PUBLISHED if published else _CORRECTED,
         "seeds": "1" if published else "10",
         "controls": not published,
         "steps": 80_000,
