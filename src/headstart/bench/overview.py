@@ -13,10 +13,10 @@ from typing import Any
 from headstart.bench import statistics
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.store import Store
+from headstart.bench.summary import listed
 from headstart.bench.verdicts import Comparison, Verdict, signed
 from headstart.errors import HeadstartError
 
-_NAMED = 4  # methods that a heading names
 RULES = (
     "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
     "together are one method, whatever was chosen.",
@@ -137,11 +137,7 @@ class Overview:
 
     def heading(self) -> str:
         """Name what is compared."""
-        names = [method.label for method in self.methods]
-        if len(names) > _NAMED:
-            return f"{len(names)} methods in {len(self.parts)} experiments"
-        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        return f"{listed or 'No method'} in {len(self.parts)} experiments"
+        return f"{listed([method.label for method in self.methods]) or 'No method'} in {len(self.parts)} experiments"
 
     def facts(self) -> list[str]:
         """Say in a few short phrases what was run."""

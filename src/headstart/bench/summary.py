@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from headstart.bench.speed import Speed
 from headstart.bench.statistics import Estimate, Interval
 from headstart.bench.verdicts import Comparison, p_text, signed
 
+_NAMED = 4  # methods that a heading names
 COLUMNS = (
     "arm",
     "test accuracy",
@@ -34,9 +36,19 @@ def heading(analysis: Analysis) -> str:
     Returns:
         Such as ``"prewarm and whitening against default"``.
     """
-    names = [arm.label for arm in analysis.methods]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{listed or 'controls'} against {analysis.baseline.label}"
+    return f"{listed([arm.label for arm in analysis.methods]) or 'controls'} against {analysis.baseline.label}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name methods, or count them if they are many.
+
+    Example:
+        >>> listed(["a", "b", "c"]), listed(["a"] * 5)
+        ('a, b and c', '5 methods')
+    """
+    if len(names) > _NAMED:
+        return f"{len(names)} methods"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def facts(analysis: Analysis) -> list[str]:
