@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import headstart as hs
 from headstart.conformance.runs import run
 
-METHODS = ["within-layer", "lsuv", "auto", "kaiming"]
+METHODS = ["within-layer", "lsuv", "auto", "kaiming", "balance"]
 
 
 class UNet(nn.Module):
@@ -158,3 +158,56 @@ def test_skipped_layers_name_the_norm_behind_them(request):
     assert report.changed == ["fc"]
     assert "'bn1' normalizes its output" in report.row("conv1").notes
     assert all("normalizes its output" in " ".join(r.notes) for r in report.rows if r.kind == "Conv2d")
+
+
+class Audio(nn.Module):
+    """A 1-D net on waveforms, without normalization."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = [(1, 16, 9, 4), (16, 24, 5, 2), (24, 24, 3, 2)]
+        self.layers = nn.ModuleList([nn.Conv1d(i, o, k, stride=s) for i, o, k, s in sizes])
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x))
+        return self.head(F.adaptive_max_pool1d(x, 2).mean(2))
+
+
+def answers(model, data):
+    """The outputs as training sees them: fresh batch norms on the batch."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+    with torch.no_grad():
+        out = model(data)
+    return out["mask"] if isinstance(out, dict) else out
+
+
+BALANCED = ["unet", "resnet18", "mobilenet_v3_small", "densenet121", "squeezenet1_1", "audio"]
+
+
+@pytest.mark.parametrize(
+    "name", [*BALANCED, *(pytest.param(n, marks=pytest.mark.slow) for n in ("googlenet", "resnet50"))]
+)
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+def test_balance_keeps_the_function_of_real_models_and_brings_rates_together(name, request):
+    if name == "audio":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, data = Audio(), torch.randn(16, 1, 400)
+    else:
+        model, data = zoo(name, request)
+    before = answers(model, data)
+    report = run("balance:almost=leave", model, data)
+    after = answers(model, data)
+    # Norms divide by sqrt(var + eps), so that a rescale before them is kept up to their eps only (here 1e-3).
+    if name not in ("mobilenet_v3_small", "googlenet"):
+        assert (after - before).abs().max() <= 2e-2 * before.abs().max()
+    assert any(f.startswith("balance: the rates") for f in report.findings), report.findings
+    sentence = next(f for f in report.findings if f.startswith("balance: the rates"))
+    first, last = (float(part.split("-fold")[0].split()[-1]) for part in sentence.split(" and ", 1))
+    assert last < first
+    assert "in closed form" in sentence

@@ -49,12 +49,14 @@ class Flow:
     Attributes:
         uses: By layer name, in execution order.
         norms: Batch norms that take a class with fixed statistics: by name, the class of each channel.
+        normed: Classes that a normalization takes, which undoes their scale up to its epsilon.
         almost: Classes that pass through an activation that is not homogeneous, such as GELU.
         reasons: By layer name, what fixes the scale of its output.
     """
 
     uses: dict[str, Use] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
+    normed: set[int] = field(default_factory=set)
     almost: set[int] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +96,7 @@ class _Tracer(TorchDispatchMode):
         self.flow = Flow()
         self._labels: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the value, kept alive, and its labels
         self._almost: list[int] = []
+        self._normed: list[int] = []
         self._outside = 0  # how many modules deep in what is not looked into
         self._draw = torch.Generator().manual_seed(0)
 
@@ -275,14 +278,10 @@ class _Tracer(TorchDispatchMode):
                     seen = self.flow.norms.setdefault(name, channels)
                     for mine, other in zip(seen.tolist(), channels.tolist(), strict=True):
                         self.classes.merge([mine, other])
-                return None
-            op = Operation(module, [value], tree_flatten(((value,), {}))[1], {0: labels}, type(module).__name__)
-            for groups in ([], [op.classes(self.classes)]):
-                if op.invariant(0, self._factors(op), groups):
-                    for group in groups:
-                        self.classes.merge(group)
                     return None
-            self._almost += labels.unique().tolist()  # values so small that the norm's epsilon counts
+            else:  # it may take its statistics over all channels
+                self.classes.merge(labels.unique().tolist())
+            self._normed += labels.unique().tolist()
             return None
 
         return done
@@ -303,7 +302,8 @@ class _Tracer(TorchDispatchMode):
             if use.output == PINNED:
                 self.flow.reasons[name] = self._reason(first)
         self.flow.norms = {name: self.classes.roots(labels) for name, labels in self.flow.norms.items()}
-        self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY}
+        self.flow.normed = {self.classes.root(label) for label in self._normed} - {PINNED, ANY}
+        self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY} - self.flow.normed
         return self.flow
 
     def _reason(self, label: int) -> str:

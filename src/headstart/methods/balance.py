@@ -114,15 +114,21 @@ class Balance(Method):
         exact = solve(_without(energies, flow.almost))
         kept = seen.outputs()
         backup = seen.values()
-        _apply(whole, flow, exact)
+        _apply(whole, flow, {label: value for label, value in exact.items() if label not in flow.normed})
         if not _same(kept, seen.outputs()):
             seen.restore(backup)
             whole.plan.statistics.clear()
             whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
             return
+        # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
+        _apply(whole, flow, {label: value for label, value in exact.items() if label in flow.normed})
         steps = 0
         if flow.almost and self.almost == "damped":
             steps = self._damped(whole, flow)
+        for layer in whole.layers:
+            row = whole.plan.rows[layer.name]
+            if row.action == "left" and not row.notes:
+                row.notes.append("balance: the scales around it are fixed, or agree")
         after = _rates(self._measure(whole, flow))
         _report(whole, before, after, exact, steps)
 
