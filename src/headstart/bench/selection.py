@@ -80,19 +80,19 @@ def _cell(arm: Mapping[str, Any], name: str) -> Cell:
 
 
 def _edges(found: Mapping[str, Any], controls: Collection[str]) -> list[str]:
-    """Warn where an arm under test, or the baseline, has the largest or smallest number that was listed."""
-    warnings = []
+    """Warn where arms under test, or the baseline, were given the largest or smallest number that they tried."""
+    places: dict[str, list[str]] = {}
     for arm in found["arms"]:
         if arm["arm"] in controls or arm["chosen"] is None:
             continue
-        chosen = arm["tried"][arm["chosen"]]["values"]
         for axis in found["axes"]:
-            value = chosen.get(axis["key"])
-            numbers = [v for v in axis["values"] if isinstance(v, (int, float)) and not isinstance(v, bool)]
-            if value not in numbers or len(numbers) < 2:
+            values = [row["values"].get(axis["key"]) for row in arm["tried"]]
+            numbers = {v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            chosen = values[arm["chosen"]]
+            if chosen not in numbers or len(numbers) < 2:
                 continue
-            end = {max(numbers): "largest", min(numbers): "smallest"}.get(value)
-            if end == "largest" or (end and value):  # nothing lies below a rate or share of zero
-                best = f"The best {axis['name']} of {arm['arm']} is the {end} tried, {value}"
-                warnings.append(f"{best}: widen the grid, if it can be.")
-    return warnings
+            if chosen == max(numbers):
+                places.setdefault(f"{axis['name']} is the largest tried, {chosen}", []).append(arm["arm"])
+            elif chosen == min(numbers) and chosen:  # nothing lies below a rate or share of zero
+                places.setdefault(f"{axis['name']} is the smallest tried, {chosen}", []).append(arm["arm"])
+    return [f"The best {place}, for {', '.join(arms)}: widen the grid, if it can be." for place, arms in places.items()]
