@@ -61,8 +61,8 @@ def selection_of(plan: Mapping[str, Any]) -> Selection | None:
         tuple(_edges(found, controls)),
         f"Searched before: {values}. Every arm tried {found['budget']} configurations with {seeds}, which are none of "
         "those above, and took the one with the best mean validation accuracy at the end of training; none of these "
-        f"trials looked at the test split. They are in the folder '{FOLDER}'. The verdicts are on the arms as they were "
-        "then configured: that another search could have chosen otherwise is not in their intervals.",
+        f"trials looked at the test split. They are in the folder '{FOLDER}'. The verdicts are on the arms as then "
+        "configured: that another search could have chosen otherwise is not in their intervals.",
         f"Chosen on validation: {'; '.join(_choice(arm) for arm in arms)}.",
     )
 
