@@ -12,16 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import headstart as hs
 from headstart import rng
+from headstart.clustering import spherical_kmeans
 from headstart.layer_patches import mean_patch
 from headstart.weights import Layer
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+FILLS = ("gaussian", "orthonormal", "pca", "zca", "kmeans", "patches")
 
 
 class Block(nn.Module):
@@ -166,12 +169,12 @@ def store(layer: nn.Module, canonical: Tensor) -> None:
     layer.weight.copy_(canonical)  # type: ignore[union-attr, operator]
 
 
-def mean_patch_by_definition(layer: nn.Module, value: Tensor) -> np.ndarray:
-    """(groups, in/groups * kernel): output means for unit weights, tried one weight at a time."""
+def patches_by_definition(layer: nn.Module, value: Tensor) -> np.ndarray:
+    """(groups, places, in/groups * kernel): outputs for unit weights, tried one weight at a time."""
     twin = copy.deepcopy(layer).double()
     shape = canonical_shape(layer)
     groups = getattr(layer, "groups", 1)
-    rows = np.zeros((groups, math.prod(shape[1:])))
+    columns = []
     if twin.bias is not None:
         nn.init.zeros_(twin.bias)  # type: ignore[arg-type]
     for place in range(math.prod(shape[1:])):
@@ -179,23 +182,77 @@ def mean_patch_by_definition(layer: nn.Module, value: Tensor) -> np.ndarray:
         unit[:, place] = 1
         with torch.no_grad():
             store(twin, unit.reshape(shape))
-            means = per_channel(layer, twin(value.double())).mean(0)
-        rows[:, place] = means.reshape(groups, -1)[:, 0].numpy()
-    return rows
+            seen = per_channel(layer, twin(value.double())).reshape(-1, groups, shape[0] // groups)
+        columns.append(seen[:, :, 0].T.numpy())
+    return np.stack(columns, 2)
+
+
+def mean_patch_by_definition(layer: nn.Module, value: Tensor) -> np.ndarray:
+    """(groups, in/groups * kernel)."""
+    return patches_by_definition(layer, value).mean(1)
+
+
+def filters_by_definition(fill: str, patches: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
+    """As many filters of length 1 as there are directions, from all patches of a group."""
+    components = PCA(svd_solver="full").fit(patches)
+    eigenvalues = components.explained_variance_ * (len(patches) - 1) / len(patches)
+    rank = int((eigenvalues > 1e-13 * eigenvalues.sum()).sum())
+    found = min(count, rank)
+    v = components.components_[:found]
+    v = v * np.sign(v[np.arange(found), np.abs(v).argmax(1)])[:, None]
+    whiten = v / np.sqrt(eigenvalues[:found, None] + 1e-3 * eigenvalues.sum() / patches.shape[1])
+    if fill == "pca":
+        return v
+    if fill == "zca":
+        inputs, rest = [], v.copy()
+        for _ in range(found):  # the input that those before tell least about
+            inputs.append(int(np.linalg.norm(rest, axis=0).argmax()))
+            unit = rest[:, inputs[-1]] / np.linalg.norm(rest[:, inputs[-1]])
+            rest -= np.outer(unit, unit @ rest)
+        rows = (v.T @ whiten)[sorted(inputs)]
+    else:
+        points = (patches - patches.mean(0)) @ whiten.T
+        length = np.linalg.norm(points, axis=1, keepdims=True)
+        points = (points / length)[length[:, 0] > 1e-4 * math.sqrt(found)]  # the mean patch has no direction
+        rows = spherical_kmeans(torch.from_numpy(points), found, generator=generator).centroids.numpy() @ whiten
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def orthonormal_by_definition(seed: int, name: str, groups: int, rows: int, columns: int) -> Tensor:
+    blocks = []
+    for g in range(groups):
+        generator = rng.generator(seed, name, f"weight/{g}")
+        tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+        q, r = np.linalg.qr(tall.numpy())
+        q = q * np.sign(np.diag(r))
+        blocks.append(q if rows >= columns else q.T)
+    return torch.from_numpy(np.concatenate(blocks))
 
 
 @torch.no_grad()
-def plain_algorithm(model: nn.Module, x: Tensor, beta: float, seed: int) -> None:
+def plain_algorithm(model: nn.Module, x: Tensor, beta: float, seed: int, fill: str = "gaussian") -> None:
     """Fill and normalize one layer after the other, each from a full forward pass."""
     order = list(observe(model, x))
     layers = weight_layers(model)
     for name in order:
         layer = layers[name]
         shape = canonical_shape(layer)
-        draw = torch.randn(shape, generator=rng.generator(seed, name, "weight"))
+        groups = getattr(layer, "groups", 1)
+        value = observe(model, x, training_norms=True)[name][0]
+        draw = torch.randn(shape, generator=rng.generator(seed, name, "weight"), dtype=x.dtype)
+        if fill == "orthonormal":
+            draw = orthonormal_by_definition(seed, name, groups, shape[0] // groups, math.prod(shape[1:])).reshape(
+                shape
+            )
+        elif fill != "gaussian" and (fill != "kmeans" or shape[0] > groups):
+            rows = draw.flatten(1) / math.sqrt(math.prod(shape[1:]))
+            for g, patches in enumerate(patches_by_definition(layer, value)):
+                generator = rng.generator(seed, name, f"{fill}/{g}")
+                filters = filters_by_definition(fill, patches, shape[0] // groups, generator)
+                rows[g * shape[0] // groups :][: len(filters)] = torch.from_numpy(filters)
+            draw = rows.reshape(shape)
         if layer.bias is None:
-            value = observe(model, x, training_norms=True)[name][0]
-            mean = torch.from_numpy(mean_patch_by_definition(layer, value)).float()
+            mean = torch.from_numpy(mean_patch_by_definition(layer, value)).to(x.dtype)
             groups = len(mean)
             flat = draw.reshape(groups, -1, mean.shape[1])
             along = torch.einsum("gof,gf->go", flat, mean) / mean.square().sum(1, keepdim=True)
@@ -204,7 +261,7 @@ def plain_algorithm(model: nn.Module, x: Tensor, beta: float, seed: int) -> None
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         store(layer, draw)
         out = per_channel(layer, observe(model, x, training_norms=True)[name][1])
-        std, mean_out = out.std(0, correction=0).float(), out.mean(0).float()
+        std, mean_out = out.std(0, correction=0).to(x.dtype), out.mean(0).to(x.dtype)
         store(layer, draw / std.reshape(-1, *[1] * (len(shape) - 1)))
         if layer.bias is not None:
             layer.bias.copy_(beta - mean_out / std)  # type: ignore[union-attr, operator]
@@ -220,11 +277,25 @@ def test_equals_the_plain_algorithm(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()) + 1e-6, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("training_norms", [False, True])
+@pytest.mark.parametrize("fill", ["orthonormal", "pca", "zca", "kmeans"])
 @pytest.mark.parametrize("kind", NETS)
-def test_every_channel_has_mean_beta_and_deviation_one(kind: str, training_norms: bool) -> None:
+def test_equals_the_plain_algorithm_with_every_fill(kind: str, fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From all patches and in double precision, in which rounding decides on no eigenvector and no cluster."""
+    monkeypatch.setattr("headstart.methods.fills.ENOUGH", 10_000)
     model, x = make(kind)
-    report = hs.initialize(model, x, hs.WithinLayer(beta=0.25, before_norm="normalize"))
+    model, x = model.double(), x.double()
+    reference = copy.deepcopy(model)
+    hs.initialize(model, x, hs.WithinLayer(fill=fill, beta=0.1, before_norm="normalize"), seed=3)
+    plain_algorithm(reference, x, 0.1, 3, fill)
+    for (name, ours), theirs in zip(model.state_dict().items(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6 * float(theirs.abs().max()), rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(("fill", "training_norms"), [("gaussian", False), *((fill, True) for fill in FILLS)])
+@pytest.mark.parametrize("kind", NETS)
+def test_every_channel_has_mean_beta_and_deviation_one(kind: str, fill: str, training_norms: bool) -> None:
+    model, x = make(kind)
+    report = hs.initialize(model, x, hs.WithinLayer(fill=fill, beta=0.25, before_norm="normalize"))
     layers = weight_layers(model)
     assert sorted(report.changed) == sorted(layers), "all were visited"
     for name, (_, out) in observe(model, x, training_norms).items():
@@ -425,11 +496,12 @@ def test_statistics_of_a_checkpoint_without_a_count_are_trained_ones() -> None:
     torch.testing.assert_close(model.eval()(x).std(0, correction=0), torch.ones(6), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_precisions(dtype: torch.dtype) -> None:
+def test_other_precisions(dtype: torch.dtype, fill: str) -> None:
     model, x = make("plain")
     model.to(dtype)
-    hs.initialize(model, x.to(dtype), hs.WithinLayer(beta=0.1))
+    hs.initialize(model, x.to(dtype), hs.WithinLayer(fill=fill, beta=0.1))
     tolerance = 1e-9 if dtype == torch.float64 else 0.05
     for name, (_, out) in observe(model, x.to(dtype)).items():
         values = per_channel(weight_layers(model)[name], out)
