@@ -88,7 +88,7 @@ def fill_store():
     parts of the experiment.
     """
 
-    def write(store, results, controls=None, threads=lambda label, seed: 2, methods=(), **plan):
+    def write(store, results, controls=None, threads=lambda label, seed: 2, methods=(), changes=None, **plan):
         cells = []
         for label, by_seed in results.items():
             for seed, value in by_seed.items():
@@ -98,6 +98,7 @@ def fill_store():
         arms = [
             {"label": label, "spec": label, "methods": list(dict(methods).get(label, ())), "weights_draw": 0}
             | dict(zip(("control", "of"), (controls or {}).get(label, ("", "")), strict=True))
+            | {"changes": (changes or {}).get(label, [])}
             for label in results
         ]
         experiment = {

@@ -138,6 +138,13 @@ def test_areas_are_compared_in_pairs(fill):
     assert cells(arm).area.startswith("+1.42 (+")
 
 
+def test_the_area_of_an_arm_with_more_steps_is_not_compared(fill):
+    results = {"default": noisy(90), "longer": noisy(90), "same": noisy(90)}
+    longer, same = fill(results, changes={"longer": [["steps", 22]], "same": [["lr", 0.2]]}).arms[1:]
+    assert longer.area_difference is None
+    assert same.area_difference.mean == 0
+
+
 def test_a_gain_that_longer_training_has_too_is_said_to_be_one(fill):
     control = {"longer": ("equal-steps", "good")}
     analysis = fill({"default": noisy(90), "good": noisy(93, seed=1), "longer": noisy(93, seed=2)}, control)

@@ -38,7 +38,7 @@ class ArmSummary:
         comparison: Against the baseline; None for the baseline itself.
         speed: Steps to the baseline's mean final validation accuracy; None without results.
         area_difference: Area under the validation curve minus the baseline's with the same seed, in points; None
-            for the baseline, or without results.
+            for the baseline, without results, or if the arm trains for another number of steps.
         init_seconds: Median seconds of the initialization.
         init_steps: The same in training steps of the baseline.
     """
@@ -256,7 +256,8 @@ def _summarize(
     step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
     seconds = float(np.median([r["init_seconds"] for r in own.values()])) if own else 0.0
     cost = seconds / step if step > 0 else 0.0
-    areas = [own[seed]["area"] - base[seed]["area"] for seed in own if seed in base]
+    alike = dict(arm.get("changes", ())).get("steps", budget) == budget  # more steps have more area for nothing
+    areas = [own[seed]["area"] - base[seed]["area"] for seed in own if seed in base and alike]
     return ArmSummary(
         arm["label"],
         arm["spec"],
