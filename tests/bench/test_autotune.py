@@ -140,7 +140,7 @@ def test_rounds_are_interleaved_and_slow_ones_end_early(make_experiment, pretend
     calls.clear()
     tune(make_experiment().prepare(), AUTO)
     assert len(calls) == 8
-    assert [call[2] for call in calls[4:]] == [2] * 4
+    assert [call[2] for call in calls[4:]] == [3] * 4
 
 
 def test_a_model_that_does_not_run_at_all_says_why_and_nothing_is_kept(make_experiment, net, store):

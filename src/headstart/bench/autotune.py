@@ -22,7 +22,8 @@ GAIN = 0.1
 _AXES = ("precision", "memory_format")
 _CLOSE = 0.05  # of the loss, between bfloat16 and float32 on the same batch
 _ROUNDS = 5
-_BLOCK = 0.04  # seconds that a combination trains in each round, if two steps are not longer
+_STEPS = 3  # at least in each round, of which the median counts: the first of a new model takes longer
+_BLOCK = 0.04  # seconds that a combination trains in each round, if so many steps are not longer
 _LIMIT = 3.0  # seconds for each combination, after which it is not trained again
 _IMAGES = 8  # to evaluate on; evaluations are not timed
 
@@ -114,7 +115,7 @@ def measure(ground: Ground, combinations: Sequence[Combination]) -> list[Combina
     """
     found = list(combinations)
     blocks: list[list[float]] = [[] for _ in found]
-    spent, steps = [0.0] * len(found), [2] * len(found)
+    spent, steps = [0.0] * len(found), [_STEPS] * len(found)
     losses: dict[str, float | None] = {}
     failures: list[RuntimeError] = []
     for turn in range(-1, _ROUNDS):  # the first warms up and looks at the loss
@@ -134,7 +135,7 @@ def measure(ground: Ground, combinations: Sequence[Combination]) -> list[Combina
             spent[i] += time.perf_counter() - began
             if turn >= 0:
                 blocks[i].append(outcome.step_seconds)
-                steps[i] = max(2, math.ceil(_BLOCK / outcome.step_seconds))
+                steps[i] = max(_STEPS, math.ceil(_BLOCK / outcome.step_seconds))
             elif each.precision == "float32":
                 losses[each.memory_format] = outcome.curve[-1].train_loss
             elif problem := _differs(outcome.diverged, outcome.curve[-1].train_loss, losses.get(each.memory_format)):
