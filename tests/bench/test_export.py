@@ -142,7 +142,11 @@ def test_trials_that_two_arms_share_count_once(make_experiment, store):
     found = status(store)
     assert (found.total, found.done, found.missing) == (8, 8, 0)
     assert [arm.done for arm in found.arms] == [(0, 1)] * 5
-    assert [row["arm"] for row in export.trials(store)][-2:] == ["longer a", "longer b"]
+    assert [(row["arm"], row["changes"]) for row in export.trials(store)][-3:] == [
+        ("b", None),
+        ("longer a", "steps=7"),
+        ("longer b", "steps=7"),
+    ]
 
 
 def test_status_works_while_a_run_goes_on(make_experiment, store):

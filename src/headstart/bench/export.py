@@ -23,7 +23,7 @@ _RESULT = (
     "step_seconds",
 )
 _POINT = ("step", "accuracy", "loss", "train_loss")
-_NAMES = ("task", "model", "arm", "spec", "control", "of", "weights_draw", "seed", "key", "status", "reason")
+_NAMES = ("task", "model", "arm", "spec", "control", "of", "changes", "weights_draw", "seed", "key", "status", "reason")
 TRIALS = (*_NAMES, *_RESULT)
 CURVES = (*_NAMES[:-2], "status", *_POINT)
 
@@ -79,6 +79,7 @@ def _read(store: Store) -> Iterator[tuple[Row, Mapping[str, Any]]]:
             "spec": arm["spec"],
             "control": arm["control"] or None,
             "of": arm["of"] or None,
+            "changes": ", ".join(f"{name}={value}" for name, value in arm.get("changes", ())) or None,
             "weights_draw": arm["weights_draw"],
             "seed": cell["seed"],
             "key": cell["key"],
@@ -144,7 +145,7 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "export", "A .parquet file") from error
-    whole, text = ("weights_draw", "seed", "step"), (*_NAMES[:6], "key", "status", "reason")
+    whole, text = ("weights_draw", "seed", "step"), (*_NAMES[:7], "key", "status", "reason")
     kinds = {**dict.fromkeys(whole, pyarrow.int64()), **dict.fromkeys(text, pyarrow.string())}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in columns])
     buffer = io.BytesIO()
