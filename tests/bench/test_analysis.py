@@ -80,9 +80,9 @@ def test_steps_to_the_baselines_accuracy_are_censored_at_the_budget(fill):
     by = {arm.label: (arm.speed.median, arm.speed.reached) for arm in analysis.arms}
     on_the_line = pytest.approx(10 * 80 / 81)  # from 10 % to 91 % in ten steps
     assert by == {"default": (20, 3), "fast": (on_the_line, 3), "slow": (None, 0), "mixed": (on_the_line, 2)}
-    assert {arm.speed.target for arm in analysis.arms} == {90.0}
+    assert {arm.speed.target.accuracy for arm in analysis.arms} == {90.0}
     assert not any(arm.speed.estimated for arm in analysis.arms)
-    assert "after 49 % of the steps (3 of 3 seeds)" in analysis.arms[1].sentence()
+    assert "after 49 % of the steps (3 of 3 seeds; default itself: 100 %)" in analysis.arms[1].sentence()
     assert "in no seed within the steps" in analysis.arms[2].sentence()
 
 
@@ -92,7 +92,10 @@ def test_steps_to_the_baselines_accuracy_have_an_interval_and_say_when_its_end_i
     analysis = fill({"default": noisy(90), "mixed": mixed, "half": half})
     _, one, other = analysis.arms
     assert one.speed.interval.high == math.inf
-    assert "after 49 % of the steps (95 % interval 49 % to not reached; 7 of 8 seeds)" in one.sentence()
+    assert (
+        "after 49 % of the steps (95 % interval 49 % to not reached; 7 of 8 seeds; default itself: 100 %)"
+        in one.sentence()
+    )
     assert "In the median it does not reach default's final validation accuracy" in other.sentence()
     data = as_dict(analysis)["arms"][1]["steps_to_baseline"]
     assert (data["reached"], data["budget"], data["steps"]["3"]) == (7, 20, None)
@@ -112,7 +115,7 @@ def test_the_start_counts_among_the_steps_to_the_baselines_accuracy(fill):
 def test_a_diverged_trial_never_reaches_the_baselines_accuracy_and_sets_no_target(fill):
     broken = result(10.0, points=(10.0, 95.0), status="diverged")
     analysis = fill({"default": noisy(90, n=7) | {7: broken}, "wild": noisy(90, n=7, points=FAST) | {7: broken}})
-    assert analysis.arms[0].speed.target == pytest.approx(90)
+    assert analysis.arms[0].speed.target.accuracy == pytest.approx(90)
     assert analysis.arms[1].speed.steps[7] is None
     assert analysis.arms[1].speed.reached == 7
 

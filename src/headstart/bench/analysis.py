@@ -15,7 +15,7 @@ from headstart.bench.budget import remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.speed import RULE as SPEED
-from headstart.bench.speed import Speed, hollow, steps_to_baseline
+from headstart.bench.speed import Speed, Target, speed_to, target_of
 from headstart.bench.store import Store
 from headstart.bench.verdicts import RULES, Comparison, Verdict, compare_family
 from headstart.errors import HeadstartError
@@ -147,7 +147,8 @@ class Analysis:
 
     def _reading(self, arm: ArmSummary, beyond: Comparison, brief: bool) -> str:
         control = next(a for a in self.arms if a.label == beyond.against)
-        meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label)})"
+        more = {c["of"]: c["steps"] for c in self.plan.get("decided", {}).get("equal_steps", ())}.get(arm.label, "some")
+        meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label, more=more)})"
         text = f"Against {control.label}{meaning}, {arm.label} has {beyond.numbers()}. "
         longer = control.control == EQUAL_STEPS
         helped = arm.comparison is not None and arm.comparison.verdict is Verdict.HELPS
@@ -211,12 +212,11 @@ def analyse(store: Store) -> Analysis:
     accuracies = {label: {seed: float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()}
     baseline = plan["arms"][0]["label"]
     judged, beyond = _judge(plan, accuracies, refusals, baseline)
-    arms = tuple(
-        _summarize(arm, results, refusals, judged, baseline, plan["training"]["steps"]) for arm in plan["arms"]
-    )
+    target = target_of(baseline, results[baseline], plan["training"]["steps"])
+    arms = tuple(_summarize(arm, results, refusals, judged, baseline, target) for arm in plan["arms"])
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
-    notes += hollow(arms[0].speed, plan["task"]["classes"])
+    notes += target.hollow(plan["task"]["classes"]) if target else ()
     notes += searched.warnings if (searched := selection_of(plan)) else ()
     return Analysis(plan, arms, tuple(beyond), len(missing), tuple(notes))
 
@@ -250,13 +250,13 @@ def _summarize(
     refusals: Mapping[str, str],
     judged: Mapping[str, Comparison],
     baseline: str,
-    budget: int,
+    target: Target | None,
 ) -> ArmSummary:
     own, base = results[arm["label"]], results[baseline]
     step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
     seconds = float(np.median([r["init_seconds"] for r in own.values()])) if own else 0.0
     cost = seconds / step if step > 0 else 0.0
-    alike = dict(arm.get("changes", ())).get("steps", budget) == budget  # more steps have more area for nothing
+    alike = "steps" not in dict(arm.get("changes", ()))  # more steps have more area for nothing
     areas = [own[seed]["area"] - base[seed]["area"] for seed in own if seed in base and alike]
     return ArmSummary(
         arm["label"],
@@ -267,7 +267,7 @@ def _summarize(
         own,
         refusals.get(arm["label"], ""),
         judged.get(arm["label"]),
-        steps_to_baseline(baseline, own, base, budget, cost),
+        speed_to(target, own, cost) if target and own else None,
         None if arm["label"] == baseline else statistics.estimate(areas),
         seconds,
         cost,

@@ -58,7 +58,9 @@ def learning_curves(analysis: Analysis) -> str:
             _frame(axes, lines)
         right.axhline(0, color=INK, linewidth=1)
         if analysis.baseline.speed:
-            left.axhline(analysis.baseline.speed.target, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+            left.axhline(
+                analysis.baseline.speed.target.accuracy, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1
+            )
         left.set_title("Validation accuracy, %")
         right.set_title(f"Difference to {clean(analysis.baseline.label)} with the same seed, points")
         for axes in (left, right):
@@ -119,7 +121,7 @@ def steps_to_baseline(analysis: Analysis) -> str:
             _estimate(axes, row, values, place(speed, speed.median), ends, HUES[hue(analysis, arm)])
         _rows(axes, arms)
         share_axis(axes)
-        target = next((arm.speed.target for arm in arms if arm.speed), float("nan"))
+        target = next((arm.speed.target.accuracy for arm in arms if arm.speed), float("nan"))
         axes.set_xlabel(
             f"share of the steps until validation reaches {target:.2f} %, {clean(analysis.baseline.label)}'s final mean"
         )
@@ -141,7 +143,7 @@ def share_axis(axes: Axes, narrow: bool = False) -> None:
 
 def place(speed: Speed, steps: float | None) -> float:
     """Place steps on the axis of shares."""
-    return _BEYOND if steps is None or not np.isfinite(steps) else 100 * steps / speed.budget
+    return _BEYOND if steps is None or not np.isfinite(steps) else 100 * steps / speed.target.budget
 
 
 def _estimate(

@@ -133,11 +133,16 @@ def _mean(axes: Axes, numbers: Axes, at: float, method: MethodRows) -> None:
 
 
 def _steps(axes: Axes, counts: Axes, at: float, row: Row) -> None:
-    speed, base = row.arm.speed, row.part.analysis.baseline.speed
-    if speed is None or base is None:
+    speed = row.arm.speed
+    if speed is None:
         return
     axes.plot(
-        [place(base, base.median)] * 2, [at - 0.36, at + 0.36], color=HUES[0], linewidth=1.4, alpha=0.65, zorder=2
+        [place(speed, speed.target.median)] * 2,
+        [at - 0.36, at + 0.36],
+        color=HUES[0],
+        linewidth=1.4,
+        alpha=0.65,
+        zorder=2,
     )
     if speed.estimated:
         ends = [place(speed, speed.interval.low), place(speed, speed.interval.high)]

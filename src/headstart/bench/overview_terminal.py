@@ -32,7 +32,7 @@ def show(overview: Overview, page: Path, console: Console) -> None:
         built.add_row(Text(method.label, style="bold"))
         for row in method.rows:
             verdict, row_cells = row.state.removesuffix(" to tell"), cells(row.arm)
-            speed = row.arm.speed.share(row.arm.speed.median) if row.arm.speed else ""
+            speed = row.arm.speed.share() if row.arm.speed else ""
             numbers = [Text(cell) for cell in (f"  {row.part.title}", row_cells.difference, row_cells.interval, speed)]
             style = _COLOURS.get(PILLS[row.comparison.verdict], "") if row.comparison else ""
             built.add_row(*numbers, Text(verdict, style=style))

@@ -111,7 +111,7 @@ def span(interval: Interval) -> str:
 def _speed(speed: Speed | None) -> str:
     if speed is None:
         return ""
-    text = _with_span(speed.share(speed.median), speed.span())
+    text = _with_span(speed.share(), speed.span())
     return f"{text}, {speed.reached}/{len(speed.steps)}"
 
 
@@ -195,11 +195,12 @@ def _speed_data(speed: Speed | None) -> dict[str, Any] | None:
     if speed is None:
         return None
     return {
-        "target": speed.target,
-        "budget": speed.budget,
+        "target": speed.target.accuracy,
+        "budget": speed.target.budget,
         "steps": {str(seed): steps for seed, steps in speed.steps.items()},
         "median": speed.median,
-        "median_share": None if speed.median is None else speed.median / speed.budget,
+        "median_share": None if speed.median is None else speed.median / speed.target.budget,
+        "median_of_baseline": speed.target.median,
         "interval": _ends(speed.interval),
         "interval_estimated": speed.estimated,
         "reached": speed.reached,
