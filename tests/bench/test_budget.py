@@ -118,6 +118,7 @@ def test_a_real_start_is_timed_and_its_control_runs(make_experiment, store):
     control = analysis.arms[2]
     assert (control.control, control.of) == ("equal-steps", "lsuv")
     (cost,) = analysis.plan["decided"]["equal_steps"]
+    assert f"the default start with {cost['steps']} more training step" in analysis.control_readings()[0]
     assert 0.01 < cost["init_seconds"] / cost["step_seconds"] < 1000
     assert control.results[0]["curve"][-1]["step"] == 6 + cost["steps"]
     assert analysis.missing == 0

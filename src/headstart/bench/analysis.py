@@ -11,7 +11,7 @@ import numpy as np
 from headstart.bench import statistics
 from headstart.bench.arms import CONTROLS, EQUAL_STEPS
 from headstart.bench.autotune import rule as measured
-from headstart.bench.budget import remarks
+from headstart.bench.budget import more_steps, remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.speed import RULE as SPEED
@@ -147,7 +147,7 @@ class Analysis:
 
     def _reading(self, arm: ArmSummary, beyond: Comparison, brief: bool) -> str:
         control = next(a for a in self.arms if a.label == beyond.against)
-        more = {c["of"]: c["steps"] for c in self.plan.get("decided", {}).get("equal_steps", ())}.get(arm.label, "some")
+        more = more_steps(self.plan.get("decided", {}), arm.label)
         meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label, more=more)})"
         text = f"Against {control.label}{meaning}, {arm.label} has {beyond.numbers()}. "
         longer = control.control == EQUAL_STEPS

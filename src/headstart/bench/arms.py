@@ -18,8 +18,8 @@ CONTROLS = {
     "not due to the filters' size",
     "zero-dc-random": "the layer's own random filters with their mean removed: what {of} gains beyond it is "
     "not due to ignoring brightness",
-    EQUAL_STEPS: "the default start with as many more training steps as {of}'s start takes the time of: what {of} "
-    "gains beyond it could not have been had by training longer instead",
+    EQUAL_STEPS: "the default start with {more}, the time that {of}'s start takes: what {of} gains "
+    "beyond it could not have been had by training longer instead",
     "null": "the default start with other draws of its weights: its differences are noise, and show how much",
 }
 

@@ -96,6 +96,21 @@ def stretch(training: Training, steps: int) -> dict[str, Any]:
     return changes
 
 
+def more_steps(decided: Mapping[str, Any], label: str) -> str:
+    """Say how many steps more a method's equal-steps control has.
+
+    Args:
+        decided: Of a ground, as it is stored with the experiment.
+        label: Of the method's arm.
+
+    Example:
+        >>> more_steps({"equal_steps": [{"of": "lsuv", "steps": 1}]}, "lsuv"), more_steps({}, "lsuv")
+        ('1 more training step', 'more training steps')
+    """
+    steps = {cost["of"]: cost["steps"] for cost in decided.get("equal_steps", ())}.get(label)
+    return "more training steps" if steps is None else f"{steps} more training step{'s' * (steps != 1)}"
+
+
 def remarks(decided: Mapping[str, Any]) -> list[str]:
     """Say which methods have no equal-steps control because they cost next to nothing.
 

@@ -95,7 +95,7 @@ class Clock:
         Raises:
             HeadstartError: If the method refuses the model.
         """
-        name = repr(arm.methods())
+        name = repr((arm.methods(), self._ground.training_of(arm).calibration))
         if name not in self._inits:
             self._inits[name] = self._best_init(arm, seed)
         return self._inits[name]
