@@ -5,7 +5,8 @@
 For every network, one process takes turns: an evaluation forward pass of a batch of 128, within-layer
 normalization of every layer, LSUV of every layer; ``lsuv`` 0.3.0 has one turn. Ratios are taken turn by turn
 and their median is reported, because machines drift. Peak memory comes from fresh processes that do one of
-the things only. Pre-Warm is timed against a training step of its own network.
+the things only. A fill of every layer is timed once, in such a process, between two forward passes. Pre-Warm is timed
+against a training step of its own network.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import headstart as hs
 
 NETWORKS = ("cifar-resnet20", "cifar-resnet56", "resnet18", "resnet50", "mobilenet-v1", "vgg16")
 WITHIN = hs.WithinLayer(before_norm="normalize")
+FILLED = ("resnet18", "vgg16")
+FILLS = ("orthonormal", "pca", "zca", "kmeans", "patches")
 BATCH = 128
 
 
@@ -147,14 +150,28 @@ def peak(name: str, what: str) -> None:
     print(json.dumps({"peak": high_water(), "idle": idle}))
 
 
+def fill(name: str, kind: str) -> None:
+    """Print what one fill of every layer takes, and the peak memory (run in a process of its own)."""
+    torch.manual_seed(0)
+    model, size = build(name)
+    x = images(size)
+    forward(model, x)
+    passes = [seconds(lambda: forward(model, x))]
+    spent = seconds(lambda: hs.initialize(model, x, hs.WithinLayer(fill=kind, before_norm="normalize")))
+    passes.append(seconds(lambda: forward(model, x)))
+    row = {"network": name, "image": size, "fill": kind, "seconds": spent, "passes": passes, "peak": high_water()}
+    print(json.dumps(row))
+
+
 def peaks(name: str) -> dict[str, dict[str, int]]:
     """Peak memory in kB of fresh processes, with what each held before it began."""
-    found = {}
-    for what in ("forward", "within", "lsuv"):
-        line = subprocess.run(
-            [sys.executable, __file__, "--peak", name, what], capture_output=True, text=True, check=True
-        ).stdout
-        found[what] = json.loads(line.strip().splitlines()[-1])
+    return {what: fresh("--peak", name, what) for what in ("forward", "within", "lsuv")}
+
+
+def fresh(*arguments: str) -> dict[str, Any]:
+    """What this program prints last in a process of its own."""
+    out = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return found
 
 
@@ -240,6 +257,15 @@ def markdown(found: dict[str, Any]) -> str:
             "{:.2f} to {:.2f}".format(*row["after_peer"]) if "after_peer" in row else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if found["fills"]:
+        lines += ["", "## Fills of every layer", ""]
+        lines += ["Memory is what the process needs beyond that with the Gaussian fill.", ""]
+        lines += ["| network | fill | in forward passes | memory beyond Gaussian (MB) |", "|---|---|---|---|"]
+        gaussian = {row["network"]: row["memory"]["within"]["peak"] for row in found["networks"]}
+        for row in found["fills"]:
+            times = row["seconds"] / statistics.mean(row["passes"])
+            more = max(0, row["peak"] - gaussian[row["network"]]) / 1024
+            lines.append(f"| {row['network']} {row['image']}² | {row['fill']} | {times:.1f} | {more:.0f} |")
     if "prewarm" in found:
         turns = found["prewarm"]["seconds"]
         lines += ["", "## First-layer methods against one training step", ""]
@@ -268,15 +294,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-peer", action="store_true", help="leave lsuv 0.3.0 out (it takes minutes)")
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "WHAT"), help=argparse.SUPPRESS)
+    parser.add_argument("--fill", nargs=2, metavar=("NETWORK", "FILL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        peak(*args.peak)
+    if args.peak or args.fill:
+        peak(*args.peak) if args.peak else fill(*args.fill)
         return
     found: dict[str, Any] = {
         "command": f"python benchmarks/calibration.py {' '.join(sys.argv[1:])}",
         "machine": machine(),
         "rounds": args.rounds,
         "networks": [],
+        "fills": [],
     }
     found["prewarm"] = prewarm(3 * args.rounds)
     for name in args.networks:
@@ -284,6 +312,8 @@ def main() -> None:
         row = measure(name, args.rounds, not args.no_peer)
         row["memory"] = peaks(name)
         found["networks"].append(row)
+        if name in FILLED:
+            found["fills"] += [fresh("--fill", name, kind) for kind in FILLS]
     text = markdown(found)
     print(text)
     if args.out:
