@@ -211,3 +211,26 @@ def test_balance_keeps_the_function_of_real_models_and_brings_rates_together(nam
     first, last = (float(part.split("-fold")[0].split()[-1]) for part in sentence.split(" and ", 1))
     assert last < first
     assert "in closed form" in sentence
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("densenet121", "googlenet", "vit_tiny_patch16_224")]
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet18", "mobilenet_v3_small", *SLOW])
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+def test_calibrate_keeps_the_function_of_trained_models(name, request):
+    model, data = zoo(name, request)
+    # What counts as trained: batch norms that have seen many batches.
+    with torch.no_grad():
+        for _ in range(40 if name != "vit_tiny_patch16_224" else 1):
+            model.train()(data)
+    model.eval()
+    with torch.no_grad():
+        before = model(data)
+        report = run("calibrate", model, data)
+        after = model(data)
+    if isinstance(before, dict):
+        before, after = before["mask"], after["mask"]
+    assert (after - before).abs().max() <= 1e-3 * before.abs().max()
+    assert "did not survive" not in " ".join(report.findings)
+    assert (name == "vit_tiny_patch16_224") or report.changed  # a ViT's activations are not homogeneous

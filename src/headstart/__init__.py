@@ -23,6 +23,7 @@ from headstart.methods import (
     LSUV,
     Auto,
     Balance,
+    Calibrate,
     Default,
     DeltaOrthogonal,
     Dirac,
@@ -39,6 +40,7 @@ from headstart.methods import (
     Xavier,
     Zero,
     ZeroDCRandom,
+    calibrate,
 )
 from headstart.registry import describe, list_methods, register
 from headstart.report import Init, Report, Row
@@ -49,6 +51,7 @@ __all__ = [
     "LSUV",
     "Auto",
     "Balance",
+    "Calibrate",
     "DataError",
     "Default",
     "DeltaOrthogonal",
@@ -78,6 +81,7 @@ __all__ = [
     "Zero",
     "ZeroDCRandom",
     "apply",
+    "calibrate",
     "compute",
     "describe",
     "diagnose",

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from headstart.inputs import Batch
-from headstart.norms import is_norm
+from headstart.norms import is_norm, never_run
 from headstart.operations import ANY, PINNED, Classes, Operation, written
 from headstart.plan import Where, failing_forward, first_input
 from headstart.weights import Layer
@@ -35,11 +35,11 @@ class Use:
 
     Attributes:
         inputs: The class that each input channel comes in, ``(in_channels,)``; ``ANY`` where it is always zero.
-        output: The class of its output.
+        outputs: The class of each output channel, ``(out_channels,)``; all the same unless channels were traced.
     """
 
     inputs: Tensor
-    output: int
+    outputs: Tensor
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Flow:
 
     Attributes:
         uses: By layer name, in execution order.
-        norms: Batch norms that take a class with fixed statistics: by name, the class of each channel.
+        norms: Batch norms that take a class and have running statistics: by name, the class of each channel.
         normed: Classes that a normalization takes, which undoes their scale up to its epsilon.
         almost: Classes that pass through an activation that is not homogeneous, such as GELU.
         reasons: By layer name, what fixes the scale of its output.
@@ -67,7 +67,7 @@ def trace(
     layers: Sequence[Layer],
     fixed: Collection[str],
     rigid: Collection[str],
-    fresh: Collection[str],
+    channels: bool = False,
 ) -> Flow:
     """Run the model and follow the scales.
 
@@ -77,21 +77,21 @@ def trace(
         layers: All that run, in execution order.
         fixed: Names of layers that must not be rescaled.
         rigid: Names of layers whose bias must not.
-        fresh: Names of batch norms that normalize with the statistics of the batch.
+        channels: Follow every channel by itself instead of every layer.
 
     Raises:
         ModelError: The model's forward failed.
     """
-    tracer = _Tracer(fixed, rigid, fresh)
+    tracer = _Tracer(fixed, rigid, channels)
     with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, Where()), tracer:
         returned = model(*batch.args, **batch.kwargs)
     return tracer.finish(returned)
 
 
 class _Tracer(TorchDispatchMode):
-    def __init__(self, fixed: Collection[str], rigid: Collection[str], fresh: Collection[str]) -> None:
+    def __init__(self, fixed: Collection[str], rigid: Collection[str], channels: bool) -> None:
         super().__init__()
-        self._fixed, self._rigid, self._fresh = fixed, rigid, fresh
+        self._fixed, self._rigid, self._channels = fixed, rigid, channels
         self.classes = Classes()
         self.flow = Flow()
         self._labels: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the value, kept alive, and its labels
@@ -180,7 +180,7 @@ class _Tracer(TorchDispatchMode):
         known = self._labels.get(id(value))
         if known is None:
             return torch.full((), PINNED).expand(value.shape)
-        return _map(known[1], self.classes)
+        return self.classes.roots(known[1])
 
     def _is_live(self, value: Any) -> bool:
         return isinstance(value, Tensor) and id(value) in self._labels and bool((self.labels(value) > PINNED).any())
@@ -247,22 +247,31 @@ class _Tracer(TorchDispatchMode):
             inputs = self._by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)
             if use is None:
-                use = self.flow.uses[layer.name] = Use(inputs, self.classes.new())
+                use = self.flow.uses[layer.name] = Use(inputs, self._new(layer.out_channels))
             else:  # one weight for several uses: they are rescaled alike
                 for mine, other in zip(use.inputs.tolist(), inputs.tolist(), strict=True):
                     self.classes.merge([mine, other])
+            bias = layer.module.bias
             if layer.name in self._fixed:
                 self._pass_through(layer, use)
-            elif layer.name in self._rigid and bool(layer.module.bias.any()):
-                self.classes.pin([use.output], "its bias is left alone")
-            return torch.full((), use.output).expand(output.shape)
+            elif layer.name in self._rigid:
+                self.classes.pin(use.outputs[bias.cpu() != 0].tolist(), "its bias is left alone")
+            shape = [1] * output.dim()
+            shape[layer.channel_axis(output)] = -1
+            return use.outputs.view(shape).expand(output.shape)
 
         return done
+
+    def _new(self, channels: int) -> Tensor:
+        """Start the class of a layer's output, or of each of its channels."""
+        if self._channels:
+            return torch.tensor([self.classes.new() for _ in range(channels)])
+        return torch.full((channels,), self.classes.new())
 
     def _pass_through(self, layer: Layer, use: Use) -> None:
         """A layer that must not be rescaled hands its input's scale on, or fixes it if it has a bias."""
         bias = layer.module.bias
-        classes = [use.output, *use.inputs.unique().tolist()]
+        classes = [*use.outputs.unique().tolist(), *use.inputs.unique().tolist()]
         if bias is not None and bool(bias.any()):
             self.classes.pin(classes, f"'{layer.name}' is left alone and has a bias")
         else:
@@ -274,7 +283,7 @@ class _Tracer(TorchDispatchMode):
                 return None
             if isinstance(module, _BatchNorm) and value.dim() > 1:
                 channels = self._by_channel(labels, 1)
-                if name not in self._fresh:
+                if not never_run(module):
                     seen = self.flow.norms.setdefault(name, channels)
                     for mine, other in zip(seen.tolist(), channels.tolist(), strict=True):
                         self.classes.merge([mine, other])
@@ -297,10 +306,10 @@ class _Tracer(TorchDispatchMode):
             if isinstance(leaf, Tensor) and id(leaf) in self._labels:
                 self.pin(self.labels(leaf), "the model returns it")
         for name, use in self.flow.uses.items():
-            first = use.output
-            use.inputs, use.output = self.classes.roots(use.inputs), self.classes.root(use.output)
-            if use.output == PINNED:
-                self.flow.reasons[name] = self._reason(first)
+            first = use.outputs
+            use.inputs, use.outputs = self.classes.roots(use.inputs), self.classes.roots(use.outputs)
+            if bool((use.outputs == PINNED).all()):
+                self.flow.reasons[name] = self._reason(int(first[0]))
         self.flow.norms = {name: self.classes.roots(labels) for name, labels in self.flow.norms.items()}
         self.flow.normed = {self.classes.root(label) for label in self._normed} - {PINNED, ANY}
         self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY} - self.flow.normed
@@ -313,11 +322,3 @@ class _Tracer(TorchDispatchMode):
                 return self.classes.reason[label]
             label = self.classes._parent[label]
         return "it is added to something of a fixed scale"
-
-
-def _map(labels: Tensor, classes: Classes) -> Tensor:
-    found = labels
-    for label in labels.unique().tolist():
-        if (root := classes.root(label)) != label:
-            found = torch.where(found == label, root, found)
-    return found

@@ -40,13 +40,18 @@ def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def _is_fresh(norm: _BatchNorm) -> bool:
-    mean, var = norm.running_mean, norm.running_var
-    if mean is None or var is None:
+    if norm.running_mean is None or norm.running_var is None:
         return False
     batches = 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
     if batches == 0:  # old checkpoints have no count, but have statistics
-        return not bool(mean.any()) and bool((var == 1).all())
+        return never_run(norm)
     return norm.momentum is not None and (1 - norm.momentum) ** batches > CONSTRUCTORS_SHARE
+
+
+def never_run(norm: _BatchNorm) -> bool:
+    """Tell whether a batch norm's running statistics, if it has any, are exactly the constructor's."""
+    mean, var = norm.running_mean, norm.running_var
+    return mean is None or var is None or (not bool(mean.any()) and bool((var == 1).all()))
 
 
 @contextmanager
@@ -96,13 +101,16 @@ def _set(buffer: Tensor | None, value: Tensor) -> None:
 def as_in_training(model: nn.Module) -> Iterator[None]:
     """Put fresh batch norms in training mode, for passes whose gradients should run through the statistics.
 
-    A transaction has to restore flags and buffers.
+    Flags and running statistics are as before afterwards.
     """
     fresh = [m for m in fresh_batch_norms(model).values() if not isinstance(m, nn.SyncBatchNorm)]
+    kept = [(m, m.training, [(b, b.clone()) for b in m.buffers()]) for m in fresh]
     for module in fresh:
         module.training = True
     try:
         yield
     finally:
-        for module in fresh:
-            module.training = False
+        for module, training, buffers in kept:
+            module.training = training
+            for buffer, value in buffers:
+                _set(buffer, value)

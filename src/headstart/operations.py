@@ -46,11 +46,8 @@ class Classes:
 
     def roots(self, labels: Tensor) -> Tensor:
         """Map labels to what they belong to by now."""
-        found = labels.clone()
-        for label in labels.unique().tolist():
-            if self.root(label) != label:
-                found[labels == label] = self.root(label)
-        return found
+        table = torch.tensor([ANY, *(self.root(label) for label in range(len(self._parent)))])
+        return table[labels + 1]
 
     def merge(self, labels: Sequence[int]) -> int:
         """Make labels one class, pinned if one of them is, and return it."""
@@ -209,13 +206,15 @@ def _together(factors: dict[int, float], groups: Sequence[Sequence[int]]) -> dic
     return {**factors, **{label: factors.get(root(label), 1.0) for label in parent}}
 
 
-def _scales(factor: dict[int, float]) -> Callable[[Tensor], Tensor]:
+def _scales(factors: dict[int, float]) -> Callable[[Tensor], Tensor]:
+    table = torch.ones(max(factors, default=0) + 2, dtype=torch.float64)
+    for label, factor in factors.items():
+        table[label + 1] = factor
+    table[ANY + 1] = table[PINNED + 1] = 1.0
+
     def scale(labels: Tensor) -> Tensor:
-        found = torch.ones(labels.shape, dtype=torch.float64)
-        for label in labels.unique().tolist():
-            if label in factor:
-                found[labels == label] = factor[label]
-        return found
+        # What has no factor came in with none.
+        return table[(labels + 1).clamp_max(len(table) - 1)]
 
     return scale
 

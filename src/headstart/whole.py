@@ -39,27 +39,29 @@ class Whole:
     seed: int
     method: str
 
-    def rescale(self, layer: Layer, inputs: Tensor, output: float) -> None:
-        """Multiply a layer's output by a factor, given that its inputs were multiplied by theirs.
+    def rescale(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
+        """Multiply a layer's output channels by factors, given that its inputs were multiplied by theirs.
 
         Args:
-            layer: Its weight is multiplied by ``output / inputs``, its bias by ``output``.
+            layer: Each weight is multiplied by ``output / input`` of its channels, the bias by ``output``.
             inputs: The factor of each input channel, ``(in_channels,)``.
-            output: The factor of the output.
+            outputs: The factor of each output channel, ``(out_channels,)``.
 
         Raises:
             WriteError: The weight cannot be written or is not finite afterwards.
         """
         weight = weights.read(layer)
         by_group = weight.unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out/g, in/g, taps)
-        factors = (output / inputs.double()).to(weight).view(layer.groups, 1, -1, 1)
+        into, out = inputs.to(weight).view(layer.groups, 1, -1, 1), outputs.to(weight).view(layer.groups, -1, 1, 1)
         self.transaction.mark(layer)
-        weights.write(layer, (by_group * factors).view(weight.shape))
+        weights.write(layer, (by_group * out / into).view(weight.shape))
         bias = weights.read_bias(layer)
-        if bias is not None and output != 1 and bool(bias.any()):
-            self.transaction.mark(layer, bias=True)
-            weights.write_bias(layer, bias * output)
-        self._tell(layer, output)
+        if bias is not None and bool((outputs != 1).any()) and bool(bias.any()):
+            scaled = bias * outputs.to(bias)
+            if not torch.equal(scaled, bias):  # a bias that must stay belongs to a class that does
+                self.transaction.mark(layer, bias=True)
+                weights.write_bias(layer, scaled)
+        self._tell(layer, outputs)
 
     def rescale_statistics(self, name: str, factors: Tensor) -> None:
         """Make the batch norm of that name expect inputs that were multiplied by a factor per channel."""
@@ -67,13 +69,17 @@ class Whole:
         assert isinstance(norm, _BatchNorm)
         if name not in self.plan.statistics:
             self.plan.statistics.append(name)
-        for buffer, power in ((norm.running_mean, 1), (norm.running_var, 2)):
-            if buffer is not None:
-                self.transaction.mark_buffer(buffer)
-                with torch.no_grad():
-                    buffer.mul_(factors.to(buffer) ** power)
+        mean, var = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert var is not None
+        self.transaction.mark_buffer(mean)
+        self.transaction.mark_buffer(var)
+        with torch.no_grad():
+            mean.mul_(factors.to(mean))
+            # So that the epsilon grows with it. Below an epsilon of the new scale this cannot be had in full.
+            var.copy_((factors.to(var) ** 2 * (var + norm.eps) - norm.eps).clamp_min(0))
 
-    def _tell(self, layer: Layer, output: float) -> None:
+    def _tell(self, layer: Layer, outputs: Tensor) -> None:
         row = self.plan.rows[layer.name]
         if row.action != "written":
             row.action = "scaled"
@@ -82,9 +88,10 @@ class Whole:
         mean, std = summarize(weights.read(layer))
         old_mean, old_std = row.weight_mean or (mean, mean), row.weight_std or (std, std)
         row.weight_mean, row.weight_std = (old_mean[0], mean), (old_std[0], std)
+        alike = bool((outputs == outputs[0]).all())
         for name in ("output_mean", "output_std", "across_sample_std"):
             if (value := getattr(row, name)) is not None:
-                setattr(row, name, value * output)
+                setattr(row, name, value * float(outputs[0]) if alike else None)
         if layer is self.plan.first_convolution:
             before = self.plan.filters[0] if self.plan.filters else self.transaction.original(layer)
             self.plan.filters = (weights.read(layer) if before is None else before, weights.read(layer))

@@ -44,6 +44,21 @@ def test_a_seed_names_the_users_draws_and_moves_no_global_stream(folder, result)
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_calibrate_keeps_the_function_of_a_checkpoint(folder, result):
+    torch.manual_seed(3)
+    trained = user(folder, "build_model").eval()
+    save_file(trained.state_dict(), "trained.safetensors")
+    base = ("init", "net.py:build_model", "--data", "net.py:load", "--checkpoint", "trained.safetensors")
+    printed = result(*base, "--calibrate", "--out", "even.safetensors")
+    assert "balance: the rates" in " ".join(printed["findings"])
+    assert [r["action"] for r in printed["rows"]].count("scaled") >= 2
+    images = user(folder, "load")
+    images = images[0] if isinstance(images, (tuple, list)) else images
+    expected = trained(images)
+    trained.load_state_dict(load_file("even.safetensors"))
+    assert torch.allclose(trained(images), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_provenance_travels_in_the_file(folder, result):
     result(
         "init",

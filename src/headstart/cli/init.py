@@ -11,6 +11,7 @@ examples:
   headstart init net.py:build_model --data images.npy --method within-layer --out start.pt
   headstart init timm:resnet18 --data photos/ --resize 64 --method prewarm+within-layer --out start.safetensors
   headstart init net.py:build_model --data data.py:load --checkpoint old.safetensors --method auto --dry-run
+  headstart init net.py:build_model --data images.npy --checkpoint trained.pt --calibrate --out even.safetensors
 
 A method's spec is name, name:option=value,... or name:preset; '+' joins several (see 'headstart methods').
 Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, and no file.
@@ -32,6 +33,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _common.add_arguments(parser, data_help=data)
     parser.add_argument(
         "--method", default="auto", metavar="SPEC", help="see 'headstart methods' (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_const",
+        const="calibrate",
+        dest="method",
+        help="even out the scales of a trained model and keep what it computes: --method calibrate",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")

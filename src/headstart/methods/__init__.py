@@ -13,6 +13,7 @@ from headstart.methods.baselines import (
     Xavier,
     Zero,
 )
+from headstart.methods.calibrate import Calibrate, calibrate
 from headstart.methods.controls import MatchedRandom, ZeroDCRandom
 from headstart.methods.data_dependent import WithinLayer
 from headstart.methods.gabor import Gabor
@@ -24,6 +25,7 @@ __all__ = [
     "LSUV",
     "Auto",
     "Balance",
+    "Calibrate",
     "Default",
     "DeltaOrthogonal",
     "Dirac",
@@ -40,4 +42,5 @@ __all__ = [
     "Xavier",
     "Zero",
     "ZeroDCRandom",
+    "calibrate",
 ]

@@ -6,25 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headstart import rng, weights
 from headstart.balance import Energies, solve
-from headstart.dataflow import Flow, trace
+from headstart.dataflow import Flow
 from headstart.errors import ModelError
 from headstart.gradients import LossFunction, both_ways
-from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.norms import batch_statistics, fresh_batch_norms
 from headstart.operations import PINNED
-from headstart.plan import Where, failing_forward
 from headstart.registry import register
+from headstart.rescaling import SAMPLES, Function, follow, rescale
 from headstart.weights import Layer, to_canonical
 from headstart.whole import Whole
-
-SAMPLES = 64  # a backward pass keeps every activation of them
-_SAME = 1e-3  # of the outputs' size: how far a function that is preserved may move by rounding
 
 
 @register(
@@ -103,25 +97,22 @@ class Balance(Method):
         """Measure, solve, rescale."""
         if whole.batch is None or not whole.layers:
             return
-        flow = _flow(whole)
+        flow = follow(whole)
         for layer in whole.layers:
             reason = flow.reasons.get(layer.name)
             if reason and layer.name not in whole.plan.outputs:
                 whole.plan.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
-        seen = _Look(whole, flow)
+        seen = Function(whole, flow)
         energies = self._measure(whole, flow)
         before = _rates(energies)
         exact = solve(_without(energies, flow.almost))
-        kept = seen.outputs()
-        backup = seen.values()
-        _apply(whole, flow, {label: value for label, value in exact.items() if label not in flow.normed})
-        if not _same(kept, seen.outputs()):
-            seen.restore(backup)
-            whole.plan.statistics.clear()
+        rescale(whole, flow, {label: value for label, value in exact.items() if label not in flow.normed})
+        if not seen.same():
+            seen.restore()
             whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
             return
         # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
-        _apply(whole, flow, {label: value for label, value in exact.items() if label in flow.normed})
+        rescale(whole, flow, {label: value for label, value in exact.items() if label in flow.normed})
         steps = 0
         if flow.almost and self.almost == "damped":
             steps = self._damped(whole, flow)
@@ -137,7 +128,7 @@ class Balance(Method):
         steps = 0
         for _ in range(self.iterations):
             scales = {label: self.damping * value for label, value in solve(self._measure(whole, flow)).items()}
-            _apply(whole, flow, scales)
+            rescale(whole, flow, scales)
             steps += 1
             if max((abs(value) for value in scales.values()), default=0.0) < self.tolerance:
                 break
@@ -161,34 +152,9 @@ class Balance(Method):
                 use = flow.uses[layer.name]
                 gradients = _by_class(layer, to_canonical(layer, gradient.detach()), use.inputs)
                 energies[layer.name] = Energies(
-                    use.output, gradients, _by_class(layer, weights.read(layer), use.inputs)
+                    int(use.outputs[0]), gradients, _by_class(layer, weights.read(layer), use.inputs)
                 )
         return energies
-
-
-def _flow(whole: Whole) -> Flow:
-    """Follow the scales through the model, on two samples, or on the batch if the model takes no other."""
-    fixed = {layer.name for layer in whole.plan.layers} - {layer.name for layer in whole.layers}
-    rigid = {la.name for la in whole.layers if la.module.bias is not None and not _may_scale_bias(whole, la)}
-    fresh = set(fresh_batch_norms(whole.model))
-    batch = whole.batch
-    assert batch is not None
-
-    def attempt(size: int) -> Flow:
-        with batch_statistics(whole.model, {}):
-            return trace(whole.model, batch.head(size), whole.plan.layers, fixed, rigid, fresh)
-
-    try:
-        return attempt(2)
-    except ModelError:
-        if batch.size <= 2:
-            raise
-        return attempt(batch.size)
-
-
-def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
-    bias = layer.module.bias
-    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
 
 
 def _by_class(layer: Layer, values: Tensor, inputs: Tensor) -> dict[int, float]:
@@ -221,24 +187,6 @@ def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, En
     }
 
 
-def _apply(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
-    """Rescale every layer, and the statistics of batch norms that are fixed."""
-    factors = {label: math.exp(value) for label, value in scales.items() if value != 0}
-    if not factors:
-        return
-    for layer in whole.layers:
-        use = flow.uses.get(layer.name)
-        if use is not None and factors.keys() & {use.output, *use.inputs.tolist()}:
-            whole.rescale(layer, _per_channel(use.inputs, factors), factors.get(use.output, 1.0))
-    for name, labels in flow.norms.items():
-        if factors.keys() & set(labels.tolist()):
-            whole.rescale_statistics(name, _per_channel(labels, factors))
-
-
-def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
-    return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
-
-
 def _rates(energies: Mapping[str, Energies]) -> list[float]:
     return [layer.log_rate({}) for layer in energies.values() if layer.measurable]
 
@@ -253,43 +201,4 @@ def _report(whole: Whole, before: list[float], after: list[float], exact: Mappin
     whole.plan.find(
         f"balance: the rates of {len(before)} layers spread {spread[0]:.3g}-fold before and {spread[1]:.3g}-fold after"
         f" ({how})."
-    )
-
-
-class _Look:
-    """Sees whether the model still computes what it did, and puts back what was rescaled."""
-
-    def __init__(self, whole: Whole, flow: Flow) -> None:
-        self._whole = whole
-        self._norms = [whole.model.get_submodule(name) for name in flow.norms]
-
-    def outputs(self) -> list[Tensor]:
-        """What the model returns for a few samples."""
-        assert self._whole.batch is not None
-        batch = self._whole.batch.head(SAMPLES)
-        with torch.no_grad(), batch_statistics(self._whole.model, {}), failing_forward(batch, Where()):
-            returned = self._whole.model(*batch.args, **batch.kwargs)
-        return [t.double() for t in Batch((returned,)).tensors if t.is_floating_point()]
-
-    def values(self) -> list[tuple[Tensor, Tensor]]:
-        """Copies of all that a rescale writes."""
-        tensors = [t for layer in self._whole.layers for t in layer.module.parameters(recurse=True)]
-        tensors += [b for norm in self._norms for b in norm.buffers()]
-        return [(t, t.detach().clone()) for t in tensors]
-
-    def restore(self, copies: list[tuple[Tensor, Tensor]]) -> None:
-        """Write the copies back."""
-        with torch.no_grad():
-            for tensor, copy in copies:
-                tensor.copy_(copy)
-        for layer in self._whole.layers:
-            weights.refresh(layer.module)
-
-
-def _same(before: list[Tensor], after: list[Tensor]) -> bool:
-    """Tell whether outputs are the same but for rounding."""
-    return len(before) == len(after) and all(
-        bool((a - b).abs().max() <= _SAME * b.abs().max().clamp_min(1e-30))
-        for b, a in zip(before, after, strict=True)
-        if b.numel()
     )

@@ -1,0 +1,182 @@
+"""Calibration of a trained network: channels and layers at even scales, the function kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.dataflow import Flow
+from headstart.gradients import LossFunction
+from headstart.inputs import GetInputs
+from headstart.method import Method
+from headstart.methods.balance import Balance
+from headstart.methods.data_dependent import constant_channels
+from headstart.moments import Moments, channel_moments
+from headstart.norms import batch_statistics
+from headstart.operations import PINNED
+from headstart.plan import Selection, Where, failing_forward
+from headstart.registry import register
+from headstart.report import Report
+from headstart.rescaling import SAMPLES, Function, follow, rescale
+from headstart.weights import Layer
+from headstart.whole import Whole
+
+
+@register(
+    "calibrate",
+    summary="a trained network's channels and layers brought to even scales, the function kept",
+    reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, section 5",
+    scope="all layers",
+    needs_data=True,
+    cost="two traces of two samples, a forward pass of up to 64 samples, and what balance costs",
+    deviations=(
+        "Channels are rescaled as well, and their consumers take it back; in the authors' code that part is missing.",
+        "A channel gets the deviation that its layer has on average instead of 1: the scale of a layer is for balance"
+        " to choose.",
+        "Where an activation is not homogeneous the scale is left alone, so that the function is kept.",
+    ),
+    couples=True,
+)
+@dataclass(frozen=True)
+class Calibrate(Method):
+    """Rescale channels to one deviation per layer, then balance the layers; every consumer undoes it.
+
+    The idea: a network that was trained elsewhere, or whose batch norms were folded, may have channels and layers whose
+    scales differ a thousandfold. It computes the same either way, but fine-tuning it does not: weights behind
+    small channels hardly learn. See `Balance` for what is free and what is not.
+
+    Args:
+        balance: Also bring the layers to one rate of learning.
+        loss_fn: As for `Balance`.
+
+    Raises:
+        HeadstartError: The model cannot be run.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight[:15].mul_(100), net[0].bias[:15].mul_(100)
+        >>> x = torch.randn(64, 20)
+        >>> y = net(x)
+        >>> _ = hs.calibrate(net, x)
+        >>> torch.allclose(net(x), y, rtol=1e-4, atol=1e-4)
+        True
+        >>> deviations = net[0](x).std(0)
+        >>> bool(deviations.max() / deviations.min() < 1.001)
+        True
+    """
+
+    balance: bool = True
+    loss_fn: LossFunction | None = None
+
+    def finish(self, whole: Whole) -> None:
+        """Even out the channels, then the layers."""
+        if whole.batch is None or not whole.layers:
+            return
+        flow = follow(whole, channels=True)
+        moments = _moments(whole)
+        scales = _scales(flow, moments)
+        seen = Function(whole, flow)
+        rescale(whole, flow, scales)
+        if not seen.same():
+            seen.restore()
+            whole.plan.find("calibrate: the function did not survive a rescale of channels, so they were left alone.")
+        else:
+            _report(whole, moments, _moments(whole))
+        if self.balance:
+            Balance(loss_fn=self.loss_fn, almost="leave").finish(whole)
+
+
+def calibrate(
+    model: nn.Module,
+    data: Any,
+    *,
+    balance: bool = True,
+    loss_fn: LossFunction | None = None,
+    include: Selection = None,
+    exclude: Selection = None,
+    samples: int | None = None,
+    get_inputs: GetInputs | None = None,
+) -> Report:
+    """Calibrate a trained network in place, keeping its function: ``initialize`` with `Calibrate`.
+
+    Replace the head first if it will be replaced, and exclude what will be initialized anew.
+
+    Args:
+        model: Trained; parameters keep identity, dtype, device and memory format.
+        data: As for :func:`headstart.initialize`.
+        balance: Also bring the layers to one rate of learning.
+        loss_fn: Whose gradients count for that; random ones by default.
+        include: Only these layers.
+        exclude: Not these layers.
+        samples: How many samples to use.
+        get_inputs: For data of any other form.
+
+    Returns:
+        A report; ``statistics`` names the batch norms that followed.
+
+    Raises:
+        HeadstartError: Nothing was changed then.
+    """
+    method = Calibrate(balance=balance, loss_fn=loss_fn)
+    options: dict[str, Any] = {"include": include, "exclude": exclude, "samples": samples, "get_inputs": get_inputs}
+    return method(model, data, **options)
+
+
+def _moments(whole: Whole) -> dict[str, Moments]:
+    """Measure every layer's output channels, on its first use."""
+    assert whole.batch is not None
+    found: dict[str, Moments] = {}
+
+    def look(layer: Layer) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if layer.name not in found:
+                found[layer.name] = channel_moments(output, layer.channel_axis(output))
+
+        return hook
+
+    batch = whole.batch.head(SAMPLES)
+    handles = [layer.module.register_forward_hook(look(layer), prepend=True) for layer in whole.layers]
+    try:
+        with torch.no_grad(), batch_statistics(whole.model, {}), failing_forward(batch, Where()):
+            whole.model(*batch.args, **batch.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _scales(flow: Flow, moments: Mapping[str, Moments]) -> dict[int, float]:
+    """Choose the factor of every channel's class: the geometric mean of what its members ask for."""
+    asked: dict[int, list[float]] = {}
+    for name, found in moments.items():
+        variance = found.var.double()
+        dead = constant_channels(found, found.var.dtype)
+        level = 0.5 * math.log(max(float(variance[~dead].mean()), 1e-300)) if bool((~dead).any()) else 0.0
+        for channel, label in enumerate(flow.uses[name].outputs.tolist()):
+            free = label != PINNED and label not in flow.normed and label not in flow.almost
+            if free and not bool(dead[channel]):
+                asked.setdefault(label, []).append(level - 0.5 * math.log(float(variance[channel])))
+    return {label: sum(values) / len(values) for label, values in asked.items()}
+
+
+def _report(whole: Whole, before: Mapping[str, Moments], after: Mapping[str, Moments]) -> None:
+    worst = [max((_spread(m) for m in found.values()), default=1.0) for found in (before, after)]
+    whole.plan.find(
+        f"calibrate: within a layer, channels' deviations spread up to {worst[0]:.3g}-fold before and"
+        f" {worst[1]:.3g}-fold after."
+    )
+    for name, found in after.items():
+        row = whole.plan.rows[name]
+        row.output_mean, row.output_std = found.total_mean, found.total_std
+
+
+def _spread(found: Moments) -> float:
+    alive = found.var[~constant_channels(found, found.var.dtype)]
+    return float((alive.max() / alive.min()).sqrt()) if len(alive) else 1.0

@@ -1,0 +1,133 @@
+"""Rescaling that keeps a network's function: what may be rescaled, doing it, and seeing that nothing else changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart import weights
+from headstart.dataflow import Flow, trace
+from headstart.errors import ModelError
+from headstart.inputs import Batch
+from headstart.plan import Where, failing_forward
+from headstart.weights import Layer
+from headstart.whole import Whole
+
+SAMPLES = 64
+"""How many samples are looked at, since a backward pass keeps every activation of them."""
+_SAME = 1e-3  # of the outputs' size: how far a function that is preserved may move by rounding
+
+
+def follow(whole: Whole, channels: bool = False) -> Flow:
+    """Follow the scales through the model, on two samples, or on the batch if the model takes no other.
+
+    Args:
+        whole: The model; layers that it does not list stay as they are.
+        channels: Follow every channel by itself.
+    """
+    fixed = {layer.name for layer in whole.plan.layers} - {layer.name for layer in whole.layers}
+    rigid = {la.name for la in whole.layers if la.module.bias is not None and not _may_scale_bias(whole, la)}
+    batch = whole.batch
+    assert batch is not None
+
+    def attempt(size: int) -> Flow:
+        return trace(whole.model, batch.head(size), whole.plan.layers, fixed, rigid, channels)
+
+    try:
+        return attempt(2)
+    except ModelError:
+        if batch.size <= 2:
+            raise
+        return attempt(batch.size)
+
+
+def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
+    bias = layer.module.bias
+    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
+
+
+def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
+    """Rescale every layer, and the statistics of batch norms that are fixed.
+
+    Args:
+        whole: The model.
+        flow: Of the model.
+        scales: Logarithm of the factor of each class; classes that are not there keep theirs.
+    """
+    floors = _floors(whole, flow)
+    wanted = {label: max(value, floors.get(label, value)) for label, value in scales.items()}
+    factors = {label: math.exp(value) for label, value in wanted.items() if value != 0}
+    if not factors:
+        return
+    for layer in whole.layers:
+        use = flow.uses.get(layer.name)
+        if use is not None and factors.keys() & {*use.outputs.tolist(), *use.inputs.tolist()}:
+            whole.rescale(layer, _per_channel(use.inputs, factors), _per_channel(use.outputs, factors))
+    for name, labels in flow.norms.items():
+        if factors.keys() & set(labels.tolist()):
+            whole.rescale_statistics(name, _per_channel(labels, factors))
+
+
+def _floors(whole: Whole, flow: Flow) -> dict[int, float]:
+    """How far a class may shrink before a batch norm, whose variance cannot make up for more than its epsilon."""
+    found: dict[int, float] = {}
+    for name, labels in flow.norms.items():
+        norm = whole.model.get_submodule(name)
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_var is not None
+        least = 0.5 * torch.log(norm.eps / (norm.running_var.double() + norm.eps))
+        for label, value in zip(labels.tolist(), least.tolist(), strict=True):
+            found[label] = max(found.get(label, -math.inf), value)
+    return found
+
+
+def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
+    return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
+
+
+class Function:
+    """What a model computes for a few samples, and how to go back to it.
+
+    Args:
+        whole: The model, before it is rescaled.
+        flow: Of the model.
+    """
+
+    def __init__(self, whole: Whole, flow: Flow) -> None:
+        self._whole = whole
+        norms = [whole.model.get_submodule(name) for name in flow.norms]
+        tensors = [t for layer in whole.layers for t in layer.module.parameters(recurse=True)]
+        tensors += [b for norm in norms for b in norm.buffers()]
+        self._copies = [(t, t.detach().clone()) for t in tensors]
+        self._statistics = list(whole.plan.statistics)
+        self._before = self._outputs()
+
+    def same(self) -> bool:
+        """Tell whether the model still computes the same but for rounding, where that was finite at all."""
+        for before, after in zip(self._before, self._outputs(), strict=True):
+            finite = torch.isfinite(before)
+            if bool(finite.any()):
+                error = (after - before)[finite].abs().max()
+                if not bool(error <= _SAME * before[finite].abs().max().clamp_min(1e-30)):
+                    return False
+        return True
+
+    def restore(self) -> None:
+        """Put back all that a rescale writes."""
+        with torch.no_grad():
+            for tensor, copy in self._copies:
+                tensor.copy_(copy)
+        for layer in self._whole.layers:
+            weights.refresh(layer.module)
+        self._whole.plan.statistics[:] = self._statistics
+
+    def _outputs(self) -> list[Tensor]:
+        assert self._whole.batch is not None
+        batch = self._whole.batch.head(SAMPLES)
+        with torch.no_grad(), failing_forward(batch, Where()):
+            returned = self._whole.model(*batch.args, **batch.kwargs)
+        return [t.double() for t in Batch((returned,)).tensors if t.is_floating_point()]
