@@ -42,6 +42,15 @@ def nothing_measured(monkeypatch):
     monkeypatch.setattr(hardware, "computes_bfloat16", lambda device: True)
 
 
+COMPUTES = hardware.computes_bfloat16  # the tests below pretend that every machine does
+
+
+@pytest.mark.parametrize(("capability", "computes"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_older_gpus_only_emulate_bfloat16(monkeypatch, capability, computes):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert COMPUTES("cuda:1") is (computes or torch.version.hip is not None)
+
+
 @pytest.fixture
 def net(tmp_path):
     path = tmp_path / "net.py"
