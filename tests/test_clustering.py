@@ -199,6 +199,11 @@ def test_spherical_with_few_distinct_directions_returns_each_once(
         assert found.inertia == pytest.approx(0, abs=1e-5)
 
 
+def test_spherical_of_no_points_is_refused() -> None:
+    with pytest.raises(hs.DataError, match="Cannot make 3 clusters"):
+        spherical_kmeans(torch.zeros(0, 4), 3, generator=seeded())
+
+
 def test_spherical_of_opposite_points_keeps_length_one() -> None:
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(8, 1)
     found = spherical_kmeans(points, 1, generator=seeded())

@@ -109,12 +109,17 @@ def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generato
     Returns:
         Centroids of length 1 (Dhillon and Modha 2001).
 
+    Raises:
+        DataError: No points.
+
     Example:
         >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
         >>> found = spherical_kmeans(points, 3, generator=torch.Generator().manual_seed(0))
         >>> sorted(found.centroids.tolist()), found.inertia
         ([[0.0, 1.0], [1.0, 0.0]], 0.0)
     """
+    if len(points) == 0 or clusters < 1:
+        raise DataError(f"Cannot make {clusters} clusters of points of shape {tuple(points.shape)}.")
     centroids = far_apart(points, clusters, generator)
     clusters, labels = len(centroids), torch.full((len(points),), -1)
     for _ in range(max_iter):

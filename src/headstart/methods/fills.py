@@ -84,8 +84,10 @@ def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Gene
 
 
 def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
-    found = spherical_kmeans(points(), len(whitener.vectors), generator=generator)
-    return whitener.filters(found.centroids)
+    white = points()
+    if len(white):
+        white = spherical_kmeans(white, len(whitener.vectors), generator=generator).centroids
+    return whitener.filters(white)
 
 
 def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
