@@ -123,13 +123,13 @@ def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, m
         return
     assert visit.input is not None
     source = LayerPatches(layer, visit.input)
-    places = source.spread(min(patches, ENOUGH * max(dimensions, each)), visit.generator("patches"))
-    share = memory_limit * MEGABYTE // 4 // weight.element_size()
-    basis, side = share // dimensions, largest_side(memory_limit * MEGABYTE * 3 // 4)
-    if min(basis, len(places), dimensions) > side:
+    wanted = min(patches, ENOUGH * max(dimensions, each), len(source))
+    share = memory_limit * MEGABYTE // 4 // weight.element_size()  # a quarter for patches, the rest to decompose them
+    basis, side = min(wanted, share // dimensions), largest_side(memory_limit * MEGABYTE * 3 // 4)
+    if min(basis, dimensions) > side:
         basis = side
-    seen = _part(places, basis)
-    clustered = _part(places, share // min(each, dimensions))
+    seen = source.spread(max(1, basis), visit.generator("patches"))
+    clustered = source.spread(max(1, min(wanted, share // min(each, dimensions))), visit.generator("patches"))
     written = 0
     for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
         drawn = torch.cat([source.take(block, g).cpu() for block in source.blocks(seen)])
@@ -153,12 +153,6 @@ def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, m
     used = seen if kind in ("pca", "zca") else clustered
     visit.note(f"{kind} of {len(used)} patches")
     _tell(visit, written, f"{len(used)} patches support fewer {kind} filters than it has")
-
-
-def _part(places: Tensor, count: int) -> Tensor:
-    """``count`` of the places, evenly spaced; all if there are no more, one if there is no room for any."""
-    count = max(1, min(count, len(places)))
-    return places[torch.arange(count) * len(places) // count]
 
 
 def _rounding(dtype: torch.dtype) -> float:
