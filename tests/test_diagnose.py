@@ -160,6 +160,9 @@ def test_columns_against_plain_formulas():
     for name in ("0", "3"):
         gradient = model.get_submodule(name).weight.grad.double()
         assert diagnosis.row(name).gradient_rms == pytest.approx(float(gradient.square().mean().sqrt()), rel=1e-4)
+        columns = gradient.transpose(0, 1).flatten(1).square().mean(1).sqrt()
+        variation = float(columns.std(correction=0) / columns.mean())
+        assert diagnosis.row(name).rate_variation == pytest.approx(variation, rel=1e-3)
     weight_rms = float(w.square().mean().sqrt())
     assert row.gradient_ratio == pytest.approx(row.gradient_rms / weight_rms)
 

@@ -140,3 +140,27 @@ def test_diagnosis_over_depth(tmp_path):
 
 def test_figures_have_no_window():
     assert filter_pair(torch.ones(2, 1, 3, 3), torch.ones(2, 1, 3, 3)).canvas.manager is None  # pyplot's have one
+
+
+def test_rates_before_and_after_balance():
+    torch.manual_seed(0)
+    net = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(12, 12), nn.ReLU())], nn.Linear(12, 8))
+    x = torch.randn(64, 12)
+    before = hs.diagnose(net, x)
+    hs.initialize(net, x, "balance")
+    after = hs.diagnose(net, x)
+    assert after.rate_spread < before.rate_spread
+    figure = before.plot_rates(after)
+    (axis,) = figure.axes
+    points, bars = axis.containers[0].lines[0], axis.containers[0].lines[2][0]
+    rates = [r.gradient_ratio for r in before.rows]
+    assert list(points.get_ydata()) == rates
+    for segment, row in zip(bars.get_segments(), before.rows, strict=True):
+        part = min(row.rate_variation, 0.95)  # a bar to zero has no logarithm
+        low, high = row.gradient_ratio * (1 - part), row.gradient_ratio * (1 + part)
+        assert [segment[0][1], segment[1][1]] == pytest.approx([low, high])
+    assert axis.get_yscale() == "log"
+    assert f"{before.rate_spread:.3g}-fold" in axis.get_legend().get_texts()[0].get_text()
+    assert len(before.plot_rates().axes[0].containers) == 1
+    with pytest.raises(hs.HeadstartError, match="no gradients"):
+        hs.diagnose(net).plot_rates()

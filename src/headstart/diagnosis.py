@@ -25,7 +25,7 @@ from headstart.moments import across_sample_std
 from headstart.parameters import scales
 from headstart.plan import Plan, Selection, make_plan, named
 from headstart.transaction import Transaction
-from headstart.weights import Layer
+from headstart.weights import Layer, to_canonical
 
 SAMPLES = 64  # the backward pass keeps every activation of them
 
@@ -185,8 +185,17 @@ def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) ->
         row.gradient_rms = _rms(gradient)
         size = _rms(weight)
         row.gradient_ratio = row.gradient_rms / size if size > 0 else None
+        row.rate_variation = _variation(to_canonical(layer, gradient.detach()), layer.groups)
     if signal is None:
         row.notes.append("never called" if gradient is None else "used without being called")
+
+
+def _variation(gradient: Tensor, groups: int) -> float | None:
+    """Coefficient of variation over input channels of the root mean square of their gradients; None if all are zero."""
+    squares = gradient.double().square().unflatten(0, (groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out, in, taps)
+    rates = squares.mean((1, 3)).sqrt().flatten()
+    mean = float(rates.mean())
+    return float(rates.std(correction=0)) / mean if mean > 0 else None
 
 
 def _rms(value: Tensor) -> float:

@@ -32,7 +32,8 @@ class LayerHealth:
             normalization takes the output directly, else at the output itself.
         rectified: Whether a ReLU-like activation was seen to take the output: such channels are then dead.
         gradient_rms: Root mean square of the gradient of the weight.
-        gradient_ratio: ``gradient_rms`` over the root mean square of the weight.
+        gradient_ratio: ``gradient_rms`` over the root mean square of the weight: the layer's *rate*.
+        rate_variation: Coefficient of variation of the rates of its input channels.
         sparsity, variance_entropy, orthogonality: See ``headstart.filter_metrics``.
         notes: Anything else to know.
     """
@@ -51,6 +52,7 @@ class LayerHealth:
     rectified: bool = False
     gradient_rms: float | None = None
     gradient_ratio: float | None = None
+    rate_variation: float | None = None
     sparsity: float | None = None
     variance_entropy: float | None = None
     orthogonality: float | None = None
@@ -82,7 +84,16 @@ class Finding:
         return f"{self.text} Mend: {self.mend}"
 
 
-_SIGNALS = ("layer", "output mean", "output std", "across samples", "never positive", "gradient rms", "grad/weight")
+_SIGNALS = (
+    "layer",
+    "output mean",
+    "output std",
+    "across samples",
+    "never positive",
+    "gradient rms",
+    "grad/weight",
+    "variation",
+)
 _WEIGHTS = ("layer", "type", "weight", "fan in", "fan out", "weight std", "gain", "of He's")
 _FILTERS = ("sparse", "entropy", "orthogonal")
 
@@ -124,6 +135,12 @@ class Diagnosis(Shown):
                 return r
         raise KeyError(name)
 
+    @property
+    def rate_spread(self) -> float | None:
+        """The largest of the layers' rates over the smallest; None where fewer than two were measured."""
+        rates = [r.gradient_ratio for r in self.rows if r.gradient_ratio]
+        return max(rates) / min(rates) if len(rates) > 1 else None
+
     def found(self, kind: str) -> list[Finding]:
         """Return the findings of one kind."""
         return [f for f in self.findings if f.kind == kind]
@@ -143,7 +160,7 @@ class Diagnosis(Shown):
 
     def _signal_cells(self) -> list[list[str]]:
         measured = [number(self.input_mean), number(self.input_std), number(self.input_across_sample_std)]
-        return [["(input)", *measured, "", "", ""], *map(_signals, self.rows)]
+        return [["(input)", *measured, "", "", "", ""], *map(_signals, self.rows)]
 
     def plot(self) -> Figure:
         """Draw deviations and gradient ratios over depth (needs the extra ``plot``).
@@ -158,11 +175,27 @@ class Diagnosis(Shown):
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
         return plot_diagnosis(self)
 
+    def plot_rates(self, after: Diagnosis | None = None) -> Figure:
+        """Draw how fast each layer would learn, and how much that varies inside it (needs the extra ``plot``).
+
+        Args:
+            after: A diagnosis of the same model later, such as after `headstart.Balance`.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            HeadstartError: A diagnosis had no gradients.
+        """
+        try:
+            from headstart.plot import plot_rates
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
+        return plot_rates(self, after)
+
 
 def _signals(r: LayerHealth) -> list[str]:
     measured = [number(v) for v in (r.output_mean, r.output_std, r.across_sample_std)]
     silent = "" if r.never_positive is None else f"{r.never_positive:.0%}{' dead' if _dead(r) else ''}"
-    return [r.name, *measured, silent, number(r.gradient_rms), number(r.gradient_ratio)]
+    return [r.name, *measured, silent, number(r.gradient_rms), number(r.gradient_ratio), number(r.rate_variation)]
 
 
 def _dead(r: LayerHealth) -> bool:

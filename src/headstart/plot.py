@@ -165,6 +165,52 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
     return figure
 
 
+def plot_rates(before: Diagnosis, after: Diagnosis | None = None) -> Figure:
+    """Draw how fast each layer would learn relative to its size, as in the paper on data-dependent initialization.
+
+    Args:
+        before: With gradients.
+        after: Of the same model later, beside it.
+
+    Returns:
+        One point per layer, its gradient over its weight, with a bar as long as the coefficient of variation over
+        its input channels; on a logarithmic scale. The legend has the spread over layers.
+
+    Raises:
+        HeadstartError: A diagnosis had no gradients.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    axis = figure.subplots()
+    shown = [(before, "before" if after else "rate", _BEFORE if after else _AFTER, 0.0)]
+    shown += [(after, "after", _AFTER, 0.15)] if after else []
+    for diagnosis, label, colour, shift in shown:
+        spread = diagnosis.rate_spread
+        if spread is None:
+            raise HeadstartError("The diagnosis has no gradients, so there are no rates to plot.", remedy="Pass data.")
+        rows = [(i, r) for i, r in enumerate(diagnosis.rows, 1) if r.gradient_ratio]
+        rates = np.array([r.gradient_ratio for _, r in rows])
+        part = np.array([min(r.rate_variation or 0.0, 0.95) for _, r in rows])  # a bar to zero has no logarithm
+        axis.errorbar(
+            [i + shift for i, _ in rows],
+            rates,
+            yerr=[rates * part, rates * part],
+            fmt="o-",
+            color=colour,
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+            label=f"{label}: {spread:.3g}-fold over layers",
+        )
+    _logarithmic(axis)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("layer, in the order data reaches it")
+    axis.set_ylabel("gradient / weight")
+    axis.legend(frameon=False, fontsize=9)
+    figure.suptitle(f"{before.title}: how fast layers learn", fontsize=10)
+    return figure
+
+
 def _curve(axis: Any, x: Any, values: list[float | None], label: str, colour: str, marker: str) -> None:
     y = [v if v is not None and math.isfinite(v) and v > 0 else math.nan for v in values]
     axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
