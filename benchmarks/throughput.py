@@ -8,8 +8,8 @@ CIFAR-100 with flip, crop and rotation, batches of 128, Adam. Three ways take tu
 - usual: torchvision's transforms image by image in a ``DataLoader`` with as many workers as there are cores;
 - bare: forward, backward and optimizer step on one batch that lies ready.
 
-All have the same model, precision and memory format. Each turn gives a ratio; medians and ranges are
-reported, because machines drift.
+All have the same model, precision and memory format; the usual way is also timed as it is usually written, in
+float32 and contiguous. Each turn gives a ratio; medians and ranges are reported, because machines drift.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,19 @@ from headstart.bench.training import Axes, Training
 
 MODELS = ("prewarm-cnn", "cifar-resnet20", "resnet18")
 AUGMENT = ("flip", "crop", "rotate")
+NOTES = (
+    "*headstart*: a step of a trial, all included. *Usual*: the time of torchvision's transforms image by image in a",
+    "`DataLoader` with one worker per core, over headstart's; in the same precision and memory format, and as it is",
+    "usually written, in float32 and contiguous. *Bare*: headstart's time over that of forward, backward and step on",
+    "one batch that lies ready; 1.05 × means that data, augmentation and Lightning Fabric add 5 %.",
+)
 WARM_UP = 10
+REST = 2.0
+FORMATS = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
 
 
 def transforms() -> Any:
-    """torchvision's transforms; beside a CPU-only torch two operators of torchvision need a schema first."""
+    """Import torchvision's transforms; beside a CPU-only torch two operators of torchvision need a schema first."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -159,29 +168,35 @@ def bare(name: str, task: Task, config: Training) -> Callable[[], float]:
     return turn
 
 
-def measure(name: str, task: Task, config: Training, turns: int, rest: bool) -> dict[str, Any]:
-    """Let the ways take turns. With ``rest`` the usual way's workers are idle while the others are timed."""
+def measure(name: str, task: Task, config: Training, turns: int) -> dict[str, Any]:
+    """Let the ways take turns, each with a rest before it: the loaders' workers fill their queues and then wait."""
     ways = {"headstart": ours(name, task, config), "bare": bare(name, task, config), "usual": usual(name, task, config)}
+    if config != (plain := replace(config, precision="float32", memory_format="contiguous")):
+        ways["plain"] = usual(name, task, plain)
     for turn in ways.values():
         turn()
-        time.sleep(2 if rest else 0)
+        time.sleep(REST)
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(turns):
         for way, turn in ways.items():
             times[way].append(turn())
-            time.sleep(2 if rest else 0)  # the loader's workers fill their queue and then wait
-    against = {
-        way: [t / own for t, own in zip(times[way], times["headstart"], strict=True)] for way in ("usual", "bare")
-    }
-    over = [1 / ratio for ratio in against["bare"]]
+            time.sleep(REST)
+    times.setdefault("plain", times["usual"])
+    own = times["headstart"]
     return {
         "model": name,
         "precision": config.precision,
         "memory_format": config.memory_format,
         "milliseconds": {way: 1e3 * statistics.median(values) for way, values in times.items()},
-        "faster_than_usual": [statistics.median(against["usual"]), min(against["usual"]), max(against["usual"])],
-        "of_bare": [statistics.median(over), min(over), max(over)],
+        "faster_than_usual": spread([t / o for t, o in zip(times["usual"], own, strict=True)]),
+        "faster_than_plain": spread([t / o for t, o in zip(times["plain"], own, strict=True)]),
+        "of_bare": spread([o / t for t, o in zip(times["bare"], own, strict=True)]),
     }
+
+
+def spread(ratios: list[float]) -> list[float]:
+    """Median, least and largest."""
+    return [statistics.median(ratios), min(ratios), max(ratios)]
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -193,27 +208,19 @@ def markdown(found: dict[str, Any]) -> str:
         f"`{found['command']}`",
         "",
         f"{machine['processor']}, {machine['cores']} cores, {found['provenance']['threads']} threads, "
-        f"torch {found['provenance']['versions']['torch']}. CIFAR-100, batch {found['batch_size']}, flip, crop, "
-        f"rotation; {found['turns']} turns of {found['steps']} steps each. Median of the turns' ratios, range in brackets.",
+        f"torch {found['provenance']['versions']['torch']}. CIFAR-100, batch {found['batch_size']}, flip, crop and "
+        f"rotation; {found['turns']} turns of {found['steps']} steps each. Medians of the turns' ratios, and range.",
         "",
-        "| model | precision | memory format | headstart, ms/step | usual, ms/step | faster than usual | of bare steps |",
+        "| model | precision | memory format | headstart | usual, same format | usual, as written | bare |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        fast, bare_ = row["faster_than_usual"], row["of_bare"]
-        ms = row["milliseconds"]
-        lines.append(
-            f"| {row['model']} | {row['precision']} | {row['memory_format']} | {ms['headstart']:.1f} | {ms['usual']:.1f} "
-            f"| {fast[0]:.2f} × ({fast[1]:.2f} to {fast[2]:.2f}) | {bare_[0]:.3f} × ({bare_[1]:.3f} to {bare_[2]:.3f}) |"
-        )
-    lines += [
-        "",
-        "*Usual*: torchvision's transforms image by image in a `DataLoader` with one worker per core, same model, "
-        "precision and memory format. *Bare*: forward, backward and step on one batch that lies ready; "
-        "1.05 × means that data, augmentation and Lightning Fabric add 5 %.",
-        "",
-    ]
-    return "\n".join(lines)
+        ratios = (row["faster_than_usual"], row["faster_than_plain"], row["of_bare"])
+        same, plain, of = (f"{middle:.2f} × ({low:.2f} to {high:.2f})" for middle, low, high in ratios)
+        own = f"{row['milliseconds']['headstart']:.1f} ms"
+        cells = (row["model"], row["precision"], row["memory_format"], own, same, plain, of)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *NOTES, ""])
 
 
 def main() -> None:
@@ -228,7 +235,7 @@ def main() -> None:
     task = load_task("cifar100", root=args.data_root)
     rows = []
     for name in args.models:
-        for precision, memory_format in (("float32", "contiguous"), ("float32", "channels_last")):
+        for precision, memory_format in FORMATS:
             config = Training(
                 steps=args.steps,
                 batch_size=128,
@@ -237,7 +244,7 @@ def main() -> None:
                 precision=precision,
                 memory_format=memory_format,
             )
-            rows.append(measure(name, task, config, args.turns, rest=True))
+            rows.append(measure(name, task, config, args.turns))
             print(json.dumps(rows[-1]), flush=True)
     command = (
         f"python benchmarks/throughput.py --data-root DATA --models {' '.join(args.models)} "

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 NEEDED = ("headstart/py.typed", "headstart/cli/main.py", "headstart/bench/templates/")
-LIMIT = 300_000
+LIMIT = 500_000
 
 
 def main(folder: str) -> int:
