@@ -57,6 +57,14 @@ def test_a_method_is_judged_against_the_baseline_and_its_controls_apart(fill):
     assert "standard deviation of" in readings[1]
 
 
+def test_another_kind_of_control_makes_no_other_test_stricter(fill):
+    controls = {"matched": ("matched-random", "good"), "longer": ("equal-steps", "good"), "null": ("null", "default")}
+    labels = ("default", "good", "matched", "longer", "null")
+    analysis = fill({label: noisy(90, seed=i) for i, label in enumerate(labels)}, controls=controls)
+    assert [arm.comparison.family for arm in analysis.arms[1:]] == [1, 1, 1, 1]
+    assert [(c.against, c.family) for c in analysis.beyond] == [("matched", 1), ("longer", 1)]
+
+
 def test_a_gain_beyond_the_control_is_said_to_be_one(fill):
     analysis = fill(
         {"default": noisy(90), "good": noisy(93, seed=1), "zero": noisy(90.2, seed=2)},

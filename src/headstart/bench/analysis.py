@@ -227,21 +227,19 @@ def _judge(
     refusals: Mapping[str, str],
     baseline: str,
 ) -> tuple[dict[str, Comparison], list[Comparison]]:
-    """Answer the three questions, each as a family of its own."""
+    """Answer the questions, each as a family of its own, so that one more control makes no other test stricter."""
     alpha, margin = float(plan["alpha"]), float(plan["margin"])
     others = [arm for arm in plan["arms"][1:] if arm["label"] not in refusals]
-    families = (
-        [(arm["label"], baseline) for arm in others if not arm["control"]],
-        [(arm["label"], baseline) for arm in others if arm["control"] and arm["control"] != "null"],
-        [(arm["label"], baseline) for arm in others if arm["control"] == "null"],
-    )
-    judged = {c.arm: c for family in families for c in compare_family(family, accuracies, alpha, margin)}
-    pairs = [
-        (arm["of"], arm["label"])
-        for arm in others
-        if arm["control"] and arm["control"] != "null" and arm["of"] not in refusals
-    ]
-    return judged, compare_family(pairs, accuracies, alpha, margin)
+    against: dict[str, list[tuple[str, str]]] = {}
+    beyond: dict[str, list[tuple[str, str]]] = {}
+    for arm in others:
+        kind = arm["control"] if arm["control"] in ("", "null", EQUAL_STEPS) else "random"
+        against.setdefault(kind, []).append((arm["label"], baseline))
+        if kind in ("random", EQUAL_STEPS) and arm["of"] not in refusals:
+            beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
+    judged = {c.arm: c for family in against.values() for c in compare_family(family, accuracies, alpha, margin)}
+    compared = [c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin)]
+    return judged, compared
 
 
 def _summarize(

@@ -33,8 +33,8 @@ RULES = (
     "Intervals are 95 % bootstrap intervals (BCa) of the mean difference, each for itself and not adjusted; "
     "with few seeds they are too narrow, and with fewer than five there is none. The verdict follows the test, "
     "not the interval.",
-    "Questions, each a family of its own: does a method help; what do the controls do; is a method better "
-    "than its control.",
+    "Questions, each a family of its own: does a method help; what do the random controls do; what do more steps do; "
+    "is a method better than its random controls; is it better than more steps.",
 )
 
 
