@@ -19,6 +19,7 @@ from headstart.methods.data_dependent import WithinLayer
 from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
 from headstart.methods.prewarm import PreWarm
+from headstart.methods.recipes import DataDependent, KrahenbuhlKMeans
 from headstart.methods.whitening import Whitening
 
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
     "Auto",
     "Balance",
     "Calibrate",
+    "DataDependent",
     "Default",
     "DeltaOrthogonal",
     "Dirac",
     "Gabor",
     "Info",
     "Kaiming",
+    "KrahenbuhlKMeans",
     "LeCun",
     "MatchedRandom",
     "Method",
