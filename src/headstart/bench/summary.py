@@ -89,7 +89,7 @@ def cells(arm: ArmSummary) -> Cells:
         accuracy=f"{np.mean(arm.accuracies):.2f}",
         area=_with_span(signed(area.mean), span(area.interval)) if area else "",
         speed=_speed(arm.speed),
-        start=f"{arm.init_seconds:.2f} s = {arm.init_steps:.0f} steps" if arm.init_seconds else "free",
+        start=_cost(arm) if arm.init_seconds else "free",
         verdict="baseline" if c is None else "not finished",
     )
     if c is None or not c.seeds:
@@ -101,6 +101,11 @@ def cells(arm: ArmSummary) -> Cells:
         p=p_text(c.adjusted_p),
         verdict=c.verdict.value,
     )
+
+
+def _cost(arm: ArmSummary) -> str:
+    steps = f"{arm.init_steps:.0f}"
+    return f"{arm.init_seconds:.2f} s = {steps} step{'' if steps == '1' else 's'}"
 
 
 def span(interval: Interval) -> str:
