@@ -247,6 +247,9 @@ def plain_algorithm(model: nn.Module, x: Tensor, beta: float, seed: int, fill: s
         elif fill != "gaussian" and (fill != "kmeans" or shape[0] > groups):
             rows = draw.flatten(1) / math.sqrt(math.prod(shape[1:]))
             for g, patches in enumerate(patches_by_definition(layer, value)):
+                if layer.bias is None:  # what can be seen without the mean patch
+                    mean_of_group = patches.mean(0) / np.linalg.norm(patches.mean(0))
+                    patches = patches - np.outer(patches @ mean_of_group, mean_of_group)
                 generator = rng.generator(seed, name, f"{fill}/{g}")
                 filters = filters_by_definition(fill, patches, shape[0] // groups, generator)
                 rows[g * shape[0] // groups :][: len(filters)] = torch.from_numpy(filters)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
@@ -201,6 +203,26 @@ def test_groups_are_filled_from_their_own_channels(fill: str, photos: Tensor) ->
     np.testing.assert_allclose(unit_rows(other.weight[8:]), gaussian_rows(other)[8:], atol=1e-5)
 
 
+@pytest.mark.usefixtures("every_patch")
+def test_filters_of_a_layer_without_bias_are_components_of_what_is_left_without_the_mean(tiles: Tensor) -> None:
+    """The first component of positive images is nearly their mean patch: without that, little would remain of it."""
+    images = tiles[:64]
+    layer = conv(3, 12, bias=False)
+    report = filled(layer, images, "pca")
+    patches = unfolded(images)
+    mean = patches.mean(0) / np.linalg.norm(patches.mean(0))
+    assert abs(PCA(1).fit(patches).components_[0] @ mean) > 0.99
+    rows = unit_rows(layer.weight)
+    np.testing.assert_allclose(rows @ mean, 0, atol=1e-5)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(12), atol=1e-3)
+    rest = PCA(12, svd_solver="full").fit(patches - np.outer(patches @ mean, mean))
+    np.testing.assert_allclose(np.abs((rows * rest.components_).sum(1)), 1, atol=1e-4)
+    assert report.findings == []
+    kept = conv(3, 12, bias=False)
+    filled(kept, images, "pca", center=False)
+    assert abs(unit_rows(kept.weight)[0] @ mean) > 0.99
+
+
 @pytest.mark.parametrize("fill", DATA_FILLS)
 def test_more_filters_than_directions_are_gaussian_for_the_rest_and_told(fill: str, photos: Tensor) -> None:
     gray = photos[:, :1].repeat(1, 3, 1, 1)  # 9 of 27 directions
@@ -259,6 +281,45 @@ def test_an_input_that_lost_all_variation_leaves_gaussian_filters(fill: str) -> 
     assert any("4 of 4 filters of '2' are Gaussian" in f for f in report.findings)
     assert any("'2' is constant over the batch" in f for f in report.findings)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
+    """A layer of any kind and geometry, and an input of low rank or full rank."""
+    dims, groups = draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    rank = draw(st.integers(1, 3))
+    if dims == 0:
+        layer: nn.Module = nn.Linear(draw(st.integers(1, 9)), draw(st.integers(1, 12)))
+        shape: tuple[int, ...] = (24, layer.in_features)  # type: ignore[assignment]
+    else:
+        kinds = [(nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)]
+        cls = draw(st.sampled_from(kinds))[dims - 1]
+        inputs, outputs = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 6))
+        options = {"stride": draw(st.integers(1, 2)), "groups": groups, "bias": draw(st.booleans())}
+        layer = cls(inputs, outputs, draw(st.integers(1, 3)), **options)
+        shape = (8, inputs, *[6] * dims)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        return layer, torch.randn(shape, generator=generator)
+    parts = torch.randn(rank, *shape[1:], generator=generator)
+    return layer, torch.tensordot(torch.randn(shape[0], rank, generator=generator), parts, dims=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=layers(), fill=st.sampled_from(DATA_FILLS), limit=st.sampled_from([1, 512]))
+def test_whatever_the_layer_its_channels_get_deviation_one(
+    case: tuple[nn.Module, Tensor], fill: str, limit: int
+) -> None:
+    layer, x = case
+    report = filled(layer, x, fill, memory_limit=limit)
+    with torch.no_grad():
+        out = layer(x).movedim(1, -1).flatten(0, -2).double()
+    deviation = out.std(0, correction=0)
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=2e-3, rtol=0)
+    notes = " ".join(report.row("").notes)
+    assert "constant channels" not in notes
+    if "Gaussian" in notes:
+        assert any("are Gaussian" in finding for finding in report.findings)
 
 
 class Overflow(nn.Module):

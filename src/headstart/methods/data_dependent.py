@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from headstart.layer_patches import mean_patch
 from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
-from headstart.methods.fills import FILLS, fill
+from headstart.methods.fills import FILLS, Limits, fill
 from headstart.moments import Moments
 from headstart.plan import Plan
 from headstart.registry import register
@@ -94,7 +94,8 @@ def leave_constant(visit: Visit, dead: Tensor) -> bool:
         "Transposed convolutions are filled from their patches too; the authors' code has Gaussian weights there.",
         "Layers followed by a normalization are left alone unless before_norm='normalize'.",
         "A layer without bias cannot be shifted: its filters lose their component along the mean input patch"
-        " instead, which has the same effect (center=False leaves the mean).",
+        " instead, which has the same effect, and data-driven ones are made from patches without it (center=False"
+        " leaves the mean).",
         "Dropout is off while measuring; a constant channel is scaled by the layer's deviation and reported.",
     ),
 )
@@ -174,14 +175,17 @@ class WithinLayer(Method):
         """Draw the weights, or make them from the input."""
         if self.fill == "keep":
             return
+        mean = mean_direction(visit) if visit.bias_free and self.center else None
         if self.fill == "orthonormal":
             weight = orthonormal_weight(visit)
         else:
             weight = visit.normal_weight(1 / math.sqrt(math.prod(visit.layer.shape[1:])))
         if self.fill in FILLS:
-            fill(visit, weight, self.fill, patches=self.patches, eps=self.eps, memory_limit=self.memory_limit)
-        if visit.bias_free and self.center:
-            remove_mean_patch(visit, weight)
+            limits = Limits(self.patches, self.eps, self.memory_limit)
+            fill(visit, weight, self.fill, limits, mean)
+        if mean is not None:
+            for filters, direction in zip(weight.flatten(1).chunk(len(mean)), mean.to(weight), strict=True):
+                filters.addr_(filters @ direction, direction, alpha=-1)
         bias = visit.bias
         visit.write(weight, None if visit.bias_free or bias is None else torch.zeros_like(bias))
 
@@ -208,13 +212,11 @@ class WithinLayer(Method):
             visit.note(f"no bias to shift: channel means up to {rest:.2g} remain")
 
 
-def remove_mean_patch(visit: Visit, weight: Tensor) -> None:
-    """Take from every filter, in place, its component along the mean input patch: output means become zero."""
+def mean_direction(visit: Visit) -> Tensor | None:
+    """The mean input patch of every group at length 1, ``(groups, fan)``: filters without it have outputs of mean 0."""
     assert visit.input is not None
     if math.prod(visit.layer.shape[1:]) < 2:
         visit.note("one weight per filter: its mean cannot be removed")
-        return
-    patch = mean_patch(visit.layer, visit.input).to(weight)  # (groups, fan)
-    patch = F.normalize(patch, dim=1, eps=torch.finfo(weight.dtype).tiny)
-    for filters, direction in zip(weight.flatten(1).chunk(visit.layer.groups), patch, strict=True):
-        filters.addr_(filters @ direction, direction, alpha=-1)
+        return None
+    patch = mean_patch(visit.layer, visit.input)
+    return F.normalize(patch, dim=1, eps=torch.finfo(patch.dtype).tiny)

@@ -40,7 +40,7 @@ class Whitener:
     factors: Tensor
 
     @classmethod
-    def of(cls, patches: Tensor, most: int, eps: float, rounding: float) -> Whitener:
+    def of(cls, patches: Tensor, most: int, eps: float, rounding: float, without: Tensor | None) -> Whitener:
         """Decompose patches, which are centred in place.
 
         Args:
@@ -49,8 +49,11 @@ class Whitener:
             eps: Added to the eigenvalues, as a share of their mean.
             rounding: Relative error of an output; directions that vary less, measured by the patches' length, are
                 not real.
+            without: A unit direction that no vector shall contain.
         """
         floor = rounding**2 * mean_square(patches)
+        if without is not None:
+            patches.addr_(patches @ without, without, alpha=-1)
         mean = patches.mean(0)
         patches.sub_(mean)
         values, vectors = principal(patches, most, floor)
@@ -102,16 +105,30 @@ def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.
 FILLS = {"pca": _pca, "zca": _zca, "kmeans": _kmeans, "patches": _patches}
 
 
-def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, memory_limit: int) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a fill.
+
+    Attributes:
+        patches: Patches at most.
+        eps: Share of the mean eigenvalue that is added to the eigenvalues.
+        memory: MB that the patches, their covariance and what is computed from them may take.
+    """
+
+    patches: int
+    eps: float
+    memory: int
+
+
+def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tensor | None = None) -> None:
     """Replace filters by such as come from the layer's patches, as many as those support; the rest stay.
 
     Args:
         visit: The layer and its input.
         weight: Its new weight, ``(out, in/groups, *kernel)``, random so far; written in place, filters of length 1.
         kind: One of ``FILLS``.
-        patches: Patches at most.
-        eps: Share of the mean eigenvalue that is added to the eigenvalues.
-        memory_limit: MB that the patches, their covariance and what is computed from them may take.
+        limits: Of patches, eigenvalues and memory.
+        without: For each group a unit direction that no filter shall contain, ``(groups, dimensions)``.
 
     Raises:
         DataError: The layer's input is not finite.
@@ -123,9 +140,9 @@ def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, m
         return
     assert visit.input is not None
     source = LayerPatches(layer, visit.input)
-    wanted = min(patches, ENOUGH * max(dimensions, each), len(source))
-    share = memory_limit * MEGABYTE // 4 // weight.element_size()  # a quarter for patches, the rest to decompose them
-    basis, side = min(wanted, share // dimensions), largest_side(memory_limit * MEGABYTE * 3 // 4)
+    wanted = min(limits.patches, ENOUGH * max(dimensions, each), len(source))
+    share = limits.memory * MEGABYTE // 4 // weight.element_size()  # a quarter for patches, the rest to decompose them
+    basis, side = min(wanted, share // dimensions), largest_side(limits.memory * MEGABYTE * 3 // 4)
     if min(basis, dimensions) > side:
         basis = side
     seen = source.spread(max(1, basis), visit.generator("patches"))
@@ -138,7 +155,8 @@ def fill(visit: Visit, weight: Tensor, kind: str, *, patches: int, eps: float, m
                 f"The input of {layer.where} holds NaN or infinite values.",
                 remedy="Look for what overflows before it; headstart.diagnose names the layer.",
             )
-        whitener = Whitener.of(drawn, min(each, dimensions), eps, _rounding(visit.input.dtype))
+        avoided = None if without is None else without[g].to(drawn)
+        whitener = Whitener.of(drawn, min(each, dimensions), limits.eps, _rounding(visit.input.dtype), avoided)
         del drawn
         if len(whitener.vectors) == 0:
             continue
