@@ -28,6 +28,10 @@ VARIANTS = [
     "dirac:rest=zero,linear=true",
     "matched-random:of=gabor",
     "kaiming:mode=fan_out,distribution=uniform",
+    "balance:paper",
+    "balance:almost=leave",
+    "calibrate:balance=false",
+    "within-layer+balance",
     ["prewarm", "within-layer:fill=keep"],
     ["orthogonal", "prewarm", "lsuv:fill=keep"],
     "gabor:paper+within-layer:fill=keep,before_norm=normalize",
@@ -41,6 +45,7 @@ WITHOUT_RANDOMNESS = {
     "dirac:rest=zero,linear=true",
     "lsuv:fill=keep",
     "within-layer:fill=keep",
+    "calibrate:balance=false",
     "zero-dc-random",
     "whitening",  # all patches of so small a batch
     "whitening:airbench",
