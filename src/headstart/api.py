@@ -36,6 +36,7 @@ def initialize(
     include: Selection = None,
     exclude: Selection = None,
     samples: int | None = None,
+    batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
 ) -> Report:
     """Initialize a model in place from its data, or raise and leave it bit for bit as it was.
@@ -51,6 +52,8 @@ def initialize(
         exclude: Not these layers.
         samples: How many samples to use; default: the tensor (up to 1,024), the loader's first batch, or 256
             of a dataset.
+        batch_size: Run at most so many of them at a time, where all do not fit into memory. The statistics are still
+            those of all; fills see the first batch. Costs about half as many passes as there are layers.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
 
     Returns:
@@ -71,7 +74,7 @@ def initialize(
         >>> round(report.row("2").output_std, 3)
         1.0
     """
-    init = _run(model, data, method, seed, include, exclude, samples, get_inputs, keep=True)
+    init = _run(model, data, method, seed, include, exclude, samples, batch_size, get_inputs, keep=True)
     assert init.report is not None
     return init.report
 
@@ -85,6 +88,7 @@ def compute(
     include: Selection = None,
     exclude: Selection = None,
     samples: int | None = None,
+    batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
 ) -> Init:
     """Compute an initialization and leave the model untouched.
@@ -107,7 +111,7 @@ def compute(
         >>> hs.apply(model, init).changed
         ['']
     """
-    return _run(model, data, method, seed, include, exclude, samples, get_inputs, keep=False)
+    return _run(model, data, method, seed, include, exclude, samples, batch_size, get_inputs, keep=False)
 
 
 def apply(model: nn.Module, init: Init) -> Report:
@@ -166,12 +170,15 @@ def _run(
     include: Selection,
     exclude: Selection,
     samples: int | None,
+    batch_size: int | None,
     get_inputs: GetInputs | None,
     *,
     keep: bool,
 ) -> Init:
     start = time.perf_counter()
     methods = registry.resolve(method)
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 1):
+        raise DataError(f"batch_size={batch_size!r} is no batch.", remedy="Pass a whole number from 2, or None.")
     model = guard.unwrap(model)
     guard.check(model)
     number = rng.seed_of(seed)
@@ -186,8 +193,8 @@ def _run(
         if batch is not None and needing:
             inputs.require_variation(batch)
         if guard.is_lazy(model):
-            return _run_lazy(model, batch, methods, number, include, exclude, keep)
-        init = _inside(model, batch, methods, number, include, exclude, keep)
+            return _run_lazy(model, batch, methods, number, include, exclude, batch_size, keep)
+        init = _inside(model, batch, methods, number, include, exclude, batch_size, keep)
     assert init.report is not None
     init.report.seconds = time.perf_counter() - start
     return init
@@ -200,6 +207,7 @@ def _inside(
     seed: int,
     include: Selection,
     exclude: Selection,
+    batch_size: int | None,
     keep: bool,
 ) -> Init:
     """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
@@ -210,7 +218,7 @@ def _inside(
             plan.find(f"Used {batch.note}.")
         chosen = select(plan, model, include, exclude)
         jobs = [(m, m.select(chosen, plan)) for m in methods]
-        walk(model, batch, plan, jobs, transaction, seed)
+        walk(model, batch, plan, jobs, transaction, seed, batch_size)
         for m, layers in jobs:
             m.finish(Whole(model, batch, plan, layers, transaction, seed, m.info.name))
         report = _report(plan, methods, seed)
@@ -230,6 +238,7 @@ def _run_lazy(
     seed: int,
     include: Selection,
     exclude: Selection,
+    batch_size: int | None,
     keep: bool,
 ) -> Init:
     """Try everything on a copy: a lazy module cannot be made lazy again."""
@@ -239,7 +248,7 @@ def _run_lazy(
     fresh: Any = UninitializedBuffer
     twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
     materialize(twin, batch, seed)
-    init = _inside(twin, batch, methods, seed, include, exclude, keep=False)
+    init = _inside(twin, batch, methods, seed, include, exclude, batch_size, keep=False)
     if keep:
         materialize(model, batch, seed)
         apply(model, init)

@@ -29,6 +29,7 @@ def initialize(
     include: Selection = None,
     exclude: Selection = None,
     samples: int | None = None,
+    batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
     src: int = 0,
     group: Any = None,
@@ -48,6 +49,7 @@ def initialize(
         include: Likewise.
         exclude: Likewise.
         samples: Likewise.
+        batch_size: Likewise.
         get_inputs: Likewise.
         src: The rank that computes, by its number in the whole world.
         group: The process group; all processes by default.
@@ -77,6 +79,7 @@ def initialize(
             include=include,
             exclude=exclude,
             samples=samples,
+            batch_size=batch_size,
             get_inputs=get_inputs,
         )
 

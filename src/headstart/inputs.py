@@ -54,6 +54,18 @@ class Batch:
         cut = map_tensors((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone())
         return Batch(*cut)
 
+    def parts(self, n: int) -> list[Batch]:
+        """Views of the batch, ``n`` samples each and the last as many as are left."""
+        size = self.size
+
+        def cut(start: int) -> Batch:
+            def rows(t: Tensor) -> Tensor:
+                return t[start : start + n] if t.dim() and len(t) == size else t
+
+            return Batch(*map_tensors((self.args, self.kwargs), rows))
+
+        return [cut(start) for start in range(0, size, n)]
+
     def __str__(self) -> str:
         shapes = [tuple(t.shape) for t in self.tensors]
         return f"inputs of shape {', '.join(map(str, shapes)) if shapes else '(none)'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,24 @@ class Moments:
     def total_std(self) -> float:
         """Standard deviation over everything, channels included."""
         return math.sqrt(max(self.total_var, 0.0))
+
+
+def pooled(parts: Sequence[Moments]) -> Moments:
+    """Moments of several batches together; their order does not matter.
+
+    Example:
+        >>> a, b = (channel_moments(torch.tensor(rows), axis=1) for rows in ([[1.0], [3.0]], [[5.0]]))
+        >>> both = pooled([a, b])
+        >>> both.mean.tolist(), round(float(both.var), 4), both.count
+        ([3.0], 2.6667, 3)
+    """
+    count = sum(part.count for part in parts)
+    shares = [part.count / count for part in parts]
+    means = torch.stack([part.mean.double() for part in parts])
+    weights = torch.tensor(shares, dtype=torch.float64, device=means.device)[:, None]
+    mean = (weights * means).sum(0)
+    var = (weights * (torch.stack([part.var.double() for part in parts]) + (means - mean) ** 2)).sum(0)
+    return Moments(mean.to(parts[0].mean.dtype), var.to(parts[0].var.dtype), count)
 
 
 def rows(output: Tensor, axis: int) -> Tensor:

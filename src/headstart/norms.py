@@ -6,7 +6,7 @@ scale that training never shows them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,13 +80,22 @@ def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[No
         return hook
 
     fresh = fresh_batch_norms(model)
-    kept = [(b, b.clone()) for m in fresh.values() for b in (m.running_mean, m.running_var) if b is not None]
     handles = [m.register_forward_pre_hook(enter(name)) for name, m in fresh.items()]
     try:
-        yield
+        with settled(fresh.values()):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def settled(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Put the running statistics of batch norms back as they were, at the end."""
+    kept = [(b, b.clone()) for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+    try:
+        yield
+    finally:
         for buffer, value in kept:
             _set(buffer, value)
 

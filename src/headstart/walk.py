@@ -23,7 +23,7 @@ from headstart.norms import batch_statistics
 from headstart.plan import Plan, Where, failing_forward, first_input
 from headstart.report import Row, summarize
 from headstart.transaction import Transaction
-from headstart.weights import LAYERS, Layer
+from headstart.weights import Layer
 
 MIN_VALUES = 8
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
@@ -208,6 +208,49 @@ class Visit:
         if self.method.info.name not in self.row.methods:
             self.row.methods.append(self.method.info.name)
 
+    def run(self, methods: Sequence[Method], step: str) -> None:
+        """Let the methods take their step, one after the other, and charge the layer with the time.
+
+        Raises:
+            HeadstartError: A method failed.
+        """
+        start = time.perf_counter()
+        for method in methods:
+            self.method = method
+            try:
+                getattr(method, step)(self)
+            except HeadstartError:
+                raise
+            except Exception as error:
+                raise HeadstartError(
+                    f"{method.info.name} failed in {self.layer.where}: {type(error).__name__}: {error}.",
+                    remedy=f"This is a defect of the method; exclude='{self.layer.name}' goes around it.",
+                ) from error
+        self.row.seconds += time.perf_counter() - start
+
+    def leave_with(
+        self, output: Tensor, methods: Sequence[Method], inputs: Any, moments: Moments | None = None
+    ) -> None:
+        """Let the methods rescale the layer now that its output is there, and fill the row.
+
+        Args:
+            output: Of the layer.
+            methods: Whose turn it is.
+            inputs: Positional and keyword arguments that the layer was called with.
+            moments: Of the output over more data than this; measured here by default.
+
+        Raises:
+            HeadstartError: A method failed, or the layer is not affine in its weight.
+        """
+        self.output, self._moments = output, moments
+        version = output._version
+        self.run(methods, "after")
+        if output._version != version:
+            args, kwargs = inputs
+            weights.require_affine(self.layer, args, kwargs, output)
+        self.finish()
+        self.input = self.output = None
+
     def finish(self) -> None:
         """Fill the row with the numbers that the report shows.
 
@@ -230,7 +273,15 @@ class Visit:
 
 
 @torch.no_grad()
-def walk(model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transaction: Transaction, seed: int) -> None:
+def walk(
+    model: nn.Module,
+    batch: Batch | None,
+    plan: Plan,
+    jobs: Jobs,
+    transaction: Transaction,
+    seed: int,
+    batch_size: int | None = None,
+) -> None:
     """Run the methods over their layers in one forward pass (or none, without data).
 
     Args:
@@ -240,6 +291,7 @@ def walk(model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transact
         jobs: Methods with the layers that each wants.
         transaction: Learns what is written.
         seed: Names the streams.
+        batch_size: Run at most so many samples at a time: see :mod:`headstart.streaming`.
 
     Raises:
         HeadstartError: A method, a write or the model's forward failed.
@@ -252,10 +304,17 @@ def walk(model: nn.Module, batch: Batch | None, plan: Plan, jobs: Jobs, transact
     if batch is None:
         for layer in wanted:
             visit = Visit(layer, plan, transaction, seed, None)
-            _timed(visit, methods[layer.name], "before")
+            visit.run(methods[layer.name], "before")
             visit.finish()
         return
-    _pass(model, batch, plan, wanted, methods, transaction, seed)
+    if batch_size is not None and batch_size < batch.size:
+        from headstart.streaming import stream
+
+        parts = batch.parts(batch_size)
+        plan.find(f"Statistics of {batch.size} samples, {batch_size} at a time.")
+        stream(model, parts, plan, wanted, methods, transaction, seed)
+    else:
+        _pass(model, batch, plan, wanted, methods, transaction, seed)
 
 
 def _pass(
@@ -280,7 +339,7 @@ def _pass(
             if layer.name in left and layer.name not in open_visits:
                 visit = Visit(layer, plan, transaction, seed, first_input(args, kwargs))
                 open_visits[layer.name] = visit
-                _timed(visit, methods[layer.name], "before")
+                visit.run(methods[layer.name], "before")
 
         return hook
 
@@ -294,15 +353,9 @@ def _pass(
             visit = open_visits.pop(layer.name)
             if not isinstance(output, Tensor):
                 raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-            visit.output = output
-            version = output._version
-            _timed(visit, methods[layer.name], "after")
-            if output._version != version:
-                _check_affine(layer, args, kwargs, output)
-            visit.finish()
+            visit.leave_with(output, methods[layer.name], (args, kwargs))
             if layer.name in plan.norm_after and visit.measured is not None:
                 known[plan.norm_after[layer.name]] = visit.measured
-            visit.input = visit.output = None
             if not left:
                 raise _Finished
 
@@ -325,43 +378,4 @@ def _pass(
         raise ModelError(
             f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",
             remedy="The model takes different paths for different inputs: exclude these layers.",
-        )
-
-
-def _timed(visit: Visit, methods: Sequence[Method], step: str) -> None:
-    start = time.perf_counter()
-    for method in methods:
-        visit.method = method
-        try:
-            getattr(method, step)(visit)
-        except HeadstartError:
-            raise
-        except Exception as error:
-            raise HeadstartError(
-                f"{method.info.name} failed in {visit.layer.where}: {type(error).__name__}: {error}.",
-                remedy=f"This is a defect of the method; exclude='{visit.layer.name}' goes around it.",
-            ) from error
-    visit.row.seconds += time.perf_counter() - start
-
-
-_PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_forward") if hasattr(cls, name)}
-
-
-def _check_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-    """A subclass with its own forward may not be affine in its weight: compute two samples again and compare."""
-    module, cls = layer.module, type(layer.module)
-    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
-    if own <= _PLAIN and "forward" not in module.__dict__:
-        return
-    try:
-        again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)
-    except RuntimeError:  # without a batch axis, or with a fixed batch size
-        again = module.forward(*args, **kwargs)
-    part = output[: len(again)]
-    error = float((again - part).float().abs().max())
-    if not error <= 0.02 * max(float(part.float().abs().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
-        raise WriteError(
-            f"Rescaling the weight of {layer.where} did not rescale its output (off by {error:.3g}):"
-            f" {cls.__name__} is not affine in its weight (weight standardization, for instance).",
-            remedy=f"Pass exclude='{layer.name}' (or exclude={cls.__name__}).",
         )

@@ -161,6 +161,39 @@ def require_finite(layer: Layer, weight: Tensor) -> None:
         )
 
 
+_PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_forward") if hasattr(cls, name)}
+
+
+def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """A subclass with its own forward may not be affine in its weight: compute two samples again and compare.
+
+    Args:
+        layer: After its weight was rescaled.
+        args: What it was called with.
+        kwargs: Likewise.
+        output: Of the call, rescaled likewise.
+
+    Raises:
+        WriteError: The layer gives something else.
+    """
+    module, cls = layer.module, type(layer.module)
+    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
+    if own <= _PLAIN and "forward" not in module.__dict__:
+        return
+    try:
+        again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)
+    except RuntimeError:  # without a batch axis, or with a fixed batch size
+        again = module.forward(*args, **kwargs)
+    part = output[: len(again)]
+    error = float((again - part).float().abs().max())
+    if not error <= 0.02 * max(float(part.float().abs().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
+        raise WriteError(
+            f"Rescaling the weight of {layer.where} did not rescale its output (off by {error:.3g}):"
+            f" {cls.__name__} is not affine in its weight (weight standardization, for instance).",
+            remedy=f"Pass exclude='{layer.name}' (or exclude={cls.__name__}).",
+        )
+
+
 @torch.no_grad()
 def read_bias(layer: Layer) -> Tensor | None:
     """Return a copy of the bias in working precision, or None."""

@@ -42,6 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="even out the scales of a trained model and keep what it computes: --method calibrate",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="run at most so many samples at a time (slower, less memory)"
+    )
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("--dry-run", action="store_true", help="only report what would be written")
 
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             include=args.include,
             exclude=args.exclude,
             samples=args.samples,
+            batch_size=args.batch_size,
         )
         report = init.report
         assert report is not None

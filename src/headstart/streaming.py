@@ -1,0 +1,176 @@
+"""The walk over more data than fits into memory at once: statistics of several batches, exact at every layer.
+
+A layer's statistics depend on all layers before it, so each layer takes a pass of its own over all batches, which
+ends there. That costs about half as many passes as there are layers; memory is that of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart.errors import ModelError
+from headstart.inputs import Batch
+from headstart.method import Method
+from headstart.moments import Moments, channel_moments, pooled
+from headstart.norms import fresh_batch_norms, settled
+from headstart.plan import Plan, Where, failing_forward, first_input
+from headstart.transaction import Transaction
+from headstart.walk import Visit
+from headstart.weights import Layer
+
+See = Callable[[int, nn.Module, Any, Any], None]
+
+
+class _Reached(BaseException):
+    """Ends a forward pass at the module that is looked at."""
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module,
+    parts: Sequence[Batch],
+    plan: Plan,
+    wanted: Sequence[Layer],
+    methods: Mapping[str, Sequence[Method]],
+    transaction: Transaction,
+    seed: int,
+) -> None:
+    """Run the methods over their layers with the statistics of all parts together.
+
+    Args:
+        model: In evaluation mode, inside ``transaction``.
+        parts: Batches; fills are made from the first.
+        plan: Of the model.
+        wanted: Layers that a method wants, in execution order.
+        methods: By layer name.
+        transaction: Learns what is written.
+        seed: Names the streams.
+
+    Raises:
+        HeadstartError: A method, a write or the model's forward failed.
+    """
+    layers = {id(layer.module): layer for layer in wanted}
+    norms = fresh_batch_norms(model)
+    known: dict[str, Moments] = {}
+    with settled(norms.values()):
+        for module in _order(model, parts[0], [*(la.module for la in wanted), *norms.values()]):
+            if (layer := layers.pop(id(module), None)) is not None:
+                measured = _layer(model, parts, plan, layer, methods[layer.name], transaction, seed)
+                if layer.name in plan.norm_after:
+                    known[plan.norm_after[layer.name]] = measured
+            elif isinstance(module, _BatchNorm):
+                name = next(name for name, norm in norms.items() if norm is module)
+                moments = known.get(name) or _moments(model, parts, module)
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.copy_(moments.mean)
+                module.running_var.copy_(moments.var)
+    if layers:
+        raise ModelError(
+            f"The forward pass ran {sorted(la.name for la in layers.values())} on two samples, but not on a batch.",
+            remedy="The model takes different paths for different inputs: exclude these layers.",
+        )
+
+
+def _layer(
+    model: nn.Module,
+    parts: Sequence[Batch],
+    plan: Plan,
+    layer: Layer,
+    methods: Sequence[Method],
+    transaction: Transaction,
+    seed: int,
+) -> Moments:
+    visits: list[Visit] = []
+    found: list[Moments] = []
+
+    def enter(number: int, module: nn.Module, value: Any) -> None:
+        if number == 0:
+            visit = Visit(layer, plan, transaction, seed, value)
+            visits.append(visit)
+            visit.run(methods, "before")
+            visit.input = None
+
+    def leave(number: int, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
+        found.append(channel_moments(output, layer.channel_axis(output)))
+        if number == len(parts) - 1:
+            visits[0].leave_with(output, methods, inputs, pooled(found))
+
+    _sweep(model, parts, layer.module, leave, enter)
+    return pooled(found) if visits[0].measured is None else visits[0].measured
+
+
+def _moments(model: nn.Module, parts: Sequence[Batch], norm: _BatchNorm) -> Moments:
+    found: list[Moments] = []
+
+    def enter(number: int, module: nn.Module, value: Any) -> None:
+        found.append(channel_moments(value, 1))
+
+    _sweep(model, parts, norm, lambda *_: None, enter)
+    return pooled(found)
+
+
+def _sweep(
+    model: nn.Module,
+    parts: Sequence[Batch],
+    module: nn.Module,
+    leave: See,
+    enter: Callable[[int, nn.Module, Any], None],
+) -> None:
+    """Run every part up to the first use of a module."""
+    for number, part in enumerate(parts):
+
+        def before(module: nn.Module, args: Any, kwargs: Any, number: int = number) -> None:
+            with torch.no_grad():  # the model's forward may have switched gradients on
+                enter(number, module, first_input(args, kwargs))
+
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any, number: int = number) -> None:
+            with torch.no_grad():
+                leave(number, module, (args, kwargs), output)
+            raise _Reached
+
+        with _hooked(module, before, after), failing_forward(part, Where()):
+            try:
+                fresh = part.head(part.size)  # a model may write into its input
+                model(*fresh.args, **fresh.kwargs)
+            except _Reached:
+                continue
+        raise ModelError(
+            f"A {type(module).__name__} that ran on two samples did not run on a batch.",
+            remedy="The model takes different paths for different inputs: exclude such layers.",
+        )
+
+
+@contextmanager
+def _hooked(module: nn.Module, before: Any, after: Any) -> Iterator[None]:
+    handles = [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True, prepend=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules that two samples of a batch reach, in the order of their first use."""
+    order: dict[int, nn.Module] = {}
+    handles = [m.register_forward_pre_hook(lambda m, args: order.setdefault(id(m), m) and None) for m in modules]
+    small = batch.head(2)
+    try:
+        with failing_forward(small, Where()):
+            model(*small.args, **small.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order.values())
