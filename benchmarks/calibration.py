@@ -32,6 +32,7 @@ import headstart as hs
 
 NETWORKS = ("cifar-resnet20", "cifar-resnet56", "resnet18", "resnet50", "mobilenet-v1", "vgg16")
 WITHIN = hs.WithinLayer(before_norm="normalize")
+BALANCED = [WITHIN, hs.Balance()]
 FILLED = ("resnet18", "vgg16")
 FILLS = ("orthonormal", "pca", "zca", "kmeans", "patches")
 BATCH = 128
@@ -109,12 +110,13 @@ def measure(name: str, rounds: int, with_peer: bool) -> dict[str, Any]:
     model, size = build(name)
     x = images(size)
     start = {k: v.clone() for k, v in model.state_dict().items()}
-    turns: dict[str, list[float]] = {"forward": [], "within": [], "lsuv": []}
+    turns: dict[str, list[float]] = {"forward": [], "within": [], "balance": [], "lsuv": []}
     forward(model, x)
     hs.initialize(model, x, WITHIN)  # warm up
     for _ in range(rounds):
         turns["forward"].append(seconds(lambda: forward(model, x)))
         turns["within"].append(seconds(lambda: hs.initialize(model, x, WITHIN)))
+        turns["balance"].append(seconds(lambda: hs.initialize(model, x, BALANCED)))
         turns["lsuv"].append(seconds(lambda: hs.initialize(model, x, "lsuv")))
     result: dict[str, Any] = {"network": name, "image": size, "batch": BATCH, "seconds": turns}
     hs.initialize(model, x, WITHIN)
@@ -234,10 +236,10 @@ def markdown(found: dict[str, Any]) -> str:
         "pass of the same batch; memory is the peak of a fresh process against one that only runs that pass (in",
         "brackets: against what that process held before it began, the increase alone).",
         "",
-        "| network | forward (s) | within-layer | LSUV | `lsuv` 0.3.0 | faster than it | memory: within-layer | LSUV"
-        " | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV"
+        "| network | forward (s) | within-layer | and balance | LSUV | `lsuv` 0.3.0 | faster than it"
+        " | memory: within-layer | LSUV | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV"
         " | after `lsuv` 0.3.0 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["networks"]:
         turns, memory = row["seconds"], row.get("memory")
@@ -248,6 +250,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{row['network']} {row['image']}²",
             f"{statistics.median(turns['forward']):.3f}",
             f"{within:.2f} ×",
+            f"{ratio(turns['balance'], turns['forward']):.2f} ×",
             f"{own:.2f} ×",
             f"{theirs:.0f} ×" if theirs else "",
             f"{theirs / within:.0f} × (LSUV {theirs / own:.0f} ×)" if theirs else "",
