@@ -237,7 +237,8 @@ def markdown(found: dict[str, Any]) -> str:
         "brackets: against what that process held before it began, the increase alone).",
         "",
         "| network | forward (s) | within-layer | and balance | LSUV | `lsuv` 0.3.0 | faster than it"
-        " | memory: within-layer | LSUV | worst channel after within-layer: mean, std - 1 | layer std in training mode: after LSUV"
+        " | memory: within-layer | LSUV | worst channel after within-layer: mean, std - 1"
+        " | layer std in training mode: after LSUV"
         " | after `lsuv` 0.3.0 |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headstart.bench import Arm, Experiment, Store, Training, from_arrays
+from headstart.bench import Arm, Experiment, Store, Training, from_arrays, timing
 from headstart.bench.store import Record
 
 TASK = """
@@ -15,6 +15,12 @@ def load(seed=0):
         images[i, 2 * label : 2 * label + 3] += 100
     return images, labels
 """
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured_before(monkeypatch):
+    """What one test measures, or pretends to, is no other's answer."""
+    monkeypatch.setattr(timing, "_answers", {})
 
 
 @pytest.fixture

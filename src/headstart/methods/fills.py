@@ -95,11 +95,21 @@ def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.G
 
 def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
     white = points()
-    # Equal patches would make equal filters: of those at one place along a random line, one is kept.
-    line = torch.randn(white.shape[1], generator=generator).to(white)
-    along, order = (white @ line).sort(stable=True)
-    distinct = order[along.diff(prepend=along.new_full((1,), -math.inf)) > SAME]
-    return whitener.filters(white[distinct[torch.randperm(len(distinct), generator=generator)[:filters]]])
+    chosen = white[:0]
+    # In random order, without those that are there already: equal patches would make equal filters.
+    for block in torch.randperm(len(white), generator=generator).split(filters):
+        candidates = white[block]
+        apart = _distances(candidates, candidates).tril(-1) + torch.ones(len(block), len(block)).triu()
+        new = (apart > SAME).all(1) & (_distances(candidates, chosen) > SAME).all(1)
+        chosen = torch.cat([chosen, candidates[new]])[:filters]
+        if len(chosen) == filters:
+            break
+    return whitener.filters(chosen)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # By products of vectors, as torch computes it for many, small distances would drown in rounding.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 FILLS = {"pca": _pca, "zca": _zca, "kmeans": _kmeans, "patches": _patches}
