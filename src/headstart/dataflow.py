@@ -298,7 +298,11 @@ class _Tracer(TorchDispatchMode):
     def _by_channel(self, labels: Tensor, axis: int) -> Tensor:
         """One class for each channel: what differs within a channel becomes one."""
         channels = labels.movedim(axis, 0).unsqueeze(-1).flatten(1)
-        return torch.tensor([self.classes.merge(channel.unique().tolist()) for channel in channels])
+        found = channels.amax(1)  # ANY is the smallest
+        mixed = ((channels != found.unsqueeze(1)) & (channels != ANY)).any(1)
+        for number in torch.nonzero(mixed).flatten().tolist():
+            found[number] = self.classes.merge(channels[number].unique().tolist())
+        return found
 
     def finish(self, returned: Any) -> Flow:
         """Pin what the model returns, and say where every class ended."""

@@ -17,8 +17,7 @@ from headstart.plan import Where, failing_forward
 from headstart.weights import Layer
 from headstart.whole import Whole
 
-SAMPLES = 64
-"""How many samples are looked at, since a backward pass keeps every activation of them."""
+_LOOKED_AT = 16  # samples that tell whether the function is the same
 _SAME = 1e-3  # of the outputs' size: how far a function that is preserved may move by rounding
 
 
@@ -50,19 +49,22 @@ def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
     return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
 
 
-def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
+def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[int, float]:
     """Rescale every layer, and the statistics of batch norms that are fixed.
 
     Args:
         whole: The model.
         flow: Of the model.
         scales: Logarithm of the factor of each class; classes that are not there keep theirs.
+
+    Returns:
+        The scales as they were applied: a batch norm's epsilon may have set a limit.
     """
     floors = _floors(whole, flow)
     wanted = {label: max(value, floors.get(label, value)) for label, value in scales.items()}
     factors = {label: math.exp(value) for label, value in wanted.items() if value != 0}
     if not factors:
-        return
+        return {}
     for layer in whole.layers:
         use = flow.uses.get(layer.name)
         if use is not None and factors.keys() & {*use.outputs.tolist(), *use.inputs.tolist()}:
@@ -70,6 +72,7 @@ def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> None:
     for name, labels in flow.norms.items():
         if factors.keys() & set(labels.tolist()):
             whole.rescale_statistics(name, _per_channel(labels, factors))
+    return wanted
 
 
 def _floors(whole: Whole, flow: Flow) -> dict[int, float]:
@@ -127,7 +130,7 @@ class Function:
 
     def _outputs(self) -> list[Tensor]:
         assert self._whole.batch is not None
-        batch = self._whole.batch.head(SAMPLES)
+        batch = self._whole.batch.head(_LOOKED_AT)
         with torch.no_grad(), failing_forward(batch, Where()):
             returned = self._whole.model(*batch.args, **batch.kwargs)
         return [t.double() for t in Batch((returned,)).tensors if t.is_floating_point()]

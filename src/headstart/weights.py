@@ -131,6 +131,12 @@ def read(layer: Layer) -> Tensor:
     return to_canonical(layer, weight).to(working_dtype(weight.dtype), copy=True).contiguous()
 
 
+@torch.no_grad()
+def look(layer: Layer) -> Tensor:
+    """Return the effective weight, canonical, as it is: not to be written, without a copy where possible."""
+    return to_canonical(layer, layer.module.weight.detach())
+
+
 def is_plain(layer: Layer) -> bool:
     """Whether the weight is the parameter itself, not made by a parametrization or a hook."""
     return "weight" in layer.module._parameters

@@ -14,6 +14,7 @@ from torch import nn
 import headstart as hs
 from headstart import rng
 from headstart.balance import Energies, solve
+from headstart.methods import balance
 
 X = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(5))
 
@@ -65,6 +66,7 @@ class Concatenating(nn.Module):
 
 def rates(model, x=X, seed=0):
     """The definition, by hand: root mean squares of gradient and weight, for the same gradients at the top."""
+    x = x[: balance.SAMPLES]
     twin = copy.deepcopy(model).eval()
     y = twin(x)
     # The draw that the method makes.
@@ -166,9 +168,10 @@ def test_a_perceptron_gets_what_algorithm_two_gives():
     net = nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 7)).double()
     x = torch.randn(64, 12, dtype=torch.float64)
     linears = [net[0], net[2], net[4]]
-    top = torch.randn(64, 7, generator=rng.generator(rng.derive(0, "balance"), "top gradient", "0")).double() / 64
+    seen = balance.SAMPLES
+    top = torch.randn(seen, 7, generator=rng.generator(rng.derive(0, "balance"), "top gradient", "0")).double() / seen
     state = [m.weight.detach().clone() for m in linears], [m.bias.detach().clone() for m in linears]
-    weights, biases = published(*state, x, top)
+    weights, biases = published(*state, x[:seen], top)
     hs.initialize(net, x, "balance")
     for layer, weight, bias in zip(linears, weights, biases, strict=True):
         assert torch.allclose(layer.weight, weight, rtol=1e-6)

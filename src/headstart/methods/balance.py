@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from headstart import rng, weights
@@ -16,9 +17,11 @@ from headstart.gradients import LossFunction, both_ways
 from headstart.method import Method
 from headstart.operations import PINNED
 from headstart.registry import register
-from headstart.rescaling import SAMPLES, Function, follow, rescale
+from headstart.rescaling import Function, follow, rescale
 from headstart.weights import Layer, to_canonical
 from headstart.whole import Whole
+
+SAMPLES = 32  # a backward pass keeps every activation of them
 
 
 @register(
@@ -27,8 +30,8 @@ from headstart.whole import Whole
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 2",
     scope="all layers",
     needs_data=True,
-    cost="one forward and one backward pass of up to 64 samples, a trace of two samples; further such passes only"
-    " where an activation is not homogeneous",
+    cost="a forward and a backward pass of up to 32 samples, a trace of two; further such passes only"
+    " where something is not exactly homogeneous",
     presets=("paper",),
     deviations=(
         "The exponent has the sign of the authors' code: the printed one drives the rates apart.",
@@ -106,7 +109,7 @@ class Balance(Method):
         energies = self._measure(whole, flow)
         before = _rates(energies)
         exact = solve(_without(energies, flow.almost))
-        rescale(whole, flow, {label: value for label, value in exact.items() if label not in flow.normed})
+        applied = rescale(whole, flow, {label: value for label, value in exact.items() if label not in flow.normed})
         if not seen.same():
             seen.restore()
             whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
@@ -120,8 +123,8 @@ class Balance(Method):
             row = whole.plan.rows[layer.name]
             if row.action == "left" and not row.notes:
                 row.notes.append("balance: the scales around it are fixed, or agree")
-        after = _rates(self._measure(whole, flow))
-        _report(whole, before, after, exact, steps)
+        known = not flow.normed and not steps  # in closed form
+        _report(whole, before, _rates(energies, applied) if known else _rates(self._measure(whole, flow)), exact, steps)
 
     def _damped(self, whole: Whole, flow: Flow) -> int:
         """Rescale a little at a time where the effect is not known in closed form, measuring every time."""
@@ -152,23 +155,21 @@ class Balance(Method):
                 use = flow.uses[layer.name]
                 gradients = _by_class(layer, to_canonical(layer, gradient.detach()), use.inputs)
                 energies[layer.name] = Energies(
-                    int(use.outputs[0]), gradients, _by_class(layer, weights.read(layer), use.inputs)
+                    int(use.outputs[0]), gradients, _by_class(layer, weights.look(layer), use.inputs)
                 )
         return energies
 
 
 def _by_class(layer: Layer, values: Tensor, inputs: Tensor) -> dict[int, float]:
     """Sum squares by the class of the input channel that they act on."""
-    squares = (
-        values.double().square().unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)
-    )  # (groups, out/g, in/g, taps)
-    channels = squares.sum((1, 3)).flatten()
-    found: dict[int, float] = {}
-    for label in inputs.unique().tolist():
-        # What is always zero has no gradient, and its weights have no effect: they go with the pinned class.
-        place = max(label, PINNED)
-        found[place] = found.get(place, 0.0) + float(channels[(inputs == label).to(channels.device)].sum())
-    return found
+    labels = inputs.clamp_min(PINNED)  # what is always zero has no gradient and no effect: with the pinned class
+    found = labels.unique().tolist()
+    wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    if len(found) == 1:  # by far the most frequent, and the largest layers: no copy of the weight
+        return {found[0]: float(torch.linalg.vector_norm(wide.flatten(1), dim=1).double().square().sum())}
+    by_group = wide.unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out/g, in/g, taps)
+    channels = torch.linalg.vector_norm(by_group, dim=(1, 3)).double().square().flatten().cpu()
+    return {label: float(channels[labels == label].sum()) for label in found}
 
 
 def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, Energies]:
@@ -187,8 +188,9 @@ def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, En
     }
 
 
-def _rates(energies: Mapping[str, Energies]) -> list[float]:
-    return [layer.log_rate({}) for layer in energies.values() if layer.measurable]
+def _rates(energies: Mapping[str, Energies], scales: Mapping[int, float] | None = None) -> list[float]:
+    """Logarithms of the rates, after a rescale that is known in closed form."""
+    return [layer.log_rate(scales or {}) for layer in energies.values() if layer.measurable]
 
 
 def _report(whole: Whole, before: list[float], after: list[float], exact: Mapping[int, float], steps: int) -> None:

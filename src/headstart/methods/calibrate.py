@@ -22,9 +22,11 @@ from headstart.operations import PINNED
 from headstart.plan import Selection, Where, failing_forward
 from headstart.registry import register
 from headstart.report import Report
-from headstart.rescaling import SAMPLES, Function, follow, rescale
+from headstart.rescaling import Function, follow, rescale
 from headstart.weights import Layer
 from headstart.whole import Whole
+
+SAMPLES = 64
 
 
 @register(
