@@ -156,6 +156,17 @@ def test_a_layer_used_twice_is_scaled_alike():
     assert a == b
 
 
+def test_a_layer_whose_inputs_are_zero_in_its_first_use_takes_the_class_of_the_second():
+    def body(m, x):
+        value = m.a(x).relu()
+        padded = m.wide(F.pad(value, (0, 0, 0, 0, 0, 4))).relu()
+        return m.head(m.wide(torch.cat([padded, m.b(value).relu()], 1)).relu().mean((2, 3)))
+
+    flow = follow(Net(body), X)
+    assert ANY not in flow.uses["wide"].inputs.tolist()
+    assert set(flow.uses["wide"].inputs.tolist()[4:]) == {output(flow, "b")}
+
+
 def test_every_output_of_the_model_keeps_its_scale():
     flow = follow(Net(lambda m, x: {"early": m.a(x), "late": [m.head(m.b(m.a(x)).mean((2, 3)))]}), X)
     assert output(flow, "a") == PINNED

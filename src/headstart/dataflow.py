@@ -249,8 +249,7 @@ class _Tracer(TorchDispatchMode):
             if use is None:
                 use = self.flow.uses[layer.name] = Use(inputs, self._new(layer.out_channels))
             else:  # one weight for several uses: they are rescaled alike
-                for mine, other in zip(use.inputs.tolist(), inputs.tolist(), strict=True):
-                    self.classes.merge([mine, other])
+                self._alike(use.inputs, inputs)
             bias = layer.module.bias
             if layer.name in self._fixed:
                 self._pass_through(layer, use)
@@ -261,6 +260,12 @@ class _Tracer(TorchDispatchMode):
             return use.outputs.view(shape).expand(output.shape)
 
         return done
+
+    def _alike(self, first: Tensor, other: Tensor) -> None:
+        """Make the channels of two uses one class each; one that was always zero takes the other's, in place."""
+        for mine, its in zip(first.tolist(), other.tolist(), strict=True):
+            self.classes.merge([mine, its])
+        first.copy_(torch.where(first == ANY, other, first))
 
     def _new(self, channels: int) -> Tensor:
         """Start the class of a layer's output, or of each of its channels."""
@@ -284,9 +289,7 @@ class _Tracer(TorchDispatchMode):
             if isinstance(module, _BatchNorm) and value.dim() > 1:
                 channels = self._by_channel(labels, 1)
                 if not never_run(module):
-                    seen = self.flow.norms.setdefault(name, channels)
-                    for mine, other in zip(seen.tolist(), channels.tolist(), strict=True):
-                        self.classes.merge([mine, other])
+                    self._alike(self.flow.norms.setdefault(name, channels), channels)
                     return None
             else:  # it may take its statistics over all channels
                 self.classes.merge(labels.unique().tolist())

@@ -115,7 +115,7 @@ class Operation:
         def labels(i: int, leaf: Tensor) -> Tensor:
             if i in self.labelled:
                 return self.labelled[i].to(torch.float64).clone()
-            return torch.full(leaf.shape, float(PINNED), dtype=torch.float64, device=leaf.device)
+            return torch.full(leaf.shape, float(PINNED), dtype=torch.float64)  # labels are on the CPU
 
         try:
             found: Tensor = self.run(labels)[number]

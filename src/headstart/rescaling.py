@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,9 @@ class Function:
         tensors += [b for norm in norms for b in norm.buffers()]
         self._copies = [(t, t.detach().clone()) for t in tensors]
         self._statistics = list(whole.plan.statistics)
+        self._told = {layer.name: replace(whole.plan.rows[layer.name]) for layer in whole.layers}
+        self._methods = {name: list(row.methods) for name, row in self._told.items()}
+        self._filters = whole.plan.filters
         self._before = self._outputs()
 
     def same(self) -> bool:
@@ -120,13 +124,19 @@ class Function:
         return True
 
     def restore(self) -> None:
-        """Put back all that a rescale writes."""
+        """Put back all that a rescale writes, in the model and in the report."""
         with torch.no_grad():
             for tensor, copy in self._copies:
                 tensor.copy_(copy)
         for layer in self._whole.layers:
             weights.refresh(layer.module)
-        self._whole.plan.statistics[:] = self._statistics
+        plan = self._whole.plan
+        plan.statistics[:] = self._statistics
+        plan.filters = self._filters
+        for name, row in self._told.items():
+            for field in ("action", "weight_mean", "weight_std", "output_mean", "output_std", "across_sample_std"):
+                setattr(plan.rows[name], field, getattr(row, field))
+            plan.rows[name].methods = self._methods[name]
 
     def _outputs(self) -> list[Tensor]:
         assert self._whole.batch is not None

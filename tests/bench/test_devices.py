@@ -55,7 +55,10 @@ def test_two_devices_train_as_one_does(experiment, store):
 
 def fail(fabric, text):
     if fabric.global_rank == 1:
-        raise HeadstartError(text, remedy="Do another thing.")
+        try:
+            raise HeadstartError("The cause.")
+        except HeadstartError as cause:
+            raise HeadstartError(text, remedy="Do another thing.") from cause
     return 0
 
 

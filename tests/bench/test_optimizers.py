@@ -86,6 +86,13 @@ def test_milestones_must_rise(milestones):
         replace(CONFIG, milestones=milestones)
 
 
+def test_several_devices_are_not_one_by_number():
+    with pytest.raises(
+        HeadstartError, match=r"2 devices are asked for, and 'cuda:1' is one. Name the kind alone: 'cuda'"
+    ):
+        replace(CONFIG, devices=2, device="cuda:1").resolve(IMAGES)
+
+
 def test_a_batch_must_be_shared_out_evenly():
     with pytest.raises(HeadstartError, match="10 images cannot be shared out evenly to 3 devices"):
         replace(CONFIG, devices=3).resolve(IMAGES)

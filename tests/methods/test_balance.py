@@ -283,6 +283,8 @@ def test_a_function_that_does_not_survive_is_put_back():
     before = copy.deepcopy(net.state_dict())
     report = hs.initialize(net, x, "balance")
     assert "did not survive" in " ".join(report.findings)
+    assert report.changed == []
+    assert all(row.methods == [] and row.weight_std[0] == row.weight_std[1] for row in report.rows)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 

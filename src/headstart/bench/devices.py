@@ -98,7 +98,7 @@ def _translated(error: Exception) -> Exception:
     """Turn a process's traceback into the error of ours that ended it, if that is what did."""
     text = str(error)
     lines = text.strip().splitlines()
-    for place, line in enumerate(lines):
+    for place, line in reversed(list(enumerate(lines))):  # the last is the error itself, those before it its causes
         if found := re.match(r"headstart\.errors\.\w+: (.*)", line):
             return HeadstartError("\n".join([found[1], *lines[place + 1 :]]))
     if isinstance(error, ProcessExitedException):

@@ -116,6 +116,11 @@ class Training:
             raise HeadstartError(
                 f"A batch of {self.batch_size} images cannot be shared out evenly to {self.devices} devices."
             )
+        if self.devices > 1 and ":" in self.device:
+            raise HeadstartError(
+                f"{self.devices} devices are asked for, and '{self.device}' is one.",
+                remedy=f"Name the kind alone: '{self.device.partition(':')[0]}'.",
+            )
         if self.schedule == "step" and not self.milestones:
             raise HeadstartError(
                 "The schedule 'step' has no milestones.", remedy="Say after which epochs or steps the rate falls."
