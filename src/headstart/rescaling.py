@@ -19,7 +19,8 @@ from headstart.weights import Layer
 from headstart.whole import Whole
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
-_SAME = 1e-3  # of the outputs' size: how far a function that is preserved may move by rounding
+# Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.
+_SAME, _SAME_IN = 1e-3, {torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def follow(whole: Whole, channels: bool = False) -> Flow:
@@ -118,8 +119,9 @@ class Function:
         for before, after in zip(self._before, self._outputs(), strict=True):
             finite = torch.isfinite(before)
             if bool(finite.any()):
-                error = (after - before)[finite].abs().max()
-                if not bool(error <= _SAME * before[finite].abs().max().clamp_min(1e-30)):
+                error = (after.double() - before.double())[finite].abs().max()
+                rounding = _SAME_IN.get(before.dtype, _SAME)
+                if not bool(error <= rounding * before[finite].double().abs().max().clamp_min(1e-30)):
                     return False
         return True
 
@@ -143,4 +145,4 @@ class Function:
         batch = self._whole.batch.head(_LOOKED_AT)
         with torch.no_grad(), failing_forward(batch, Where()):
             returned = self._whole.model(*batch.args, **batch.kwargs)
-        return [t.double() for t in Batch((returned,)).tensors if t.is_floating_point()]
+        return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
