@@ -21,6 +21,7 @@ from headstart.whole import Whole
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 # Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.
 _SAME, _SAME_IN = 1e-3, {torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit, of values and of gradients
 
 
 def follow(whole: Whole, channels: bool = False) -> Flow:
@@ -49,6 +50,49 @@ def follow(whole: Whole, channels: bool = False) -> Flow:
 def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
     bias = layer.module.bias
     return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
+
+
+def rescale_seen(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[int, float] | None:
+    """Rescale, see that the function stays, and put everything back if it does not.
+
+    The next larger powers of two come first, and they are what is looked at: they round nothing, so that a network
+    that magnifies rounding errors a millionfold still computes the same, and what differs is no rounding.
+
+    Args:
+        whole: The model.
+        flow: Of the model.
+        scales: As for `rescale`.
+
+    Returns:
+        The scales as they were applied; None if the function did not survive.
+    """
+    unit = math.log(2)
+    seen = Function(whole, flow)
+    powers = {label: math.copysign(unit * math.ceil(abs(value) / unit), value) for label, value in scales.items()}
+    first = rescale(whole, flow, powers)
+    if not seen.same():
+        seen.restore()
+        return None
+    second = rescale(whole, flow, {label: value - first.get(label, 0.0) for label, value in scales.items()})
+    return {label: first.get(label, 0.0) + second.get(label, 0.0) for label in scales}
+
+
+def within_range(whole: Whole, scales: Mapping[int, float], so_far: Mapping[int, float]) -> dict[int, float]:
+    """Shrink all scales by one factor if the layers' number format could not hold what they lead to.
+
+    Args:
+        whole: The model.
+        scales: Logarithm of the factor of each class.
+        so_far: What was applied before, likewise.
+    """
+    formats = [weights.look(layer).dtype for layer in whole.layers]
+    limit = min((_RANGE * math.log(torch.finfo(dtype).max) for dtype in formats), default=math.inf)
+    share = 1.0
+    for label, value in scales.items():
+        room = max(0.0, limit - math.copysign(1, value) * so_far.get(label, 0.0))
+        if abs(value) > room:
+            share = min(share, room / abs(value))
+    return {label: share * value for label, value in scales.items()}
 
 
 def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[int, float]:

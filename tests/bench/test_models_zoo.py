@@ -22,6 +22,7 @@ def on_meta(name, channels, classes, side):
         ("resnet50", 1000, 25_557_032),
         ("cifar-resnet20", 10, 269_722),
         ("cifar-resnet56", 10, 853_018),
+        ("cifar-resnet20:norm=0", 10, 269_722 - 688),  # a bias per channel instead of a scale and a shift
         ("mobilenet-v1", 1000, 4_231_976),
         ("mobilenet-v2", 1000, 3_504_872),
         ("mobilenet-v3-small", 1000, 2_542_856),
@@ -44,7 +45,7 @@ def test_every_model_takes_any_channels_classes_and_size(name, channels, size):
             assert model(torch.zeros(2, channels, *size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cifar-resnet20", "mobilenet-v1", "plain-cnn:depth=3"])
+@pytest.mark.parametrize("name", ["resnet18", "cifar-resnet20", "cifar-resnet20:norm=0", "mobilenet-v1", "plain-cnn:depth=3"])
 def test_every_parameter_gets_a_gradient(name):
     torch.manual_seed(0)
     model = resolve_model(f"headstart:{name}")(3, 10, (32, 32))
@@ -97,7 +98,7 @@ def test_the_plain_stage_adds_nothing_and_the_others_do():
 def test_option_a_shortcuts_skip_pixels_and_add_zero_channels():
     from headstart.bench.zoo.cifar_resnets import Block
 
-    block = Block(2, 4, 2).eval()
+    block = Block(2, 4, 2, norm=True).eval()
     nn.init.zeros_(block.bn2.weight)
     x = torch.rand(1, 2, 6, 6)
     assert torch.equal(block(x), torch.cat([x[:, :, ::2, ::2], torch.zeros(1, 2, 3, 3)], 1))

@@ -288,6 +288,45 @@ def test_a_function_that_does_not_survive_is_put_back():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+def deep(depth, width=16):
+    torch.manual_seed(0)
+    layers = [part for i in range(depth) for part in (nn.Linear(width if i else 27, width), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 5))
+
+
+def test_a_network_that_magnifies_rounding_errors_is_balanced():
+    net, x = deep(36), X[:, :, :3, :3]
+    report = hs.initialize(net, x, "within-layer")
+    magnified = 1e-6 * rates(net, x)["1"] / rates(net, x)["73"]
+    assert magnified > 1e-3  # what the outputs move by when every weight is rounded
+    before = [p.detach().clone() for p in net.parameters()]
+    report = hs.initialize(net, x, "balance")
+    assert "1-fold after (in closed form)" in report.findings[-1]
+    assert spread(rates(net, x).values()) < 1.1  # measured anew: the rounding of the new weights is magnified, too
+    exponents = [torch.log(after.detach() / old).median() for after, old in zip(net.parameters(), before, strict=True)]
+    assert abs(sum(float(e) for e in exponents[::2])) < 1e-3  # the weights' factors multiply to one
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 88.7 / 3), (torch.float64, math.inf)])
+def test_scales_stay_where_the_number_format_holds_them(dtype, limit):
+    net, x = deep(120).to(dtype), X[:, :, :3, :3].to(dtype)
+    hs.initialize(net, x, "within-layer")
+    old = [layer.weight.detach().clone() for layer in net if isinstance(layer, nn.Linear)]
+    before = spread(rates(net, x).values())
+    report = hs.initialize(net, x, "balance")
+    new = [layer.weight.detach() for layer in net if isinstance(layer, nn.Linear)]
+    steps = [float((n / o).abs().log().median()) for n, o in zip(new, old, strict=True)]
+    largest = np.abs(np.cumsum(steps)).max()
+    after = spread(rates(net, x).values())
+    if dtype == torch.float64:
+        assert largest > 30
+        assert after < 1.01
+    else:
+        assert largest == pytest.approx(limit, abs=0.05)
+        assert 1.01 < after < before**0.9
+        assert "cannot hold" in report.findings[-1]
+
+
 def test_the_backward_hooks_of_a_user_do_not_fire():
     net, fired = plain(), []
     net[0].register_full_backward_hook(lambda *args: fired.append(1))

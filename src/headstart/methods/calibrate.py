@@ -22,7 +22,7 @@ from headstart.operations import PINNED
 from headstart.plan import Selection, Where, failing_forward
 from headstart.registry import register
 from headstart.report import Report
-from headstart.rescaling import Function, follow, rescale
+from headstart.rescaling import follow, rescale_seen, within_range
 from headstart.weights import Layer
 from headstart.whole import Whole
 
@@ -84,10 +84,7 @@ class Calibrate(Method):
         flow = follow(whole, channels=True)
         moments = _moments(whole)
         scales = _scales(flow, moments)
-        seen = Function(whole, flow)
-        rescale(whole, flow, scales)
-        if not seen.same():
-            seen.restore()
+        if rescale_seen(whole, flow, within_range(whole, scales, {})) is None:
             whole.plan.find("calibrate: the function did not survive a rescale of channels, so they were left alone.")
         else:
             _report(whole, moments, _moments(whole))

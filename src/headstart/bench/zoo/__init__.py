@@ -55,8 +55,16 @@ ZOO: dict[str, Entry] = {
         resnets.resnet18_plain_stage1,
     ),
     "resnet50": Entry("ResNet-50 with the ImageNet stem", resnets.resnet50),
-    "cifar-resnet20": Entry("the ResNet-20 for 32×32 images, parameter-free shortcuts", cifar_resnets.resnet20),
-    "cifar-resnet56": Entry("the ResNet-56 for 32×32 images, parameter-free shortcuts", cifar_resnets.resnet56),
+    "cifar-resnet20": Entry(
+        "the ResNet-20 for 32×32 images, parameter-free shortcuts; norm=0 without batch norm",
+        cifar_resnets.resnet20,
+        {"norm": (1, 0, 1)},
+    ),
+    "cifar-resnet56": Entry(
+        "the ResNet-56 for 32×32 images, parameter-free shortcuts; norm=0 without batch norm",
+        cifar_resnets.resnet56,
+        {"norm": (1, 0, 1)},
+    ),
     "mobilenet-v1": Entry("MobileNet v1: 13 depthwise-separable blocks", mobilenets.mobilenet_v1, {"stride": _STRIDE}),
     "mobilenet-v2": Entry("MobileNet v2: inverted residuals", mobilenets.mobilenet_v2, {"stride": _STRIDE}),
     "mobilenet-v3-small": Entry(
