@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from headstart.walk import Visit
     from headstart.whole import Whole
 
-Scope = Literal["first convolution", "all layers"]
+# "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
+Scope = Literal["first convolution", "convolutions", "all layers"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class Method:
         from headstart.api import initialize
 
         return initialize(model, data, self, **options)
+
+    def identity(self) -> str:
+        """What the benchmark names trials by: the options, and the content of the files that they name."""
+        return repr(self)
 
     def check(self, ok: bool, problem: str, remedy: str) -> None:
         """Raise a :class:`HeadstartError` about this method's options unless ``ok``."""

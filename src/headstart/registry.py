@@ -43,7 +43,8 @@ def register(
         name: Lower case, words joined by hyphens.
         summary: One line.
         reference: Authors, year and title of the source.
-        scope: ``"first convolution"`` or ``"all layers"``.
+        scope: ``"first convolution"``, ``"convolutions"`` (of more than one tap, as far as the method knows filters
+            for their kernels) or ``"all layers"``.
         needs_data: Whether it works from a batch.
         cost: Forward passes and memory, in words.
         presets: Names of class methods that return published or otherwise named configurations.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
-from headstart.registry import get, list_methods, parse
+from headstart.registry import get, list_methods, literal, parse, split
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"
@@ -53,7 +53,7 @@ class Arm:
         methods = [] if self.spec == DEFAULT else parse(self.spec)
         if self.control in ("", EQUAL_STEPS, "null"):
             return methods
-        return [get(self.control)(of=spec_of(m)) if writes_first(m) else m for m in methods]  # type: ignore[call-arg]
+        return [get(self.control)(of=spec_of(m)) if fills_convolutions(m) else m for m in methods]  # type: ignore[call-arg]
 
 
 def parse_arm(text: str) -> Arm:
@@ -107,7 +107,7 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     """Add the default arm if it is missing, the controls of each method, and the null.
 
     Each method gets the default start with more steps, whose number is found out when the experiment is
-    prepared; a method that writes the first layer also gets random filters that share one thing with its own.
+    prepared; a method that fills convolutions also gets random filters that share one thing with its own.
 
     Args:
         arms: The arms under test; the default arm comes first in what is returned.
@@ -123,7 +123,7 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     listed = [first]
     for arm in others:
         listed.append(arm)
-        if any(writes_first(method) for method in arm.methods()):
+        if any(fills_convolutions(method) for method in arm.methods()):
             listed += [
                 replace(arm, label=f"{control} of {arm.label}", control=control, of=arm.label)
                 for control in ("matched-random", "zero-dc-random")
@@ -164,9 +164,9 @@ def check_starts(arms: Sequence[Arm]) -> None:
             )
 
 
-def writes_first(method: Method) -> bool:
-    """Tell whether a method writes the first convolution, and is not a control itself."""
-    return method.info.scope == "first convolution" and method.info.name not in CONTROLS
+def fills_convolutions(method: Method) -> bool:
+    """Tell whether a method writes convolutions and nothing else, and is not a control itself."""
+    return method.info.scope != "all layers" and method.info.name not in CONTROLS
 
 
 def spec_of(method: Method) -> str:
@@ -176,6 +176,12 @@ def spec_of(method: Method) -> str:
         >>> spec_of(parse("prewarm:fraction=0.25")[0])
         'prewarm:fraction=0.25'
     """
-    plain = type(method)().options()
-    changed = [f"{key}={value}" for key, value in method.options().items() if value != plain[key]]
+    plain = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    changed = [f"{key}={_word(value)}" for key, value in method.options().items() if value != plain[key]]
     return ":".join([method.info.name, ",".join(changed)]) if changed else method.info.name
+
+
+def _word(value: Any) -> str:
+    """Write an option's value so that it reads back; a text that would be cut or read as something else is quoted."""
+    plain = isinstance(value, str) and split(value, ",") == split(value, "+") == [value] and literal(value) == value
+    return value if plain else repr(value)

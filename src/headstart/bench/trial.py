@@ -75,7 +75,7 @@ class Ground:
         """
         return {
             **self.identity(),
-            "methods": [repr(method) for method in arm.methods()],
+            "methods": [method.identity() for method in arm.methods()],
             "weights_draw": arm.weights_draw,
             "seed": seed,
             "training": asdict(self.training_of(arm)),

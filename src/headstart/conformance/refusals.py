@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from headstart.api import MethodLike
 from headstart.conformance.models import Reference, Ticking, images, stack
-from headstart.conformance.runs import attempt, build, contract, needs_data, refused, run, writes_stem
+from headstart.conformance.runs import attempt, build, contract, needs_convolution, needs_data, refused, run, writes_stem
 from headstart.conformance.state import Snapshot, require, require_equal, weights_of
 
 
@@ -88,10 +88,10 @@ def wrong_channels(method: MethodLike) -> None:
 
 @contract
 def no_convolution(method: MethodLike) -> None:
-    """A model of linear layers, for a method that writes the first convolution; others work."""
+    """A model of linear layers, for a method that writes convolutions; others work."""
     model = build(lambda: stack(nn.Linear(6, 8), nn.Linear(8, 4)))
     data = images(32, 6, 1).flatten(1)
-    if writes_stem(method):
+    if needs_convolution(method):
         refused(method, model, data, "convolution", "Linear")
     else:
         run(method, model, data)

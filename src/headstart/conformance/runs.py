@@ -27,8 +27,18 @@ def contract(function: Check) -> Check:
 
 
 def writes_stem(method: MethodLike) -> bool:
-    """Tell whether the method writes a first convolution, so that a model without one must be refused."""
+    """Tell whether the method writes the first convolution only."""
     return any(m.info.scope == "first convolution" for m in registry.resolve(method))
+
+
+def needs_convolution(method: MethodLike) -> bool:
+    """Tell whether the method writes convolutions only, so that a model without one must be refused."""
+    return any(m.info.scope != "all layers" for m in registry.resolve(method))
+
+
+def knows_some_kernels(method: MethodLike) -> bool:
+    """Tell whether the method may refuse a model because it knows no filters for its kernels."""
+    return any(m.info.scope == "convolutions" for m in registry.resolve(method))
 
 
 def needs_data(method: MethodLike) -> bool:

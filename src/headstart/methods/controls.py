@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,11 +31,19 @@ class _Control(Method, ABC):
         self.check(ok, f"of={self.of!r} is not one plain method", "Name one, such as of=prewarm")
         ok = type(methods[0]).after is Method.after
         self.check(ok, f"of={self.of!r} rescales what it filled", "Controls serve methods that only fill weights")
+        treated = methods[0].info  # a control writes where its treatment writes, and from what it needs
+        own = replace(type(self).info, scope=treated.scope, needs_data=treated.needs_data)
+        object.__setattr__(self, "info", own)
 
     @property
     def treatment(self) -> Method:
         """The method whose control this is."""
         return parse(self.of)[0]
+
+    def identity(self) -> str:
+        """The options, and what the treatment's stand for."""
+        plain, stands_for = repr(self.treatment), self.treatment.identity()
+        return repr(self) if stands_for == plain else f"{type(self).__name__}(of={stands_for})"
 
     def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
         """The layers that the treatment writes."""
