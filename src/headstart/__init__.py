@@ -18,6 +18,7 @@ from headstart.errors import (
     UnknownNameError,
     WriteError,
 )
+from headstart.folding import Folded, fold_batch_norms
 from headstart.health import Diagnosis, Finding, LayerHealth
 from headstart.methods import (
     LSUV,
@@ -61,6 +62,7 @@ __all__ = [
     "Diagnosis",
     "Dirac",
     "Finding",
+    "Folded",
     "Gabor",
     "HeadstartError",
     "Info",
@@ -90,6 +92,7 @@ __all__ = [
     "describe",
     "diagnose",
     "distributed",
+    "fold_batch_norms",
     "initialize",
     "list_methods",
     "register",

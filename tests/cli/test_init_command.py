@@ -3,12 +3,14 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import headstart as hs
+from headstart.bench.models import resolve_model
 
 
 def user(folder, name, *args, **kwargs):
@@ -57,6 +59,31 @@ def test_calibrate_keeps_the_function_of_a_checkpoint(folder, result):
     expected = trained(images)
     trained.load_state_dict(load_file("even.safetensors"))
     assert torch.allclose(trained(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fold_writes_a_checkpoint_without_batch_norms(folder, result):
+    torch.manual_seed(3)
+    model, x = resolve_model("headstart:cifar-resnet20")(1, 3, (12, 12)), torch.randn(64, 1, 12, 12)
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(x)
+        expected = model.eval()(x)
+    save_file(model.state_dict(), "trained.safetensors")
+    np.save("x.npy", x.numpy())
+    base = ["init", "headstart:cifar-resnet20", "--model-args", "in_channels=1,classes=3,image_size=(12,12)"]
+    base += ["--data", "x.npy", "--checkpoint", "trained.safetensors", "--raw", "--fold", "--calibrate"]
+    printed = result(*base, "--out", "even.safetensors")
+    assert "19 batch norms were folded" in " ".join(printed["notes"])
+    assert len(printed["provenance"]["folded"]) == 19
+    plain = resolve_model("headstart:cifar-resnet20:norm=0")(1, 3, (12, 12)).eval()
+    plain.load_state_dict(load_file("even.safetensors"))
+    with torch.no_grad():
+        assert (plain(x) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+def test_fold_needs_data(folder, refused):
+    line = refused("init", "net.py:build_model", "--method", "kaiming", "--fold", "--dry-run")
+    assert "--fold needs --data" in line
 
 
 def test_provenance_travels_in_the_file(folder, result):

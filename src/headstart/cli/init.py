@@ -12,6 +12,7 @@ examples:
   headstart init timm:resnet18 --data photos/ --resize 64 --method prewarm+within-layer --out start.safetensors
   headstart init net.py:build_model --data data.py:load --checkpoint old.safetensors --method auto --dry-run
   headstart init net.py:build_model --data images.npy --checkpoint trained.pt --calibrate --out even.safetensors
+  headstart init net.py:build_model --data images.npy --checkpoint trained.pt --fold --calibrate --out even.safetensors
 
 A method's spec is name, name:option=value,... or name:preset; '+' joins several (see 'headstart methods').
 Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, and no file.
@@ -41,6 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         dest="method",
         help="even out the scales of a trained model and keep what it computes: --method calibrate",
     )
+    parser.add_argument(
+        "--fold", action="store_true", help="first fold trained batch norms into the layers before them"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="run at most so many samples at a time (slower, less memory)"
@@ -62,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
     methods = registry.resolve(args.method)
     with _common.working("Loading"):
         model, source, notes = _common.load(args)
+    if args.fold:
+        from headstart.folding import fold_batch_norms
+
+        if source is None:
+            raise HeadstartError("--fold needs --data.", remedy="Pass --data: it shows what runs behind what.")
+        folded = fold_batch_norms(model, source.value, samples=args.samples)
+        notes.append(str(folded))
     with _common.working(f"Initializing with {args.method}"):
         init = api.compute(
             model,
@@ -73,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
             samples=args.samples,
             batch_size=args.batch_size,
         )
+        if args.fold:
+            init.provenance["folded"] = sorted(folded.layers)
         report = init.report
         assert report is not None
         if not args.dry_run:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.dataflow import Flow
+from headstart.folding import fold_batch_norms
 from headstart.gradients import LossFunction
 from headstart.inputs import GetInputs
 from headstart.method import Method
@@ -97,13 +98,14 @@ def calibrate(
     data: Any,
     *,
     balance: bool = True,
+    fold: bool = False,
     loss_fn: LossFunction | None = None,
     include: Selection = None,
     exclude: Selection = None,
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
 ) -> Report:
-    """Calibrate a trained network in place, keeping its function: ``initialize`` with `Calibrate`.
+    """Calibrate a trained network in place, keeping its function: ``initialize`` with `Calibrate`, after folding.
 
     Replace the head first if it will be replaced, and exclude what will be initialized anew.
 
@@ -111,6 +113,7 @@ def calibrate(
         model: Trained; parameters keep identity, dtype, device and memory format.
         data: As for :func:`headstart.initialize`.
         balance: Also bring the layers to one rate of learning.
+        fold: First fold trained batch norms into the layers before them, see :func:`headstart.fold_batch_norms`.
         loss_fn: Whose gradients count for that; random ones by default.
         include: Only these layers.
         exclude: Not these layers.
@@ -124,8 +127,17 @@ def calibrate(
         HeadstartError: Nothing was changed then.
     """
     method = Calibrate(balance=balance, loss_fn=loss_fn)
-    options: dict[str, Any] = {"include": include, "exclude": exclude, "samples": samples, "get_inputs": get_inputs}
-    return method(model, data, **options)
+    options: dict[str, Any] = {"samples": samples, "get_inputs": get_inputs}
+    folded = fold_batch_norms(model, data, **options) if fold else None
+    try:
+        report = method(model, data, include=include, exclude=exclude, **options)
+    except BaseException:
+        if folded is not None:
+            folded.undo()
+        raise
+    if folded is not None:
+        report.findings.insert(0, f"calibrate: {folded}")
+    return report
 
 
 def _moments(whole: Whole) -> dict[str, Moments]:

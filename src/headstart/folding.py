@@ -1,0 +1,290 @@
+"""Folding of trained batch norms into the layers before them: the same function with fewer parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from headstart import guard, inputs, rng, weights
+from headstart.errors import ModelError
+from headstart.inputs import Batch, GetInputs
+from headstart.norms import never_run
+from headstart.plan import Where, failing_forward, weight_layers
+from headstart.transaction import Transaction
+from headstart.weights import Layer
+
+_LOOKED_AT = 16  # samples that tell whether the function is the same
+_SAME = 1e-3  # of the outputs' size
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass
+class Folded:
+    """What was folded into what.
+
+    Attributes:
+        layers: Name of each batch norm that is gone, and the layer that computes it now.
+        left: Name of each batch norm that stayed, and why.
+    """
+
+    layers: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+
+    def undo(self) -> None:
+        """Put everything back: modules, weights and biases."""
+        while self._undo:
+            self._undo.pop()()
+        self.layers.clear()
+
+    def __str__(self) -> str:
+        text = f"{len(self.layers)} batch norms were folded into the layers before them."
+        if self.left:
+            reasons: dict[str, list[str]] = {}
+            for name, reason in self.left.items():
+                reasons.setdefault(reason, []).append(name)
+            told = "; ".join(f"{', '.join(v[:3])}{' …' if len(v) > 3 else ''} ({k})" for k, v in reasons.items())
+            text += f" {len(self.left)} stayed: {told}."
+        return text
+
+
+def fold_batch_norms(
+    model: nn.Module, data: Any, *, samples: int | None = None, get_inputs: GetInputs | None = None
+) -> Folded:
+    """Let layers compute what the trained batch norms behind them do, and put ``Identity`` in the norms' places.
+
+    The idea: in evaluation mode a batch norm multiplies and shifts every channel by constants, which the weights
+    and the bias of the layer before it can take. The function stays in evaluation mode; in training mode the model
+    no longer normalizes, and that is what folding is for: one net without norms to deploy, calibrate or fine-tune.
+
+    Args:
+        model: Trained. Layers keep their weight parameters; those without a bias get one. Names of the folded norms'
+            tensors leave the ``state_dict``.
+        data: As for :func:`headstart.initialize`: shows which norm takes which layer's output.
+        samples: How many samples to use.
+        get_inputs: For data of any other form.
+
+    Returns:
+        What was folded and what was not; its ``undo()`` puts everything back.
+
+    Raises:
+        HeadstartError: The model cannot be run, or computes something else afterwards. Nothing was changed then.
+
+    Cost: three forward passes of up to 16 samples; memory for a copy of the weights for as long as the result lives.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+        >>> x = torch.randn(32, 1, 8, 8)
+        >>> _ = net(x)  # training mode: the batch norm learns its statistics
+        >>> y = net.eval()(x)
+        >>> print(hs.fold_batch_norms(net, x))
+        1 batch norms were folded into the layers before them.
+        >>> torch.allclose(net(x), y, atol=1e-6), type(net[1]).__name__
+        (True, 'Identity')
+    """
+    model = guard.unwrap(model)
+    guard.check(model)
+    if guard.is_lazy(model):
+        raise ModelError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
+    with rng.untouched(0), torch.inference_mode(False), torch.no_grad():
+        batch = inputs.load(data, model, seed=0, samples=samples, get_inputs=get_inputs).head(_LOOKED_AT)
+        watch = _Watch(model)
+        with watch.hooked():
+            before = _outputs(model, batch, watch)
+        # A layer with a forward of its own may not be linear in its weight: without those if it goes wrong with them.
+        for own in (True, False):
+            folded = Folded(left=dict(watch.left))
+            try:
+                for norm, layer in watch.pairs(own, folded.left):
+                    _fold(model, norm, layer, folded)
+                if _same(before, _outputs(model, batch)):
+                    return folded
+            except BaseException:
+                folded.undo()
+                raise
+            folded.undo()
+    raise ModelError(
+        "With its batch norms folded the model computes something else.",
+        remedy="Check that its forward passes do not depend on the norms' own attributes, or leave folding out.",
+    )
+
+
+def _fold(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
+    norm, module = model.get_submodule(name), layer.module
+    scale, shift = _constants(norm)
+    weight, bias = weights.read(layer), weights.read_bias(layer)
+    stored = [(t, t.detach().clone()) for t in [*layer.weight_parameters(), *layer.weight_buffers()]]
+    old = module._parameters.get("bias")
+    kept = None if old is None else old.detach().clone()
+
+    def undo_layer() -> None:
+        for tensor, value in stored:
+            tensor.copy_(value)
+        weights.refresh(module)
+        module._parameters["bias"] = old
+        if old is not None and kept is not None:
+            old.copy_(kept)
+
+    folded._undo.append(torch.no_grad()(undo_layer))
+    if old is None:
+        like: Tensor = module.weight
+        taught = norm.bias if isinstance(norm.bias, nn.Parameter) else like
+        module._parameters["bias"] = nn.Parameter(
+            torch.zeros(layer.out_channels, dtype=like.dtype, device=like.device), requires_grad=taught.requires_grad
+        )
+    scale, shift = scale.to(weight), shift.to(weight)
+    weights.write(layer, weight * scale.view(-1, *[1] * (weight.dim() - 1)))
+    weights.write_bias(layer, shift if bias is None else bias * scale + shift)
+    rest = _rest(norm)
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child is norm:
+                parent._modules[key] = rest
+                folded._undo.append(lambda parent=parent, key=key: parent._modules.__setitem__(key, norm))  # type: ignore[misc]
+    folded.layers[name] = layer.name
+
+
+def _constants(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies its input by and then adds, in float64."""
+    scale: Tensor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _rest(norm: nn.Module) -> nn.Module:
+    """What is left of a norm: nothing, or the dropout and activation that timm's norms carry."""
+    parts = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+    return (nn.Sequential(*parts) if parts else nn.Identity()).train(norm.training)
+
+
+def _reason(norm: nn.Module) -> str | None:
+    """Why a norm cannot be folded, whatever is before it."""
+    kept = {"BatchNormAct2d": {"drop", "act"}, "FrozenBatchNorm2d": set()}.get(type(norm).__name__)
+    if not (type(norm) in _PLAIN or (kept is not None and {n for n, _ in norm.named_children()} <= kept)):
+        return "it is a norm of its own kind"
+    if getattr(norm, "running_mean", None) is None:
+        return "it has no running statistics"
+    if isinstance(norm, _BatchNorm) and never_run(norm):
+        return "it was never trained"
+    if norm._forward_hooks or norm._forward_pre_hooks:
+        return "it has hooks"
+    return None
+
+
+class _Watch(TorchDispatchMode):
+    """See which layer's output goes into a batch norm, and nowhere else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+        self._norms = {n: m for n, m in model.named_modules() if "BatchNorm" in type(m).__name__}
+        self._layers = {layer.name: layer for layer in weight_layers(model)}
+        self._reasons = {name: _reason(norm) for name, norm in self._norms.items()}
+        self._calls: dict[str, int] = {}
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by storage, which is kept alive
+        self._before: dict[str, str] = {}
+        self._spoiled: set[str] = set()
+        self._inside: str | None = None
+
+    @property
+    def left(self) -> dict[str, str]:
+        return {name: reason for name, reason in self._reasons.items() if reason is not None}
+
+    def pairs(self, own: bool, left: dict[str, str]) -> Iterator[tuple[str, Layer]]:
+        """Each norm that can be folded with its layer; says in ``left`` why others cannot."""
+        uses: dict[int, int] = {}
+        for _, tensor in self._model.named_parameters(remove_duplicate=False):
+            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+        for name in self._norms:
+            if self._reasons[name] is not None:
+                continue
+            source = self._before.get(name)
+            if source is None:
+                left[name] = "no layer's output goes straight into it"
+            elif source in self._spoiled or self._calls[source] > 1 or self._calls[name] > 1:
+                left[name] = "it, or the layer before it, is used more than once"
+            elif any(uses.get(id(t), 1) > 1 for t in self._layers[source].module.parameters()):
+                left[name] = "the weights before it are shared"
+            elif not own and type(self._layers[source].module).__module__.split(".")[0] != "torch":
+                left[name] = "the layer before it has a forward of its own"
+            else:
+                yield name, self._layers[source]
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = [layer.module.register_forward_hook(self._made(layer)) for layer in self._layers.values()]
+        for name, norm in self._norms.items():
+            if self._reasons[name] is not None:
+                continue
+            handles.append(norm.register_forward_pre_hook(self._enter(name)))
+            handles.append(norm.register_forward_hook(self._leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _made(self, layer: Layer) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
+            if isinstance(output, Tensor) and layer.channel_axis(output) == 1:
+                self._outputs[output.untyped_storage().data_ptr()] = (layer.name, output)
+
+        return hook
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._calls[name] = self._calls.get(name, 0) + 1
+            found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
+            if found is not None and args[0] is found[1] and len(module.running_mean) == args[0].shape[1]:  # type: ignore[arg-type]
+                self._before[name] = found[0]
+                self._inside = found[0]
+
+        return hook
+
+    def _leave(self, *_: Any) -> None:
+        self._inside = None
+
+    def returned(self, value: Any) -> None:
+        """Outputs of the model have a user outside."""
+        for leaf in tree_flatten(value)[0]:
+            self._spoil(leaf)
+
+    def _spoil(self, value: Any) -> None:
+        found = self._outputs.get(value.untyped_storage().data_ptr()) if isinstance(value, Tensor) else None
+        if found is not None and found[0] != self._inside:
+            self._spoiled.add(found[0])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_flatten((args, kwargs or {}))[0]:
+            self._spoil(leaf)
+        return func(*args, **(kwargs or {}))
+
+
+def _outputs(model: nn.Module, batch: Batch, watch: _Watch | None = None) -> list[Tensor]:
+    with Transaction(model), failing_forward(batch, Where()):
+        if watch is None:
+            returned = model(*batch.args, **batch.kwargs)
+        else:
+            with watch:
+                returned = model(*batch.args, **batch.kwargs)
+            watch.returned(returned)
+    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
+
+
+def _same(before: list[Tensor], after: list[Tensor]) -> bool:
+    return all(
+        float((b.double() - a.double()).abs().max()) <= _SAME * float(b.double().abs().max().clamp_min(1e-30))
+        for b, a in zip(before, after, strict=True)
+    )
