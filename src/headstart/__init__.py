@@ -9,6 +9,7 @@
 
 from headstart import distributed
 from headstart.api import apply, compute, initialize
+from headstart.banks import FilterBank
 from headstart.diagnosis import diagnose
 from headstart.errors import (
     DataError,
@@ -61,6 +62,7 @@ __all__ = [
     "DeltaOrthogonal",
     "Diagnosis",
     "Dirac",
+    "FilterBank",
     "Finding",
     "Folded",
     "Gabor",
