@@ -45,7 +45,9 @@ def test_every_model_takes_any_channels_classes_and_size(name, channels, size):
             assert model(torch.zeros(2, channels, *size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cifar-resnet20", "cifar-resnet20:norm=0", "mobilenet-v1", "plain-cnn:depth=3"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "cifar-resnet20", "cifar-resnet20:norm=0", "mobilenet-v1", "plain-cnn:depth=3"]
+)
 def test_every_parameter_gets_a_gradient(name):
     torch.manual_seed(0)
     model = resolve_model(f"headstart:{name}")(3, 10, (32, 32))
