@@ -7,21 +7,19 @@ in it, and refused if anything in it does not fit.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from headstart import files
 from headstart.banks.entry import Entry
 from headstart.errors import HeadstartError, unknown
 
 FORMAT = "headstart-bank-1"
 MAX_JSON = 1_000_000  # characters of metadata that are parsed
-SUFFIX = ".safetensors"
 _SHIPPED = Path(__file__).parent / "shipped"
 _TENSORS = ("centroids", "deviations", "sizes")
 _FIELDS = ("kernel", "depth", "depthwise", "layer", "inertia", "norm", "whole")
@@ -29,7 +27,7 @@ _FIELDS = ("kernel", "depth", "depthwise", "layer", "inertia", "norm", "whole")
 
 def shipped() -> list[str]:
     """Names of the banks that come with the package."""
-    return sorted(path.stem for path in _SHIPPED.glob(f"*{SUFFIX}"))
+    return sorted(path.stem for path in _SHIPPED.glob(f"*{files.SAFETENSORS}"))
 
 
 def locate(path: str | Path) -> Path:
@@ -39,10 +37,10 @@ def locate(path: str | Path) -> Path:
         HeadstartError: There is none.
     """
     if str(path) in shipped():
-        return _SHIPPED / f"{path}{SUFFIX}"
+        return _SHIPPED / f"{path}{files.SAFETENSORS}"
     if Path(path).is_file():
         return Path(path)
-    if Path(path).suffix == SUFFIX or Path(path).name != str(path):
+    if Path(path).suffix == files.SAFETENSORS or Path(path).name != str(path):
         raise HeadstartError(f"There is no filter bank '{path}'.", remedy="'headstart bank build' writes one.")
     raise unknown("filter bank", str(path), shipped())
 
@@ -53,10 +51,12 @@ def write(path: str | Path, entries: Sequence[Entry], provenance: dict[str, Any]
     Raises:
         HeadstartError: It cannot be written there, or not in half precision.
     """
+    if Path(path).suffix != files.SAFETENSORS:
+        raise HeadstartError(f"'{path}' does not end in {files.SAFETENSORS}.", remedy="The ending names the format.")
     tensors, rows = {}, []
     for index, entry in enumerate(entries):
         for name in _TENSORS:
-            value = getattr(entry, name).contiguous()
+            value = getattr(entry, name).clone(memory_format=torch.contiguous_format)
             tensors[f"{index}.{name}"] = value.half() if half and value.is_floating_point() else value
             if not bool(torch.isfinite(tensors[f"{index}.{name}"]).all()):
                 raise HeadstartError(f"{entry!r} has weights beyond half precision.", remedy="Save it without half.")
@@ -65,15 +65,7 @@ def write(path: str | Path, entries: Sequence[Entry], provenance: dict[str, Any]
     for name, text in texts.items():
         if len(text) > MAX_JSON:
             raise HeadstartError(f"The bank's {name} take {len(text):,} characters, more than {MAX_JSON:,}.")
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        save_file(tensors, str(part), metadata={"format": FORMAT, **texts})
-        os.replace(part, target)
-    except (OSError, SafetensorError) as error:
-        raise HeadstartError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(Path(path), tensors, {"format": FORMAT, **texts})
 
 
 def read(path: Path) -> tuple[tuple[Entry, ...], dict[str, Any]]:

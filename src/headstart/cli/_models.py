@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headstart import registry
+from headstart import files, registry
 from headstart.cli._sources import Source
 from headstart.errors import HeadstartError, ModelError, unknown
 
-_NESTED = ("state_dict", "model_state_dict", "model")
 _DEFAULT_CLASSES = {"headstart": 10}  # the families of larger models have 1,000 by default
 
 
@@ -120,34 +117,14 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
     Raises:
         HeadstartError: No such file, not a file of tensors, or one that does not fit the model.
     """
+    from headstart.api import apply
     from headstart.report import Init
 
-    if not path.is_file():
-        raise HeadstartError(f"There is no checkpoint '{path}'.", remedy="Check the path.")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                found: Any = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            raise HeadstartError(f"'{path}' is not a readable safetensors file: {error}.") from error
-        if metadata.get("format") == "headstart-init-1":
-            from headstart.api import apply
-
-            apply(model, Init.load(path))
-            return f"Applied the initialization '{path}'."
-    else:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise HeadstartError(
-                f"The checkpoint '{path}' was refused: it is damaged, or holds more than tensors, and loading"
-                f" such a file can run code ({type(error).__name__}).",
-                remedy="Save its state_dict, best as safetensors.",
-            ) from error
-    state, notes = _state(found, path)
+    found, metadata = files.read_checkpoint(path)
+    if metadata.get("format") == "headstart-init-1":
+        apply(model, Init.load(path))
+        return f"Applied the initialization '{path}'."
+    state, notes = files.state_dict(found, path)
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
@@ -168,20 +145,6 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
     return f"Loaded {len(state)} tensors of '{path}'{notes}."
 
 
-def _state(found: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Find the state dict in what a file holds."""
-    note = ""
-    for key in _NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found, note = found[key], f" under '{key}'"
-            break
-    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise HeadstartError(f"'{path}' holds no state_dict.", remedy="Save model.state_dict().")
-    if all(str(k).startswith("module.") for k in found):
-        return {str(k).removeprefix("module."): v for k, v in found.items()}, f"{note}, without the prefix 'module.'"
-    return {str(k): v for k, v in found.items()}, note
-
-
 def save_checkpoint(model: nn.Module, path: Path, provenance: dict[str, Any]) -> None:
     """Write the model's ``state_dict``: safetensors with provenance in its metadata, or ``.pt``.
 
@@ -194,19 +157,7 @@ def save_checkpoint(model: nn.Module, path: Path, provenance: dict[str, Any]) ->
         shared = tensor.untyped_storage().data_ptr() in places
         places.add(tensor.untyped_storage().data_ptr())
         state[name] = tensor.clone() if shared else tensor
-    part = path.with_name(f".{path.name}.part")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file(state, str(part), metadata={"format": "pt", "headstart": json.dumps(provenance)})
-        else:
-            torch.save(state, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise HeadstartError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(path, state, {"format": "pt", "headstart": json.dumps(provenance)})
 
 
 def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
