@@ -1,0 +1,305 @@
+"""The layers that take a model's input, and a change of how many channels they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from headstart.channels import Mix
+from headstart.errors import DataError, ModelError, WriteError, unknown
+from headstart.inputs import Batch
+from headstart.plan import Where, failing_forward, first_input, weight_layers
+from headstart.weights import Layer, is_plain
+
+RECORDS = ("in_channels", "in_chans", "input_channels", "num_channels", "n_channels")
+_CONFIGS = ("pretrained_cfg", "default_cfg", "config")
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A layer that takes another number of channels.
+
+    Attributes:
+        layer: As it was.
+        mix: What the new channels are made of.
+        old: The weight that it had.
+        new: The weight that it has now.
+    """
+
+    layer: Layer
+    mix: Mix
+    old: nn.Parameter
+    new: nn.Parameter
+
+    @property
+    def name(self) -> str:
+        """Qualified name of the layer."""
+        return self.layer.name
+
+
+class Stems:
+    """Layers whose number of input channels changes.
+
+    The changes are made in dictionaries of the modules, so that they can be undone and made again: the parameter is a
+    new object, everything else of the module stays.
+
+    Args:
+        model: Owns the layers.
+        channels: How many input channels they shall take.
+        make: ``layer -> (mix, weight)``, the weight as the layer stores it.
+
+    Attributes:
+        channels: How many input channels they take now.
+        found: Those that were changed.
+        records: Attributes of modules around them that were changed, as sentences.
+    """
+
+    def __init__(self, model: nn.Module, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]) -> None:
+        self.found: list[Stem] = []
+        self.records: list[str] = []
+        self.channels = channels
+        self._model, self._make = model, make
+        self._edits: list[tuple[dict[str, Any], str, Any, Any]] = []
+
+    def adapt(self, layer: Layer) -> None:
+        """Give the layer a new weight.
+
+        Raises:
+            WriteError: Its weight is not a parameter of its own.
+        """
+        old = _own_weight(self._model, layer)
+        mix, weight = self._make(layer)
+        new = nn.Parameter(weight, requires_grad=old.requires_grad)
+        new.__dict__.update(old.__dict__)
+        self._set(layer.module._parameters, "weight", new)
+        self._set(vars(layer.module), "in_channels", self.channels)
+        self.found.append(Stem(layer, mix, old, new))
+        path = layer.name.split(".")
+        for depth in range(len(path) if layer.name else 0):
+            name = ".".join(path[:depth])
+            around = vars(self._model.get_submodule(name))
+            for key in RECORDS:
+                if type(around.get(key)) is int and around[key] == layer.in_channels:
+                    self._set(around, key, self.channels)
+                    self.records.append(f"{name}.{key}".lstrip("."))
+
+    def _set(self, holder: dict[str, Any], key: str, value: Any) -> None:
+        self._edits.append((holder, key, holder[key], value))
+        holder[key] = value
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for holder, key, old, _ in reversed(self._edits):
+            holder[key] = old
+
+    def redo(self) -> None:
+        """Make the changes again."""
+        for holder, key, _, new in self._edits:
+            holder[key] = new
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """The model as it was, for a while."""
+        self.undo()
+        try:
+            yield
+        finally:
+            self.redo()
+
+    def find(self, batch: Batch | None, chosen: Sequence[Layer]) -> None:
+        """Adapt the layers that take the input: those that the forward pass stumbles over, until it does not.
+
+        Args:
+            batch: Of the new channels; without it the first convolution in registration order is taken.
+            chosen: Adapt these instead, and no other.
+
+        Raises:
+            HeadstartError: There is none, or the forward pass fails elsewhere.
+        """
+        for layer in chosen:
+            self.adapt(layer)
+        if batch is None:
+            if not chosen:
+                self.adapt(self._first())
+            return
+        if not chosen and self._first_taking(batch):
+            return
+        while True:
+            layer, shape, error = _stumble(self._model, batch)
+            if error is None:
+                return
+            if layer is None and not self.found:
+                self.adapt(self._first())  # the model itself looks at the channels before any layer does
+            elif layer is not None and self._is_stem(layer, shape, bool(chosen)):
+                self.adapt(layer)
+            else:
+                raise ModelError(
+                    f"With {self.channels} input channels in {self._names()}: {error.message}",
+                    remedy="The model has its number of channels elsewhere too (a normalization of the input, a sum"
+                    " with it): change that first, or look at the data.",
+                ) from error
+
+    def _first_taking(self, batch: Batch) -> bool:
+        """Adapt what takes the input of a model that has as many channels already."""
+        order: list[Layer] = []
+        small = batch.head(2)
+        places = {t.untyped_storage().data_ptr() for t in small.tensors}
+        direct: list[Layer] = []
+        convolutions = _convolutions(self._model)
+
+        def enter(layer: Layer) -> Any:
+            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+                value = first_input(args, kwargs)
+                order.append(layer)
+                if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places and layer not in direct:
+                    direct.append(layer)
+
+            return hook
+
+        handles = [la.module.register_forward_pre_hook(enter(la), with_kwargs=True) for la in convolutions]
+        try:
+            self._model(*small.args, **small.kwargs)
+        except Exception:  # with other channels it should; find looks where
+            return False
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = [la for la in direct or order[:1] if la.in_channels == self.channels]
+        if not found:
+            raise self._no_convolution()
+        for layer in found:
+            self.adapt(layer)
+        return True
+
+    def _first(self) -> Layer:
+        found = _convolutions(self._model)
+        if not found:
+            raise self._no_convolution()
+        return found[0]
+
+    def _no_convolution(self) -> ModelError:
+        return ModelError(
+            f"No convolution of {type(self._model).__name__} takes its input.",
+            remedy="Name the layer: layer='...', or adapt its weight with hs.adapt_weight.",
+        )
+
+    def _is_stem(self, layer: Layer, shape: tuple[int, ...], closed: bool) -> bool:
+        """Tell whether a layer fails because it takes the new channels; raise where that cannot be mended."""
+        axis = len(shape) - 1 - len(layer.kernel)
+        if layer.kind == "linear" or axis < 0 or any(layer.module is stem.layer.module for stem in self.found):
+            if axis >= 0 and layer.kind != "linear" and shape[axis] != self.channels:
+                raise DataError(
+                    f"The data gives {shape[axis]} channels to {layer.where}, not in_channels={self.channels}.",
+                    remedy="Pass data of the new kind, channels first.",
+                )
+            return False
+        if shape[axis] == layer.in_channels:
+            return False
+        if shape[axis] != self.channels:
+            what = "mixes the input with other features" if self.found else "takes the input"
+            raise ModelError(
+                f"{layer.where} {what}: {shape[axis]} channels come to it instead of {layer.in_channels}.",
+                remedy=f"Pass data of {self.channels} channels, channels first; a layer that mixes the input with"
+                " features has to be changed by hand (hs.adapt_weight with a mapping).",
+            )
+        if closed:
+            raise ModelError(
+                f"{layer.where} takes the input as well.",
+                remedy=f"Name it too: layer={[*(stem.name for stem in self.found), layer.name]}, or none.",
+            )
+        return True
+
+    def others(self, channels: int) -> list[str]:
+        """Names of further convolutions that take so many channels."""
+        mine = {id(stem.layer.module) for stem in self.found}
+        rest = [la for la in _convolutions(self._model) if id(la.module) not in mine]
+        return [la.name for la in rest if la.in_channels == channels]
+
+    def _names(self) -> str:
+        return ", ".join(f"'{stem.name}'" for stem in self.found) or "no layer yet"
+
+    def elsewhere(self, old: int) -> list[str]:
+        """Name what else in the model tells of the old channels: it is not changed."""
+        found = []
+        for name, module in self._model.named_modules():
+            place = f"{name}." if name else ""
+            for key in _CONFIGS:
+                told = _told(vars(module).get(key), old)
+                if told:
+                    found.append(f"{place}{key} ({', '.join(told)})")
+            for key, buffer in module.named_buffers(recurse=False):
+                if buffer.numel() == old and key.strip("_").split("_")[-1] in ("mean", "std") and "running" not in key:
+                    found.append(f"the buffer {place}{key}")
+        return found
+
+
+def _told(config: Any, old: int) -> list[str]:
+    """The entries of a configuration that are about so many input channels."""
+    names = ("input_size", "mean", "std", *RECORDS)
+    entries = {k: config.get(k) if isinstance(config, dict) else getattr(config, k, None) for k in names}
+    size = entries.pop("input_size")
+    found = ["input_size"] if isinstance(size, (tuple, list)) and size and size[0] == old else []
+    return found + [
+        k
+        for k, value in entries.items()
+        if (isinstance(value, (tuple, list)) and len(value) == old) or (type(value) is int and value == old)
+    ]
+
+
+def named_layers(model: nn.Module, names: str | Sequence[str] | None) -> list[Layer]:
+    """The convolutions of these qualified names.
+
+    Raises:
+        HeadstartError: There is no such convolution.
+    """
+    wanted = [] if names is None else [names] if isinstance(names, str) else list(names)
+    known = {layer.name: layer for layer in _convolutions(model)}
+    for name in wanted:
+        if name not in known:
+            raise unknown("convolution", str(name), known)
+    return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _convolutions(model: nn.Module) -> list[Layer]:
+    return [layer for layer in weight_layers(model) if layer.kind != "linear"]
+
+
+def _stumble(model: nn.Module, batch: Batch) -> tuple[Layer | None, tuple[int, ...], ModelError | None]:
+    """Run two samples (all, where the model wants a fixed number): the layer that fails, its input, and the error."""
+    found: tuple[Layer | None, tuple[int, ...], ModelError | None] = (None, (), None)
+    for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
+        where = Where()
+        try:
+            with failing_forward(part, where), where.following(model):
+                model(*part.args, **part.kwargs)
+        except ModelError as error:
+            found = where.layer, where.shape, error
+            if where.layer is not None:
+                break
+        else:
+            return None, (), None
+    return found
+
+
+def _own_weight(model: nn.Module, layer: Layer) -> nn.Parameter:
+    remedy = (
+        "Remove what makes the weight (torch.nn.utils.parametrize.remove_parametrizations, or the remove_... function"
+        " of the older forms), adapt, and apply it again."
+    )
+    if not is_plain(layer):
+        raise WriteError(f"The weight of {layer.where} is computed from other parameters.", remedy=remedy)
+    weight = layer.module._parameters["weight"]
+    if type(weight) is not nn.Parameter:
+        raise WriteError(f"The weight of {layer.where} is a {type(weight).__name__}, not a plain parameter.")
+    for name, module in model.named_modules():
+        for key, other in module._parameters.items():
+            if other is weight and module is not layer.module:
+                raise WriteError(
+                    f"The weight of {layer.where} is tied to '{f'{name}.{key}'.lstrip('.')}'.",
+                    remedy="Untie them, or tie them again afterwards.",
+                )
+    return weight
