@@ -21,7 +21,7 @@ CHANNELS = 4  # of a filter with other than 1 or 3 channels
 _COLUMNS = 8
 _GAP = 10  # pixels between filters, which are about 24 wide
 _CLIP = 99.5  # percentile of magnitudes that gets full colour: one large weight must not pale the rest
-_DIVERGING = "RdBu_r"  # readable without telling red from green
+DIVERGING = "RdBu_r"  # readable without telling red from green
 _BEFORE, _AFTER = "#8a8a8a", "#1f5fa8"
 
 
@@ -72,15 +72,15 @@ def filter_pair(before: Tensor, after: Tensor) -> Figure:
 
 def _images(old: Any, new: Any, changed: Any, scale: float) -> Figure:
     colour = old.shape[1] == 3
-    tiles = [_tiles(w, scale if colour else None) for w in (old, new)]
-    columns = min(len(old), _COLUMNS if tiles[0].shape[2] < 2 * tiles[0].shape[1] else _COLUMNS // 2)
+    pictures = [tiles(w, scale if colour else None) for w in (old, new)]
+    columns = min(len(old), _COLUMNS if pictures[0].shape[2] < 2 * pictures[0].shape[1] else _COLUMNS // 2)
     rows = -(-len(old) // columns)
-    tall, wide = tiles[0].shape[1] + _GAP, tiles[0].shape[2] + _GAP
+    tall, wide = pictures[0].shape[1] + _GAP, pictures[0].shape[2] + _GAP
     height = min(12.0, rows * tall * min(3.6 / (columns * wide), 1.5 / tall))  # inches; one filter at most 1.5 high
     figure = Figure(figsize=(8.6, height + 0.9), layout="constrained")
     axes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
     image: Any = None
-    for axis, title, shown in zip(axes, ("before", "after"), tiles, strict=True):
+    for axis, title, shown in zip(axes, ("before", "after"), pictures, strict=True):
         canvas = np.full((rows * tall, columns * wide, *shown.shape[3:]), 0.0 if colour else np.nan)
         for i, tile in enumerate(shown):
             top, left = i // columns * tall + _GAP // 2, i % columns * wide + _GAP // 2
@@ -88,7 +88,7 @@ def _images(old: Any, new: Any, changed: Any, scale: float) -> Figure:
             if changed[i] and title == "after" and not changed.all():
                 corner, size = (left - 2.5, top - 2.5), (tile.shape[1] + 4, tile.shape[0] + 4)
                 axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="black", linewidth=0.8))
-        image = axis.imshow(canvas, cmap=_DIVERGING, vmin=-scale, vmax=scale, interpolation="nearest")
+        image = axis.imshow(canvas, cmap=DIVERGING, vmin=-scale, vmax=scale, interpolation="nearest")
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     if not colour:
@@ -96,7 +96,7 @@ def _images(old: Any, new: Any, changed: Any, scale: float) -> Figure:
     return figure
 
 
-def _tiles(filters: Any, scale: float | None) -> Any:
+def tiles(filters: Any, scale: float | None) -> Any:
     """One picture per filter, ``(N, height, width)``, or ``(N, height, width, 4)`` in colour."""
     if filters.ndim == 5:
         filters = filters[:, :, filters.shape[2] // 2]

@@ -1,6 +1,8 @@
 """Filter banks: clusters of the filters of trained networks, which new networks start from."""
 
 from headstart.banks.bank import FilterBank
+from headstart.banks.elbow import Elbow, Tried, elbow
 from headstart.banks.entry import Entry
+from headstart.banks.storage import shipped
 
-__all__ = ["Entry", "FilterBank"]
+__all__ = ["Elbow", "Entry", "FilterBank", "Tried", "elbow", "shipped"]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from headstart.banks import storage
+from headstart.banks.build import BINS, SAMPLE, build
 from headstart.banks.entry import Entry
-from headstart.errors import HeadstartError
+from headstart.banks.gather import Progress
+from headstart.banks.merge import merged
+from headstart.banks.sources import Model, Names
+from headstart.banks.summary import Summary
+from headstart.errors import HeadstartError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,6 +33,12 @@ class FilterBank:
 
     Raises:
         HeadstartError: No entries.
+
+    Example:
+        >>> models = (torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 5)) for _ in range(4))
+        >>> bank = FilterBank.from_models(models, clusters=3)
+        >>> [(entry.layer, entry.kernel, len(entry), int(entry.sizes.sum())) for entry in bank.entries]
+        [('0', (3, 3), 3, 96), ('1', (5, 5), 3, 256)]
     """
 
     entries: tuple[Entry, ...]
@@ -31,6 +47,78 @@ class FilterBank:
     def __post_init__(self) -> None:
         if not self.entries:
             raise HeadstartError("A filter bank needs at least one entry.")
+
+    @classmethod
+    def from_models(
+        cls,
+        models: Iterable[Model] | Model,
+        *,
+        clusters: int | Mapping[str, int] = 3,
+        distance: str = "euclidean",
+        pool: bool = False,
+        whole: bool = False,
+        include: Names = None,
+        exclude: Names = None,
+        seed: int | torch.Generator = 0,
+        bins: int = BINS,
+        sample: int = SAMPLE,
+        progress: Progress | None = None,
+    ) -> FilterBank:
+        """Cluster the filters of networks: those of every convolution with a kernel of more than one tap.
+
+        Sources are read one after the other, and only filters are kept, at most ``sample`` weights per entry.
+
+        Args:
+            models: Modules, state dicts, ``.safetensors`` files, files that ``torch.load(weights_only=True)``
+                reads, or folders of files; several in any iterable, also a generator.
+            clusters: For each entry, or ``{glob of layer names: number}``, of which the first that matches counts.
+            distance: ``"euclidean"``, ``"cosine"``, ``"even"`` (the published "Fourier") or ``"magnitude"``.
+            pool: Put layers of one kernel size, depth and kind together, whatever their names, so that one
+                architecture's filters serve another. Otherwise all sources need the same layers.
+            whole: Cluster whole filters, all input channels at once, instead of slices.
+            include: Only these layers: names, globs or blocks.
+            exclude: Not these layers.
+            seed: Names every draw.
+            bins: Bins of relative depth when pooled; the first convolution is one of its own.
+            sample: At most so many weights per entry are clustered, drawn uniformly from all sources (64 MiB).
+            progress: Called as ``progress(what, done, total)``.
+
+        Returns:
+            The bank. What was left out or sampled is in its provenance under ``notes``.
+
+        Raises:
+            HeadstartError: No source, one that cannot be read or holds weights that are not finite, layers that
+                do not match, or an option that does not fit.
+        """
+        entries, provenance = build(
+            models,
+            clusters=clusters,
+            distance=distance,
+            pool=pool,
+            whole=whole,
+            include=include,
+            exclude=exclude,
+            seed=seed,
+            bins=bins,
+            sample=sample,
+            progress=progress,
+        )
+        return cls(entries, provenance)
+
+    @classmethod
+    def merge(cls, *banks: FilterBank) -> FilterBank:
+        """Join banks of one kind: the clusters of a layer, or of a kernel size and depth bin, stand side by side.
+
+        Each cluster keeps its number of filters, so larger banks weigh more. A centroid that several banks
+        share becomes one.
+
+        Args:
+            banks: Built with the same distance, pooling and kind of atoms.
+
+        Raises:
+            HeadstartError: None, or not of one kind.
+        """
+        return cls(*merged([(bank.entries, bank.provenance) for bank in banks]))
 
     def find(
         self,
@@ -87,6 +175,22 @@ class FilterBank:
         """
         return cls(*storage.read(storage.locate(path)))
 
+    def summary(self) -> Summary:
+        """Return the bank as a table, for a terminal, a notebook or a page."""
+        return Summary(self.title, self.entries, self.provenance)
+
+    def plot(self) -> Figure:
+        """Draw the centroids (needs the extra ``plot``).
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        try:
+            from headstart.banks.picture import plot_bank
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "plot", "plot()") from error
+        return plot_bank(self.title, self.entries)
+
     @property
     def title(self) -> str:
         """What the bank calls itself."""
@@ -104,6 +208,12 @@ class FilterBank:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary().to_html()
 
     def __repr__(self) -> str:
         return f"FilterBank({self.title!r}, {len(self)} entries, {self.fingerprint})"
