@@ -8,8 +8,10 @@
 """
 
 from headstart import distributed
+from headstart.adapt import AdaptReport, adapt_conv
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
+from headstart.channels import adapt_weight
 from headstart.diagnosis import diagnose
 from headstart.errors import (
     DataError,
@@ -26,10 +28,12 @@ from headstart.methods import (
     Auto,
     Balance,
     Calibrate,
+    CovarianceTransfer,
     DataDependent,
     Default,
     DeltaOrthogonal,
     Dirac,
+    FilterClusters,
     Gabor,
     Info,
     Kaiming,
@@ -39,6 +43,7 @@ from headstart.methods import (
     Method,
     Orthogonal,
     PreWarm,
+    StructuredCovariance,
     Whitening,
     WithinLayer,
     Xavier,
@@ -53,9 +58,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LSUV",
+    "AdaptReport",
     "Auto",
     "Balance",
     "Calibrate",
+    "CovarianceTransfer",
     "DataDependent",
     "DataError",
     "Default",
@@ -63,6 +70,7 @@ __all__ = [
     "Diagnosis",
     "Dirac",
     "FilterBank",
+    "FilterClusters",
     "Finding",
     "Folded",
     "Gabor",
@@ -81,6 +89,7 @@ __all__ = [
     "PreWarm",
     "Report",
     "Row",
+    "StructuredCovariance",
     "UnknownNameError",
     "Whitening",
     "WithinLayer",
@@ -88,6 +97,8 @@ __all__ = [
     "Xavier",
     "Zero",
     "ZeroDCRandom",
+    "adapt_conv",
+    "adapt_weight",
     "apply",
     "calibrate",
     "compute",

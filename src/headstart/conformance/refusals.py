@@ -12,7 +12,16 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from headstart.api import MethodLike
 from headstart.conformance.models import Reference, Ticking, images, stack
-from headstart.conformance.runs import attempt, build, contract, needs_convolution, needs_data, refused, run, writes_stem
+from headstart.conformance.runs import (
+    attempt,
+    build,
+    contract,
+    needs_convolution,
+    needs_data,
+    refused,
+    run,
+    writes_stem,
+)
 from headstart.conformance.state import Snapshot, require, require_equal, weights_of
 
 

@@ -15,7 +15,9 @@ from headstart.methods.baselines import (
 )
 from headstart.methods.calibrate import Calibrate, calibrate
 from headstart.methods.controls import MatchedRandom, ZeroDCRandom
+from headstart.methods.covariance import CovarianceTransfer, StructuredCovariance
 from headstart.methods.data_dependent import WithinLayer
+from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
 from headstart.methods.prewarm import PreWarm
@@ -27,10 +29,12 @@ __all__ = [
     "Auto",
     "Balance",
     "Calibrate",
+    "CovarianceTransfer",
     "DataDependent",
     "Default",
     "DeltaOrthogonal",
     "Dirac",
+    "FilterClusters",
     "Gabor",
     "Info",
     "Kaiming",
@@ -40,6 +44,7 @@ __all__ = [
     "Method",
     "Orthogonal",
     "PreWarm",
+    "StructuredCovariance",
     "Whitening",
     "WithinLayer",
     "Xavier",

@@ -1,0 +1,164 @@
+"""What methods that start from filter banks share: opening them, and finding the entry for a layer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.banks import Entry, FilterBank, storage
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.methods.spatial import depths, is_depthwise, resizing, sizes
+from headstart.plan import Plan
+from headstart.weights import Layer
+
+Banks = str | Path | FilterBank | tuple[str | Path | FilterBank, ...]
+DENSE, DEPTHWISE = "cifar10-resnets", "efficientnet-lite0"
+
+
+@dataclass(frozen=True)
+class Match:
+    """The entry that serves a layer.
+
+    Attributes:
+        entry: The clusters.
+        bank: Where it is from.
+        matrix: What brings its kernel to the layer's, ``(taps, taps of the entry)``; None where they are the same.
+    """
+
+    entry: Entry
+    bank: FilterBank
+    matrix: Tensor | None = None
+
+    @property
+    def words(self) -> str:
+        """For the layer's row in the report."""
+        resized = "" if self.matrix is None else ", resized"
+        form, depth = self.entry.form, f"depth {self.entry.depth:.2g}"
+        return f"{form}{resized}, {depth}, {self.bank.title}"
+
+
+def identity(method: Any) -> str:
+    """A method's options, with its banks by what they hold."""
+    return repr(replace(method, bank=tuple(bank.fingerprint for bank in open_banks(method.bank))))
+
+
+def plain(bank: Banks) -> Banks:
+    """The option as it is kept: paths as text, several banks as a tuple."""
+    if isinstance(bank, (tuple, list)):
+        return tuple(str(b) if isinstance(b, Path) else b for b in bank)
+    return str(bank) if isinstance(bank, Path) else bank
+
+
+def open_banks(bank: Banks) -> tuple[FilterBank, ...]:
+    """Load what an option names, in its order.
+
+    Raises:
+        HeadstartError: A bank does not exist or is damaged.
+    """
+    several = bank if isinstance(bank, tuple) else (bank,)
+    return tuple(b if isinstance(b, FilterBank) else _opened(str(b)) for b in several)
+
+
+def _opened(name: str) -> FilterBank:
+    path = storage.locate(name)
+    return _read(name, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(name: str, written: int) -> FilterBank:
+    """Every layer asks for the bank; the file is read when it is new."""
+    return FilterBank.load(name)
+
+
+def match(layer: Layer, plan: Plan, banks: Sequence[FilterBank], *, whole: bool, resize: bool) -> Match | None:
+    """Find the entry for a layer: the first bank that has its kernel decides.
+
+    Args:
+        layer: The layer.
+        plan: Tells its depth.
+        banks: In the order of preference.
+        whole: Look for whole filters instead of slices.
+        resize: Where no bank has the kernel, take the nearest one.
+    """
+    found = _find(layer.kernel, layer, plan, banks, whole)
+    if found is not None or not resize:
+        return found
+    kernels = {e.kernel for bank in banks for e in bank.entries if len(e.kernel) == len(layer.kernel)}
+    for kernel in sorted(kernels, key=lambda k: (_apart(k, layer.kernel), k)):
+        found = _find(kernel, layer, plan, banks, whole)
+        if found is not None:
+            return Match(found.entry, found.bank, resizing(kernel, layer.kernel))
+    return None
+
+
+def _find(kernel: Sequence[int], layer: Layer, plan: Plan, banks: Sequence[FilterBank], whole: bool) -> Match | None:
+    depth, channels = depths(plan)[layer.name], layer.shape[1] if whole else None
+    for bank in banks:
+        entry = bank.find(kernel, depth, is_depthwise(layer), layer.name, channels)
+        if entry is not None:
+            return Match(entry, bank)
+    return None
+
+
+def _apart(a: Sequence[int], b: Sequence[int]) -> int:
+    return sum(abs(m - n) for m, n in zip(a, b, strict=True))
+
+
+def matched(
+    method: Method, layers: Sequence[Layer], plan: Plan, banks: Sequence[FilterBank], *, whole: bool, resize: bool
+) -> list[Layer]:
+    """The layers that the banks serve; the others get their reason.
+
+    Raises:
+        HeadstartError: They serve none.
+    """
+    served = []
+    for layer in layers:
+        if match(layer, plan, banks, whole=whole, resize=resize) is None:
+            plan.skip(layer, f"the bank has no {_form(layer, whole)}")
+        else:
+            served.append(layer)
+    if not served:
+        raise HeadstartError(
+            f"{method.info.name}: {', '.join(b.title for b in banks)} has {_forms(banks)}, and no layer takes those:"
+            f" the model needs {', '.join(sorted({_form(layer, whole) for layer in layers}))}.",
+            remedy="Build a bank from a model with such layers, or pass resize=True for another kernel.",
+        )
+    return served
+
+
+def _form(layer: Layer, whole: bool) -> str:
+    kind = "depthwise " * is_depthwise(layer)
+    return f"{layer.shape[1]}×{sizes(layer.kernel)} {kind}filters" if whole else f"{sizes(layer.kernel)} {kind}slices"
+
+
+def _forms(banks: Sequence[FilterBank]) -> str:
+    return ", ".join(dict.fromkeys(entry.form for bank in banks for entry in bank.entries))
+
+
+def resized(atoms: Tensor, found: Match) -> Tensor:
+    """Bring ``(k, *atom)`` to the layer's kernel."""
+    if found.matrix is None:
+        return atoms
+    dims = len(found.entry.kernel)
+    return (atoms.double().flatten(-dims) @ found.matrix.T).to(atoms.dtype)
+
+
+def resized_deviations(deviations: Tensor, found: Match) -> Tensor:
+    """Deviations of taps that are interpolated between independent ones."""
+    if found.matrix is None:
+        return deviations
+    dims = len(found.entry.kernel)
+    return (deviations.double().square().flatten(-dims) @ found.matrix.square().T).sqrt().to(deviations.dtype)
+
+
+def draw_clusters(entry: Entry, count: int, generator: torch.Generator) -> Tensor:
+    """Numbers of ``count`` clusters, each drawn in proportion to its size."""
+    return torch.multinomial(entry.sizes.double(), count, replacement=True, generator=generator)

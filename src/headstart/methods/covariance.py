@@ -1,0 +1,215 @@
+"""Gaussian filters with the covariance of trained ones, or with a constructed one (Trockman et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from headstart.banks.sources import Model
+from headstart.method import Method
+from headstart.methods.banked import DENSE, DEPTHWISE, Banks, identity, match, matched, open_banks, plain
+from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured
+from headstart.methods.spatial import (
+    check_count,
+    depths,
+    spatial_convolutions,
+    wanted_rms,
+    write_sized,
+)
+from headstart.methods.stem import check_scale
+from headstart.plan import Plan
+from headstart.registry import register
+from headstart.walk import Visit
+from headstart.weights import Layer
+
+REFERENCE = (
+    "Trockman, Willmott and Kolter 2023, Understanding the Covariance Structure of Convolutional Filters"
+    " (arXiv 2210.03651)"
+)
+SMALL = 5  # taps below which smooth and rough filters hardly differ
+
+
+@register(
+    "covariance",
+    summary="Gaussian slices with the covariance of trained networks' slices",
+    reference=REFERENCE,
+    scope="convolutions",
+    needs_data=False,
+    cost="no forward pass of its own; an eigendecomposition of taps × taps per layer",
+    deviations=(
+        "A bank of clusters gives the covariance between clusters, and the deviations, but no correlations, within"
+        " them: the more clusters, the nearer. CovarianceTransfer.from_models measures it exactly.",
+        "All convolutions of more than one tap; the paper fills depthwise ones (depthwise=true).",
+        "scale='match' keeps the layer's own norm; scale='paper' keeps that of the covariance.",
+        "Other kernel sizes by linear interpolation of the covariance's factor, which keeps it positive.",
+    ),
+)
+@dataclass(frozen=True)
+class CovarianceTransfer(Method):
+    """Draw every slice of a convolution from a zero-mean Gaussian with the covariance of trained slices.
+
+    The idea: taps of trained filters vary together, neighbours most of all, and how they do differs with depth.
+
+    Args:
+        bank: A shipped bank's name, a file, a ``FilterBank``, or several of those, of which the first that has a
+            layer's kernel serves it: clusters of its name, or else of its depth.
+        depthwise: Whether to write depthwise convolutions only; they take covariances of depthwise slices.
+        scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"source"`` that of the
+            layers that the bank was made from; ``"paper"`` leaves what was drawn; or a number.
+        layers: How many convolutions to write, in execution order; None (default) for all.
+        resize: Whether a layer whose kernel no bank has takes the covariance of the nearest kernel, interpolated.
+
+    Raises:
+        HeadstartError: The bank does not exist or is damaged, or serves no layer.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> trained = torch.nn.Conv2d(8, 8, 3)
+        >>> method = hs.CovarianceTransfer.from_models([trained])
+        >>> hs.initialize(torch.nn.Conv2d(4, 6, 5), method=method, seed=0).row("").notes
+        ['3×3 slices, resized, depth 0, covariance of 64 slices']
+    """
+
+    bank: Banks = (DENSE, DEPTHWISE)
+    depthwise: bool = False
+    scale: float | str = "match"
+    layers: int | None = None
+    resize: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bank", plain(self.bank))
+        self.check(self.bank != (), "bank=() names none", "Pass a name, a file or a FilterBank")
+        check_scale(self, self.scale, "match", "source", "paper")
+        check_count(self, self.layers)
+
+    @classmethod
+    def from_models(cls, models: Iterable[Model] | Model, **options: Any) -> CovarianceTransfer:
+        """Measure the covariance of the slices of trained models, layer by layer.
+
+        Args:
+            models: Modules, state dicts, files of those, or folders; layers of one name are pooled.
+            options: Of the method.
+
+        Raises:
+            HeadstartError: A source cannot be read, or has no convolution of more than one tap.
+        """
+        return cls(measure(models), **options)
+
+    def identity(self) -> str:
+        """The options, with the banks by what they hold."""
+        return identity(self)
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """The convolutions of more than one tap that the bank serves."""
+        spatial = spatial_convolutions(self, layers, plan, self.layers, self.depthwise)
+        return matched(self, spatial, plan, open_banks(self.bank), whole=False, resize=self.resize)
+
+    def before(self, visit: Visit) -> None:
+        """Draw and write the filters."""
+        found = match(visit.layer, visit.plan, open_banks(self.bank), whole=False, resize=self.resize)
+        assert found is not None
+        factor = factor_of(covariance_of(found.entry))
+        if found.matrix is not None:
+            factor = found.matrix @ factor
+        visit.note(found.words)
+        write_sized(visit, drawn(visit, factor), wanted_rms(visit, self.scale, found.entry.norm), "layer")
+
+
+@register(
+    "structured-covariance",
+    summary="Gaussian depthwise filters with a constructed covariance: smooth, and wider with depth",
+    reference=REFERENCE,
+    scope="convolutions",
+    needs_data=False,
+    cost="no forward pass of its own; an eigendecomposition of taps × taps per layer",
+    deviations=(
+        "s0, v and a have no defaults: the paper states them by architecture, and they could not be verified.",
+        "The mask is read as the window over the outer index, the tap of the block, before the matrix is made"
+        " symmetric; negative eigenvalues become zero.",
+        "scale='match' keeps the layer's own norm; scale='paper' keeps that of the covariance.",
+        "Windows of one and three dimensions, and of even kernels, by the same formula.",
+    ),
+)
+@dataclass(frozen=True)
+class StructuredCovariance(Method):
+    """Draw depthwise filters from a zero-mean Gaussian whose covariance is built from a Gaussian window.
+
+    The idea: filters of trained networks with large kernels are smooth and vanish towards the border, less so in
+    later layers. The window's variance at relative depth ``d`` is ``s0 + v * d + a * d**2 / 2``.
+
+    Args:
+        s0: Variance of the window in the first layer, in squared taps. Must be given.
+        v: Its growth with depth. Must be given.
+        a: The growth of the growth. Must be given.
+        depthwise: Whether to write depthwise convolutions only (published), and to count depth among those.
+        scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"paper"`` leaves what
+            was drawn; or a number.
+        layers: How many convolutions to write, in execution order; None (default) for all.
+
+    Raises:
+        HeadstartError: A constant is missing, no depthwise convolution, or a variance that is not positive.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> conv = torch.nn.Conv2d(64, 64, 7, groups=64)
+        >>> _ = hs.initialize(conv, method=hs.StructuredCovariance(s0=2.0, v=0.0, a=0.0), seed=0)
+        >>> border, centre = conv.weight[:, 0, 0, 0].std(), conv.weight[:, 0, 3, 3].std()
+        >>> bool(border < 0.5 * centre)
+        True
+    """
+
+    s0: float | None = None
+    v: float | None = None
+    a: float | None = None
+    depthwise: bool = True
+    scale: float | str = "match"
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("s0", "v", "a"):
+            value = getattr(self, name)
+            ok = isinstance(value, (int, float)) and math.isfinite(value)
+            remedy = "Pass s0, v and a: they depend on the architecture"
+            self.check(ok, f"{name}={value!r} is not a number, and it has no default", remedy)
+        check_scale(self, self.scale, "match", "paper")
+        check_count(self, self.layers)
+
+    def variance(self, depth: float) -> float:
+        """Variance of the window at a relative depth."""
+        assert self.s0 is not None
+        assert self.v is not None
+        assert self.a is not None
+        return self.s0 + self.v * depth + self.a * depth**2 / 2
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """The depthwise convolutions of more than one tap."""
+        spatial = spatial_convolutions(self, layers, plan, self.layers, self.depthwise)
+        place = depths(plan, self.depthwise)
+        for layer in spatial:
+            s = self.variance(place[layer.name])
+            wrong = f"the window of {layer.where} at depth {place[layer.name]:.2g} has a variance of {s:.3g}"
+            self.check(s > 0, wrong, "Pass s0, v and a that keep it positive from 0 to 1")
+            if max(layer.kernel) < SMALL:
+                plan.find(
+                    f"{self.info.name}: kernels of fewer than {SMALL} taps show hardly anything of the structure;"
+                    " it was made for 7 or more."
+                )
+        return spatial
+
+    def before(self, visit: Visit) -> None:
+        """Draw and write the filters."""
+        s = self.variance(depths(visit.plan, self.depthwise)[visit.layer.name])
+        visit.note(f"window of variance {s:.3g}")
+        factor = factor_of(structured(visit.layer.kernel, s))
+        write_sized(visit, drawn(visit, factor), wanted_rms(visit, self.scale, 0.0), "layer")
+
+
+def drawn(visit: Visit, factor: Tensor) -> Tensor:
+    """Draw every slice of a layer from a zero-mean Gaussian with the covariance ``factor @ factor.T``."""
+    shape = visit.layer.shape
+    normal = visit.normal(math.prod(shape[:2]), factor.shape[1])
+    return (normal @ factor.T.to(normal)).reshape(shape)

@@ -1,0 +1,143 @@
+"""Filter clusters: every slice of every convolution is a centroid of trained slices (Ulm et al.).
+
+The clusters come from a filter bank: see ``headstart.banks``. A layer takes those of its own name, or of its kernel
+and depth, and draws them in proportion to their sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from headstart.method import Method
+from headstart.methods.banked import (
+    DENSE,
+    DEPTHWISE,
+    Banks,
+    Match,
+    draw_clusters,
+    identity,
+    match,
+    matched,
+    open_banks,
+    plain,
+    resized,
+    resized_deviations,
+)
+from headstart.methods.spatial import check_count, spatial_convolutions, wanted_rms, write_sized
+from headstart.methods.stem import check_scale
+from headstart.plan import Plan
+from headstart.registry import register
+from headstart.walk import Visit
+from headstart.weights import Layer
+
+
+@register(
+    "filter-clusters",
+    summary="every slice of every convolution is drawn from clusters of trained networks' slices",
+    reference="Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification",
+    scope="convolutions",
+    needs_data=False,
+    cost="no forward pass of its own",
+    presets=("paper",),
+    deviations=(
+        "scale='match' keeps the layer's own norm; published centroids are written as they are, and centroids are"
+        " shorter than the slices that they stand for. Preset: filter-clusters:paper.",
+        "A layer whose name the bank does not know takes the clusters of its kernel that lie nearest in relative"
+        " depth, so that a bank serves other architectures; the paper keeps to one.",
+        "Draws come from the call's seed and the layer's name; published ones are not seeded.",
+        "Depthwise layers take clusters of depthwise slices only; the paper has none.",
+        "Filters that come out as zero keep the layer's own values.",
+    ),
+)
+@dataclass(frozen=True)
+class FilterClusters(Method):
+    """Fill convolutions with centroids from a filter bank, drawn in proportion to the sizes of their clusters.
+
+    The idea: slices of trained networks have few typical forms, which differ from layer to layer. A new network may
+    as well start from them. Convolutions of one tap, linear layers, biases and normalization keep their values.
+
+    Args:
+        bank: A shipped bank's name, a file, a ``FilterBank``, or several of those, of which the first that has a
+            layer's kernel serves it. The default has slices of ResNets trained on CIFAR-10, and depthwise slices of
+            an EfficientNet trained on ImageNet.
+        draw: ``"slices"`` copies a centroid for each pair of output and input channel (published); ``"gaussian"``
+            adds to it the deviations of its cluster; ``"whole"`` copies whole filters, from banks that have those.
+        scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"source"`` that of the
+            layers that the bank was made from; ``"paper"`` leaves the centroids as they are; or a number.
+        norm: ``"layer"`` scales all filters of a layer by one number; ``"filter"`` gives all the same norm.
+        layers: How many convolutions of more than one tap to write, in execution order; None (default) for all.
+        resize: Whether a layer whose kernel no bank has takes the clusters of the nearest kernel, interpolated.
+
+    Raises:
+        HeadstartError: The bank does not exist or is damaged, or no layer has a kernel of the bank.
+
+    Cost: no forward pass; memory for one layer's draws.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> atoms = torch.eye(9).reshape(9, 3, 3)[:2]
+        >>> sizes = torch.tensor([9, 1])
+        >>> entry = hs.banks.Entry((3, 3), 0.0, False, "", atoms, torch.zeros_like(atoms), sizes, 0.0, 0.1)
+        >>> conv = torch.nn.Conv2d(64, 64, 3)
+        >>> bank = hs.FilterBank((entry,), {"title": "two taps"})
+        >>> _ = hs.initialize(conv, method=hs.FilterClusters(bank), seed=0)
+        >>> (conv.weight != 0).float().mean((0, 1)).flatten()[:3].round(decimals=1)
+        tensor([0.9000, 0.1000, 0.0000])
+    """
+
+    bank: Banks = (DENSE, DEPTHWISE)
+    draw: str = "slices"
+    scale: float | str = "match"
+    norm: str = "layer"
+    layers: int | None = None
+    resize: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bank", plain(self.bank))
+        self.check(self.bank != (), "bank=() names none", "Pass a name, a file or a FilterBank")
+        self.check_choice("draw", "slices", "gaussian", "whole")
+        self.check_choice("norm", "layer", "filter")
+        check_scale(self, self.scale, "match", "source", "paper")
+        check_count(self, self.layers)
+        ok = not (self.scale == "paper" and self.norm == "filter")
+        self.check(ok, "norm='filter' changes sizes and scale='paper' keeps them", "Pass one of them")
+
+    @classmethod
+    def paper(cls, **options: Any) -> FilterClusters:
+        """The published form: centroids as they are. The number of clusters is the bank's."""
+        return cls(**{"scale": "paper", **options})
+
+    def identity(self) -> str:
+        """The options, with the banks by what they hold."""
+        return identity(self)
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """The convolutions of more than one tap that the bank serves."""
+        spatial = spatial_convolutions(self, layers, plan, self.layers)
+        return matched(self, spatial, plan, open_banks(self.bank), whole=self._whole, resize=self.resize)
+
+    def before(self, visit: Visit) -> None:
+        """Draw and write the filters."""
+        found = match(visit.layer, visit.plan, open_banks(self.bank), whole=self._whole, resize=self.resize)
+        assert found is not None
+        visit.note(f"{len(found.entry)} clusters of {found.words}")
+        write_sized(visit, self._drawn(visit, found), wanted_rms(visit, self.scale, found.entry.norm), self.norm)
+
+    @property
+    def _whole(self) -> bool:
+        return self.draw == "whole"
+
+    def _drawn(self, visit: Visit, found: Match) -> Tensor:
+        shape = visit.layer.shape
+        count = shape[0] if self._whole else math.prod(shape[:2])
+        drawn = draw_clusters(found.entry, count, visit.generator())
+        block = resized(found.entry.centroids, found)[drawn].reshape(shape)
+        if self.draw == "gaussian":
+            deviations = resized_deviations(found.entry.deviations, found)[drawn].reshape(shape)
+            block = block + deviations * visit.normal(*shape, purpose="deviations").to(deviations)
+        return block

@@ -1,0 +1,156 @@
+"""What methods that write every convolution of more than one tap share: which, where, and at what size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.methods.stem import matched_rms
+from headstart.plan import Plan
+from headstart.walk import Visit
+from headstart.weights import Layer
+
+DEAD = 1e-6  # of the longest filter: a shorter one is none
+
+
+def is_spatial(layer: Layer) -> bool:
+    """Whether the layer is a convolution (or a transposed one) of more than one tap."""
+    return layer.kind != "linear" and math.prod(layer.kernel) > 1
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether every filter sees one channel of several."""
+    return layer.groups > 1 and layer.shape[1] == 1
+
+
+def depths(plan: Plan, depthwise: bool = False) -> dict[str, float]:
+    """Place of each convolution of more than one tap among those of the model: 0 the first, 1 the last.
+
+    Args:
+        plan: Has the layers in order.
+        depthwise: Count depthwise ones only.
+    """
+    names = [la.name for la in plan.layers if is_spatial(la) and (is_depthwise(la) or not depthwise)]
+    return {name: i / max(1, len(names) - 1) for i, name in enumerate(names)}
+
+
+def spatial_convolutions(
+    method: Method, layers: Sequence[Layer], plan: Plan, count: int | None = None, depthwise: bool = False
+) -> list[Layer]:
+    """The selected convolutions of more than one tap; every other layer gets its reason.
+
+    Args:
+        method: Who asks.
+        layers: Layers that may be written.
+        plan: What is known of the model.
+        count: Only those among the first so many of the model; None for all.
+        depthwise: Only depthwise ones, and count those.
+
+    Raises:
+        HeadstartError: None of the layers is one.
+    """
+    first = list(depths(plan, depthwise))[:count]
+    found = []
+    for layer in layers:
+        if layer.kind == "linear":
+            plan.skip(layer, "a linear layer has no kernel")
+        elif not is_spatial(layer):
+            plan.skip(layer, f"a {sizes(layer.kernel)} kernel has no spatial structure")
+        elif depthwise and not is_depthwise(layer):
+            plan.skip(layer, "not depthwise")
+        elif layer.name not in first:
+            plan.skip(layer, f"not among the first {len(first)} convolutions")
+        else:
+            found.append(layer)
+    if not found:
+        kinds = sorted({type(la.module).__name__ for la in plan.layers})
+        raise HeadstartError(
+            f"{method.info.name} writes {'depthwise ' * depthwise}convolutions with a kernel larger than 1, and none"
+            f" was selected (the model runs {', '.join(kinds)}).",
+            remedy="Pass depthwise=False, or widen include=."
+            if depthwise
+            else "Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
+        )
+    if not plan.traced:
+        plan.find(f"{method.info.name}: without data the depth of a layer is its place in the order of registration.")
+    return found
+
+
+def sizes(kernel: Sequence[int]) -> str:
+    """A kernel in words.
+
+    Example:
+        >>> sizes((3, 5))
+        '3×5'
+    """
+    return "×".join(map(str, kernel)) if len(kernel) > 1 else f"{kernel[0]}-tap"
+
+
+def check_count(method: Method, layers: int | None) -> None:
+    """Raise unless ``layers`` is None or a positive number."""
+    ok = layers is None or (isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1)
+    method.check(ok, f"layers={layers!r} is not a positive number", "Pass 1 or more, or None for all")
+
+
+def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> None:
+    """Bring filters to a size and write them; filters without length keep the layer's own values.
+
+    Args:
+        visit: The layer.
+        block: ``(out, in/groups, *kernel)``, changed in place.
+        rms: Root mean square to bring them to; None writes them as they are.
+        per: ``"layer"`` by one factor, ``"filter"`` each to the same.
+    """
+    block = block.to(visit.weight_before)
+    lengths = torch.linalg.vector_norm(block.flatten(1), dim=1, dtype=torch.float64)
+    alive = lengths > DEAD * lengths.max()
+    if not bool(alive.any()):
+        visit.leave("all of its filters would be zero")
+        return
+    if rms is not None:
+        count = 1 if per == "filter" else int(alive.sum())
+        length = lengths if per == "filter" else torch.linalg.vector_norm(lengths[alive])
+        factor = rms * math.sqrt(count * block[0].numel()) / length
+        block.mul_(factor.to(block.dtype).reshape(-1, *[1] * (block.dim() - 1)))
+    if not bool(alive.all()):
+        block[~alive] = visit.weight_now[~alive]
+        dead = int((~alive).sum())
+        visit.note(f"{dead} filters came out as zero and keep their values")
+        visit.find(
+            f"{visit.method.info.name}: {dead} of {len(block)} filters of '{visit.layer.name}' came out as zero and"
+            " keep their values."
+        )
+    visit.write(block)
+
+
+def wanted_rms(visit: Visit, scale: float | str, source: float) -> float | None:
+    """What ``scale`` asks for: the layer's own size, the source's, a number, or None for no change."""
+    if scale == "match":
+        return matched_rms(visit)
+    if scale == "paper":
+        return None
+    return source if scale == "source" else float(scale)
+
+
+def resizing(source: Sequence[int], target: Sequence[int]) -> Tensor:
+    """The matrix that interpolates a kernel linearly in each dimension, ``(taps of target, taps of source)``.
+
+    Taps lie at the centres of equal parts of the same area. Larger kernels average, smaller ones repeat the border.
+    Rows sum to one.
+
+    Example:
+        >>> resizing((2,), (4,)).tolist()
+        [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    whole = torch.ones(1, 1, dtype=torch.float64)
+    for old, new in zip(source, target, strict=True):
+        place = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5
+        apart = (place.unsqueeze(1) - torch.arange(old, dtype=torch.float64)).abs()
+        rows = (1 - apart / max(1.0, old / new)).clamp_min(0)
+        whole = torch.kron(whole, rows / rows.sum(1, keepdim=True))
+    return whole
