@@ -284,7 +284,7 @@ def _report(plan: Plan, methods: list[Method], seed: int) -> Report:
     title = f"headstart: {' + '.join(m.info.name for m in methods)}"
     report = Report(title, [repr(m) for m in methods], rows, seed=seed, filters=plan.filters)
     report.findings = list(plan.findings)
-    report.statistics = list(plan.statistics)
+    report.statistics, report.others = list(plan.statistics), list(plan.others)
     if plan.statistics:
         report.findings.append(f"Running statistics moved with the rescale in: {', '.join(plan.statistics)}.")
     if plan.unreached:

@@ -42,6 +42,7 @@ class Plan:
         tied_biases: Names of layers whose bias belongs to a layer before them.
         filters: The first convolution's filters (before, after), once it was written.
         statistics: Names of batch norms whose running statistics moved with a rescale.
+        others: Names of written parameters and buffers outside of the weight layers.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -56,6 +57,7 @@ class Plan:
     tied_biases: set[str] = field(default_factory=set)
     filters: tuple[Tensor, Tensor] | None = None
     statistics: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     def skip(self, layer: Layer, reason: str) -> None:
         """Say in the report why a layer is left as it is."""

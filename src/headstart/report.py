@@ -83,6 +83,7 @@ class Report(Shown):
         seed: The seed in use.
         filters: First convolution's filters (before, after), when it was written.
         statistics: Batch norms whose running statistics moved with a rescale of the layers before them.
+        others: Parameters and buffers outside of the weight layers that were written, by their names.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Report(Shown):
     seed: int = 0
     filters: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     statistics: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> list[str]:
@@ -119,6 +121,7 @@ class Report(Shown):
             "seconds": self.seconds,
             "findings": self.findings,
             "statistics": self.statistics,
+            "others": self.others,
             "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
         }
 

@@ -69,12 +69,15 @@ class Snapshot:
         self.grads = {n: (g, g.clone()) for n, t in self.tensors.items() if (g := _grad(t)) is not None}
         self.process = _process()
 
-    def require_kept(self, changed: Collection[str] = (), statistics: Collection[str] = ()) -> None:
+    def require_kept(
+        self, changed: Collection[str] = (), statistics: Collection[str] = (), others: Collection[str] = ()
+    ) -> None:
         """Raise unless nothing differs but the weights of the layers named in ``changed``.
 
         Args:
             changed: Qualified names of the layers whose weights may differ.
             statistics: Qualified names of the normalizations whose buffers may differ.
+            others: Names of other parameters and buffers that may.
         """
         now = _named(self.model)
         require(list(now) == list(self.tensors), f"names changed: {sorted(set(now) ^ set(self.tensors))}")
@@ -86,6 +89,7 @@ class Snapshot:
         free = {id(p) for name in changed for p in modules[name].parameters()}
         free |= {id(b) for name in changed for n, b in modules[name].named_buffers() if "parametrizations" in n}
         free |= {id(b) for name in statistics for b in modules[name].buffers()}
+        free |= {id(now[name]) for name in others}
         for name, value in self.values.items():
             if id(now[name]) not in free:
                 require(same_bits(now[name], value), f"'{name}' changed, which the report does not say")
