@@ -26,6 +26,8 @@ VALUES = {
     "gabor": {"layers": [1, 3], "sigma": [(1.0, 2.0), (0.5, 0.5)], "channels": ["same", "random"]},
     "whitening": {"fraction": [0.5], "signs": [True, False], "eps": [0, 1e-9]},
     "matched-random": {"of": ["gabor", "whitening"]},
+    "filter-clusters": {"bank": ["a.safetensors", ("one", "other")], "draw": ["gaussian"], "layers": [1, None]},
+    "covariance": {"depthwise": [True, False], "resize": [False], "scale": ["source", 0.1]},
     "zero": {},
 }
 
@@ -48,6 +50,9 @@ def test_a_spec_says_what_the_constructor_says(methods):
     assert registry.resolve(parts) == registry.resolve([registry.get(n)(**o) for n, o in methods])
 
 
+REQUIRED = {"structured-covariance": "structured-covariance:s0=2,v=1,a=0.5"}  # these have options without defaults
+
+
 @pytest.mark.parametrize("name", hs.list_methods())
 def test_every_method_is_described_and_prints_as_what_builds_it(name):
     cls = registry.get(name)
@@ -56,11 +61,12 @@ def test_every_method_is_described_and_prints_as_what_builds_it(name):
     assert all(f.name in text for f in fields(cls))
     assert all(f"{name}:{p}" in text for p in cls.info.presets)
     assert cls.info.reference in text
-    assert eval(repr(cls()), {cls.__name__: cls}) == cls()
+    (method,) = registry.parse(REQUIRED.get(name, name))
+    assert eval(repr(method), {cls.__name__: cls}) == method
     for preset in cls.info.presets:
         assert registry.parse(f"{name}:{preset}") == [getattr(cls, preset)()]
     with pytest.raises(AttributeError):
-        cls().info_that_is_not_there = 1  # frozen: nothing can be set
+        method.info_that_is_not_there = 1  # frozen: nothing can be set
 
 
 def test_spaces_case_and_literals():

@@ -4,7 +4,7 @@ import pytest
 
 import headstart as hs
 from headstart.conformance import CHECKS
-from headstart.conformance.runs import writes_stem
+from headstart.conformance.runs import needs_convolution, writes_stem
 
 VARIANTS = [
     "within-layer:fill=keep",
@@ -28,6 +28,13 @@ VARIANTS = [
     "dirac:rest=zero,linear=true",
     "matched-random:of=gabor",
     "kaiming:mode=fan_out,distribution=uniform",
+    "filter-clusters:paper",
+    "filter-clusters:draw=gaussian,scale=source,resize=true",
+    "filter-clusters:norm=filter,layers=2",
+    "covariance:scale=paper",
+    "structured-covariance:s0=1,v=0.5,a=0.5,depthwise=false",
+    "matched-random:of=filter-clusters",
+    "zero-dc-random:of=filter-clusters",
     "balance:paper",
     "balance:almost=leave",
     "calibrate:balance=false",
@@ -36,7 +43,9 @@ VARIANTS = [
     ["orthogonal", "prewarm", "lsuv:fill=keep"],
     "gabor:paper+within-layer:fill=keep,before_norm=normalize",
 ]
-SPECS = [*hs.list_methods(), *VARIANTS]
+# These have options without defaults; a variant stands for them.
+REQUIRED = {"structured-covariance"}
+SPECS = [*(name for name in hs.list_methods() if name not in REQUIRED), *VARIANTS]
 # These compute from the weights and the data alone.
 WITHOUT_RANDOMNESS = {
     "auto",
@@ -47,6 +56,7 @@ WITHOUT_RANDOMNESS = {
     "within-layer:fill=keep",
     "calibrate:balance=false",
     "zero-dc-random",
+    "zero-dc-random:of=filter-clusters",
     "whitening",  # all patches of so small a batch
     "whitening:airbench",
     "whitening:fraction=0.5,signs=false",
@@ -73,5 +83,6 @@ def test_presets_are_all_covered():
     assert presets <= covered
 
 
-def test_both_scopes_are_covered():
-    assert {writes_stem(m) for m in SPECS} == {True, False}
+def test_all_scopes_are_covered():
+    assert {(writes_stem(m), needs_convolution(m)) for m in SPECS} == {(True, True), (False, True), (False, False)}
+    assert {name for name in REQUIRED if not any(str(m).startswith(f"{name}:") for m in VARIANTS)} == set()

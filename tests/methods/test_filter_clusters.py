@@ -169,6 +169,16 @@ def test_only_the_first_layers_on_request() -> None:
     assert report.row("4").notes == ["not among the first 2 convolutions"]
 
 
+def test_the_first_layers_are_those_of_the_model_whatever_is_selected() -> None:
+    model = two_layers()
+    method = hs.FilterClusters(bank(entry()), layers=2)
+    assert hs.initialize(model, method=method, exclude="0").changed == ["2"]
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    with pytest.raises(hs.HeadstartError, match="'0' is frozen; '2' is frozen"):
+        hs.initialize(model, method=method)
+
+
 def test_depthwise_layers_take_depthwise_slices_and_grouped_ones_dense_slices() -> None:
     dense, deep = entry(), entry(depthwise=True)
     torch.manual_seed(0)

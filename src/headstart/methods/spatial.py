@@ -69,9 +69,10 @@ def spatial_convolutions(
             found.append(layer)
     if not found:
         kinds = sorted({type(la.module).__name__ for la in plan.layers})
+        frozen = "".join(f"; '{name}' is frozen" for name in first if name in plan.frozen)
         raise HeadstartError(
             f"{method.info.name} writes {'depthwise ' * depthwise}convolutions with a kernel larger than 1, and none"
-            f" was selected (the model runs {', '.join(kinds)}).",
+            f" was selected (the model runs {', '.join(kinds)}{frozen}).",
             remedy="Pass depthwise=False, or widen include=."
             if depthwise
             else "Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
