@@ -101,7 +101,9 @@ def gather(
         sources.append(label)
         del convolutions, selected, convolution
     found = list(groups.values())
-    return Gathered(sorted(found, key=lambda g: (g.depthwise, g.kernel, g.depth)) if pool else found, sources)
+    if pool:
+        found.sort(key=lambda group: (group.depthwise, group.kernel, group.depth))
+    return Gathered(found, [label.strip("'") for label in sources])
 
 
 def _atoms(weight: Tensor, whole: bool) -> Tensor:

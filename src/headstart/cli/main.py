@@ -14,7 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-_ORDER = ("compare", "init", "diagnose", "methods", "tasks", "models", "protocols", "report", "status", "export")
+_ORDER = (
+    "compare",
+    "init",
+    "diagnose",
+    "bank",
+    "methods",
+    "tasks",
+    "models",
+    "protocols",
+    "report",
+    "status",
+    "export",
+)
 _EXAMPLES = """\
 examples:
   headstart compare                                   does a start help? on 5,000 real digits, no download
