@@ -82,13 +82,15 @@ def trace(
     Raises:
         ModelError: The model's forward failed.
     """
-    tracer = _Tracer(fixed, rigid, channels)
+    tracer = Tracer(fixed, rigid, channels)
     with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, Where()), tracer:
         returned = model(*batch.args, **batch.kwargs)
     return tracer.finish(returned)
 
 
-class _Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):
+    """Follows the labels of values through the operations of a forward pass, and asks what each does to scales."""
+
     def __init__(self, fixed: Collection[str], rigid: Collection[str], channels: bool) -> None:
         super().__init__()
         self._fixed, self._rigid, self._channels = fixed, rigid, channels
@@ -98,7 +100,7 @@ class _Tracer(TorchDispatchMode):
         self._almost: list[int] = []
         self._normed: list[int] = []
         self._outside = 0  # how many modules deep in what is not looked into
-        self._draw = torch.Generator().manual_seed(0)
+        self.draw = torch.Generator().manual_seed(0)
 
     # What runs -----------------------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class _Tracer(TorchDispatchMode):
         if self._outside:
             return func(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        labelled = {i: self.labels(leaf) for i, leaf in enumerate(leaves) if self._is_live(leaf)}
+        labelled = {i: self.labels(leaf) for i, leaf in enumerate(leaves) if self.is_live(leaf)}
         targets = {id(value) for value in written(func, args, kwargs)}
         if not labelled:
             result = func(*args, **kwargs)
@@ -118,7 +120,7 @@ class _Tracer(TorchDispatchMode):
         with self._looking():
             op = Operation(func, kept, spec, labelled)
             outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-            found = [self._judge(op, number, value) for number, value in enumerate(outputs)]
+            found = [self.judge(op, number, value) for number, value in enumerate(outputs)]
             self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
             for value, labels in zip(outputs, found, strict=True):
                 if labels is not None:
@@ -137,7 +139,7 @@ class _Tracer(TorchDispatchMode):
                 ):
                     self.pin(labels, "it is written into in part")
 
-    def _judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
+    def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
         """Find the labels of an operation's output; pin its inputs if there are none."""
         if not value.is_floating_point():
             if not op.invariant(number, self._factors(op)):
@@ -168,7 +170,7 @@ class _Tracer(TorchDispatchMode):
     def _factors(self, op: Operation) -> list[dict[int, float]]:
         """Draw a factor for every class, twice: moderate ones, and ones that make values large."""
         present = op.classes(self.classes)
-        drawn = torch.rand(len(present), generator=self._draw).tolist()
+        drawn = torch.rand(len(present), generator=self.draw).tolist()
         moderate = {label: 2 ** (2 * u - 1) for label, u in zip(present, drawn, strict=True)}
         large = {label: factor * max(1.0, _LARGE / max(op.size, 1e-30)) for label, factor in moderate.items()}
         return [moderate, large]
@@ -182,7 +184,8 @@ class _Tracer(TorchDispatchMode):
             return torch.full((), PINNED).expand(value.shape)
         return self.classes.roots(known[1])
 
-    def _is_live(self, value: Any) -> bool:
+    def is_live(self, value: Any) -> bool:
+        """Tell whether it is a value with labels that are not all pinned."""
         return isinstance(value, Tensor) and id(value) in self._labels and bool((self.labels(value) > PINNED).any())
 
     def pin(self, labels: Tensor, why: str) -> None:
@@ -208,17 +211,18 @@ class _Tracer(TorchDispatchMode):
         handles = []
         own = {id(layer.module) for layer in layers}
         for layer in layers:
-            handles += self._around(layer.module, self._layer(layer))
+            handles += self.around(layer.module, self._layer(layer))
         for name, module in model.named_modules():
             if is_norm(module) and id(module) not in own:
-                handles += self._around(module, self._norm(name, module))
+                handles += self.around(module, self._norm(name, module))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _around(self, module: nn.Module, done: Callable[[Tensor, Tensor], Tensor | None]) -> list[Any]:
+    def around(self, module: nn.Module, done: Callable[[Tensor, Tensor], Tensor | None]) -> list[Any]:
+        """Take a module as a whole: ``done(input, its labels, output)`` gives the labels of the output."""
         before: list[tuple[Tensor, Tensor] | None] = []
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -244,12 +248,12 @@ class _Tracer(TorchDispatchMode):
 
     def _layer(self, layer: Layer) -> Any:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
-            inputs = self._by_channel(labels, layer.channel_axis(value))
+            inputs = self.by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)
             if use is None:
-                use = self.flow.uses[layer.name] = Use(inputs, self._new(layer.out_channels))
+                use = self.flow.uses[layer.name] = Use(inputs, self.new_labels(layer.out_channels))
             else:  # one weight for several uses: they are rescaled alike
-                self._alike(use.inputs, inputs)
+                self.alike(use.inputs, inputs)
             bias = layer.module.bias
             if layer.name in self._fixed:
                 self._pass_through(layer, use)
@@ -261,13 +265,13 @@ class _Tracer(TorchDispatchMode):
 
         return done
 
-    def _alike(self, first: Tensor, other: Tensor) -> None:
+    def alike(self, first: Tensor, other: Tensor) -> None:
         """Make the channels of two uses one class each; one that was always zero takes the other's, in place."""
         for mine, its in zip(first.tolist(), other.tolist(), strict=True):
             self.classes.merge([mine, its])
         first.copy_(torch.where(first == ANY, other, first))
 
-    def _new(self, channels: int) -> Tensor:
+    def new_labels(self, channels: int) -> Tensor:
         """Start the class of a layer's output, or of each of its channels."""
         if self._channels:
             return torch.tensor([self.classes.new() for _ in range(channels)])
@@ -287,9 +291,9 @@ class _Tracer(TorchDispatchMode):
             if not bool((labels > PINNED).any()):
                 return None
             if isinstance(module, _BatchNorm) and value.dim() > 1:
-                channels = self._by_channel(labels, 1)
+                channels = self.by_channel(labels, 1)
                 if not never_run(module):
-                    self._alike(self.flow.norms.setdefault(name, channels), channels)
+                    self.alike(self.flow.norms.setdefault(name, channels), channels)
                     return None
             else:  # it may take its statistics over all channels
                 self.classes.merge(labels.unique().tolist())
@@ -298,7 +302,7 @@ class _Tracer(TorchDispatchMode):
 
         return done
 
-    def _by_channel(self, labels: Tensor, axis: int) -> Tensor:
+    def by_channel(self, labels: Tensor, axis: int) -> Tensor:
         """One class for each channel: what differs within a channel becomes one."""
         channels = labels.movedim(axis, 0).unsqueeze(-1).flatten(1)
         found = channels.amax(1)  # ANY is the smallest
@@ -316,13 +320,13 @@ class _Tracer(TorchDispatchMode):
             first = use.outputs
             use.inputs, use.outputs = self.classes.roots(use.inputs), self.classes.roots(use.outputs)
             if bool((use.outputs == PINNED).all()):
-                self.flow.reasons[name] = self._reason(int(first[0]))
+                self.flow.reasons[name] = self.reason_of(int(first[0]))
         self.flow.norms = {name: self.classes.roots(labels) for name, labels in self.flow.norms.items()}
         self.flow.normed = {self.classes.root(label) for label in self._normed} - {PINNED, ANY}
         self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY} - self.flow.normed
         return self.flow
 
-    def _reason(self, label: int) -> str:
+    def reason_of(self, label: int) -> str:
         """Why a class is pinned: the first reason on its way to the root."""
         while label > PINNED:
             if label in self.classes.reason:

@@ -31,10 +31,18 @@ class Classes:
 
     def __init__(self) -> None:
         self._parent = [PINNED]
+        self._table: Tensor | None = None  # label + 1 -> root, until something changes
         self.reason: dict[int, str] = {}
+
+    def copy(self) -> Classes:
+        """The same classes, to try something on."""
+        other = Classes()
+        other._parent, other._table, other.reason = list(self._parent), self._table, dict(self.reason)
+        return other
 
     def new(self) -> int:
         """Start a class."""
+        self._table = None
         self._parent.append(len(self._parent))
         return len(self._parent) - 1
 
@@ -46,12 +54,18 @@ class Classes:
 
     def roots(self, labels: Tensor) -> Tensor:
         """Map labels to what they belong to by now."""
-        table = torch.tensor([ANY, *(self.root(label) for label in range(len(self._parent)))])
-        return table[labels + 1]
+        if self._table is None:
+            parents = torch.tensor(self._parent)
+            while not torch.equal(parents, above := parents[parents]):
+                parents = above
+            self._table = torch.cat([torch.tensor([ANY]), parents])
+        return self._table[labels + 1]
 
     def merge(self, labels: Sequence[int]) -> int:
         """Make labels one class, pinned if one of them is, and return it."""
         roots = sorted({self.root(label) for label in labels if label != ANY})
+        if len(roots) > 1:
+            self._table = None
         for root in roots[1:]:
             self._parent[root] = roots[0]
         return roots[0] if roots else ANY
@@ -62,6 +76,7 @@ class Classes:
             if (root := self.root(label)) > PINNED:
                 self.reason[root] = why
                 self._parent[root] = PINNED
+                self._table = None
 
 
 @dataclass
@@ -77,8 +92,12 @@ class Operation:
     def __post_init__(self) -> None:
         if not self.name:
             self.name = self.func.overloadpacket.__name__.rstrip("_") or self.func.overloadpacket.__name__
-        self.size = max(float(self.leaves[i].abs().max()) if self.leaves[i].numel() else 0.0 for i in self.labelled)
         self._plain: list[Any] | None = None
+
+    @property
+    def size(self) -> float:
+        """The largest value that comes in."""
+        return max(float(self.leaves[i].abs().max()) if self.leaves[i].numel() else 0.0 for i in self.labelled)
 
     def classes(self, classes: Classes) -> list[int]:
         """The classes that come in, without the pinned one."""
@@ -86,9 +105,9 @@ class Operation:
         return sorted({classes.root(label) for label in found} - {PINNED, ANY})
 
     def run(self, change: Callable[[int, Tensor], Tensor]) -> list[Any]:
-        """Run it on changed floating-point inputs."""
+        """Run it on changed inputs: those of floating point, and whatever else is followed."""
         leaves = [
-            change(i, leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            change(i, leaf) if isinstance(leaf, Tensor) and (leaf.is_floating_point() or i in self.labelled) else leaf
             for i, leaf in enumerate(self.leaves)
         ]
         args, kwargs = tree_unflatten(leaves, self.spec)
@@ -135,23 +154,27 @@ class Operation:
         except RuntimeError:
             wide = []
         if wide:
-            yield _joined(wide)
+            yield joined(wide)
         if len(fields) == 1:
-            labels = fields[0]
-            if labels.dim() > 2 and value.dim() > 1 and labels.shape[:2] == value.shape[:2]:
-                channel = labels.flatten(2)[..., 0]
-                if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
-                    yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape), []
-            averaged = self._on_labels(number)  # a mean of equal labels is that label
-            if averaged is not None and averaged.shape == value.shape:
-                whole = averaged.round()
-                if bool((averaged - whole).abs().max() < 1e-6) and set(whole.unique().tolist()) <= set(
-                    labels.unique().tolist()
-                ):
-                    yield whole.long(), []
+            yield from ((labels, []) for labels in self.reduced(number, value))
         present = self.classes(classes)
         if present:
             yield torch.full((), present[0]).expand(value.shape), [present]
+
+    def reduced(self, number: int, value: Tensor) -> Iterator[Tensor]:
+        """Guess the labels of an output that has other axes than the one input, behind those of samples and channels."""
+        (labels,) = self.labelled.values()
+        if labels.dim() > 2 and value.dim() > 1 and labels.shape[:2] == value.shape[:2]:
+            channel = labels.flatten(2)[..., 0]
+            if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
+                yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape)
+        averaged = self._on_labels(number)  # a mean of equal labels is that label
+        if averaged is not None and averaged.shape == value.shape:
+            whole = averaged.round()
+            if bool((averaged - whole).abs().max() < 1e-6) and set(whole.unique().tolist()) <= set(
+                labels.unique().tolist()
+            ):
+                yield whole.long()
 
     def homogeneous(
         self, number: int, candidate: Tensor, merged: list[list[int]], factors: list[dict[int, float]]
@@ -159,12 +182,12 @@ class Operation:
         """Tell whether the output scales as the candidate says."""
         plain = self._unscaled()[number]
         scales = [_scales(_together(factor, merged)) for factor in factors]
-        return all(_close(self._rescaled(scale)[number], plain * scale(candidate).to(plain)) for scale in scales)
+        return all(close(self._rescaled(scale)[number], plain * scale(candidate).to(plain)) for scale in scales)
 
     def invariant(self, number: int, factors: list[dict[int, float]], merged: Sequence[Sequence[int]] = ()) -> bool:
         """Tell whether the output does not depend on the scales."""
         plain = self._unscaled()[number]
-        return all(_close(self._rescaled(_scales(_together(f, merged)))[number], plain) for f in factors)
+        return all(close(self._rescaled(_scales(_together(f, merged)))[number], plain) for f in factors)
 
     def _unscaled(self) -> list[Any]:
         if self._plain is None:
@@ -178,7 +201,7 @@ class Operation:
         return self.run(change)
 
 
-def _joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
+def joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
     """Labels of a sum: where terms differ, their classes have to become one."""
     labels = fields[0]
     groups: list[list[int]] = []
@@ -219,7 +242,8 @@ def _scales(factors: dict[int, float]) -> Callable[[Tensor], Tensor]:
     return scale
 
 
-def _close(got: Tensor, wanted: Tensor) -> bool:
+def close(got: Tensor, wanted: Tensor) -> bool:
+    """Tell whether two results of an operation agree up to rounding."""
     if not got.is_floating_point():
         return bool(torch.equal(got, wanted))
     if got.numel() == 0:

@@ -1,0 +1,397 @@
+"""Which channels of a network may trade places, and which axes of its tensors go with them.
+
+Every value of a traced pass carries labels of the channels that it is made of, as in `headstart.dataflow`. A weight
+layer's outputs start new ones; values that are added share theirs. What an operation does to channels is tried: it is
+run again on inputs whose channels have traded places. Parameters and buffers outside of weight layers have labels as
+well, so whatever meets a channel (a norm's weight and statistics, a layer scale, a slope) goes with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from headstart import inputs, weights
+from headstart.dataflow import Tracer, Use
+from headstart.errors import ModelError
+from headstart.inputs import Batch
+from headstart.operations import ANY, PINNED, Operation, close, joined
+from headstart.plan import Where, failing_forward, first_input, make_plan, weight_layers
+from headstart.transaction import Transaction
+from headstart.weights import Layer
+
+_LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
+_SAME = 1e-4  # of the outputs' size
+
+
+@dataclass
+class Wiring:
+    """The channels of a network.
+
+    Attributes:
+        layers: By name in execution order, the label of every input and output channel.
+        others: By name, the label of every value of a parameter or buffer outside of weight layers.
+        groups: Labels that may trade places with each other, in execution order.
+        fixed: By layer name, why outputs stay in place.
+    """
+
+    layers: dict[str, Use] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)
+    groups: list[Tensor] = field(default_factory=list)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How long a table of labels is."""
+        labels = [t for use in self.layers.values() for t in (use.inputs, use.outputs)] + list(self.others.values())
+        return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
+
+    def stay(self) -> Tensor:
+        """The table in which every label stays in its place."""
+        return torch.arange(self.size)
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """A table in which every group is permuted at random."""
+        table = self.stay()
+        for group in self.groups:
+            table[group] = group[torch.randperm(len(group), generator=generator)]
+        return table
+
+
+def order(labels: Tensor, table: Tensor) -> Tensor:
+    """Where each place takes its content from, when the content of label ``l`` goes to the places of ``table[l]``.
+
+    Example:
+        >>> order(torch.tensor([1, 2, 3]), torch.tensor([0, 3, 1, 2])).tolist()
+        [1, 2, 0]
+    """
+    moved = torch.where(labels > PINNED, table[labels.clamp_min(0)], labels)
+    index = torch.empty_like(labels)
+    return index.scatter_(-1, labels.argsort(dim=-1, stable=True), moved.argsort(dim=-1, stable=True))
+
+
+def permuted(layer: Layer, use: Use, weight: Tensor, table: Tensor) -> Tensor:
+    """A canonical weight whose channels traded places.
+
+    Args:
+        layer: Its geometry.
+        use: Labels of its channels.
+        weight: ``(out, in/groups, *kernel)``.
+        table: Where each label goes.
+    """
+    into = order(use.inputs.view(layer.groups, -1), table).to(weight.device)
+    by_group = weight[order(use.outputs, table).to(weight.device)].unflatten(0, (layer.groups, -1))
+    index = into.view(layer.groups, 1, -1, *[1] * len(layer.kernel)).expand_as(by_group)
+    return by_group.gather(2, index).flatten(0, 1)
+
+
+@torch.no_grad()
+def permute(model: nn.Module, wiring: Wiring, table: Tensor) -> None:
+    """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
+
+    Args:
+        model: Of the wiring's architecture.
+        wiring: From :func:`wire`.
+        table: Where each label goes.
+
+    Raises:
+        WriteError: A weight is parametrized in a way that does not take it.
+    """
+    for layer in weight_layers(model):
+        use = wiring.layers.get(layer.name)
+        if use is None:
+            continue
+        into, out = order(use.inputs, table), order(use.outputs, table)
+        if torch.equal(into, torch.arange(len(into))) and torch.equal(out, torch.arange(len(out))):
+            continue
+        weights.write(layer, permuted(layer, use, weights.read(layer), table))
+        bias = weights.read_bias(layer)
+        if bias is not None:
+            weights.write_bias(layer, bias[out.to(bias.device)])
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, labels in wiring.others.items():
+        values = own[name].flatten()[order(labels, table).to(own[name].device)]
+        own[name].copy_(values.view_as(own[name]))
+
+
+def wire(model: nn.Module, batch: Batch) -> Wiring:
+    """Find the channels of a network that may trade places. The model is left alone.
+
+    Args:
+        model: Any.
+        batch: Two samples of it are run, every operation several times.
+
+    Raises:
+        ModelError: The forward fails, the model cannot be copied, or its channels go ways that were not seen.
+    """
+    twin = _twin(model)
+    small = batch.head(2)
+    args, kwargs = inputs.map_tensors((small.args, small.kwargs), _widened)
+    small = Batch(args, kwargs)
+    with Transaction(twin) as transaction, torch.no_grad():
+        _vary(twin)
+        tracer = _Wires(twin)
+        with tracer.hooked(twin, make_plan(twin, small).layers), failing_forward(small, Where()), tracer:
+            returned = twin(*small.args, **small.kwargs)
+        wiring = tracer.wiring(returned)
+        before = outputs(twin, small)
+        permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(0)))
+        difference = distance(before, outputs(twin, small))
+        del transaction
+    if not difference <= _SAME:
+        raise ModelError(
+            f"The channels of {type(model).__name__} cannot be followed: with channels in other places its outputs"
+            f" differ by {difference:.3g} of their size.",
+            remedy="Some part of its forward treats channels differently by their place in a way that was not seen.",
+        )
+    return wiring
+
+
+def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """What a model returns, in floating point."""
+    with torch.no_grad(), failing_forward(batch, Where()):
+        returned = model(*batch.args, **batch.kwargs)
+    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
+
+
+def distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference between outputs, as a share of their size."""
+    found = 0.0
+    for a, b in zip(before, after, strict=True):
+        finite = torch.isfinite(a)
+        if bool(finite.any()):
+            a, b = a[finite].double(), b[finite].double()
+            error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+            found = max(found, math.inf if math.isnan(error) else error)
+    return found
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32 or better."""
+    try:
+        twin = copy.deepcopy(model).cpu()
+    except RuntimeError as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {error}.",
+            remedy="Remove the older, hook-based weight or spectral norm first (torch.nn.utils.parametrizations).",
+        ) from error
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in twin.parameters())
+    return twin.float() if half else twin
+
+
+def _widened(value: Tensor) -> Tensor:
+    value = value.cpu()
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+@torch.no_grad()
+def _vary(model: nn.Module) -> None:
+    """Make constant tensors vary: ones and zeros do not show in which order they are."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensor.add_(torch.rand(tensor.shape, generator=generator).to(tensor) + 0.5)
+
+
+class _Wires(Tracer):
+    """Follows channels; instead of what operations do to scales it asks what they do to order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__((), (), channels=True)
+        self._family = torch.zeros(1, dtype=torch.long)  # by label: only members of one family may trade places
+        layers = weight_layers(model)
+        owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+        self._shared = {la.name for la in layers if any(owners[id(p)] > 1 for p in la.module.parameters())}
+        inside = {id(t) for la in layers for t in [*la.module.parameters(), *la.module.buffers()]}
+        self._others: dict[str, Tensor] = {}
+        self._constants: set[int] = set()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if id(tensor) not in inside and tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST:
+                self._others[name] = self.new_labels(tensor.numel())
+                self._labels[id(tensor)] = (tensor, self._others[name].view(tensor.shape))
+                self._constants.add(id(tensor))
+
+    def new_labels(self, channels: int) -> Tensor:
+        """Start labels, one family."""
+        family = self._family.new_full((channels,), int(self._family.max()) + 1)
+        self._family = torch.cat([self._family, family])
+        return super().new_labels(channels)
+
+    # Operations ----------------------------------------------------------------------------------------------
+
+    def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
+        """Find the labels of an operation's output; pin its inputs if it does not keep channels apart."""
+        if all(id(leaf) in self._constants for leaf in op.leaves if isinstance(leaf, Tensor)):
+            self._constants.add(id(value))
+        moved = op.moved(number)
+        if moved is not None and moved.shape == value.shape:
+            return moved
+        if value.numel() == 0:
+            return None
+        data = {i: labels for i, labels in op.labelled.items() if id(op.leaves[i]) not in self._constants}
+        # What is spread over all channels alike need not go with them: try the data alone first.
+        for labelled in (data, op.labelled) if 0 < len(data) < len(op.labelled) else (op.labelled,):
+            part = Operation(op.func, op.leaves, op.spec, labelled, op.name)
+            for candidate, merged in sorted(_candidates(part, number, value), key=self._loss):
+                if self._keeps(part, number, value, candidate, merged):
+                    found = self.classes.roots(candidate)
+                    return torch.where((found == ANY) & (value != 0).cpu(), PINNED, found)
+            if self._keeps(part, number, value, None, []):
+                return None
+        self.pin_all(op, f"{op.name} mixes channels")
+        return None
+
+    def _keeps(
+        self, op: Operation, number: int, value: Tensor, candidate: Tensor | None, merged: list[list[int]]
+    ) -> bool:
+        """Tell whether the output trades places as the candidate says (none: stays) when the inputs do."""
+        classes = self.classes.copy()
+        for group in merged:
+            classes.merge(group)
+        fields = {i: classes.roots(labels) for i, labels in op.labelled.items()}
+        wanted = None if candidate is None else classes.roots(candidate)
+        family = self._family
+        for labels in [*fields.values(), *([] if wanted is None else [wanted])]:
+            family = _parted(family, labels)
+        table = self._cycle(family, torch.cat([labels.flatten() for labels in fields.values()]).unique())
+
+        def trade(i: int, leaf: Tensor) -> Tensor:
+            return _traded(leaf, fields[i], table) if i in fields else leaf.clone()
+
+        got = op.run(trade)[number]
+        if not close(got, value if wanted is None else _traded(value, wanted, table)):
+            return False
+        self.classes, self._family = classes, family
+        return True
+
+    def _loss(self, guess: tuple[Tensor, list[list[int]]]) -> int:
+        """How many labels would no longer be told apart: axes of one size are easily taken for each other."""
+        classes = self.classes.copy()
+        for group in guess[1]:
+            classes.merge(group)
+        return -len(classes.roots(guess[0]).unique())
+
+    def _cycle(self, family: Tensor, labels: Tensor) -> Tensor:
+        """A table that moves every label that can move, within its family, on one round in a random order."""
+        labels = labels[labels > PINNED]
+        labels = labels[torch.randperm(len(labels), generator=self.draw)]
+        labels = labels[family[labels].argsort(dim=0, stable=True)]
+        table = torch.arange(len(family))
+        if len(labels):
+            _, sizes = family[labels].unique_consecutive(return_counts=True)
+            table[labels] = torch.cat([part.roll(1) for part in labels.split(sizes.tolist())])
+        return table
+
+    # Modules -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
+        """Take weight layers as they are; norms are operations like others, but for their groups."""
+        handles = [h for layer in layers for h in self.around(layer.module, self._layer(layer))]
+        handles += [
+            m.register_forward_pre_hook(self._grouped, with_kwargs=True)
+            for m in model.modules()
+            if isinstance(m, nn.GroupNorm)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _grouped(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A group norm keeps channels in their groups."""
+        assert isinstance(module, nn.GroupNorm)
+        value = first_input(args, kwargs)
+        if self.is_live(value) and value.dim() > 1:
+            channels = self.by_channel(self.labels(value), 1)
+            self._family = _parted(self._family, channels, module.num_groups)
+
+    def _layer(self, layer: Layer) -> Any:
+        def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
+            found = self.by_channel(labels, layer.channel_axis(value))
+            use = self.flow.uses.get(layer.name)
+            single = layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1
+            if use is None:
+                # One filter per channel: it goes with its channel. A constant channel has a filter all the same.
+                new = torch.where(found == ANY, PINNED, found) if single else self.new_labels(layer.out_channels)
+                use = self.flow.uses[layer.name] = Use(found, new)
+            else:
+                self.alike(use.inputs, found)
+            if layer.name in self._shared:
+                self.pin(torch.cat([use.inputs, use.outputs]), f"'{layer.name}' shares a parameter with another module")
+            if not single:
+                self._family = _parted(self._family, self.classes.roots(use.inputs), layer.groups)
+                self._family = _parted(self._family, self.classes.roots(use.outputs), layer.groups)
+            shape = [1] * output.dim()
+            shape[layer.channel_axis(output)] = -1
+            return self.classes.roots(use.outputs).view(shape).expand(output.shape)
+
+        return done
+
+    def wiring(self, returned: Any) -> Wiring:
+        """Pin what the model returns, and say which labels may trade places."""
+        for leaf in tree_flatten(returned)[0]:
+            if isinstance(leaf, Tensor) and self.is_live(leaf):
+                self.pin(self.labels(leaf), "the model returns it")
+        roots = self.classes.roots
+        found = Wiring({n: Use(roots(u.inputs), roots(u.outputs)) for n, u in self.flow.uses.items()})
+        for name, use in self.flow.uses.items():
+            if bool((found.layers[name].outputs <= PINNED).all()):
+                found.fixed[name] = self._why(int(use.outputs[0]))
+        found.others = {name: labels for name, own in self._others.items() if bool(((labels := roots(own)) > 0).any())}
+        seen: set[int] = set()
+        for use in found.layers.values():
+            for family, labels in _families(self._family, use.outputs).items():
+                if family not in seen and len(labels) > 1:
+                    found.groups.append(labels)
+                seen.add(family)
+        return found
+
+    def _why(self, label: int) -> str:
+        return self.reason_of(label) if label > PINNED else "it is made of what stays in place"
+
+
+def _families(family: Tensor, labels: Tensor) -> Mapping[int, Tensor]:
+    """The labels of each family, in order."""
+    present = labels[labels > PINNED].unique()
+    return {int(f): present[family[present] == f] for f in family[present].unique()}
+
+
+def _parted(family: Tensor, labels: Tensor, groups: int = 1) -> Tensor:
+    """Part families whose members are met differently often, or in different groups of channels."""
+    weight = torch.ones(labels.shape, dtype=torch.float64)
+    if groups > 1:  # a random number for each group: sums of a few of them hardly ever agree
+        numbers = torch.randint(1 << 40, (groups,), generator=torch.Generator().manual_seed(groups))
+        weight = numbers.double().repeat_interleave(len(labels) // groups)
+    count = torch.bincount(labels.flatten().clamp_min(0), weight.flatten(), minlength=len(family)).long()
+    kinds, kind = count.unique(return_inverse=True)
+    return (family * len(kinds) + kind).unique(return_inverse=True)[1]
+
+
+def _traded(value: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+    return value.flatten()[order(labels.flatten(), table)].view(value.shape)
+
+
+def _candidates(op: Operation, number: int, value: Tensor) -> Iterator[tuple[Tensor, list[list[int]]]]:
+    """Guess the labels of an output, with the labels that would have to become one."""
+    fields = list(op.labelled.values())
+    axis = [1, -1, *[1] * (value.dim() - 2)]
+    beside = [f.view(axis) if f.dim() == 1 and value.dim() > 2 and len(f) == value.shape[1] else f for f in fields]
+    for version in (fields, beside):
+        try:
+            yield joined([torch.broadcast_to(labels, value.shape) for labels in version])
+        except RuntimeError:
+            continue
+    if len(fields) == 1:
+        yield from ((labels, []) for labels in op.reduced(number, value))
+
