@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from headstart.banks import Entry, FilterBank
 from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_controls
 from headstart.bench import experiment as module
 from headstart.bench.arms import parse_arms
@@ -255,6 +256,33 @@ def test_controls_follow_their_method_and_take_over_its_options():
 def test_a_control_of_a_composition_replaces_the_part_that_writes_the_first_layer():
     arms = with_controls([parse_arm("prewarm+lsuv")])
     assert [type(method).__name__ for method in arms[2].methods()] == ["MatchedRandom", "LSUV"]
+
+
+def test_methods_for_many_convolutions_get_random_controls_methods_for_all_layers_none():
+    arms = with_controls([parse_arm("f=filter-clusters:bank=('a,b', 'c+d'),layers=2"), parse_arm("kaiming")])
+    assert [arm.label for arm in arms if arm.control in ("matched-random", "zero-dc-random")] == [
+        "matched-random of f",
+        "zero-dc-random of f",
+    ]
+    (control,), (treatment,) = arms[2].methods(), arms[1].methods()
+    assert control.treatment == treatment
+    assert treatment.bank == ("a,b", "c+d")
+
+
+def test_a_trial_is_named_by_what_a_bank_holds_not_by_where_it_lies(make_experiment, tmp_path):
+    def save(name, value):
+        atoms = torch.full((1, 3, 3), value)
+        made = Entry((3, 3), 0.0, False, "", atoms, atoms, torch.ones(1).long(), 0.0, 1.0)
+        FilterBank((made,)).save(tmp_path / f"{name}.safetensors")
+        spec = f"filter-clusters:bank={tmp_path / name}.safetensors"
+        experiment = make_experiment(arms=(Arm("default"), Arm("f", spec), Arm("m", spec, "matched-random", "f")))
+        return {t.arm.label: t.key for t in experiment.trials(experiment.prepare()) if t.seed == 0}
+
+    first, moved, other = save("a", 1.0), save("b", 1.0), save("b", 2.0)
+    assert first == moved
+    assert first["default"] == other["default"]
+    assert first["f"] != other["f"]
+    assert first["m"] != other["m"]
 
 
 def test_commas_part_arms_but_not_a_methods_options():

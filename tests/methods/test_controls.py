@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import headstart as hs
+from headstart.bench.arms import spec_of
+
+from .banks import bank, entry
 
 
 def pair(channels: int = 3, filters: int = 64, kernel: int = 3) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -96,6 +101,52 @@ def test_controls_serve_fills_of_all_layers_too(tiles: Tensor) -> None:
     untouched = model[3].weight.detach().clone()
     hs.initialize(model, tiles, "matched-random:of=dirac")  # leaves linear layers alone
     assert torch.equal(model[3].weight, untouched)
+
+
+def test_controls_of_a_method_for_many_convolutions_write_each_that_it_writes(tiles: Tensor, tmp_path: Path) -> None:
+    bank(entry(clusters=4), entry(depth=1.0)).save(tmp_path / "a+b, c.safetensors")
+    treatment = hs.FilterClusters(tmp_path / "a+b, c.safetensors", layers=2)
+    models = []
+    for method in (treatment, hs.MatchedRandom(of=spec_of(treatment)), hs.ZeroDCRandom(of=spec_of(treatment)), None):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 4, 3)]
+        models.append(nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3)))
+        models[-1](tiles[:1])
+        if method is not None:
+            assert hs.initialize(models[-1], None, method).changed == ["0", "2"]
+    treated, matched, centred, plain = models
+    for layer in (0, 2):
+        torch.testing.assert_close(norms(matched[layer].weight), norms(treated[layer].weight))
+        assert mean_cosine(matched[layer].weight, treated[layer].weight) < 0.25
+        torch.testing.assert_close(norms(centred[layer].weight), norms(plain[layer].weight))
+        assert centred[layer].weight.sum((1, 2, 3)).abs().max() < 1e-5
+        assert torch.equal(matched[layer].bias, plain[layer].bias)
+    for layer in (1, 3, 5):
+        for model in models:
+            assert torch.equal(model[layer].weight, plain[layer].weight)
+
+
+def test_a_control_needs_what_its_treatment_needs() -> None:
+    for of in ("gabor", "prewarm", "kaiming"):
+        treated, control = hs.registry.get(of).info, hs.MatchedRandom(of=of).info
+        assert (control.needs_data, control.scope) == (treated.needs_data, treated.scope)
+        assert control.name == "matched-random"
+    conv = nn.Conv2d(3, 8, 7)
+    assert hs.initialize(conv, method="matched-random:of=gabor").changed == [""]
+    with pytest.raises(hs.HeadstartError, match="works from data and got none"):
+        hs.initialize(conv, method="matched-random:of=prewarm")
+
+
+def test_a_control_is_named_by_what_its_treatments_files_hold(tmp_path: Path) -> None:
+    assert hs.MatchedRandom(of="gabor").identity() == "MatchedRandom(of='gabor')"
+    made = bank(entry())
+    made.save(tmp_path / "a.safetensors")
+    made.save(tmp_path / "b.safetensors")
+    a, b = (hs.MatchedRandom(of=f"filter-clusters:bank={tmp_path}/{name}.safetensors") for name in "ab")
+    assert a.identity() == b.identity()
+    assert made.fingerprint in a.identity()
+    bank(entry(seed=1)).save(tmp_path / "b.safetensors")
+    assert a.identity() != b.identity()
 
 
 @pytest.mark.parametrize(

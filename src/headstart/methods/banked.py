@@ -67,13 +67,13 @@ def open_banks(bank: Banks) -> tuple[FilterBank, ...]:
 
 
 def _opened(name: str) -> FilterBank:
-    path = storage.locate(name)
-    return _read(name, path.stat().st_mtime_ns)
+    file = storage.locate(name).stat()
+    return _read(name, (file.st_ino, file.st_size, file.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=8)
-def _read(name: str, written: int) -> FilterBank:
-    """Every layer asks for the bank; the file is read when it is new."""
+def _read(name: str, state: tuple[int, ...]) -> FilterBank:
+    """Every layer asks for the bank; the file is read when it is another."""
     return FilterBank.load(name)
 
 
