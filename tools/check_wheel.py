@@ -4,7 +4,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-NEEDED = ("headstart/py.typed", "headstart/cli/main.py", "headstart/bench/templates/")
+NEEDED = (
+    "headstart/py.typed",
+    "headstart/cli/main.py",
+    "headstart/bench/templates/",
+    "headstart/banks/shipped/cifar10-resnets.safetensors",
+    "headstart/banks/shipped/efficientnet-lite0.safetensors",
+)
 LIMIT = 500_000
 
 

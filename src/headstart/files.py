@@ -88,10 +88,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """
     part = path.with_name(f".{path.name}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors makes files that nobody else may read
         if path.suffix == SAFETENSORS:
             save_file(dict(tensors), str(part), metadata=dict(metadata))
         else:
             torch.save(dict(tensors), part)
+        part.chmod(mode)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise HeadstartError(f"'{path}' cannot be written: {error}.") from error

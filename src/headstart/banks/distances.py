@@ -112,7 +112,8 @@ def cluster(atoms: Tensor, clusters: int, distance: str, dims: int, seed: int, n
         if distance == "even":
             atoms = even_part(atoms, dims)
         points = (magnitudes(atoms, dims) if distance == "magnitude" else atoms).flatten(1)
-        found = kmeans(points, clusters, seed=rng.derive(seed, "bank", name) & 0x7FFFFFFF)
+        rounding = 16 * torch.finfo(points.dtype).eps * float(torch.linalg.vector_norm(points, dim=1).max())
+        found = kmeans(points, clusters, seed=rng.derive(seed, "bank", name) & 0x7FFFFFFF, noise=rounding)
     members = [torch.nonzero(found.labels == c).flatten() for c in range(len(found.sizes))]
     inertia = found.inertia
     if distance == "cosine":

@@ -39,7 +39,6 @@ _RECORDED = (
     "model_args",
     "clusters",
     "distance",
-    "bins",
     "include",
     "exclude",
     "seed",
@@ -286,5 +285,6 @@ def _command(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value not in (None, "", []):
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    words += [f"--{name}" for name in ("pool", "whole", "half") if getattr(args, name)]
+    words += ["--pool", "--bins", str(args.bins)] if args.pool else []
+    words += [f"--{name}" for name in ("whole", "half") if getattr(args, name)]
     return shlex.join([*words, "--out", str(args.out)])
