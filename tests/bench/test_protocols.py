@@ -154,6 +154,18 @@ def test_filter_clustering(data):
         assert training.augment == (("flip", "rotate") if data == "pairs" else ())
         assert training.rotation == 15
         assert training.normalization == ("task" if data == "pairs" else "imagenet")
+    methods = {arm.label: arm.methods() for arm in published.arms}
+    assert methods.pop("default") == []
+    assert methods == {
+        "filter-clusters:paper": [hs.FilterClusters(scale="paper")],
+        **({"gabor:paper": [hs.Gabor.paper()]} if data == "pairs" else {}),
+    }
+    starts = {arm.label: arm.methods() for arm in corrected.arms}
+    assert starts["filter-clusters"] == [hs.FilterClusters(scale="match")]
+    assert starts["matched-random of filter-clusters"] == [hs.MatchedRandom(of="filter-clusters")]
+    assert starts["zero-dc-random of filter-clusters:paper"] == [
+        hs.ZeroDCRandom(of="filter-clusters:scale=paper"),
+    ]
     assert len(published.seeds) == 5
     assert rates(published.training, 5000) == pytest.approx([0.01] * 7 + [0.002] * 6 + [0.0004] * 2)
     flat = rates(corrected.training, 5000, [50.0] * 15)  # five epochs without a rise are borne, the sixth is not
