@@ -156,7 +156,8 @@ def _of_module(model: nn.Module, label: str) -> list[Convolution]:
 def _of_state(state: Mapping[str, Tensor], label: str) -> list[Convolution]:
     """The convolutions of a state dict, which has no layer types: by shapes, names and order."""
     named = [(name, w) for name, w in _weights(state, label) if 3 <= w.dim() <= 5]
-    if list(state) == sorted(state):
+    keys = [key for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    if keys == sorted(keys):
         named = _unsorted(named)
     spatial = [(name, w) for name, w in named if math.prod(w.shape[2:]) > 1]
     last = max(1, len(spatial) - 1)
