@@ -9,6 +9,7 @@
 
 from headstart import distributed
 from headstart.adapt import AdaptReport, adapt_conv
+from headstart.alignment import Alignment, align
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.channels import adapt_weight
@@ -43,7 +44,11 @@ from headstart.methods import (
     Method,
     Orthogonal,
     PreWarm,
+    SampleTraining,
+    ShrinkPerturb,
+    SmartInit,
     StructuredCovariance,
+    WarmStart,
     Whitening,
     WithinLayer,
     Xavier,
@@ -59,6 +64,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSUV",
     "AdaptReport",
+    "Alignment",
     "Auto",
     "Balance",
     "Calibrate",
@@ -89,8 +95,12 @@ __all__ = [
     "PreWarm",
     "Report",
     "Row",
+    "SampleTraining",
+    "ShrinkPerturb",
+    "SmartInit",
     "StructuredCovariance",
     "UnknownNameError",
+    "WarmStart",
     "Whitening",
     "WithinLayer",
     "WriteError",
@@ -99,6 +109,7 @@ __all__ = [
     "ZeroDCRandom",
     "adapt_conv",
     "adapt_weight",
+    "align",
     "apply",
     "calibrate",
     "compute",

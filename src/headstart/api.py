@@ -193,8 +193,8 @@ def _run(
         if batch is not None and needing:
             inputs.require_variation(batch)
         if guard.is_lazy(model):
-            return _run_lazy(model, batch, methods, number, include, exclude, batch_size, keep)
-        init = _inside(model, batch, methods, number, include, exclude, batch_size, keep)
+            return _run_lazy(model, batch, methods, number, include, exclude, batch_size, keep, (data, get_inputs))
+        init = _inside(model, batch, methods, number, include, exclude, batch_size, keep, (data, get_inputs))
     assert init.report is not None
     init.report.seconds = time.perf_counter() - start
     return init
@@ -209,6 +209,7 @@ def _inside(
     exclude: Selection,
     batch_size: int | None,
     keep: bool,
+    given: tuple[Any, GetInputs | None],
 ) -> Init:
     """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
     start = time.perf_counter()
@@ -220,7 +221,7 @@ def _inside(
         jobs = [(m, m.select(chosen, plan)) for m in methods]
         walk(model, batch, plan, jobs, transaction, seed, batch_size)
         for m, layers in jobs:
-            m.finish(Whole(model, batch, plan, layers, transaction, seed, m.info.name))
+            m.finish(Whole(model, batch, plan, layers, transaction, seed, m.info.name, *given))
         report = _report(plan, methods, seed)
         if keep:
             transaction.commit()
@@ -240,6 +241,7 @@ def _run_lazy(
     exclude: Selection,
     batch_size: int | None,
     keep: bool,
+    given: tuple[Any, GetInputs | None],
 ) -> Init:
     """Try everything on a copy: a lazy module cannot be made lazy again."""
     if batch is None:
@@ -248,7 +250,7 @@ def _run_lazy(
     fresh: Any = UninitializedBuffer
     twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
     materialize(twin, batch, seed)
-    init = _inside(twin, batch, methods, seed, include, exclude, batch_size, keep=False)
+    init = _inside(twin, batch, methods, seed, include, exclude, batch_size, False, given)
     if keep:
         materialize(model, batch, seed)
         apply(model, init)

@@ -34,7 +34,7 @@ class Info:
         cost: Forward passes and memory, in words.
         presets: Named configurations (class methods), the published form among them.
         deviations: What differs from the source, each a sentence.
-        couples: Whether what a layer gets depends on the layers behind it, too.
+        couples: Whether what a layer gets depends on the layers behind it, or all others, too.
     """
 
     name: str

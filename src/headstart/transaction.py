@@ -42,9 +42,9 @@ class Transaction:
         tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
         self._written.update(id(t) for t in tensors)
 
-    def mark_buffer(self, buffer: Tensor) -> None:
-        """Say that a buffer is meant to change."""
-        self._written.add(id(buffer))
+    def mark_tensor(self, tensor: Tensor) -> None:
+        """Say that a buffer, or a parameter that no weight layer has, is meant to change."""
+        self._written.add(id(tensor))
 
     def commit(self) -> None:
         """Keep what was marked as written."""

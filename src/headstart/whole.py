@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart import weights
-from headstart.inputs import Batch
+from headstart.inputs import Batch, GetInputs
 from headstart.plan import Plan
 from headstart.report import summarize
 from headstart.transaction import Transaction
@@ -29,6 +30,8 @@ class Whole:
         transaction: Restores the model if anything fails.
         seed: Names the streams.
         method: The method's name, for the report.
+        data: What the user passed, of which ``batch`` is a part.
+        get_inputs: Likewise, for what it holds.
     """
 
     model: nn.Module
@@ -38,6 +41,8 @@ class Whole:
     transaction: Transaction
     seed: int
     method: str
+    data: Any = None
+    get_inputs: GetInputs | None = None
 
     def rescale(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
         """Multiply a layer's output channels by factors, given that its inputs were multiplied by theirs.
@@ -72,8 +77,8 @@ class Whole:
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None
         assert var is not None
-        self.transaction.mark_buffer(mean)
-        self.transaction.mark_buffer(var)
+        self.transaction.mark_tensor(mean)
+        self.transaction.mark_tensor(var)
         with torch.no_grad():
             mean.mul_(factors.to(mean))
             # So that the epsilon grows with it. Below an epsilon of the new scale this cannot be had in full.

@@ -22,6 +22,7 @@ from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
 from headstart.methods.prewarm import PreWarm
 from headstart.methods.recipes import DataDependent, KrahenbuhlKMeans
+from headstart.methods.sample_training import SampleTraining, ShrinkPerturb, SmartInit, WarmStart
 from headstart.methods.whitening import Whitening
 
 __all__ = [
@@ -44,7 +45,11 @@ __all__ = [
     "Method",
     "Orthogonal",
     "PreWarm",
+    "SampleTraining",
+    "ShrinkPerturb",
+    "SmartInit",
     "StructuredCovariance",
+    "WarmStart",
     "Whitening",
     "WithinLayer",
     "Xavier",

@@ -1,0 +1,182 @@
+"""Training of a classifier on a sample: the loop of starts by training, where the user brings none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from headstart import inputs, samples
+from headstart.errors import DataError, HeadstartError
+from headstart.inputs import GetInputs
+
+OnEpoch = Callable[[nn.Module, int], None]
+
+
+@runtime_checkable
+class Fit(Protocol):
+    """Train a model in place on a data set for some epochs, with an optimizer and a schedule of its own.
+
+    One with a true attribute ``takes_epochs`` also takes a list of data sets, one for each epoch.
+    """
+
+    def __call__(self, model: nn.Module, dataset: Dataset[Any], epochs: int) -> None:
+        """Train."""
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Train a classifier by cross-entropy: AdamW, and a learning rate that falls by a factor after every epoch.
+
+    Args:
+        lr: Learning rate.
+        decay: Its factor after every epoch.
+        weight_decay: Of AdamW.
+        batch_size: Images per step; the batches of an epoch are equal but for one image.
+        frozen_batches: Draw batches and augmentations once and repeat them in every epoch (as published), instead
+            of anew.
+        get_inputs: For batches of any other form.
+
+    Example:
+        >>> net, data = nn.Linear(4, 2), (torch.randn(20, 4), torch.arange(20) % 2)
+        >>> steps = Classify(batch_size=8)(net, samples.as_dataset(data), epochs=3)
+        >>> steps
+        9
+    """
+
+    lr: float = 1e-3
+    decay: float = 0.925
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    frozen_batches: bool = False
+    get_inputs: GetInputs | None = None
+    takes_epochs: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        model: nn.Module,
+        dataset: Dataset[Any] | list[Dataset[Any]],
+        epochs: int,
+        *,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
+    ) -> int:
+        """Train, and return the number of steps.
+
+        Args:
+            model: Trained in place; it stays in training mode.
+            dataset: Gives ``(inputs, class)`` or a dict with ``labels``; or one for each epoch.
+            epochs: Passes over it.
+            seed: Names the order of samples.
+            on_epoch: Called with the model and the number of finished epochs, also before the first.
+
+        Raises:
+            HeadstartError: The loss is not finite.
+        """
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.decay)
+        parts = dataset if isinstance(dataset, list) else [dataset] * epochs
+        kept: list[Any] = []
+        done = 0
+        for epoch in range(epochs):
+            if on_epoch is not None and epoch == 0:
+                on_epoch(model, 0)
+            if not kept:
+                everything = torch.arange(len(parts[epoch]))  # type: ignore[arg-type]
+                chosen = samples.batches(everything, self.batch_size, seed, f"epoch-{epoch}")
+                source = samples.fetch(parts[epoch], chosen)
+                kept = list(source) if self.frozen_batches else []
+            model.train()
+            for batch in kept if self.frozen_batches else source:
+                loss = classification_loss(model, batch, self.get_inputs)
+                if not bool(torch.isfinite(loss)):
+                    raise HeadstartError(
+                        f"The training loss was not finite in epoch {epoch + 1} of {epochs}, step {done + 1}.",
+                        remedy="Pass a smaller lr, or normalize the inputs.",
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                done += 1
+            schedule.step()
+            if on_epoch is not None:
+                on_epoch(model, epoch + 1)
+        return done
+
+
+def classification_loss(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> Tensor:
+    """Return the mean cross-entropy of a raw batch."""
+    logits, target = predict(model, batch, get_inputs)
+    return nn.functional.cross_entropy(logits, target)
+
+
+def predict(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> tuple[Tensor, Tensor]:
+    """Run the model on a raw batch.
+
+    Returns:
+        The logits, in float32 or better, and the classes.
+
+    Raises:
+        DataError: The batch has no classes, or the model gives no logits that fit them.
+    """
+    output = run(model, batch, get_inputs)
+    output = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    target = _target(batch)
+    fits = isinstance(output, Tensor) and output.dim() == target.dim() + 1 and len(output) == len(target)
+    if not fits:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise DataError(
+            f"The model's output ({found}) is no logits for classes of shape {tuple(target.shape)}.",
+            remedy="Pass fit=, a function (model, dataset, epochs) that trains your model.",
+        )
+    assert isinstance(output, Tensor)
+    wide = output if output.dtype == torch.float64 else output.float()
+    return wide, target.to(output.device)
+
+
+def run(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> Any:
+    """Return what the model gives for the inputs in a raw batch."""
+    given = inputs.as_batch(batch, model, get_inputs=get_inputs)
+    return model(*given.args, **given.kwargs)
+
+
+def _target(batch: Any) -> Tensor:
+    found = samples.target_of(batch)
+    if not isinstance(found, Tensor) or found.is_floating_point():
+        raise DataError(
+            "The data has no classes to train on (whole numbers after the inputs, or under 'labels').",
+            remedy="Pass (inputs, classes), or fit=, a function (model, dataset, epochs) that trains your model.",
+        )
+    return found.long()
+
+
+@contextmanager
+def training(model: nn.Module, frozen: list[nn.Parameter]) -> Iterator[None]:
+    """Let a model train, and take the traces of it away: gradients, flags of what is frozen for the time.
+
+    Args:
+        model: In any mode; its mode is the caller's to restore.
+        frozen: Parameters that must not train.
+    """
+    gradients = [(p, p.grad) for p in model.parameters()]
+    flags = [(p, p.requires_grad) for p in frozen]
+    for p, _ in gradients:
+        p.grad = None
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
+        for p, gradient in gradients:
+            p.grad = gradient

@@ -1,0 +1,330 @@
+"""Starts by training on samples: Smart-Init, repeats, warm start, and shrink and perturb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset, Subset
+
+from headstart import fitting, rng, samples, stages, weights
+from headstart.errors import HeadstartError
+from headstart.fitting import Classify, Fit
+from headstart.method import Method
+from headstart.registry import register
+from headstart.report import summarize
+from headstart.stages import Stage
+from headstart.whole import Whole
+
+NORMS = ("keep", "reset", "reestimate")
+_ENOUGH = 64  # batches that give a batch norm's statistics again
+
+
+@dataclass(frozen=True)
+class SampleTraining(Method):
+    """Train for a few epochs on each of a few samples, and hand on the weights alone.
+
+    Every stage has an optimizer, a schedule and an order of samples of its own; nothing of them is left. What the user
+    trains with afterwards is as new.
+
+    Args:
+        fractions: Share of the data that each stage trains on, in turn.
+        epochs: Of every stage, over its sample.
+        repeats: How often all stages are gone through, with other samples.
+        draw: ``"independent"``: each sample from all of the data; ``"nested"``: larger samples hold the smaller ones;
+            ``"disjoint"``: none has what another has.
+        source: ``"sample"``; or ``"all"``, a control: as many steps with the same restarts of the learning rate, on
+            batches from all of the data instead of a sample.
+        batch_norm: Running statistics: ``"keep"`` those of the training, ``"reset"`` them to those before it, or
+            ``"reestimate"`` them on the last sample.
+        shrink: Factor of the weights after the last stage.
+        noise: Deviation of Gaussian noise that is then added to them.
+        lr, decay, weight_decay, batch_size, frozen_batches: Of the default training, see
+            `headstart.fitting.Classify`: cross-entropy by AdamW.
+        fit: ``(model, dataset, epochs) -> None`` that trains instead of it, one stage at a time.
+        checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
+            call goes on there, with the same result as in one go. It is removed at the end.
+
+    Raises:
+        HeadstartError: No data set with targets, or a stage whose loss or weights are not finite: which one, and the
+            model is as before.
+    """
+
+    fractions: tuple[float, ...] = (0.0125, 0.125)
+    epochs: int = 10
+    repeats: int = 1
+    draw: str = "independent"
+    source: str = "sample"
+    batch_norm: str = "keep"
+    shrink: float = 1.0
+    noise: float = 0.0
+    lr: float = 1e-3
+    decay: float = 0.925
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    frozen_batches: bool = False
+    fit: Fit | None = field(default=None, repr=False)
+    checkpoint: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        given = self.fractions if isinstance(self.fractions, (tuple, list)) else (self.fractions,)
+        object.__setattr__(self, "fractions", tuple(given))
+        ok = bool(self.fractions) and all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions)
+        self.check(ok, f"fractions={self.fractions!r} are no shares", "Pass numbers above 0 and up to 1")
+        for name in ("repeats", "batch_size"):
+            value = getattr(self, name)
+            self.check(isinstance(value, int) and value >= 1, f"{name}={value!r} is no count", "Pass 1 or more")
+        self.check(isinstance(self.epochs, int) and self.epochs >= 0, f"epochs={self.epochs!r}", "Pass 0 or more")
+        self.check_choice("draw", *samples.DRAWS)
+        self.check_choice("source", "sample", "all")
+        self.check_choice("batch_norm", *NORMS)
+        self.check(0 <= self.shrink <= 1, f"shrink={self.shrink!r} is no share", "Pass a number from 0 to 1")
+        for name in ("noise", "weight_decay"):
+            self.check(getattr(self, name) >= 0, f"{name}={getattr(self, name)!r}", "Pass 0 or more")
+        self.check(self.lr > 0, f"lr={self.lr!r} is not positive", "Pass a learning rate such as 1e-3")
+        self.check(0 < self.decay <= 1, f"decay={self.decay!r} is no factor", "Pass a number up to 1")
+        self.check(self.fit is None or callable(self.fit), "fit cannot be called", "Pass (model, dataset, epochs)")
+        self.check(
+            self.source == "sample" or self.fit is None or getattr(self.fit, "takes_epochs", False),
+            "source='all' needs the package's own training",
+            "Leave fit= out",
+        )
+
+    def finish(self, whole: Whole) -> None:
+        """Train, stage by stage."""
+        assert whole.batch is not None
+        dataset = samples.as_dataset(whole.data, whole.batch.raw)
+        plan = self.stages(len(dataset), whole.seed)  # type: ignore[arg-type]
+        for stage in plan:
+            missing = samples.missing_classes(dataset, stage.indices)
+            if missing:
+                whole.plan.find(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
+        if not plan:
+            whole.plan.find(f"{self.info.name}: no epochs, so nothing was trained.")
+            return
+        before = _Before(whole)
+        with fitting.training(whole.model, before.frozen):
+            self._train(whole, dataset, plan)
+        whole.model.eval()
+        self._statistics(whole, dataset, plan[-1], before)
+        self._perturb(whole)
+        before.tell(whole)
+        steps = sum(stage.steps(self.batch_size) for stage in plan)
+        own = f", {steps} steps" if self.fit is None else ""
+        whole.plan.find(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
+
+    def stages(self, size: int, seed: int) -> list[Stage]:
+        """List the stages for a data set of some size, in order; none without epochs."""
+        found = []
+        for repeat in range(self.repeats if self.epochs else 0):
+            drawn = samples.draw(size, self.fractions, self.draw, rng.derive(seed, f"repeat-{repeat}"))
+            found += [(fraction, indices) for fraction, indices in zip(self.fractions, drawn, strict=True)]
+        return [Stage(i + 1, len(found), share, indices, self.epochs) for i, (share, indices) in enumerate(found)]
+
+    def _train(self, whole: Whole, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
+        fit = self.fit or Classify(
+            self.lr, self.decay, self.weight_decay, self.batch_size, self.frozen_batches, whole.get_inputs
+        )
+        kept = stages.Checkpoint(self.checkpoint, whole.model, [repr(self), str(whole.seed), str(plan)])
+        done = kept.resume()
+        if done:
+            whole.plan.find(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
+        for stage in plan[done:]:
+            seed = rng.derive(whole.seed, "stage", str(stage.number))
+            torch.default_generator.manual_seed(seed)  # so that a stage draws the same whatever ran before it
+            part: Any = Subset(dataset, stage.indices.tolist())
+            if self.source == "all":
+                part = [Subset(dataset, chunk.tolist()) for chunk in _chunks(dataset, stage, seed)]
+            whole.model.train()
+            try:
+                if isinstance(fit, Classify):
+                    fit(whole.model, part, stage.epochs, seed=seed)
+                else:
+                    fit(whole.model, part, stage.epochs)
+            except Exception as error:
+                reason = str(error) if isinstance(error, HeadstartError) else f"{type(error).__name__}: {error}."
+                raise HeadstartError(f"{self.info.name}: {stage} failed, nothing was changed. {reason}") from error
+            stages.require_finite(whole.model, f"{self.info.name}: after {stage}")
+            kept.save(stage.number)
+        kept.remove()
+
+    def _statistics(self, whole: Whole, dataset: Dataset[Any], last: Stage, before: _Before) -> None:
+        """Bring batch norms' running statistics to what was asked for."""
+        norms = [m for m in whole.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        if self.batch_norm == "reset":
+            before.restore([b for m in norms for b in m.buffers()])
+        elif self.batch_norm == "reestimate" and norms:
+            chosen = samples.batches(last.indices, self.batch_size, whole.seed, "reestimate")[:_ENOUGH]
+            kept = [(m, m.momentum) for m in norms]
+            for m in norms:
+                m.reset_running_stats()
+                m.momentum = None  # the plain average over the batches
+                m.training = True
+            try:
+                for batch in samples.fetch(dataset, chosen):
+                    fitting.run(whole.model, batch, whole.get_inputs)
+            finally:
+                for m, momentum in kept:
+                    m.momentum, m.training = momentum, False
+
+    def _perturb(self, whole: Whole) -> None:
+        """Shrink the weights of the layers and add noise."""
+        if self.shrink == 1 and self.noise == 0:
+            return
+        for layer in whole.layers:
+            draw = rng.generator(whole.seed, layer.name, "perturb")
+            value, bias = weights.read(layer), weights.read_bias(layer)
+            noise = self.noise * torch.randn(value.shape, generator=draw, dtype=value.dtype).to(value.device)
+            weights.write(layer, self.shrink * value + noise)
+            if bias is not None and layer.module.bias.requires_grad:
+                noise = self.noise * torch.randn(bias.shape, generator=draw, dtype=bias.dtype).to(bias.device)
+                weights.write_bias(layer, self.shrink * bias + noise)
+
+
+def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:
+    """As many samples as the stage has, anew for every epoch, from one pass after the other over all of the data."""
+    size, needed = len(dataset), len(stage.indices)  # type: ignore[arg-type]
+    waiting, passes = torch.empty(0, dtype=torch.long), 0
+    for _ in range(stage.epochs):
+        while len(waiting) < needed:
+            order = torch.randperm(size, generator=rng.generator(seed, f"pass-{passes}"))
+            waiting, passes = torch.cat([waiting, order]), passes + 1
+        yield waiting[:needed]
+        waiting = waiting[needed:]
+
+
+class _Before:
+    """What the model was before the stages, and what may change."""
+
+    def __init__(self, whole: Whole) -> None:
+        model = whole.model
+        self._values = {id(t): t.detach().clone() for t in [*model.parameters(), *model.buffers()]}
+        self._stats = {layer.name: summarize(weights.look(layer)) for layer in whole.layers}
+        selected = {layer.name for layer in whole.layers}
+        others = [la for la in [*whole.plan.layers, *whole.plan.unreached] if la.name not in selected]
+        self.frozen: list[nn.Parameter] = [p for layer in others for p in layer.module.parameters(recurse=True)]
+        fixed = {id(p) for p in self.frozen}
+        self._free = [t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed]
+        for tensor in self._free:
+            whole.transaction.mark_tensor(tensor)
+
+    def restore(self, tensors: Sequence[Tensor]) -> None:
+        """Put tensors back as they were."""
+        for tensor in tensors:
+            tensor.copy_(self._values[id(tensor)])
+
+    def tell(self, whole: Whole) -> None:
+        """Say in the report what changed."""
+        own: set[int] = set()
+        for layer in whole.layers:
+            own |= {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
+            row = whole.plan.rows[layer.name]
+            row.action = "written"
+            row.methods.append(whole.method)
+            (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
+            row.weight_mean, row.weight_std = (old_mean, mean), (old_std, std)
+        changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])} - own
+        named = [*whole.model.named_parameters(), *whole.model.named_buffers()]
+        whole.plan.others += [name for name, t in named if id(t) in changed]
+
+
+_REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
+
+
+@register(
+    "smart-init",
+    summary="a few epochs on a very small sample, then on a larger one; optimizer and schedule start anew",
+    reference=_REFERENCE,
+    scope="all layers",
+    needs_data=True,
+    cost="10 epochs on 1.25 % and on 12.5 % of the data: 1.4 epochs of training",
+    presets=("paper", "repeated", "restarts"),
+    deviations=(
+        "Batches and augmentations are drawn anew in every epoch; published ones stay the same in all ten.",
+        "The sizes are 1.25 % and 12.5 %, as in all published experiments; the description says 1.25 % twice.",
+        "A sample of n images gives ceil(n / batch size) batches of equal size; published ones are whole batches.",
+    ),
+    couples=True,
+)
+@dataclass(frozen=True)
+class SmartInit(SampleTraining):
+    """Train on 1.25 % of the data, then on 12.5 %, ten epochs each.
+
+    The idea: on a small sample a network quickly finds the coarse shape of the problem, from where training on more
+    goes to a better minimum. What may explain a gain instead: more steps, and restarts of the learning rate. The
+    preset ``restarts`` has both without the samples; compare with it. See `SampleTraining` for the options.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> x = torch.randn(400, 8)
+        >>> y = (x[:, 0] > 0).long()
+        >>> report = hs.initialize(net, (x, y), hs.SmartInit(lr=0.01, batch_size=16))
+        >>> report.changed
+        ['0', '2']
+        >>> bool((net(x).argmax(1) == y).float().mean() > 0.7)
+        True
+    """
+
+    @classmethod
+    def paper(cls, **options: Any) -> SmartInit:
+        """The published form: batches and augmentations drawn once per stage."""
+        return cls(**{"frozen_batches": True, **options})
+
+    @classmethod
+    def repeated(cls, **options: Any) -> SmartInit:
+        """Ten samples of 12.5 % one after the other, ten epochs each."""
+        return cls(**{"fractions": (0.125,), "repeats": 10, **options})
+
+    @classmethod
+    def restarts(cls, **options: Any) -> SmartInit:
+        """The control: the same steps and restarts of the learning rate, on all of the data."""
+        return cls(**{"source": "all", **options})
+
+
+@register(
+    "warm-start",
+    summary="training on half of the data first; optimizer and schedule start anew",
+    reference="Ash and Adams 2020, On warm-starting neural network training; as a start in " + _REFERENCE,
+    scope="all layers",
+    needs_data=True,
+    cost="50 epochs on half of the data: 25 epochs of training",
+    deviations=("The number of epochs is fixed (50, as in the Smart-Init study), not until convergence.",),
+    couples=True,
+)
+@dataclass(frozen=True)
+class WarmStart(SampleTraining):
+    """Train on 50 % of the data for 50 epochs. See `SampleTraining` for the options.
+
+    Known to cost accuracy in the end on some problems: the network settles on its half. `ShrinkPerturb` is the remedy.
+    """
+
+    fractions: tuple[float, ...] = (0.5,)
+    epochs: int = 50
+
+
+@register(
+    "shrink-perturb",
+    summary="a warm start whose weights are shrunk and get noise, so that training forgets what it settled on",
+    reference="Ash and Adams 2020, On warm-starting neural network training",
+    scope="all layers",
+    needs_data=True,
+    cost="that of a warm start: 25 epochs of training",
+    deviations=(
+        "Weights and biases of layers are shrunk and perturbed; norms keep what they learnt.",
+        "The factor 0.6 and the noise 0.01 are one choice of several that the source tries.",
+    ),
+    couples=True,
+)
+@dataclass(frozen=True)
+class ShrinkPerturb(SampleTraining):
+    """Train on 50 % of the data for 50 epochs, then ``w <- shrink * w + noise * z``. See `SampleTraining`."""
+
+    fractions: tuple[float, ...] = (0.5,)
+    epochs: int = 50
+    shrink: float = 0.6
+    noise: float = 0.01

@@ -1,0 +1,172 @@
+"""Samples of a data set for the stages of a start by training: how many, which, and whether they miss classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from headstart import rng
+from headstart.errors import DataError
+from headstart.inputs import Batch, map_tensors
+
+_TARGETS = ("labels", "label", "targets", "target", "y")
+DRAWS = ("nested", "disjoint", "independent")
+
+
+class Rows(Dataset[Any]):
+    """Samples along the first axis of tensors, nested in tuples, lists or dicts as they came.
+
+    Args:
+        value: What holds the tensors; those of another length are handed on whole.
+
+    Example:
+        >>> rows = Rows({"x": torch.arange(6).reshape(3, 2), "label": torch.tensor([0, 1, 0])})
+        >>> len(rows), rows[torch.tensor([1])]["x"].tolist()
+        (3, [[2, 3]])
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = map_tensors(value, lambda t: t)
+        self._size = Batch((self.value,)).size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        return map_tensors(self.value, lambda t: t[index] if t.dim() and len(t) == self._size else t)
+
+
+def as_dataset(data: Any, batch: Any = None) -> Dataset[Any]:
+    """Return the data set behind what a user holds: itself, that of a ``DataLoader``, or the rows of tensors.
+
+    Args:
+        data: A ``Dataset`` with a length, a ``DataLoader`` of one, or tensors, such as ``(inputs, targets)``.
+        batch: What stands for any other data, such as the first batch of an iterable.
+
+    Raises:
+        DataError: There are fewer than two samples.
+
+    Example:
+        >>> len(as_dataset((torch.zeros(8, 3), torch.zeros(8))))
+        8
+    """
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+        found = data
+    else:
+        found = Rows(data if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) else batch)
+    if len(found) < 2:
+        raise DataError(f"There are {len(found)} samples to train on.", remedy="Pass two or more.")
+    return found
+
+
+def draw(size: int, fractions: Sequence[float], how: str, seed: int) -> list[Tensor]:
+    """Draw the samples of all stages, as indices.
+
+    Args:
+        size: Of the data set.
+        fractions: Share of it, stage by stage.
+        how: ``"nested"``: a larger sample holds the smaller ones; ``"disjoint"``: no element twice;
+            ``"independent"``: each from all.
+        seed: Names the draw.
+
+    Returns:
+        One vector of distinct indices per stage, at least two of them.
+
+    Raises:
+        DataError: Disjoint samples that are more than there is.
+
+    Example:
+        >>> small, large = draw(100, (0.1, 0.5), "nested", seed=0)
+        >>> len(small), len(large), set(small.tolist()) <= set(large.tolist())
+        (10, 50, True)
+    """
+    counts = [min(size, max(2, round(fraction * size))) for fraction in fractions]
+    if how == "independent":
+        return [_order(size, seed, f"stage-{i}")[:count] for i, count in enumerate(counts)]
+    order = _order(size, seed, "stages")
+    if how == "nested":
+        return [order[:count] for count in counts]
+    if sum(counts) > size:
+        raise DataError(
+            f"Disjoint samples of {', '.join(map(str, counts))} are more than the {size} there are.",
+            remedy="Pass smaller fractions, or draw='nested' or 'independent'.",
+        )
+    return list(order.split([*counts, size - sum(counts)]))[: len(counts)]
+
+
+def _order(size: int, seed: int, name: str) -> Tensor:
+    return torch.randperm(size, generator=rng.generator(seed, "sample", name))
+
+
+def batches(indices: Tensor, batch_size: int, seed: int, *names: str) -> list[Tensor]:
+    """Split a sample, shuffled, into ``ceil(n / batch_size)`` batches whose sizes differ by one at most.
+
+    Equal batches leave no small remainder: a batch norm cannot train on a single sample.
+
+    Example:
+        >>> [len(b) for b in batches(torch.arange(10), 4, 0, "epoch-0")]
+        [4, 3, 3]
+    """
+    order = indices[torch.randperm(len(indices), generator=rng.generator(seed, "batches", *names))]
+    return list(order.tensor_split(steps(len(indices), batch_size)))
+
+
+def steps(samples: int, batch_size: int) -> int:
+    """Count the batches of an epoch."""
+    return math.ceil(samples / batch_size)
+
+
+def fetch(dataset: Dataset[Any], chosen: Sequence[Tensor]) -> Iterator[Any]:
+    """Collate batches of a data set, in turn; what its transforms draw is drawn anew every time."""
+    whole, places = dataset, None
+    if isinstance(dataset, Subset):
+        whole, places = dataset.dataset, torch.as_tensor(dataset.indices)
+    if isinstance(whole, (Rows, TensorDataset)):  # one look-up instead of many
+        for indices in chosen:
+            found = whole[indices if places is None else places[indices]]
+            yield list(found) if isinstance(whole, TensorDataset) else found
+        return
+    yield from DataLoader(dataset, batch_sampler=[indices.tolist() for indices in chosen])
+
+
+def labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Return the class of every sample where that can be known without loading them: ``targets`` or ``labels``.
+
+    Example:
+        >>> labels(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 1]))).tolist()
+        [0, 1, 1]
+    """
+    if isinstance(dataset, Subset):
+        whole = labels(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, (Rows, TensorDataset)):
+        found = target_of(dataset.value if isinstance(dataset, Rows) else dataset.tensors)
+    else:
+        found = next((v for name in ("targets", "labels") if (v := getattr(dataset, name, None)) is not None), None)
+    try:
+        values = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole_numbers = not values.is_floating_point() and values.dim() == 1
+    return values.cpu() if whole_numbers and len(values) == len(dataset) else None  # type: ignore[arg-type]
+
+
+def target_of(batch: Any) -> Any:
+    """Return what a batch holds beside the inputs: its second part, or what stands under ``labels`` or the like."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in _TARGETS if key in batch), None)
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+
+
+def missing_classes(dataset: Dataset[Any], indices: Tensor) -> int:
+    """Count the classes of which a sample has none; 0 where classes are not known."""
+    found = labels(dataset)
+    return 0 if found is None else len(found.unique()) - len(found[indices].unique())
