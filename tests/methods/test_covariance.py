@@ -116,6 +116,17 @@ def test_as_many_clusters_as_slices_are_exact() -> None:
     np.testing.assert_allclose(covariance_of(made), np.cov(slices(weight), rowvar=False, bias=True), atol=1e-9)
 
 
+def test_more_clusters_come_nearer_to_the_covariance() -> None:
+    source = trained()
+    wanted = covariance_of(measure(source).entries[1])
+    errors = []
+    for clusters in (1, 4, 40, 400):
+        found = covariance_of(hs.FilterBank.from_models(source, clusters=clusters).find((3, 3), 1.0, layer="2"))
+        torch.testing.assert_close(found.diagonal(), wanted.diagonal(), rtol=1e-3, atol=0)
+        errors.append(float((found - wanted).norm() / wanted.norm()))
+    assert errors[0] > 1.3 * errors[1] > 1.3**2 * errors[2] > 1.3**3 * errors[3]
+
+
 def test_the_identity_makes_a_gaussian_start() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 64, 3)

@@ -77,6 +77,20 @@ def test_frequencies_are_the_sizes_of_the_clusters(clusters: int) -> None:
     assert stats.chi2_contingency(pairs).pvalue > 1e-3
 
 
+def test_a_bank_of_a_models_own_layers_serves_them_by_name() -> None:
+    source = two_layers()
+    for distance in ("euclidean", "even"):
+        made = FilterBank.from_models([source], clusters=3, distance=distance)
+        model = two_layers()
+        report = hs.initialize(model, method=hs.FilterClusters(made, scale="paper"))
+        assert report.changed == ["0", "2", "4"]
+        for found in made.entries:
+            weight = model.get_parameter(f"{found.layer}.weight")
+            assert nearest(weight, found)[1] < 1e-5
+            turned = weight.detach().flip(2, 3).roll((1, 1), (2, 3))  # w[-x mod K, -y mod K]
+            assert torch.allclose(turned, weight.detach(), atol=1e-6) == (distance == "even")
+
+
 def test_one_cluster_makes_all_slices_equal() -> None:
     conv = nn.Conv2d(4, 8, 3)
     hs.initialize(conv, method=hs.FilterClusters(bank(entry(clusters=1))))

@@ -126,10 +126,11 @@ def matched(
         else:
             served.append(layer)
     if not served:
+        needs = ", ".join(sorted({_form(layer, whole) for layer in layers}))
+        holds = "; ".join(f"'{bank.title}' has {_forms(bank)}" for bank in banks)
         raise HeadstartError(
-            f"{method.info.name}: {', '.join(b.title for b in banks)} has {_forms(banks)}, and no layer takes those:"
-            f" the model needs {', '.join(sorted({_form(layer, whole) for layer in layers}))}.",
-            remedy="Build a bank from a model with such layers, or pass resize=True for another kernel.",
+            f"{method.info.name}: there are no filters for this model. It takes {needs}. {holds}.",
+            remedy="Build a bank from a model with such layers, or pass resize=True for another kernel size.",
         )
     return served
 
@@ -139,8 +140,8 @@ def _form(layer: Layer, whole: bool) -> str:
     return f"{layer.shape[1]}×{sizes(layer.kernel)} {kind}filters" if whole else f"{sizes(layer.kernel)} {kind}slices"
 
 
-def _forms(banks: Sequence[FilterBank]) -> str:
-    return ", ".join(dict.fromkeys(entry.form for bank in banks for entry in bank.entries))
+def _forms(bank: FilterBank) -> str:
+    return ", ".join(dict.fromkeys(entry.form for entry in bank.entries))
 
 
 def resized(atoms: Tensor, found: Match) -> Tensor:
