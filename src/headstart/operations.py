@@ -169,7 +169,7 @@ class Operation:
             if bool((labels.flatten(2) == channel.unsqueeze(-1)).all()):
                 yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape)
         averaged = self._on_labels(number)  # a mean of equal labels is that label
-        if averaged is not None and averaged.shape == value.shape:
+        if averaged is not None and averaged.is_floating_point() and averaged.shape == value.shape:
             whole = averaged.round()
             if bool((averaged - whole).abs().max() < 1e-6) and set(whole.unique().tolist()) <= set(
                 labels.unique().tolist()

@@ -12,115 +12,25 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from headstart import inputs, weights
+from headstart import inputs
 from headstart.dataflow import Tracer, Use
 from headstart.errors import ModelError
 from headstart.inputs import Batch
 from headstart.operations import ANY, PINNED, Operation, close, joined
+from headstart.permutation import Wiring, order, permute
 from headstart.plan import Where, failing_forward, first_input, make_plan, weight_layers
 from headstart.transaction import Transaction
 from headstart.weights import Layer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _SAME = 1e-4  # of the outputs' size
-
-
-@dataclass
-class Wiring:
-    """The channels of a network.
-
-    Attributes:
-        layers: By name in execution order, the label of every input and output channel.
-        others: By name, the label of every value of a parameter or buffer outside of weight layers.
-        groups: Labels that may trade places with each other, in execution order.
-        fixed: By layer name, why outputs stay in place.
-    """
-
-    layers: dict[str, Use] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)
-    groups: list[Tensor] = field(default_factory=list)
-    fixed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """How long a table of labels is."""
-        labels = [t for use in self.layers.values() for t in (use.inputs, use.outputs)] + list(self.others.values())
-        return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
-
-    def stay(self) -> Tensor:
-        """The table in which every label stays in its place."""
-        return torch.arange(self.size)
-
-    def shuffled(self, generator: torch.Generator) -> Tensor:
-        """A table in which every group is permuted at random."""
-        table = self.stay()
-        for group in self.groups:
-            table[group] = group[torch.randperm(len(group), generator=generator)]
-        return table
-
-
-def order(labels: Tensor, table: Tensor) -> Tensor:
-    """Where each place takes its content from, when the content of label ``l`` goes to the places of ``table[l]``.
-
-    Example:
-        >>> order(torch.tensor([1, 2, 3]), torch.tensor([0, 3, 1, 2])).tolist()
-        [1, 2, 0]
-    """
-    moved = torch.where(labels > PINNED, table[labels.clamp_min(0)], labels)
-    index = torch.empty_like(labels)
-    return index.scatter_(-1, labels.argsort(dim=-1, stable=True), moved.argsort(dim=-1, stable=True))
-
-
-def permuted(layer: Layer, use: Use, weight: Tensor, table: Tensor) -> Tensor:
-    """A canonical weight whose channels traded places.
-
-    Args:
-        layer: Its geometry.
-        use: Labels of its channels.
-        weight: ``(out, in/groups, *kernel)``.
-        table: Where each label goes.
-    """
-    into = order(use.inputs.view(layer.groups, -1), table).to(weight.device)
-    by_group = weight[order(use.outputs, table).to(weight.device)].unflatten(0, (layer.groups, -1))
-    index = into.view(layer.groups, 1, -1, *[1] * len(layer.kernel)).expand_as(by_group)
-    return by_group.gather(2, index).flatten(0, 1)
-
-
-@torch.no_grad()
-def permute(model: nn.Module, wiring: Wiring, table: Tensor) -> None:
-    """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
-
-    Args:
-        model: Of the wiring's architecture.
-        wiring: From :func:`wire`.
-        table: Where each label goes.
-
-    Raises:
-        WriteError: A weight is parametrized in a way that does not take it.
-    """
-    for layer in weight_layers(model):
-        use = wiring.layers.get(layer.name)
-        if use is None:
-            continue
-        into, out = order(use.inputs, table), order(use.outputs, table)
-        if torch.equal(into, torch.arange(len(into))) and torch.equal(out, torch.arange(len(out))):
-            continue
-        weights.write(layer, permuted(layer, use, weights.read(layer), table))
-        bias = weights.read_bias(layer)
-        if bias is not None:
-            weights.write_bias(layer, bias[out.to(bias.device)])
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, labels in wiring.others.items():
-        values = own[name].flatten()[order(labels, table).to(own[name].device)]
-        own[name].copy_(values.view_as(own[name]))
 
 
 def wire(model: nn.Module, batch: Batch) -> Wiring:
@@ -259,9 +169,9 @@ class _Wires(Tracer):
             classes.merge(group)
         fields = {i: classes.roots(labels) for i, labels in op.labelled.items()}
         wanted = None if candidate is None else classes.roots(candidate)
-        family = self._family
-        for labels in [*fields.values(), *([] if wanted is None else [wanted])]:
-            family = _parted(family, labels)
+        family = self._family if wanted is None else _parted(self._family, wanted)
+        for i, labels in fields.items():  # what becomes one belongs to no wider family than either did
+            family = _parted(family, labels, self._family[op.labelled[i].clamp_min(0)])
         table = self._cycle(family, torch.cat([labels.flatten() for labels in fields.values()]).unique())
 
         def trade(i: int, leaf: Tensor) -> Tensor:
@@ -313,8 +223,12 @@ class _Wires(Tracer):
         assert isinstance(module, nn.GroupNorm)
         value = first_input(args, kwargs)
         if self.is_live(value) and value.dim() > 1:
-            channels = self.by_channel(self.labels(value), 1)
-            self._family = _parted(self._family, channels, module.num_groups)
+            self._part(self.by_channel(self.labels(value), 1), module.num_groups)
+
+    def _part(self, channels: Tensor, groups: int) -> None:
+        """Keep channels within their groups."""
+        kinds = torch.arange(groups).repeat_interleave(len(channels) // groups)
+        self._family = _parted(self._family, self.classes.roots(channels), kinds)
 
     def _layer(self, layer: Layer) -> Any:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
@@ -326,12 +240,14 @@ class _Wires(Tracer):
                 new = torch.where(found == ANY, PINNED, found) if single else self.new_labels(layer.out_channels)
                 use = self.flow.uses[layer.name] = Use(found, new)
             else:
+                family = self._family[found.clamp_min(0)]
                 self.alike(use.inputs, found)
+                self._family = _parted(self._family, self.classes.roots(found), family)
             if layer.name in self._shared:
                 self.pin(torch.cat([use.inputs, use.outputs]), f"'{layer.name}' shares a parameter with another module")
             if not single:
-                self._family = _parted(self._family, self.classes.roots(use.inputs), layer.groups)
-                self._family = _parted(self._family, self.classes.roots(use.outputs), layer.groups)
+                self._part(use.inputs, layer.groups)
+                self._part(use.outputs, layer.groups)
             shape = [1] * output.dim()
             shape[layer.channel_axis(output)] = -1
             return self.classes.roots(use.outputs).view(shape).expand(output.shape)
@@ -348,13 +264,15 @@ class _Wires(Tracer):
         for name, use in self.flow.uses.items():
             if bool((found.layers[name].outputs <= PINNED).all()):
                 found.fixed[name] = self._why(int(use.outputs[0]))
-        found.others = {name: labels for name, own in self._others.items() if bool(((labels := roots(own)) > 0).any())}
         seen: set[int] = set()
         for use in found.layers.values():
             for family, labels in _families(self._family, use.outputs).items():
                 if family not in seen and len(labels) > 1:
                     found.groups.append(labels)
                 seen.add(family)
+        free = torch.cat([torch.empty(0, dtype=torch.long), *found.groups])
+        others = {name: roots(labels) for name, labels in self._others.items()}
+        found.others = {name: labels for name, labels in others.items() if bool(torch.isin(labels, free).any())}
         return found
 
     def _why(self, label: int) -> str:
@@ -367,15 +285,15 @@ def _families(family: Tensor, labels: Tensor) -> Mapping[int, Tensor]:
     return {int(f): present[family[present] == f] for f in family[present].unique()}
 
 
-def _parted(family: Tensor, labels: Tensor, groups: int = 1) -> Tensor:
-    """Part families whose members are met differently often, or in different groups of channels."""
+def _parted(family: Tensor, labels: Tensor, kinds: Tensor | None = None) -> Tensor:
+    """Part families whose members are met differently often, or in places of different kinds."""
     weight = torch.ones(labels.shape, dtype=torch.float64)
-    if groups > 1:  # a random number for each group: sums of a few of them hardly ever agree
-        numbers = torch.randint(1 << 40, (groups,), generator=torch.Generator().manual_seed(groups))
-        weight = numbers.double().repeat_interleave(len(labels) // groups)
+    if kinds is not None:  # a random number for each kind: sums of equally many of them hardly ever agree
+        numbers = torch.randint(1 << 24, (int(kinds.max()) + 1,), generator=torch.Generator().manual_seed(0))
+        weight = numbers.double()[kinds.expand(labels.shape)]
     count = torch.bincount(labels.flatten().clamp_min(0), weight.flatten(), minlength=len(family)).long()
-    kinds, kind = count.unique(return_inverse=True)
-    return (family * len(kinds) + kind).unique(return_inverse=True)[1]
+    values, kind = count.unique(return_inverse=True)
+    return (family * len(values) + kind).unique(return_inverse=True)[1]
 
 
 def _traded(value: Tensor, labels: Tensor, table: Tensor) -> Tensor:
@@ -388,10 +306,7 @@ def _candidates(op: Operation, number: int, value: Tensor) -> Iterator[tuple[Ten
     axis = [1, -1, *[1] * (value.dim() - 2)]
     beside = [f.view(axis) if f.dim() == 1 and value.dim() > 2 and len(f) == value.shape[1] else f for f in fields]
     for version in (fields, beside):
-        try:
+        with suppress(RuntimeError):  # they do not broadcast
             yield joined([torch.broadcast_to(labels, value.shape) for labels in version])
-        except RuntimeError:
-            continue
     if len(fields) == 1:
         yield from ((labels, []) for labels in op.reduced(number, value))
-

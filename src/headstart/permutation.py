@@ -1,0 +1,104 @@
+"""Channels that trade places: groups of them, and every tensor that goes along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from headstart import weights
+from headstart.dataflow import Use
+from headstart.operations import PINNED
+from headstart.plan import weight_layers
+from headstart.weights import Layer
+
+
+@dataclass
+class Wiring:
+    """The channels of a network.
+
+    Attributes:
+        layers: By name in execution order, the label of every input and output channel.
+        others: By name, the label of every value of a parameter or buffer outside of weight layers.
+        groups: Labels that may trade places with each other, in execution order.
+        fixed: By layer name, why outputs stay in place.
+    """
+
+    layers: dict[str, Use] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)
+    groups: list[Tensor] = field(default_factory=list)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How long a table of labels is."""
+        labels = [t for use in self.layers.values() for t in (use.inputs, use.outputs)] + list(self.others.values())
+        return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
+
+    def stay(self) -> Tensor:
+        """The table in which every label stays in its place."""
+        return torch.arange(self.size)
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """A table in which every group is permuted at random."""
+        table = self.stay()
+        for group in self.groups:
+            table[group] = group[torch.randperm(len(group), generator=generator)]
+        return table
+
+
+def order(labels: Tensor, table: Tensor) -> Tensor:
+    """Where each place takes its content from, when the content of label ``l`` goes to the places of ``table[l]``.
+
+    Example:
+        >>> order(torch.tensor([1, 2, 3]), torch.tensor([0, 3, 1, 2])).tolist()
+        [1, 2, 0]
+    """
+    moved = torch.where(labels > PINNED, table[labels.clamp_min(0)], labels)
+    index = torch.empty_like(labels)
+    return index.scatter_(-1, labels.argsort(dim=-1, stable=True), moved.argsort(dim=-1, stable=True))
+
+
+def permuted(layer: Layer, use: Use, weight: Tensor, table: Tensor) -> Tensor:
+    """A canonical weight whose channels traded places.
+
+    Args:
+        layer: Its geometry.
+        use: Labels of its channels.
+        weight: ``(out, in/groups, *kernel)``.
+        table: Where each label goes.
+    """
+    into = order(use.inputs.view(layer.groups, -1), table).to(weight.device)
+    by_group = weight[order(use.outputs, table).to(weight.device)].unflatten(0, (layer.groups, -1))
+    index = into.view(layer.groups, 1, -1, *[1] * len(layer.kernel)).expand_as(by_group)
+    return by_group.gather(2, index).flatten(0, 1)
+
+
+@torch.no_grad()
+def permute(model: nn.Module, wiring: Wiring, table: Tensor) -> None:
+    """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
+
+    Args:
+        model: Of the wiring's architecture.
+        wiring: From :func:`headstart.wiring.wire`.
+        table: Where each label goes.
+
+    Raises:
+        WriteError: A weight is parametrized in a way that does not take it.
+    """
+    for layer in weight_layers(model):
+        use = wiring.layers.get(layer.name)
+        if use is None:
+            continue
+        into, out = order(use.inputs, table), order(use.outputs, table)
+        if torch.equal(into, torch.arange(len(into))) and torch.equal(out, torch.arange(len(out))):
+            continue
+        weights.write(layer, permuted(layer, use, weights.read(layer), table))
+        bias = weights.read_bias(layer)
+        if bias is not None:
+            weights.write_bias(layer, bias[out.to(bias.device)])
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, labels in wiring.others.items():
+        values = own[name].flatten()[order(labels, table).to(own[name].device)]
+        own[name].copy_(values.view_as(own[name]))
