@@ -98,11 +98,12 @@ def adapt_conv(
     mapping: ChannelMap | None = None,
     names: Sequence[str] | None = None,
     source_names: Sequence[str] | None = None,
-    fill: str = "mean",
+    fill: str = "zeros",
     data: Any = None,
     reference: Any = None,
     match: str = "auto",
     per: str = "layer",
+    recentre: bool = False,
     layer: str | Sequence[str] | None = None,
     seed: int | torch.Generator = 0,
     samples: int | None = None,
@@ -121,18 +122,20 @@ def adapt_conv(
         mapping: Instead of a strategy, what every new channel is made of; see `headstart.adapt_weight`.
         names: Of the new channels.
         source_names: Of the old ones.
-        fill: What a new channel without a source gets: ``mean``, ``zeros`` or ``random``.
+        fill: What a new channel without a source gets: ``zeros``, ``mean`` or ``random``.
         data: A batch with the new channels, in any form that `headstart.initialize` takes. The layers that take the
             input are then found by running the model, which must work afterwards. Without it, the first registered
             convolution is taken.
         reference: A batch with the old channels, for ``original``.
         match: What the output's deviation on the data shall be. ``batch-norm``: what the trained batch norm behind
-            the layer expects; its running mean moves to that of the new output. ``original``: what the original
+            the layer expects. ``original``: what the original
             layer gives on ``reference``; without one, on the data itself, each old channel fed the new one that
             comes closest to it. ``unit``: 1. ``response``, ``energy``, ``nothing``: no look at the data, see
             `headstart.adapt_weight`. ``auto``: ``original`` with a reference, else ``batch-norm`` where there is one,
             else ``original``; without data ``response``.
         per: One factor for the ``layer``, or one per output ``channel``.
+        recentre: Move the running mean of the trained batch norm behind the layer to that of the new output, for data
+            that cannot be centred as the old was.
         layer: Names of the convolutions to adapt, instead of those that are found.
         seed: Names the draws.
         samples: How many samples to use.
@@ -159,8 +162,8 @@ def adapt_conv(
     if match not in MATCHES:
         raise unknown("match", str(match), MATCHES)
     check_per(per)
-    if data is None and (reference is not None or match in ("batch-norm", "original", "unit")):
-        what = "reference=" if reference is not None else f"match={match!r}"
+    if data is None and (reference is not None or recentre or match in ("batch-norm", "original", "unit")):
+        what = "reference=" if reference is not None else "recentre=" if recentre else f"match={match!r}"
         raise DataError(f"{what} is about outputs on new data, and there is none.", remedy="Pass data=.")
     if reference is not None and match not in ("auto", "original"):
         raise HeadstartError(f"match={match!r} makes no use of reference=.", remedy="Leave one of them out.")
@@ -202,7 +205,7 @@ def adapt_conv(
         stems = Stems(model, in_channels, make)
         with Transaction(model), full_precision(model):  # everything is tried here, and taken back
             stems.find(batch, chosen)
-            responder = Responder(model, stems, match, per)
+            responder = Responder(model, stems, match, per, recentre)
             if batch is not None:
                 responder.run(batch, old_batch)
         report = _report(model, stems, responder, batch)
@@ -263,9 +266,9 @@ def _report(model: nn.Module, stems: Stems, responder: Responder, batch: Batch |
         )
     if batch is None:
         report.findings.append(f"Without data nothing was run: {names} is the layer named, or the first registered.")
-        others = stems.others(old)
-        if others and old != stems.channels:
-            report.findings.append(f"These take {old} channels too, maybe of the input: {', '.join(others[:5])}.")
+    others = stems.others(old) if batch is None or old == stems.channels else []
+    if others:
+        report.findings.append(f"These take {old} channels too, maybe of the input: {', '.join(others[:5])}.")
     return report
 
 

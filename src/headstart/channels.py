@@ -14,7 +14,7 @@ from headstart.errors import HeadstartError, unknown
 
 Entry = int | str | Mapping[int | str, float] | None
 ChannelMap = Sequence[Entry] | Mapping[int | str, Entry]
-FILLS = ("mean", "zeros", "random")
+FILLS = ("zeros", "mean", "random")
 RULES = ("response", "energy", "nothing")
 
 
@@ -115,7 +115,7 @@ def mix(
     mapping: ChannelMap | None = None,
     names: Sequence[str] | None = None,
     source_names: Sequence[str] | None = None,
-    fill: str = "mean",
+    fill: str = "zeros",
     even: bool = True,
     groups: int = 1,
 ) -> Mix:
@@ -198,7 +198,7 @@ def adapt_weight(
     mapping: ChannelMap | None = None,
     names: Sequence[str] | None = None,
     source_names: Sequence[str] | None = None,
-    fill: str = "mean",
+    fill: str = "zeros",
     match: str = "response",
     per: str = "layer",
     groups: int = 1,
@@ -220,8 +220,8 @@ def adapt_weight(
             not in it is looked up by equal names.
         names: Of the new channels, such as bands. With ``source_names`` and nothing else, equal names meet.
         source_names: Of the old ones.
-        fill: What a new channel without a source gets: ``mean``, ``zeros`` or ``random`` (normal, every filter at the
-            size it has).
+        fill: What a new channel without a source gets: ``zeros`` (the function is kept on the known channels, and the
+            others learn from there), ``mean`` or ``random`` (normal, every filter at the size it has).
         match: ``response``: every old channel is divided among the new ones, so an input that is the same in all
             channels gets the response it had. ``energy``: sums of squares as before, right for channels that
             are independent. ``nothing``: as the strategy says.
@@ -240,7 +240,7 @@ def adapt_weight(
         >>> rgb = torch.arange(6.0).view(2, 3, 1)
         >>> adapt_weight(rgb, 1).flatten().tolist()
         [3.0, 12.0]
-        >>> adapt_weight(rgb, 4, mapping=["r", "g", "b", None], source_names="rgb", fill="zeros")[1].flatten().tolist()
+        >>> adapt_weight(rgb, 4, mapping=["r", "g", "b", None], source_names="rgb")[1].flatten().tolist()
         [3.0, 4.0, 5.0, 0.0]
     """
     if match not in RULES:

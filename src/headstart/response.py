@@ -21,6 +21,7 @@ from headstart.walk import MIN_VALUES
 from headstart.weights import from_canonical, to_canonical
 
 NEGLIGIBLE = 1e-4  # a channel whose deviation is so small a part of its layer's is not made larger
+OFF_CENTRE = 0.5  # deviations by which means may differ from those that a batch norm expects
 _EXACT = 1e-3
 
 
@@ -57,6 +58,7 @@ class Responder:
         stems: Those.
         match: See `headstart.adapt_conv`.
         per: ``layer`` or ``channel``.
+        recentre: Also move the running means of trained batch norms.
 
     Attributes:
         responses: One per layer that ran.
@@ -65,12 +67,13 @@ class Responder:
         findings: Sentences for the report.
     """
 
-    def __init__(self, model: nn.Module, stems: Stems, match: str, per: str) -> None:
+    def __init__(self, model: nn.Module, stems: Stems, match: str, per: str, recentre: bool) -> None:
         self.responses: list[Response] = []
         self.moments: dict[str, Moments] = {}
         self.means: list[tuple[str, Tensor, Tensor]] = []
         self.findings: list[str] = []
         self._model, self._stems, self._match, self._per = model, stems, match, per
+        self._recentre = recentre
         self._originals: dict[str, Moments] = {}
 
     def run(self, batch: Batch, reference: Batch | None) -> None:
@@ -84,7 +87,7 @@ class Responder:
                 self._pass(reference, self._look)
         self._plan = make_plan(self._model, batch)
         self._fresh = fresh_batch_norms(self._model)
-        self._pass(batch, self._match_layer)
+        self._pass(batch, self._adapt)
         for stem in self._stems.found:
             if stem.name not in self.moments:
                 self.findings.append(f"'{stem.name}' is not run by the forward pass, so its output was not measured.")
@@ -122,20 +125,26 @@ class Responder:
         self._originals[stem.name] = _moments(stem, output)
         return output
 
-    def _match_layer(self, stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    def _adapt(self, stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        """Measure a layer, rescale it, and compare with what takes its output."""
         found = _moments(stem, output)
-        self.moments[stem.name] = found
-        before = _std(found.var)
-        response = Response(stem.name, "", None, before, before)
+        response = Response(stem.name, "", None, _std(found.var), _std(found.var))
         self.responses.append(response)
-        if self._match in RULES:
-            return output
-        kind, response.match, wanted = self._wanted(stem, args, kwargs)
+        if self._match not in RULES:
+            output, found = self._rescale(stem, response, args, kwargs, output, found)
+        self.moments[stem.name] = found
+        self._centre(stem, found)
+        return output
+
+    def _rescale(
+        self, stem: Stem, response: Response, args: Any, kwargs: Any, output: Tensor, found: Moments
+    ) -> tuple[Tensor, Moments]:
+        response.match, wanted = self._wanted(stem, args, kwargs)
         response.wanted = _std(wanted)
-        if not before > 0 or not response.wanted > 0:
+        if not response.before > 0 or not response.wanted > 0:
             raise DataError(
                 f"The output of {stem.layer.where} does not vary on the data, or should not"
-                f" ({before:.3g}, to be {response.wanted:.3g} by {response.match}).",
+                f" ({response.before:.3g}, to be {response.wanted:.3g} by {response.match}).",
                 remedy="Pass data that varies, or match='response'.",
             )
         factors = self._factors(found.var, wanted)
@@ -150,8 +159,7 @@ class Responder:
         if not abs(_std(after.var) / expected - 1) <= loose:
             stem.new.copy_(kept)
             self._not_affine(stem, response)
-            return output
-        self.moments[stem.name] = after
+            return output, found
         response.after = _std(after.var)
         least, most = response.factors = (float(factors.min()), float(factors.max()))
         if most > 10 * least:
@@ -159,40 +167,39 @@ class Responder:
                 f"The factors of the channels of '{stem.name}' differ up to {most / least:.3g}-fold: some filters tell"
                 " old channels apart that the new ones do not. per='layer' keeps those quiet."
             )
-        if kind == "batch-norm":
-            self._recentre(self._plan.norm_after[stem.name], after.mean)
-        return again
+        return again, after
 
-    def _wanted(self, stem: Stem, args: Any, kwargs: Any) -> tuple[str, str, Tensor]:
-        """Say which variance each output channel should have, and by what."""
+    def _wanted(self, stem: Stem, args: Any, kwargs: Any) -> tuple[str, Tensor]:
+        """Say by what, and which variance each output channel should have."""
         norm = self._plan.norm_after.get(stem.name)
         match = self._match
-        trained = norm is not None and self._trained(norm, stem.layer.out_channels)
+        trained = self._trained(stem)
         if match == "auto":
-            match = "batch-norm" if trained and not self._originals else "original"
+            match = "batch-norm" if trained is not None and not self._originals else "original"
         if match == "batch-norm":
-            if not trained:
+            if trained is None:
                 behind = f"behind it is '{norm}', without trained statistics" if norm else "there is none behind it"
                 raise HeadstartError(
                     f"match='batch-norm' needs a trained batch norm that takes the output of {stem.layer.where};"
                     f" {behind}.",
                     remedy="Pass match='original', with reference= if you have data of the old kind.",
                 )
-            variance: Any = self._model.get_submodule(str(norm)).running_var
-            return match, f"batch norm '{norm}'", variance.detach()
+            return f"batch norm '{norm}'", trained.running_var.detach()
         if match == "unit":
-            return match, "unit deviation", torch.ones(stem.layer.out_channels, device=stem.new.device)
+            return "unit deviation", torch.ones(stem.layer.out_channels, device=stem.new.device)
         if self._originals:
             if stem.name not in self._originals:
                 raise HeadstartError(f"{stem.layer.where} is not run on the reference, so it has no output to match.")
-            return match, "the original layer on the reference", self._originals[stem.name].var
-        return match, "the original layer on the same data", self._on_stand_ins(stem, args, kwargs).var
+            return "the original layer on the reference", self._originals[stem.name].var
+        return "the original layer on the same data", self._on_stand_ins(stem, args, kwargs).var
 
-    def _trained(self, norm: str, channels: int) -> bool:
-        module: Any = self._model.get_submodule(norm)
+    def _trained(self, stem: Stem) -> Any:
+        """The trained batch norm that takes the layer's output, frozen forms included; None if there is none."""
+        norm = self._plan.norm_after.get(stem.name)
+        module: Any = None if norm is None else self._model.get_submodule(norm)
         mean, var = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-        has = isinstance(mean, Tensor) and isinstance(var, Tensor) and len(var) == channels
-        return has and norm not in self._fresh and not never_run(module)
+        has = isinstance(mean, Tensor) and isinstance(var, Tensor) and len(var) == stem.layer.out_channels
+        return module if has and norm not in self._fresh and not never_run(module) else None
 
     def _on_stand_ins(self, stem: Stem, args: Any, kwargs: Any) -> Moments:
         """Run the original layer on the new data, each old channel fed the new one that comes closest."""
@@ -224,10 +231,26 @@ class Responder:
             raise WriteError(f"{what}.", remedy="Pass match='response' to leave it.")
         self.findings.append(f"{what}; it was left.")
 
-    def _recentre(self, norm: str, mean: Tensor) -> None:
-        buffer: Any = self._model.get_submodule(norm).running_mean
-        buffer.copy_(mean)
-        self.means.append((norm, buffer, buffer.clone()))
+    def _centre(self, stem: Stem, found: Moments) -> None:
+        """Compare the means with those that a trained batch norm expects; move its own if that was asked for."""
+        norm, module = self._plan.norm_after.get(stem.name, ""), self._trained(stem)
+        if module is None:
+            if self._recentre:
+                raise HeadstartError(
+                    f"recentre=True needs a trained batch norm that takes the output of {stem.layer.where}.",
+                    remedy="Centre the data instead.",
+                )
+            return
+        if self._recentre:
+            module.running_mean.copy_(found.mean)
+            self.means.append((norm, module.running_mean, module.running_mean.clone()))
+            return
+        gap = (found.mean - module.running_mean).square().mean() / module.running_var.mean()
+        if float(gap) > OFF_CENTRE**2:
+            self.findings.append(
+                f"The outputs of '{stem.name}' are {math.sqrt(float(gap)):.2g} deviations off the means that batch norm"
+                f" '{norm}' expects: centre each new channel of the data as the old ones were, or pass recentre=True."
+            )
 
 
 def _moments(stem: Stem, output: Tensor) -> Moments:

@@ -120,8 +120,8 @@ class Stems:
         Raises:
             HeadstartError: There is none, or the forward pass fails elsewhere.
         """
-        for layer in chosen:
-            self.adapt(layer)
+        for named in chosen:
+            self.adapt(named)
         if batch is None:
             if not chosen:
                 self.adapt(self._first())
