@@ -1,4 +1,4 @@
-"""What ``init`` and ``diagnose`` share: arguments, loading, JSON."""
+"""What ``init``, ``diagnose`` and ``adapt`` share: arguments, loading, JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ from headstart import api, guard, inputs, rng
 from headstart.cli import _models
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._sources import Source, load_data
+from headstart.errors import HeadstartError
+from headstart.report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
     """Add the arguments for model, data and selection."""
+    add_model_arguments(parser, data_help=data_help)
+    parser.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
+    parser.add_argument("--exclude", nargs="+", metavar="LAYER", help="not these layers")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
+    """Add the arguments for model and data."""
     parser.add_argument(
         "model", metavar="MODEL", help="headstart:NAME, torchvision:NAME, timm:NAME or file.py:function"
     )
@@ -31,20 +41,56 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:
         "--model-args", default="", metavar="K=V,...", help="arguments of the model's builder: in_channels=1,classes=10"
     )
     parser.add_argument("--seed", type=int, default=0, help="names every draw (default: %(default)s)")
-    parser.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
-    parser.add_argument("--exclude", nargs="+", metavar="LAYER", help="not these layers")
     parser.add_argument("--samples", type=int, metavar="N", help="how many samples to use")
     parser.add_argument("--raw", action="store_true", help="take bytes as they are instead of standardizing them")
     parser.add_argument("--resize", type=int, metavar="N", help="scale and crop the images of a folder to N×N")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
-def load(args: argparse.Namespace, samples: int | None = None) -> tuple[nn.Module, Source | None, list[str]]:
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of commands that write a checkpoint."""
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="only report what would be written")
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise before any work if the checkpoint cannot be written where ``--out`` says.
+
+    Raises:
+        HeadstartError: There is no ``--out``, or it cannot be written.
+    """
+    if args.out is None and not args.dry_run:
+        raise HeadstartError("--out is missing.", remedy="Pass --out FILE, or --dry-run to write nothing.")
+    if args.out is not None:
+        _models.check_output(args.out, args.force or args.dry_run, (".safetensors", ".pt"))
+
+
+def show(args: argparse.Namespace, report: Report, notes: list[str], provenance: dict[str, Any]) -> None:
+    """Print a report and what was written, as tables or JSON."""
+    notes = [*notes, "Dry run: nothing was written." if args.dry_run else f"Wrote '{args.out}'."]
+    if args.json:
+        written = None if args.dry_run else str(args.out)
+        print(to_json({**report.to_dict(), "notes": notes, "out": written, "provenance": provenance}))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(report)
+    for note in notes:
+        console.print(Text(note))
+
+
+def load(
+    args: argparse.Namespace, samples: int | None = None, *, own_channels: bool = False
+) -> tuple[nn.Module, Source | None, list[str]]:
     """Load data, model and checkpoint.
 
     Args:
         args: The parsed arguments.
         samples: How many samples are needed unless ``--samples`` says it.
+        own_channels: Build the model with its own number of input channels instead of that of the data.
 
     Returns:
         The model, the data if there is any, and sentences on what was done.
@@ -60,11 +106,12 @@ def load(args: argparse.Namespace, samples: int | None = None) -> tuple[nn.Modul
             source = load_data(args.data, seed=args.seed, samples=wanted, raw=args.raw, resize=args.resize)
         notes += source.notes
     with rng.untouched():
-        model, built = _models.build(args.model, args.model_args, source, args.seed)
+        known = replace(source, channels=None) if source is not None and own_channels else source
+        model, built = _models.build(args.model, args.model_args, known, args.seed)
     notes.append(built)
     if args.checkpoint is not None:
         notes.append(_models.load_checkpoint(model, args.checkpoint))
-    if source is not None and guard.is_lazy(model):
+    if source is not None and guard.is_lazy(model) and not own_channels:
         api.materialize(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
     return model, source, notes
 

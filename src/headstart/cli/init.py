@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 _EXAMPLES = """\
 examples:
@@ -45,12 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--fold", action="store_true", help="first fold trained batch norms into the layers before them"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
+    _common.add_output_arguments(parser)
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="run at most so many samples at a time (slower, less memory)"
     )
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--dry-run", action="store_true", help="only report what would be written")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,10 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from headstart.cli import _common, _models
     from headstart.errors import HeadstartError
 
-    if args.out is None and not args.dry_run:
-        raise HeadstartError("--out is missing.", remedy="Pass --out FILE, or --dry-run to write nothing.")
-    if args.out is not None:
-        _models.check_output(args.out, args.force or args.dry_run, (".safetensors", ".pt"))
+    _common.check_output(args)
     methods = registry.resolve(args.method)
     with _common.working("Loading"):
         model, source, notes = _common.load(args)
@@ -91,16 +85,5 @@ def run(args: argparse.Namespace) -> int:
         if not args.dry_run:
             api.apply(model, init)
             _models.save_checkpoint(model, args.out, init.provenance)
-    notes.append(f"Wrote '{args.out}'." if not args.dry_run else "Dry run: nothing was written.")
-    if args.json:
-        written = None if args.dry_run else str(args.out)
-        print(_common.to_json({**report.to_dict(), "notes": notes, "out": written, "provenance": init.provenance}))
-        return 0
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    console.print(report)
-    for note in notes:
-        console.print(Text(note))
+    _common.show(args, report, notes, init.provenance)
     return 0

@@ -17,6 +17,7 @@ from types import ModuleType
 _ORDER = (
     "compare",
     "init",
+    "adapt",
     "diagnose",
     "bank",
     "methods",
