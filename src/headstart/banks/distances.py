@@ -22,6 +22,7 @@ from headstart.errors import DataError, unknown
 
 DISTANCES = ("euclidean", "cosine", "even", "magnitude")
 _BLOCK = 2**16  # atoms that are transformed at once
+STARTS = 4  # of which the best is kept: one alone often leaves two clusters together and cuts another
 _DEAD = 1e-6  # of the largest norm: a smaller filter has no direction
 
 
@@ -107,13 +108,16 @@ def cluster(atoms: Tensor, clusters: int, distance: str, dims: int, seed: int, n
             raise DataError(f"All filters of {name} are zero and have no direction.", remedy="Use another distance.")
         atoms, norms = atoms[alive], norms[alive]
         points = atoms.flatten(1) / norms[:, None]
-        found = spherical_kmeans(points, clusters, generator=rng.generator(seed, "bank", name))
+        draws = rng.generator(seed, "bank", name)
+        starts = (spherical_kmeans(points, clusters, generator=draws) for _ in range(STARTS))
+        found = min(starts, key=lambda start: start.inertia)
     else:
         if distance == "even":
             atoms = even_part(atoms, dims)
         points = (magnitudes(atoms, dims) if distance == "magnitude" else atoms).flatten(1)
         rounding = 16 * torch.finfo(points.dtype).eps * float(torch.linalg.vector_norm(points, dim=1).max())
-        found = kmeans(points, clusters, seed=rng.derive(seed, "bank", name) & 0x7FFFFFFF, noise=rounding)
+        draw = rng.derive(seed, "bank", name) & 0x7FFFFFFF
+        found = kmeans(points, clusters, seed=draw, n_init=STARTS, noise=rounding)
     members = [torch.nonzero(found.labels == c).flatten() for c in range(len(found.sizes))]
     inertia = found.inertia
     if distance == "cosine":
