@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headstart.bench import statistics
-from headstart.bench.arms import CONTROLS, EQUAL_STEPS
+from headstart.bench.arms import CONTROLS, EQUAL_STEPS, RESTARTS
 from headstart.bench.autotune import rule as measured
 from headstart.bench.budget import more_steps, remarks
 from headstart.bench.experiment import FORMAT
@@ -233,9 +233,9 @@ def _judge(
     against: dict[str, list[tuple[str, str]]] = {}
     beyond: dict[str, list[tuple[str, str]]] = {}
     for arm in others:
-        kind = arm["control"] if arm["control"] in ("", "null", EQUAL_STEPS) else "random"
+        kind = arm["control"] if arm["control"] in ("", "null", EQUAL_STEPS, RESTARTS) else "random"
         against.setdefault(kind, []).append((arm["label"], baseline))
-        if kind in ("random", EQUAL_STEPS) and arm["of"] not in refusals:
+        if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
             beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
     judged = {c.arm: c for family in against.values() for c in compare_family(family, accuracies, alpha, margin)}
     compared = [c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin)]

@@ -9,10 +9,12 @@ from typing import Any
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
+from headstart.methods.sample_training import SampleTraining
 from headstart.registry import get, list_methods, literal, parse, split
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"
+RESTARTS = "restarts"
 CONTROLS = {
     "matched-random": "random filters with exactly the norms that {of} writes: what {of} gains beyond it is "
     "not due to the filters' size",
@@ -20,6 +22,8 @@ CONTROLS = {
     "not due to ignoring brightness",
     EQUAL_STEPS: "the default start with {more}, the time that {of}'s start takes: what {of} gains "
     "beyond it could not have been had by training longer instead",
+    RESTARTS: "as many steps with the same restarts of the learning rate, on all images instead of samples: what "
+    "{of} gains beyond it is due to the samples",
     "null": "the default start with other draws of its weights: its differences are noise, and show how much",
 }
 
@@ -53,6 +57,8 @@ class Arm:
         methods = [] if self.spec == DEFAULT else parse(self.spec)
         if self.control in ("", EQUAL_STEPS, "null"):
             return methods
+        if self.control == RESTARTS:
+            return [replace(m, source="all") if isinstance(m, SampleTraining) else m for m in methods]
         return [get(self.control)(of=spec_of(m)) if fills_convolutions(m) else m for m in methods]  # type: ignore[call-arg]
 
 
@@ -107,7 +113,8 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     """Add the default arm if it is missing, the controls of each method, and the null.
 
     Each method gets the default start with more steps, whose number is found out when the experiment is
-    prepared; a method that fills convolutions also gets random filters that share one thing with its own.
+    prepared; a method that fills convolutions also gets random filters that share one thing with its own, and one
+    that trains on samples as much training on all images.
 
     Args:
         arms: The arms under test; the default arm comes first in what is returned.
@@ -128,6 +135,8 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
                 replace(arm, label=f"{control} of {arm.label}", control=control, of=arm.label)
                 for control in ("matched-random", "zero-dc-random")
             ]
+        if any(isinstance(method, SampleTraining) and method.source == "sample" for method in arm.methods()):
+            listed.append(replace(arm, label=f"{RESTARTS} of {arm.label}", control=RESTARTS, of=arm.label))
         if arm.methods():
             more = replace(first, label=f"{EQUAL_STEPS} of {arm.label}", control=EQUAL_STEPS, of=arm.label)
             listed.append(more)

@@ -23,6 +23,7 @@ _DASHES: dict[str, Any] = {
     "matched-random": (0, (5, 2)),
     "zero-dc-random": (0, (1, 1.5)),
     "equal-steps": (0, (8, 2, 1.5, 2)),
+    "restarts": (0, (3, 1.5, 1, 1.5)),
     "null": (0, (4, 2, 1, 2)),
 }
 

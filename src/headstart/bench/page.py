@@ -19,6 +19,7 @@ _ROLES = {
     "matched-random": "control",
     "zero-dc-random": "control",
     "equal-steps": "control",
+    "restarts": "control",
     "null": "null",
 }
 

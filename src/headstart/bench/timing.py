@@ -12,10 +12,10 @@ from statistics import median
 import torch
 
 from headstart import rng
-from headstart.api import initialize
 from headstart.bench.arms import Arm
 from headstart.bench.batches import DeviceTask
 from headstart.bench.loop import Outcome, evaluate, train
+from headstart.bench.starting import start
 from headstart.bench.store import Facts, content_key
 from headstart.bench.tasks import Split
 from headstart.bench.training import Axes, Training
@@ -112,9 +112,8 @@ class Clock:
         axes, data = Axes.of(seed, arm.weights_draw), self._ground.data
         with rng.untouched():
             model = build(self._ground, axes)
-            inputs, _ = data.calibration_batch(self._ground.training_of(arm).calibration, axes.method)
             started = time.perf_counter()
-            initialize(model, inputs, methods, seed=axes.method)
+            start(model, data, self._ground.training_of(arm), methods, axes.method)
             if self._ground.training.device.startswith("cuda"):
                 torch.cuda.synchronize()
             return time.perf_counter() - started

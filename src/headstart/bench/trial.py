@@ -16,9 +16,9 @@ from headstart.bench.arms import Arm
 from headstart.bench.batches import DeviceTask
 from headstart.bench.loop import train
 from headstart.bench.models import ModelBuilder, first_layer
+from headstart.bench.starting import start
 from headstart.bench.statistics import area_under_curve
 from headstart.bench.training import Axes, Training
-from headstart.distributed import initialize
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def run_trial(
         except HeadstartError as error:
             return {"status": "refused", "reason": str(error)}
         init_seconds = time.perf_counter() - started
-        start = _first_weight(model)
+        begun = _first_weight(model)
         outcome = train(model, ground.data, training, axes, on_step, fabric)
         trained = _first_weight(model)
     guess = 100.0 / task.classes
@@ -131,7 +131,7 @@ def run_trial(
         "init_seconds": init_seconds if report is not None else 0.0,
         "train_seconds": outcome.seconds,
         "step_seconds": outcome.step_seconds,
-        "first_layer": _layer_record(model, before, start, trained),
+        "first_layer": _layer_record(model, before, begun, trained),
         "report": report,
     }
 
@@ -152,8 +152,7 @@ def _start(model: nn.Module, ground: Ground, arm: Arm, axes: Axes) -> dict[str, 
     methods = arm.methods()
     if not methods:
         return None
-    inputs, _ = ground.data.calibration_batch(ground.training_of(arm).calibration, axes.method)
-    report = initialize(model, inputs, methods, seed=axes.method)
+    report = start(model, ground.data, ground.training_of(arm), methods, axes.method)
     if torch.device(ground.training.device).type == "cuda":
         torch.cuda.synchronize()
     return _plain(report.to_dict())

@@ -34,7 +34,7 @@ RULES = (
     "with few seeds they are too narrow, and with fewer than five there is none. The verdict follows the test, "
     "not the interval.",
     "Questions, each a family of its own: does a method help; what do the random controls do; what do more steps do; "
-    "is a method better than its random controls; is it better than more steps.",
+    "what do restarts do; is a method better than its random controls; than more steps; than restarts.",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,8 @@ class SampleTraining(Method):
         shrink: Factor of the weights after the last stage.
         noise: Deviation of Gaussian noise that is then added to them.
         lr, decay, weight_decay, batch_size, frozen_batches: Of the default training, see
-            `headstart.fitting.Classify`: cross-entropy by AdamW.
+            `headstart.fitting.Classify`: cross-entropy by AdamW. In ``headstart compare`` training is that of the
+            trial, but for what is said here of rate, weight decay, batch size and batches.
         fit: ``(model, dataset, epochs) -> None`` that trains instead of it, one stage at a time.
         checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
             call goes on there, with the same result as in one go. It is removed at the end.
@@ -62,10 +63,10 @@ class SampleTraining(Method):
     batch_norm: str = "keep"
     shrink: float = 1.0
     noise: float = 0.0
-    lr: float = 1e-3
+    lr: float | None = None
     decay: float = 0.925
-    weight_decay: float = 0.01
-    batch_size: int = 64
+    weight_decay: float | None = None
+    batch_size: int | None = None
     frozen_batches: bool = False
     fit: Fit | None = field(default=None, repr=False)
     checkpoint: str | None = field(default=None, repr=False)
@@ -76,7 +77,7 @@ class SampleTraining(Method):
         ok = bool(self.fractions) and all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions)
         self.check(ok, f"fractions={self.fractions!r} are no shares", "Pass numbers above 0 and up to 1")
         for name in ("repeats", "batch_size"):
-            value = getattr(self, name)
+            value = 1 if getattr(self, name) is None else getattr(self, name)
             self.check(isinstance(value, int) and value >= 1, f"{name}={value!r} is no count", "Pass 1 or more")
         self.check(isinstance(self.epochs, int) and self.epochs >= 0, f"epochs={self.epochs!r}", "Pass 0 or more")
         self.check_choice("draw", *samples.DRAWS)
@@ -84,8 +85,10 @@ class SampleTraining(Method):
         self.check_choice("batch_norm", *NORMS)
         self.check(0 <= self.shrink <= 1, f"shrink={self.shrink!r} is no share", "Pass a number from 0 to 1")
         for name in ("noise", "weight_decay"):
-            self.check(getattr(self, name) >= 0, f"{name}={getattr(self, name)!r}", "Pass 0 or more")
-        self.check(self.lr > 0, f"lr={self.lr!r} is not positive", "Pass a learning rate such as 1e-3")
+            self.check((getattr(self, name) or 0) >= 0, f"{name}={getattr(self, name)!r}", "Pass 0 or more")
+        self.check(
+            self.lr is None or self.lr > 0, f"lr={self.lr!r} is not positive", "Pass a learning rate such as 1e-3"
+        )
         self.check(0 < self.decay <= 1, f"decay={self.decay!r} is no factor", "Pass a number up to 1")
         self.check(self.fit is None or callable(self.fit), "fit cannot be called", "Pass (model, dataset, epochs)")
         self.check(
@@ -113,8 +116,7 @@ class SampleTraining(Method):
         self._statistics(whole, dataset, plan[-1], before)
         self._perturb(whole)
         before.tell(whole)
-        steps = sum(stage.steps(self.batch_size) for stage in plan)
-        own = f", {steps} steps" if self.fit is None else ""
+        own = f", {sum(stage.steps(self._own().batch_size) for stage in plan)} steps" if self.fit is None else ""
         whole.plan.find(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
 
     def stages(self, size: int, seed: int) -> list[Stage]:
@@ -125,10 +127,14 @@ class SampleTraining(Method):
             found += [(fraction, indices) for fraction, indices in zip(self.fractions, drawn, strict=True)]
         return [Stage(i + 1, len(found), share, indices, self.epochs) for i, (share, indices) in enumerate(found)]
 
+    def _own(self) -> Classify:
+        """The default training."""
+        given = {name: getattr(self, name) for name in ("lr", "weight_decay", "batch_size")}
+        said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return Classify(decay=self.decay, frozen_batches=self.frozen_batches, **said)
+
     def _train(self, whole: Whole, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
-        fit = self.fit or Classify(
-            self.lr, self.decay, self.weight_decay, self.batch_size, self.frozen_batches, whole.get_inputs
-        )
+        fit = self.fit or replace(self._own(), get_inputs=whole.get_inputs)
         kept = stages.Checkpoint(self.checkpoint, whole.model, [repr(self), str(whole.seed), str(plan)])
         done = kept.resume()
         if done:
@@ -158,7 +164,7 @@ class SampleTraining(Method):
         if self.batch_norm == "reset":
             before.restore([b for m in norms for b in m.buffers()])
         elif self.batch_norm == "reestimate" and norms:
-            chosen = samples.batches(last.indices, self.batch_size, whole.seed, "reestimate")[:_ENOUGH]
+            chosen = samples.batches(last.indices, self._own().batch_size, whole.seed, "reestimate")[:_ENOUGH]
             kept = [(m, m.momentum) for m in norms]
             for m in norms:
                 m.reset_running_stats()

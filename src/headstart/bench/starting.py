@@ -1,0 +1,121 @@
+"""The start of a trial: an arm's methods on the model, with what the trial's training is to those that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from headstart import samples
+from headstart.bench.augment import draw
+from headstart.bench.batches import DeviceTask
+from headstart.bench.optimizers import Schedule, make_optimizer
+from headstart.bench.training import Training
+from headstart.distributed import initialize
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.methods.sample_training import SampleTraining
+from headstart.report import Report
+
+
+class TrainingImages(Dataset[Any]):
+    """A task's training images, normalized and not augmented, with their classes.
+
+    Args:
+        data: The task on its device.
+    """
+
+    def __init__(self, data: DeviceTask) -> None:
+        self.data = data
+        self.targets = data.train.labels.cpu()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        images, _ = self.data.training_batch(torch.tensor([index]))
+        return images[0], int(self.targets[index])
+
+
+@dataclass(frozen=True)
+class TrialFit:
+    """Train on a sample of the training images as the trial itself trains, with a schedule over the sample's steps.
+
+    Args:
+        config: Optimizer, schedule, augmentation and precision; its budget is not used.
+        frozen: Draw batches and augmentations once and repeat them in every epoch.
+    """
+
+    config: Training
+    frozen: bool = False
+    takes_epochs: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, dataset: Any, epochs: int) -> None:
+        """Train on a subset of `TrainingImages`, or on one for each epoch."""
+        config, seed = self.config, torch.initial_seed()
+        parts = dataset if isinstance(dataset, list) else [dataset] * epochs
+        per_epoch = samples.steps(len(parts[0]), config.batch_size)
+        config = replace(config, steps=per_epoch * epochs, devices=1)
+        optimizer = make_optimizer(model, config)
+        # As many images as give the epoch its steps: the last batches of a sample are not left out.
+        schedule = Schedule(optimizer, config, per_epoch * config.batch_size)
+        generator = torch.Generator().manual_seed(seed)
+        kept: list[tuple[Tensor, Tensor]] = []
+        for epoch, part in enumerate(parts):
+            if not (self.frozen and kept):
+                data, indices = _images(part)
+                kept = [
+                    data.training_batch(chosen, draw(config.augment, len(chosen), config.rotation, generator))
+                    for chosen in samples.batches(indices, config.batch_size, seed, f"epoch-{epoch}")
+                ]
+            for images, labels in kept:
+                with torch.autocast(config.device.partition(":")[0], torch.bfloat16, config.precision == "bfloat16"):
+                    logits = model(images)
+                loss = F.cross_entropy(logits.float(), labels)
+                if not bool(torch.isfinite(loss)):
+                    raise HeadstartError(f"The training loss was not finite in epoch {epoch + 1}.")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if config.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                optimizer.step()
+                schedule.after_step()
+
+
+def _images(part: Subset[Any]) -> tuple[DeviceTask, Tensor]:
+    whole = part.dataset
+    assert isinstance(whole, TrainingImages)
+    return whole.data, torch.as_tensor(part.indices)
+
+
+def start(model: nn.Module, data: DeviceTask, training: Training, methods: Sequence[Method], seed: int) -> Report:
+    """Apply an arm's methods.
+
+    Args:
+        model: On its device.
+        data: The task there.
+        training: Of the arm's trials; methods that train on samples do it in this way, but for what they say.
+        methods: In order.
+        seed: Of the method's axis.
+
+    Raises:
+        HeadstartError: If a method refuses.
+    """
+    if not any(isinstance(method, SampleTraining) for method in methods):
+        inputs, _ = data.calibration_batch(training.calibration, seed)
+        return initialize(model, inputs, list(methods), seed=seed)
+    fitted = [_fitted(m, training) if isinstance(m, SampleTraining) and m.fit is None else m for m in methods]
+    return initialize(
+        model, TrainingImages(data), fitted, seed=seed, samples=min(training.calibration, len(data.train))
+    )
+
+
+def _fitted(method: SampleTraining, training: Training) -> Method:
+    own = {name: getattr(method, name) for name in ("lr", "weight_decay", "batch_size")}
+    config = replace(training, **{name: value for name, value in own.items() if value is not None})
+    return replace(method, fit=TrialFit(config, method.frozen_batches))
