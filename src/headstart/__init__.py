@@ -13,6 +13,7 @@ from headstart.alignment import Alignment, align
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.channels import adapt_weight
+from headstart.curves import SampleCurves, sample_curves
 from headstart.diagnosis import diagnose
 from headstart.errors import (
     DataError,
@@ -26,6 +27,7 @@ from headstart.folding import Folded, fold_batch_norms
 from headstart.health import Diagnosis, Finding, LayerHealth
 from headstart.methods import (
     LSUV,
+    AlignedClusters,
     Auto,
     Balance,
     Calibrate,
@@ -43,12 +45,14 @@ from headstart.methods import (
     MatchedRandom,
     Method,
     Orthogonal,
+    Pretrained,
     PreWarm,
     SampleTraining,
     ShrinkPerturb,
     SmartInit,
     StructuredCovariance,
     WarmStart,
+    WeightSelection,
     Whitening,
     WithinLayer,
     Xavier,
@@ -64,6 +68,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSUV",
     "AdaptReport",
+    "AlignedClusters",
     "Alignment",
     "Auto",
     "Balance",
@@ -93,14 +98,17 @@ __all__ = [
     "ModelError",
     "Orthogonal",
     "PreWarm",
+    "Pretrained",
     "Report",
     "Row",
+    "SampleCurves",
     "SampleTraining",
     "ShrinkPerturb",
     "SmartInit",
     "StructuredCovariance",
     "UnknownNameError",
     "WarmStart",
+    "WeightSelection",
     "Whitening",
     "WithinLayer",
     "WriteError",
@@ -120,4 +128,5 @@ __all__ = [
     "initialize",
     "list_methods",
     "register",
+    "sample_curves",
 ]

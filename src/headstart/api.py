@@ -219,9 +219,12 @@ def _inside(
             plan.find(f"Used {batch.note}.")
         chosen = select(plan, model, include, exclude)
         jobs = [(m, m.select(chosen, plan)) for m in methods]
+        wholes = [Whole(model, batch, plan, layers, transaction, seed, m.info.name, *given) for m, layers in jobs]
+        for m, whole in zip(methods, wholes, strict=True):
+            m.start(whole)
         walk(model, batch, plan, jobs, transaction, seed, batch_size)
-        for m, layers in jobs:
-            m.finish(Whole(model, batch, plan, layers, transaction, seed, m.info.name, *given))
+        for m, whole in zip(methods, wholes, strict=True):
+            m.finish(whole)
         report = _report(plan, methods, seed)
         if keep:
             transaction.commit()

@@ -54,7 +54,7 @@ class Method:
     A subclass is a frozen dataclass whose fields are its hyperparameters. It overrides :meth:`before`,
     :meth:`after` or both, and :meth:`select` if it does not write every layer. Methods given as a list
     run interleaved in one walk: at each layer the fills, then the scalings, in the order of the list. What needs
-    the whole model at once overrides :meth:`finish`, which comes after the walk.
+    the whole model at once overrides :meth:`start`, which comes before the walk, or :meth:`finish`, which comes after.
     """
 
     info: ClassVar[Info]
@@ -70,6 +70,9 @@ class Method:
             The layers to visit.
         """
         return layers
+
+    def start(self, whole: Whole) -> None:
+        """Work on the whole model, before any layer is visited."""
 
     def before(self, visit: Visit) -> None:
         """Write the layer from its real input, before it computes."""

@@ -33,7 +33,8 @@ class Wiring:
     @property
     def size(self) -> int:
         """How long a table of labels is."""
-        labels = [t for use in self.layers.values() for t in (use.inputs, use.outputs)] + list(self.others.values())
+        used = [t for use in self.layers.values() for t in (use.inputs, use.outputs)]
+        labels = [*used, *self.others.values(), *self.groups]
         return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
 
     def stay(self) -> Tensor:

@@ -49,7 +49,7 @@ def register(
         cost: Forward passes and memory, in words.
         presets: Names of class methods that return published or otherwise named configurations.
         deviations: What differs from the source.
-        couples: Whether what a layer gets depends on the layers behind it, too.
+        couples: Whether what one layer gets depends on which others are written, too.
 
     Returns:
         A class decorator. The class must be a frozen dataclass derived from ``Method``.
@@ -195,6 +195,8 @@ def _check_types(cls: type[Method], options: Mapping[str, Any]) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, h) for h in get_args(hint))
     if get_origin(hint) is tuple:

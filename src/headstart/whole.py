@@ -1,4 +1,4 @@
-"""The whole model, as a method meets it after the walk."""
+"""The whole model, as a method meets it before and after the walk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart import weights
+from headstart.errors import WriteError
 from headstart.inputs import Batch, GetInputs
 from headstart.plan import Plan
 from headstart.report import summarize
@@ -20,7 +21,7 @@ from headstart.weights import Layer
 
 @dataclass(frozen=True)
 class Whole:
-    """What a method works with in its ``finish``.
+    """What a method works with in its ``start`` and its ``finish``.
 
     Attributes:
         model: In evaluation mode, inside the transaction.
@@ -43,6 +44,47 @@ class Whole:
     method: str
     data: Any = None
     get_inputs: GetInputs | None = None
+
+    def write(self, layer: Layer, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Set a layer's weight, and its bias if one is given and may be written; for ``start``, before the walk.
+
+        Args:
+            layer: Which.
+            weight: Canonical.
+            bias: Left out where the layer has none, or one that is frozen or belongs to a layer before it.
+
+        Raises:
+            WriteError: The weight cannot be written or is not finite.
+        """
+        self.transaction.mark(layer)
+        like = weights.look(layer)
+        weights.write(layer, weight.to(like.device, weights.working_dtype(like.dtype)))
+        own = layer.module.bias
+        if bias is not None and own is not None and own.requires_grad and layer.name not in self.plan.tied_biases:
+            self.transaction.mark(layer, bias=True)
+            weights.write_bias(layer, bias.to(own.device))
+        row = self.plan.rows[layer.name]
+        row.action = "written"
+        if self.method not in row.methods:
+            row.methods.append(self.method)
+
+    def write_other(self, name: str, tensor: Tensor, value: Tensor) -> None:
+        """Set a parameter or buffer outside of the weight layers.
+
+        Args:
+            name: Its name in the model.
+            tensor: Itself.
+            value: Of its shape.
+
+        Raises:
+            WriteError: The value is not finite.
+        """
+        self.transaction.mark_tensor(tensor)
+        weights.store(self.model, {name: (tensor, value.to(tensor.device))})
+        if not bool(torch.isfinite(tensor).all()):
+            raise WriteError(f"The new value of '{name}' is not finite; nothing was changed.")
+        if name not in self.plan.others:
+            self.plan.others.append(name)
 
     def rescale(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
         """Multiply a layer's output channels by factors, given that its inputs were multiplied by theirs.

@@ -1,6 +1,7 @@
 """One file per paper. Importing this package registers every method."""
 
 from headstart.method import Info, Method
+from headstart.methods.aligned_clusters import AlignedClusters
 from headstart.methods.auto import Auto
 from headstart.methods.balance import Balance
 from headstart.methods.baselines import (
@@ -23,10 +24,13 @@ from headstart.methods.lsuv import LSUV
 from headstart.methods.prewarm import PreWarm
 from headstart.methods.recipes import DataDependent, KrahenbuhlKMeans
 from headstart.methods.sample_training import SampleTraining, ShrinkPerturb, SmartInit, WarmStart
+from headstart.methods.transfer import Pretrained
+from headstart.methods.weight_selection import WeightSelection
 from headstart.methods.whitening import Whitening
 
 __all__ = [
     "LSUV",
+    "AlignedClusters",
     "Auto",
     "Balance",
     "Calibrate",
@@ -45,11 +49,13 @@ __all__ = [
     "Method",
     "Orthogonal",
     "PreWarm",
+    "Pretrained",
     "SampleTraining",
     "ShrinkPerturb",
     "SmartInit",
     "StructuredCovariance",
     "WarmStart",
+    "WeightSelection",
     "Whitening",
     "WithinLayer",
     "Xavier",

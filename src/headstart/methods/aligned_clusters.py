@@ -1,0 +1,197 @@
+"""Aligned clusters: new filters are means of corresponding filters of trained networks (Ulm et al.)."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.alignment import tables_of
+from headstart.errors import HeadstartError
+from headstart.matching import Matcher, units
+from headstart.method import Method
+from headstart.methods.spatial import check_count
+from headstart.methods.stem import check_scale
+from headstart.plan import Plan
+from headstart.registry import register
+from headstart.sources import Source, canonical_in, source_of
+from headstart.weights import Layer, look
+from headstart.whole import Whole
+from headstart.wiring import wire
+
+
+@register(
+    "aligned-clusters",
+    summary="every filter is the mean of the filters that correspond to it in several trained networks",
+    reference="Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification",
+    scope="convolutions",
+    needs_data=True,
+    cost="some ten forward passes of two samples, each operation run a few times more; assignments of all channels",
+    presets=("paper",),
+    deviations=(
+        "The source models are left as they are; published code permutes them in place, so that its second and later"
+        " calls work on models that are aligned already.",
+        "Filters are matched by the Hungarian method on cosine similarity, with what takes their outputs, until nothing"
+        " changes; the published grouping is greedy and depends on the order. Preset: aligned-clusters:paper.",
+        "Shortcuts move together, so any network with them can be aligned; the paper removes those of the first stage.",
+        "Means are of raw weights, at the layer's own norm; published means are of filters at length 1, and shorter"
+        " than that.",
+        "All convolutions are written by default; the paper writes up to four.",
+    ),
+    couples=True,
+)
+@dataclass(frozen=True)
+class AlignedClusters(Method):
+    """Align trained networks of the model's architecture and start its convolutions from the mean of their filters.
+
+    The idea: networks that were trained on other tasks learn alike filters in different places. Brought in order,
+    what they have in common is their mean. Norms, biases and linear layers keep their start; heads may differ.
+
+    Args:
+        models: Two or more sources of equal layers: models, ``state_dict`` s, paths, or functions ``model -> one of
+            those``. As text, a pattern of files such as ``runs/*.safetensors``.
+        average: ``"raw"`` (default) the mean of the weights; ``"unit"`` of the filters at length 1 (published).
+        scale: ``"match"`` (default) the root mean square of the layer's weights; ``"source"`` that of the sources'
+            layers; ``"paper"`` leaves the mean as it is; or a number.
+        layers: How many convolutions to write, in execution order; None (default) for all.
+        matching: ``"hungarian"`` (default) or ``"greedy"`` (published), see `headstart.align`.
+
+    Raises:
+        HeadstartError: Fewer than two sources, no convolution whose weights all of them have in its shape, or
+            channels that cannot be followed through the model.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> def net():
+        ...     return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
+        >>> a, b, new = net(), net(), net()
+        >>> with torch.no_grad():
+        ...     _ = b.load_state_dict(a.state_dict()), b[0].weight.copy_(a[0].weight.flip(0))
+        >>> report = hs.initialize(new, torch.randn(8, 1, 9, 9), hs.AlignedClusters([a, b], scale="paper", layers=1))
+        >>> torch.allclose(new[0].weight, a[0].weight)
+        True
+    """
+
+    models: Any = None
+    average: str = "raw"
+    scale: float | str = "match"
+    layers: int | None = None
+    matching: str = "hungarian"
+
+    def __post_init__(self) -> None:
+        self.check_choice("average", "raw", "unit")
+        self.check_choice("matching", "hungarian", "greedy")
+        check_scale(self, self.scale, "match", "source", "paper")
+        check_count(self, self.layers)
+        if self.models is not None and not isinstance(self.models, str):
+            several = isinstance(self.models, Sequence) and not isinstance(self.models, nn.Module)
+            self.check(several, f"models={type(self.models).__name__} is no list", "Pass a list of two or more sources")
+            object.__setattr__(self, "models", tuple(source_of(model) for model in self.models))
+
+    @classmethod
+    def paper(cls, **options: Any) -> AlignedClusters:
+        """The published form: greedy grouping, means of filters at length 1, the first four convolutions."""
+        return cls(**{"average": "unit", "scale": "paper", "layers": 4, "matching": "greedy", **options})
+
+    def identity(self) -> str:
+        """The options, with the sources by what they hold."""
+        held = [] if self.models is None else [source.fingerprint for source in self._sources()]
+        return f"{replace(self, models=None)!r} {held}"
+
+    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+        """The convolutions among the first ``layers`` ones."""
+        first = [la.name for la in plan.layers if la.kind != "linear"][: self.layers]
+        found = []
+        for layer in layers:
+            if layer.name in first:
+                found.append(layer)
+            else:
+                linear = layer.kind == "linear"
+                plan.skip(layer, "a linear layer" if linear else f"not among the first {len(first)} convolutions")
+        if not found:
+            kinds = sorted({type(la.module).__name__ for la in plan.layers})
+            raise HeadstartError(
+                f"aligned-clusters writes a convolution, and none was selected (the model runs {', '.join(kinds)}).",
+                remedy="Use another method, or widen include=.",
+            )
+        return found
+
+    def start(self, whole: Whole) -> None:
+        """Align the sources and write the means."""
+        assert whole.batch is not None
+        sources = self._sources()
+        states = [source.state(whole.model) for source in sources]
+        every = {la.name: la for la in [*whole.plan.layers, *whole.plan.unreached]}
+        found = {name: self._weights(states, layer) for name, layer in every.items()}
+        common = {name: values for name, values in found.items() if values is not None}
+        for layer in whole.layers:
+            if layer.name not in common:
+                whole.plan.skip(layer, "not all sources have its weight in this shape")
+        written = [layer for layer in whole.layers if layer.name in common]
+        if not written:
+            names = ", ".join(f"'{layer.name}'" for layer in whole.layers[:3])
+            raise HeadstartError(
+                f"aligned-clusters: not all of {len(sources)} sources have the weights of {names} in their shapes.",
+                remedy="The sources must be networks of the model's architecture.",
+            )
+        wiring = wire(whole.model, whole.batch)
+        # Without the layers that the sources do not share (their heads).
+        wiring.layers = {name: use for name, use in wiring.layers.items() if name in common}
+        matcher = Matcher(wiring, every)
+        weights = [{name: common[name][i] for name in wiring.layers} for i in range(len(states))]
+        tables, _ = tables_of(matcher, [units(w) for w in weights], self.matching, "first")
+        placed = [matcher.permuted(w, table) for w, table in zip(weights, tables, strict=True)]
+        before = [matcher.similarity(units(weights[0]), units(w)) for w in weights[1:]]
+        after = [matcher.similarity(units(placed[0]), units(w)) for w in placed[1:]]
+        for layer in written:
+            if layer.name in wiring.layers:
+                self._write(whole, layer, [p[layer.name] for p in placed])
+        whole.plan.find(
+            f"aligned-clusters: filters of {len(sources)} sources had a mean cosine similarity to those of the first of"
+            f" {sum(before) / len(before):.3g} before and {sum(after) / len(after):.3g} after alignment."
+        )
+
+    def _weights(self, states: Sequence[Mapping[str, Tensor]], layer: Layer) -> list[Tensor] | None:
+        """A layer's weight in every source, if all have it."""
+        values = [canonical_in(state, layer) for state in states]
+        return [v.cpu() for v in values if v is not None] if all(v is not None for v in values) else None
+
+    def _write(self, whole: Whole, layer: Layer, aligned: Sequence[Tensor]) -> None:
+        stacked = torch.stack(list(aligned))
+        size = math.sqrt(float(stacked.double().square().mean()))
+        if self.average == "unit":
+            stacked = torch.stack([units({"": weight})[""] for weight in aligned])
+        mean = stacked.mean(0)
+        own = math.sqrt(float(mean.double().square().mean()))
+        if own == 0:
+            whole.plan.skip(layer, "the mean of the sources is zero")
+            return
+        wanted = {"match": self._rms(layer), "source": size, "paper": own}.get(str(self.scale), self.scale)
+        whole.write(layer, mean * (float(wanted) / own))
+        whole.plan.rows[layer.name].notes.append(f"mean of {len(aligned)} sources")
+
+    def _rms(self, layer: Layer) -> float:
+        size = math.sqrt(float(look(layer).double().square().mean()))
+        self.check(
+            size > 0 or self.scale != "match",
+            f"the weights of {layer.where} are all zero, so there is no size to match",
+            "Pass scale='source', or initialize the layer first",
+        )
+        return size
+
+    def _sources(self) -> tuple[Source, ...]:
+        models = self.models
+        if isinstance(models, str):
+            models = tuple(Source(path) for path in sorted(glob.glob(str(Path(models).expanduser()), recursive=True)))
+        self.check(
+            models is not None and len(models) > 1,
+            f"models={self.models!r} names {0 if models is None else len(models)} sources",
+            "Pass two or more: models, state_dicts, paths, or a pattern of files such as 'runs/*.safetensors'",
+        )
+        return tuple(models)

@@ -1,0 +1,198 @@
+"""Transfer: weights of a trained network by name and shape (the pre-trained baseline of Ulm et al.)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from headstart.errors import HeadstartError
+from headstart.method import Method
+from headstart.plan import Plan
+from headstart.registry import register
+from headstart.sources import Source, bias_in, canonical_in, key_of, source_of
+from headstart.weights import Layer
+from headstart.whole import Whole
+
+
+@register(
+    "pretrained",
+    summary="a trained network's weights, norms and statistics by name and shape, the head apart",
+    reference="the pre-trained baseline of Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for"
+    " Image Classification",
+    scope="all layers",
+    needs_data=False,
+    cost="no forward pass of its own; the memory of the source",
+    deviations=(
+        "The source is the one that the user names; the baseline picks one of many source models at random.",
+        "A head of another size keeps its own start; in the baseline all heads have 10 classes and are copied.",
+    ),
+    couples=True,
+)
+@dataclass(frozen=True)
+class Pretrained(Method):
+    """Copy every weight whose name and shape the source has, with the norms' parameters and statistics.
+
+    The idea: what a network learnt on one task serves another. The report says for each layer which tensor it got, or
+    why none; networks of different depth share the layers whose names agree. A norm, or any other module
+    without a weight of its own, goes with the layer that is registered before it.
+
+    Args:
+        source: A model, a ``state_dict``, a path, or a function ``model -> one of those``. Prefixes of wrappers
+            (``module.``, ``_orig_mod.``) are taken off.
+        head: What to do with layers whose output the model returns (without data: the last layer):
+            ``"skip-if-different"`` leaves them where the shape differs, ``"skip"`` leaves them always, ``"require"``
+            refuses another shape.
+        prefix: Take only the source's tensors whose names begin so, without it: ``"backbone."``.
+        strict: The least share of the selected layers' weights that must come from the source, heads that are
+            left apart. Nothing at all is always refused.
+
+    Raises:
+        HeadstartError: No source, nothing in it that fits, less than ``strict``, or a head that does not fit.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> old = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+        >>> new = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> report = hs.initialize(new, method=hs.Pretrained(old))
+        >>> report.changed, report.row("2").notes
+        (['0'], ['the head keeps its start: (10, 8) in the source'])
+    """
+
+    source: Any = None
+    head: str = "skip-if-different"
+    prefix: str = ""
+    strict: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_choice("head", "skip-if-different", "skip", "require")
+        self.check(0 <= self.strict <= 1, f"strict={self.strict!r} is no share", "Pass a number from 0 to 1")
+        if self.source is not None:
+            object.__setattr__(self, "source", source_of(self.source))
+
+    def identity(self) -> str:
+        """The options, with the source by what it holds."""
+        return identity_of(self, "source")
+
+    def start(self, whole: Whole) -> None:
+        """Copy what fits."""
+        state = read(self, self.source, whole.model, self.prefix)
+        final = heads(whole.plan)
+        counted = copied = 0
+        for layer in whole.layers:
+            value, reason = self._found(state, layer, layer.name in final)
+            if value is None:
+                whole.plan.skip(layer, reason)
+            else:
+                whole.write(layer, value, _fitting_bias(state, layer))
+                whole.plan.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
+                copied += value.numel()
+            counted += 0 if value is None and layer.name in final else layer.module.weight.numel()
+        share = copied / max(counted, 1)
+        label = f"pretrained: {share:.1%} of the weights of the selected layers come from {self.source!r}"
+        if not copied or share < self.strict:
+            raise HeadstartError(
+                f"{label}, {f'less than strict={self.strict:.1%}' if copied else 'that is nothing'}: {_why(whole)}.",
+                remedy="Compare the names; prefix= takes off one that all tensors of the source have.",
+            )
+        others = copy_others(whole, lambda name, tensor: _of_shape(state.get(name), tensor))
+        whole.plan.find(f"{label}, and {len(others)} tensors outside of them.")
+
+    def _found(self, state: Mapping[str, Tensor], layer: Layer, head: bool) -> tuple[Tensor | None, str]:
+        """A layer's new weight, or the reason why there is none."""
+        key = key_of(layer)
+        if head and self.head == "skip":
+            return None, "the head keeps its start"
+        value = canonical_in(state, layer)
+        if value is not None:
+            return value, ""
+        shape = f"{tuple(state[key].shape)} in the source" if key in state else f"the source has no '{key}'"
+        if head and self.head == "require":
+            raise HeadstartError(
+                f"pretrained: the head, {layer.where}, does not fit: {shape}.",
+                remedy="Pass head='skip-if-different', or build the model with as many outputs.",
+            )
+        return None, f"the head keeps its start: {shape}" if head else shape
+
+
+def read(method: Method, source: Source | None, model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Read a method's source.
+
+    Raises:
+        HeadstartError: There is none, it cannot be read, or no name begins with the prefix.
+    """
+    if source is None:
+        raise HeadstartError(
+            f"{method.info.name} has no source.", remedy="Pass source=: a model, a state_dict or the path of a file."
+        )
+    state = source.state(model)
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not found:
+        raise HeadstartError(
+            f"{method.info.name}: no tensor of {source!r} has a name that begins with {prefix!r}.",
+            remedy=f"They begin with {', '.join(sorted({repr(k.split('.')[0]) for k in state})[:5])}.",
+        )
+    return found
+
+
+def identity_of(method: Any, option: str) -> str:
+    """A method's options, with a source by what it holds."""
+    source = getattr(method, option)
+    return repr(method) if source is None else f"{replace(method, **{option: None})!r} {source.fingerprint}"
+
+
+def heads(plan: Plan) -> set[str]:
+    """Names of the layers whose output the model returns; without data the last one registered."""
+    return plan.outputs if plan.traced else {plan.layers[-1].name}
+
+
+def companions(model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str, Tensor, str | None]]:
+    """Parameters and buffers outside of weight layers, with the layer that is registered before each."""
+    names = {id(layer.module): layer.name for layer in layers}
+    inside = {id(t) for layer in layers for t in [*layer.module.parameters(), *layer.module.buffers()]}
+    owner: str | None = None
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        owner = names.get(id(module), owner)
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and id(tensor) not in inside | seen:
+                seen.add(id(tensor))
+                yield f"{path}.{name}" if path else name, tensor, owner
+
+
+def copy_others(whole: Whole, value_of: Callable[[str, Tensor], Tensor | None]) -> list[str]:
+    """Write parameters and buffers outside of the weight layers that go with a written layer, and name them.
+
+    Args:
+        whole: The model, its layers written.
+        value_of: ``(name, tensor) -> its new value``, or None to leave it.
+    """
+    plan, written = whole.plan, []
+    left = {name for name, row in plan.rows.items() if whole.method not in row.methods}
+    for name, tensor, owner in companions(whole.model, [*plan.layers, *plan.unreached]):
+        frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        if owner in left or frozen:
+            continue
+        value = value_of(name, tensor)
+        if value is not None:
+            whole.write_other(name, tensor, value)
+            written.append(name)
+    return written
+
+
+def _of_shape(value: Tensor | None, tensor: Tensor) -> Tensor | None:
+    return value if value is not None and value.shape == tensor.shape else None
+
+
+def _fitting_bias(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
+    bias = bias_in(state, layer)
+    return bias if bias is not None and len(bias) == layer.out_channels else None
+
+
+def _why(whole: Whole) -> str:
+    """Why layers got nothing, by the first of them."""
+    notes = {layer.name: whole.plan.rows[layer.name].notes for layer in whole.layers}
+    found = [f"'{name}': {text[-1]}" for name, text in notes.items() if text and not text[-1].startswith("from ")]
+    return "; ".join(found[:3]) + (" …" if len(found) > 3 else "") if found else "no layer was selected"
