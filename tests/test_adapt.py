@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import headstart as hs
-from headstart.channels import STRATEGIES, mix
-from headstart.stems import Stems
+from headstart.adapt import MATCHES
+from headstart.channels import FILLS, RULES, STRATEGIES, mix
+from headstart.stems import RECORDS, Stems
 
 
 def draw(*shape, seed=0):
@@ -653,3 +656,24 @@ def test_timm(timm, name):
     assert any("Still told for 3 channels: pretrained_cfg (input_size, mean, std)" in f for f in report.findings)
     with torch.no_grad():
         assert model(data).shape == (2, 5)
+
+
+# Its page ---------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "adapt.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_page_runs():
+    names = {"print": lambda *_: None}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(block, names)
+    assert names["model"][0].in_channels == 5
+    assert names["state"]["weight"].shape == (16, 13, 3, 3)
+
+
+def test_the_page_names_every_choice():
+    named = set(re.findall(r"^\| `([\w-]+)`", PAGE, re.MULTILINE))
+    assert named == {*STRATEGIES, *set(MATCHES) - set(RULES)}
+    assert all(f'`match="{rule}"`' in PAGE for rule in RULES)
+    assert all(f"`{fill}`" in PAGE for fill in FILLS)
+    assert all(f"`{record}`" in PAGE for record in RECORDS)

