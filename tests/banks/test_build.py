@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from headstart.banks import FilterBank
+from headstart.banks.distances import DISTANCES
 from headstart.errors import HeadstartError
 
 
@@ -63,7 +64,7 @@ class TestByLayer:
     def test_selection_that_matches_nothing(self, net):
         with pytest.raises(HeadstartError, match=r"no convolution of models\[0\] .* matches 'conv1'"):
             FilterBank.from_models(net(), exclude="conv1")
-        with pytest.raises(HeadstartError, match="left"):
+        with pytest.raises(HeadstartError, match=r"exclude='\*' leave no convolution of models\[0\].*has 0, 2\.0, 3"):
             FilterBank.from_models(net(), exclude="*")
 
     def test_unknown_distance(self, net):
@@ -124,6 +125,15 @@ class TestPooled:
             ((5, 5), True, 0.75, 4 + 8),
         ]
 
+    def test_a_pattern_has_to_match_in_one_source_only(self, net):
+        other = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
+        bank = FilterBank.from_models([net(), other], pool=True, exclude=["2", "0.1"])
+        assert sum(int(e.sizes.sum()) for e in bank.entries) == 12 + 64 + 12
+        with pytest.raises(HeadstartError, match=r"no convolution of the sources that matches '0\.2'"):
+            FilterBank.from_models([net(), other], pool=True, exclude=["2", "0.2"])
+        with pytest.raises(HeadstartError, match=r"leave no convolution of models\[1\]"):
+            FilterBank.from_models([net(), other], pool=True, include="2")
+
     def test_whole_filters_by_their_channels(self, net):
         bank = FilterBank.from_models([net(), net(1, width=6)], pool=True, whole=True)
         assert bank.find((3, 3), 1.0, whole_channels=8) is not bank.find((3, 3), 1.0, whole_channels=12)
@@ -172,6 +182,21 @@ class TestSeeds:
 
         assert make(0) == make(0)
         assert make(0) != make(1)
+
+    @pytest.mark.parametrize("distance", DISTANCES)
+    def test_threads_do_not_matter(self, distance):
+        weight = torch.randn(300, 300, 3, 3, generator=torch.Generator().manual_seed(0))
+        found = []
+        before = torch.get_num_threads()
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                bank = FilterBank.from_models({"a.weight": weight}, clusters=4, distance=distance)
+                found.append(bank.entries[0])
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(found[0].sizes, found[1].sizes)
+        assert torch.allclose(found[0].centroids, found[1].centroids, atol=1e-6)
 
     def test_a_generator_is_a_seed(self, net):
         generator = torch.Generator().manual_seed(5)

@@ -226,7 +226,7 @@ def test_one_source_at_a_time(net):
 
     def states():
         for seed in range(6):
-            gc.collect()
+            gc.collect(0)
             assert sum(ref() is not None for ref in alive) <= 1
             state = net(seed).state_dict()
             alive.append(weakref.ref(state["0.weight"].untyped_storage()))

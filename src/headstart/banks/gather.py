@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headstart import rng
 from headstart.banks.reservoir import Reservoir
-from headstart.banks.sources import Convolution, Model, Names, chosen, each_source
+from headstart.banks.sources import Convolution, Model, Names, chosen, each_source, require_known
 from headstart.errors import HeadstartError
 
 Progress = Callable[[str, int, int | None], None]
@@ -82,10 +82,14 @@ def gather(
         raise HeadstartError(f"bins={bins} and sample={sample} are to be at least 1.")
     groups: dict[Key, Group] = {}
     first: dict[str, Key] = {}
+    names: set[str] = set()
     sources: list[str] = []
     for label, convolutions in each_source(models):
         if progress is not None:
             progress("reading", len(sources), None)
+        names |= {c.name for c in convolutions}
+        if not pool and convolutions:
+            require_known(include, exclude, names, label)
         selected = chosen(convolutions, include, exclude, label)
         if not pool:
             shapes = {c.name: _key(c, whole) for c in selected}
@@ -100,6 +104,7 @@ def gather(
             groups[key].filters.add(_atoms(convolution.weight, whole))
         sources.append(label)
         del convolutions, selected, convolution
+    require_known(include, exclude, names, "the sources")
     found = list(groups.values())
     if pool:
         found.sort(key=lambda group: (group.depthwise, group.kernel, group.depth))

@@ -90,22 +90,35 @@ def each_source(models: Iterable[Model] | Model) -> Iterator[tuple[str, list[Con
         raise HeadstartError("There are no models to make a filter bank from.", remedy="Pass at least one.")
 
 
+def require_known(include: Names, exclude: Names, names: Iterable[str], where: str) -> None:
+    """Raise if a pattern matches no layer.
+
+    Raises:
+        UnknownNameError: With the layers that come near.
+    """
+    known = list(names)
+    for pattern in [*_patterns(include), *_patterns(exclude)]:
+        if not any(matches(pattern, name) for name in known):
+            raise unknown(f"convolution of {where} that matches", pattern, known)
+
+
 def chosen(convolutions: Sequence[Convolution], include: Names, exclude: Names, label: str) -> list[Convolution]:
     """Select convolutions by name: globs, or blocks that hold layers.
 
     Raises:
-        HeadstartError: A pattern matches nothing, nothing is left, or a weight is not finite.
+        HeadstartError: Nothing is left, or a weight is not finite.
     """
-    patterns = [_patterns(include), _patterns(exclude)]
-    for pattern in [*patterns[0], *patterns[1]]:
-        if not any(matches(pattern, c.name) for c in convolutions):
-            raise unknown(f"convolution of {label} that matches", pattern, [c.name for c in convolutions])
-    found = [c for c in convolutions if include is None or any(matches(p, c.name) for p in patterns[0])]
-    found = [c for c in found if not any(matches(p, c.name) for p in patterns[1])]
+    found = [c for c in convolutions if include is None or any(matches(p, c.name) for p in _patterns(include))]
+    found = [c for c in found if not any(matches(p, c.name) for p in _patterns(exclude))]
+    if not convolutions:
+        raise HeadstartError(
+            f"{label} has no convolution with a kernel of more than one tap.",
+            remedy="1×1 convolutions and linear layers have no slices to cluster.",
+        )
     if not found:
         raise HeadstartError(
-            f"{label} has no convolution with a kernel of more than one tap{' left' if convolutions else ''}.",
-            remedy="1×1 convolutions and linear layers have no slices to cluster.",
+            f"include={include!r} and exclude={exclude!r} leave no convolution of {label}.",
+            remedy=f"It has {', '.join(c.name for c in convolutions[:10])}{', ...' * (len(convolutions) > 10)}.",
         )
     for c in found:
         if c.weight.numel() == 0 or not c.weight.is_floating_point():
