@@ -509,6 +509,21 @@ def test_a_count_beside_the_layer_is_set_too():
     assert model(draw(2, 6, 4, 4)).shape == (2, 4, 2, 2)
 
 
+def test_a_configuration_that_modules_share_is_told_once():
+    model = net()
+    model.config = model[0].config = model[3].config = {"num_channels": 3, "image_mean": 0}
+    (told,) = [f for f in hs.adapt_conv(model, 4).findings if f.startswith("Still told")]
+    assert told.count("config") == 1
+    assert "config (num_channels)" in told
+
+
+def test_filters_are_drawn_where_the_count_stays():
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra plot)")
+    with pytest.raises(hs.HeadstartError, match="took 3 channels and take 4"):
+        hs.adapt_conv(net(), 4).plot_filters()
+    assert len(hs.adapt_conv(net(), 3, mapping=[2, 1, 0]).plot_filters().axes) == 2
+
+
 def test_weight_standardization_is_told_or_refused():
     class Standardized(nn.Conv2d):
         def forward(self, x):

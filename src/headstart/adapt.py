@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from headstart.response import Responder, Response
 from headstart.shown import Grid, number
 from headstart.stems import Stem, Stems, named_layers
 from headstart.transaction import Transaction
-from headstart.weights import Layer
+from headstart.weights import Layer, to_canonical
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MATCHES = ("auto", "batch-norm", "original", "unit", *RULES)
 
@@ -65,6 +68,20 @@ class AdaptReport(Report):
     new_channels: int = 0
     channels: list[NewChannel] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
+
+    def plot_filters(self) -> Figure:
+        """Draw the filters before and after, where they take as many channels.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            HeadstartError: They take another number.
+        """
+        if self.filters is None:
+            raise HeadstartError(
+                f"The filters took {self.old_channels} channels and take {self.new_channels}, so they cannot be drawn"
+                " side by side."
+            )
+        return super().plot_filters()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the filters as plain values, ready for JSON."""
@@ -236,6 +253,10 @@ def _report(model: nn.Module, stems: Stems, responder: Responder, batch: Batch |
     report = AdaptReport("headstart: adapt_conv", old_channels=old, new_channels=stems.channels)
     report.responses = responder.responses
     report.statistics = [norm for norm, _, _ in responder.means]
+    if old == stems.channels:
+        first = stems.found[0]
+        pair = [to_canonical(first.layer, w.detach()).clone() for w in (first.old, first.new)]
+        report.filters = (pair[0], pair[1])
     for stem in stems.found:
         layer, mixture = stem.layer, stem.mix
         shape = (layer.out_channels, stems.channels // layer.groups, *layer.kernel)

@@ -279,22 +279,22 @@ def mixed(
     check_per(per)
     if not bool(torch.isfinite(weight).all()):
         raise HeadstartError("The weight holds values that are not finite.", remedy="Load a sound checkpoint first.")
-    grouped = _by_input(weight.detach().double(), found.groups, transposed)
-    result = torch.einsum("gts,gs...->gt...", found.blocks.to(grouped.device), grouped)
+    grouped = _by_input(weight.detach().cpu().double(), found.groups, transposed)  # not every device has float64
+    result = torch.einsum("gts,gs...->gt...", found.blocks, grouped)
     rms = grouped.square().mean(dim=(1, *range(3, grouped.dim())), keepdim=True).sqrt()
     for t in sorted(found.random):
         group, place = divmod(t, result.shape[1])
         drawn = torch.randn(
             result.shape[2:], generator=rng.generator(seed, stream, "adapt", found.names[t]), dtype=torch.float64
         )
-        result[group, place] = drawn.to(result.device) * rms[group, 0]
+        result[group, place] = drawn * rms[group, 0]
     if energy:
         dims = (1, *range(3, grouped.dim()))
         had, has = (x.square().sum(dims, keepdim=True) for x in (grouped, result))
         if per == "layer":
             had, has = had.sum(), has.sum()
         result = result * torch.where(has > 0, (had / has).sqrt(), torch.ones_like(has))
-    back = _from_input(result, transposed).to(weight.dtype)
+    back = _from_input(result, transposed).to(weight.device, weight.dtype)
     return back.contiguous(memory_format=memory_format(weight))
 
 

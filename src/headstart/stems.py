@@ -225,10 +225,13 @@ class Stems:
     def elsewhere(self, old: int) -> list[str]:
         """Name what else in the model tells of the old channels: it is not changed."""
         found = []
+        seen: list[Any] = []  # modules may share one configuration
         for name, module in self._model.named_modules():
             place = f"{name}." if name else ""
             for key in _CONFIGS:
-                told = _told(vars(module).get(key), old)
+                config = vars(module).get(key)
+                told = [] if any(config is other for other in seen) else _told(config, old)
+                seen.append(config)
                 if told:
                     found.append(f"{place}{key} ({', '.join(told)})")
             for key, buffer in module.named_buffers(recurse=False):
