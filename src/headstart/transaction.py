@@ -80,6 +80,10 @@ class Transaction:
             refresh(module)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor was there on entry, and not put there by a forward pass."""
+        return id(tensor) in self._index
+
     def original(self, layer: Layer) -> Tensor | None:
         """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter."""
         if not is_plain(layer):

@@ -51,7 +51,8 @@ def wire(model: nn.Module, batch: Batch) -> Wiring:
         _vary(twin)
         tracer = _Wires(twin)
         with tracer.hooked(twin, make_plan(twin, small).layers), failing_forward(small, Where()), tracer:
-            returned = twin(*small.args, **small.kwargs)
+            fresh = small.head(small.size)  # the forward may write into its input
+            returned = twin(*fresh.args, **fresh.kwargs)
         wiring = tracer.wiring(returned)
         before = outputs(twin, small)
         permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(0)))
@@ -67,7 +68,8 @@ def wire(model: nn.Module, batch: Batch) -> Wiring:
 
 
 def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    """What a model returns, in floating point."""
+    """What a model returns for a batch, in floating point."""
+    batch = batch.head(batch.size)
     with torch.no_grad(), failing_forward(batch, Where()):
         returned = model(*batch.args, **batch.kwargs)
     return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

@@ -6,6 +6,7 @@ import headstart as hs
 from headstart.conformance import CHECKS
 from headstart.conformance.runs import needs_convolution, writes_stem
 
+from . import trained
 from .bend import Bend
 
 VARIANTS = [
@@ -62,7 +63,24 @@ UNFIT = {
         "gradient descent is another in parametrized weights",
     ),
 }
-SPECS = [*(name for name in hs.list_methods() if name not in REQUIRED | TRAINED.keys()), *VARIANTS]
+# These need trained networks: with ones that are made for each model.
+SOURCES = (trained.first, trained.second)
+SOURCED = {
+    "pretrained": hs.Pretrained(trained.first),
+    "pretrained:head=require,strict=1": hs.Pretrained(trained.first, head="require", strict=1.0),
+    "weight-selection": hs.WeightSelection(trained.first),
+    "weight-selection:head=select,scale=fan-in,blocks=spaced": hs.WeightSelection(
+        trained.first, head="select", scale="fan-in", blocks="spaced"
+    ),
+    "aligned-clusters": hs.AlignedClusters(SOURCES),
+    "aligned-clusters:paper": hs.AlignedClusters.paper(models=SOURCES),
+    "pretrained+within-layer:fill=keep": [hs.Pretrained(trained.first), hs.WithinLayer(fill="keep")],
+}
+SOURCED_SPECS = [pytest.param(method, id=name) for name, method in SOURCED.items()]
+SPECS = [
+    *(name for name in hs.list_methods() if name not in {*REQUIRED, *TRAINED, *(s.split(":")[0] for s in SOURCED)}),
+    *VARIANTS,
+]
 # These compute from the weights and the data alone.
 WITHOUT_RANDOMNESS = {
     "auto",
@@ -96,6 +114,12 @@ def test_what_is_not_asked_of_training_exists():
     assert UNFIT.keys() <= {c.__name__ for c in CHECKS}
 
 
+@pytest.mark.parametrize("check", [c for c in CHECKS if c.__name__ != "other_seed_differs"], ids=_name)
+@pytest.mark.parametrize("method", SOURCED_SPECS)
+def test_a_start_from_trained_networks_keeps_the_contract(method, check):
+    check(method)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=_name)
 @pytest.mark.parametrize("method", SPECS, ids=_name)
 def test_keeps_the_contract(method, check):
@@ -108,7 +132,7 @@ def test_keeps_the_contract(method, check):
 
 def test_presets_are_all_covered():
     presets = {f"{name}:{p}" for name in hs.list_methods() for p in hs.registry.get(name).info.presets}
-    covered = {spec.split("+")[0] for spec in VARIANTS if isinstance(spec, str)}
+    covered = {spec.split("+")[0] for spec in VARIANTS if isinstance(spec, str)} | SOURCED.keys()
     assert presets <= covered
 
 

@@ -173,7 +173,7 @@ def copy_others(whole: Whole, value_of: Callable[[str, Tensor], Tensor | None]) 
     left = {name for name, row in plan.rows.items() if whole.method not in row.methods}
     for name, tensor, owner in companions(whole.model, [*plan.layers, *plan.unreached]):
         frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
-        if owner in left or frozen:
+        if owner in left or frozen or not whole.transaction.holds(tensor):
             continue
         value = value_of(name, tensor)
         if value is not None:

@@ -176,9 +176,10 @@ class Axes:
         """The places of a layer's inputs (of one group), or why they cannot be told."""
         (t_out, t), (s_out, s) = self.teacher[layer.name].shape[:2], layer.shape[:2]
         if layer.groups > 1:
+            same = (t_out, t) == (s_out, s)
             together = t_out % s_out == 0 and t % s == 0 and (t * layer.groups, layer.in_channels) in self._sizes
             single = t == s == 1 and (t_out % s_out == 0 or s_out == layer.groups)
-            return pick(t, s) if single or together else "its groups would not take what the layers before make"
+            return pick(t, s) if same or single or together else "its groups would not take what the layers before make"
         found = None if self._wiring is None else self._traced(self._wiring.layers.get(layer.name), t)
         if found is None:
             found = self._by_size(t, s, layer)
