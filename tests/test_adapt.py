@@ -388,6 +388,26 @@ def test_means_that_a_batch_norm_does_not_expect_are_told():
     assert not any("off the means" in f for f in report.findings)
 
 
+class FrozenBatchNorm(nn.Module):
+    """Buffers alone, as detectors use."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.register_buffer("running_mean", norm.running_mean.clone())
+        self.register_buffer("running_var", norm.running_var.clone())
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var)
+
+
+def test_frozen_forms_of_batch_norm_know_as_well():
+    model, data = trained_net(), draw(32, 4, 10, 10)
+    model[1] = FrozenBatchNorm(model[1])
+    report = hs.adapt_conv(model, 4, data=data)
+    assert report.responses[0].match == "batch norm '1'"
+    assert float(variances(model[0](data)).mean()) == pytest.approx(float(model[1].running_var.mean()), rel=1e-5)
+
+
 def test_fresh_batch_norms_say_nothing():
     report = hs.adapt_conv(net(), 4, data=draw(16, 4, 10, 10))
     assert report.responses[0].match == "the original layer on the same data"
@@ -439,6 +459,30 @@ def test_all_stems_are_found_and_matched_by_running_the_model():
     again = hs.adapt_conv(model, 5, mapping=[4, 3, 2, 1, 0], data=data)
     assert again.changed == ["fine"]  # the other one takes a pooled copy, at a count that fits already
     assert any("These take 5 channels too, maybe of the input: coarse." in f for f in again.findings)
+
+
+class SlowFast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slow, self.fast = nn.Conv3d(3, 8, (1, 5, 5)), nn.Conv3d(3, 4, (3, 5, 5))
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, slow, fast):
+        return self.head(torch.cat([self.slow(slow).mean((2, 3, 4)), self.fast(fast).mean((2, 3, 4))], 1))
+
+
+def test_stems_of_several_inputs():
+    model = SlowFast()
+    data = {"slow": draw(8, 2, 2, 9, 9), "fast": draw(8, 2, 6, 9, 9)}
+    assert hs.adapt_conv(model, 2, data=data).changed == ["slow", "fast"]
+    assert model(**data).shape == (8, 2)
+
+
+def test_half_precision_stays():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).to(torch.bfloat16)
+    report = hs.adapt_conv(model, 5, data=draw(16, 5, 9, 9), match="unit")
+    assert model[0].weight.dtype == torch.bfloat16
+    assert report.responses[0].after == pytest.approx(1, abs=0.01)
 
 
 def test_a_named_layer_is_the_only_one():
