@@ -151,13 +151,13 @@ def heads(plan: Plan) -> set[str]:
 def companions(model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str, Tensor, str | None]]:
     """Parameters and buffers outside of weight layers, with the layer that is registered before each."""
     names = {id(layer.module): layer.name for layer in layers}
-    inside = {id(t) for layer in layers for t in [*layer.module.parameters(), *layer.module.buffers()]}
+    inside = {id(module) for layer in layers for module in layer.module.modules()}
     owner: str | None = None
     seen: set[int] = set()
     for path, module in model.named_modules():
         owner = names.get(id(module), owner)
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None and id(tensor) not in inside | seen:
+            if tensor is not None and id(module) not in inside and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{path}.{name}" if path else name, tensor, owner
 
