@@ -62,6 +62,7 @@ def test_table_and_json():
     text = str(measured)
     assert "explained share" in text
     assert "largest at 4 clusters" in text
+    assert elbow(layer(), (4,)).sentences() == []  # nothing to choose from
     assert measured.to_dict()["best"] == {"layer 'conv'": 4}
     assert [row["clusters"] for row in measured.to_dict()["tried"]] == [2, 4]
     assert np.isfinite([row["inertia"] for row in measured.to_dict()["tried"]]).all()

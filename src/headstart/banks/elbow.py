@@ -72,7 +72,7 @@ class Elbow(Shown):
     def sentences(self) -> list[str]:
         """What to make of it."""
         best = self.best()
-        if not best:
+        if not best or len({row.clusters for row in self.tried if row.silhouette is not None}) < 2:
             return []
         counts = sorted(best.values())
         return [

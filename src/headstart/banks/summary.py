@@ -9,8 +9,8 @@ from typing import Any
 from headstart.banks.entry import Entry
 from headstart.shown import Grid, Shown, number
 
-_COLUMNS = ("layer", "atoms", "depth", "clusters", "filters", "shares", "rms", "rms centroids", "rms within")
-_SHARES = 6  # that are listed
+_COLUMNS = ("layer", "atoms", "depth", "clusters", "filters", "shares", "rms", "of centroids", "within")
+_SHARES = 4  # that are listed
 
 
 @dataclass
