@@ -42,10 +42,11 @@ class Wiring:
         return torch.arange(self.size)
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
-        """A table in which every group is permuted at random."""
+        """A table in which every label moves within its group: once around, in a random order."""
         table = self.stay()
         for group in self.groups:
-            table[group] = group[torch.randperm(len(group), generator=generator)]
+            found = group[torch.randperm(len(group), generator=generator)]
+            table[found] = found.roll(1)
         return table
 
 
