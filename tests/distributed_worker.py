@@ -78,6 +78,14 @@ def equal_bits(rank):
     return state(net), report.changed, [row.name for row in report.rows]
 
 
+def trained(rank):
+    net = model(rank)
+    data = (images(), torch.arange(64) % 3)
+    method = hs.SmartInit(fractions=(0.25, 0.5), epochs=2, batch_size=8)
+    hs.distributed.initialize(net, mine(rank, data=data), method, seed=3)
+    return state(net)
+
+
 def another_source(rank):
     net = model(rank)
     hs.distributed.initialize(net, mine(rank, src=1), "prewarm", src=1)
@@ -173,6 +181,7 @@ SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
         equal_bits,
+        trained,
         another_source,
         generator,
         ddp,

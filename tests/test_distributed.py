@@ -52,6 +52,15 @@ def test_ranks_are_bitwise_equal_and_equal_to_one_process(ranks):
     assert rows == rows_too
 
 
+def test_a_start_by_training_is_the_same_on_all_ranks_and_in_one_process(ranks):
+    first, second = (rank["trained"] for rank in ranks)
+    assert same(first, second)
+    alone = distributed_worker.model(0)
+    method = hs.SmartInit(fractions=(0.25, 0.5), epochs=2, batch_size=8)
+    hs.initialize(alone, (distributed_worker.images(), torch.arange(64) % 3), method, seed=3)
+    assert same(first, alone.state_dict())
+
+
 def test_another_rank_can_compute(ranks):
     first, second = (rank["another_source"] for rank in ranks)
     assert same(first, second)

@@ -92,3 +92,11 @@ def test_every_example_is_tested():
     tested = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {p.name for p in EXAMPLES.glob("*.py")}
     assert [p.name for p in EXAMPLES.glob("*.toml")] == ["experiment.toml"]
+
+
+def test_ackley_counts_what_its_page_says(tmp_path):
+    out = run("ackley.py", "figure.png", folder=tmp_path)
+    direct, by_way = (int(n) for n in re.findall(r"(\d+) of 200 starts", out))
+    assert abs(direct - 117) <= 4  # libraries differ in the last bits, and few searches end on an edge
+    assert abs(by_way - 197) <= 3
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -43,10 +43,14 @@ class SampleTraining(Method):
             ``"reestimate"`` them on the last sample.
         shrink: Factor of the weights after the last stage.
         noise: Deviation of Gaussian noise that is then added to them.
-        lr, decay, weight_decay, batch_size, frozen_batches: Of the default training, see
-            `headstart.fitting.Classify`: cross-entropy by AdamW. In ``headstart compare`` training is that of the
-            trial, but for what is said here of rate, weight decay, batch size and batches.
-        fit: ``(model, dataset, epochs) -> None`` that trains instead of it, one stage at a time.
+        lr: Learning rate at the start of each stage; None for that of the trial in ``headstart compare``, 1e-3
+            elsewhere.
+        decay: Its factor after every epoch; in ``headstart compare`` the trial's schedule counts instead.
+        weight_decay: None for that of the trial in ``headstart compare``, 0.01 elsewhere.
+        batch_size: Samples per step; None for that of the trial in ``headstart compare``, 64 elsewhere.
+        frozen_batches: Draw batches and augmentations once per stage and repeat them in every epoch.
+        fit: ``(model, dataset, epochs) -> None`` that trains one stage, instead of the default: cross-entropy by AdamW
+            (`headstart.fitting.Classify`), or in ``headstart compare`` the trial's own training.
         checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
             call goes on there, with the same result as in one go. It is removed at the end.
 

@@ -1,0 +1,177 @@
+"""Curves of training on a sample: on the sample itself, on all of the training data, and on data apart from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset, Subset
+
+from headstart import fitting, guard, rng, samples
+from headstart.errors import MissingExtraError
+from headstart.fitting import Classify
+from headstart.inputs import GetInputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SETS = ("sample", "training", "validation")
+_MOST = 2048  # samples of a set that are looked at
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One look.
+
+    Attributes:
+        epoch: Finished epochs; 0 before any training.
+        data: ``"sample"``, ``"training"`` (all of it) or ``"validation"``.
+        norm: How batch norms acted: ``"evaluation"`` by their running statistics, ``"training"`` by those of the batch.
+        loss: Mean cross-entropy.
+        accuracy: In percent.
+    """
+
+    epoch: int
+    data: str
+    norm: str
+    loss: float
+    accuracy: float
+
+
+@dataclass
+class SampleCurves:
+    """What training on a sample did, epoch by epoch.
+
+    Attributes:
+        size: Samples that were trained on.
+        fraction: Of the data.
+        points: In order of epochs.
+    """
+
+    size: int
+    fraction: float
+    points: list[CurvePoint] = field(default_factory=list)
+
+    def of(self, data: str, norm: str = "evaluation") -> list[CurvePoint]:
+        """Return one curve."""
+        return [p for p in self.points if (p.data, p.norm) == (data, norm)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {"size": self.size, "fraction": self.fraction, "points": [asdict(p) for p in self.points]}
+
+    def plot(self) -> Figure:
+        """Draw loss and accuracy over the epochs: solid by running statistics, dashed by those of the batch.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        try:
+            from headstart import plot
+        except ImportError as error:
+            raise MissingExtraError("SampleCurves.plot", "matplotlib", "plot") from error
+        return plot.sample_curves(self)
+
+
+def sample_curves(
+    model: nn.Module,
+    data: Any,
+    validation: Any = None,
+    *,
+    fraction: float = 0.125,
+    epochs: int = 50,
+    fit: Classify | None = None,
+    seed: int = 0,
+    get_inputs: GetInputs | None = None,
+) -> SampleCurves:
+    """Train a copy of a model on a sample and look at it after every epoch; the model stays as it is.
+
+    The idea: a start by training may over-fit its sample. Loss that rises on the sample itself is something else: batch
+    norms' running statistics no longer fit the weights. So everything is looked at twice, with running statistics
+    and with those of the batch.
+
+    Args:
+        model: A classifier.
+        data: As for `SampleTraining`.
+        validation: Likewise, apart from it; None for none.
+        fraction: Share of the data to train on.
+        epochs: Passes over the sample.
+        fit: How to train.
+        seed: Names the draw of the sample and of its order.
+        get_inputs: For batches of any other form.
+
+    Returns:
+        The curves. Of each set the first 2,048 samples of a random order are looked at.
+
+    Raises:
+        HeadstartError: No classes to train on, or a loss that is not finite.
+
+    Cost: the training, and two passes over up to 2,048 samples of each set per epoch; memory for a copy of the model.
+
+    Example:
+        >>> x = torch.randn(200, 8)
+        >>> y = (x[:, 0] > 0).long()
+        >>> net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        >>> curves = sample_curves(net, (x[:150], y[:150]), (x[150:], y[150:]), epochs=3)
+        >>> [point.epoch for point in curves.of("validation")]
+        [0, 1, 2, 3]
+    """
+    model = guard.unwrap(model)
+    guard.check(model)
+    whole = samples.as_dataset(data)
+    (indices,) = samples.draw(len(whole), (fraction,), "independent", seed)  # type: ignore[arg-type]
+    sample: Dataset[Any] = Subset(whole, indices.tolist())
+    sets = {"sample": sample, "training": whole}
+    if validation is not None:
+        sets["validation"] = samples.as_dataset(validation)
+    fit = replace(fit or Classify(), get_inputs=get_inputs)
+    found = SampleCurves(len(indices), fraction)
+    with rng.untouched(seed), torch.inference_mode(False):
+        twin = copy.deepcopy(model)
+
+        def look(trained: nn.Module, epoch: int) -> None:
+            for name, dataset in sets.items():
+                for norm in ("evaluation", "training"):
+                    loss, accuracy = _look(trained, dataset, norm, fit, seed)
+                    found.points.append(CurvePoint(epoch, name, norm, loss, accuracy))
+
+        with fitting.training(twin, []):
+            fit(twin, sample, epochs, seed=seed, on_epoch=look)
+    return found
+
+
+@torch.no_grad()
+def _look(model: nn.Module, dataset: Dataset[Any], norm: str, fit: Classify, seed: int) -> tuple[float, float]:
+    """Mean loss and accuracy in percent."""
+    order = torch.randperm(len(dataset), generator=rng.generator(seed, "look"))[:_MOST]  # type: ignore[arg-type]
+    chosen = order.tensor_split(samples.steps(len(order), fit.batch_size))
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
+    with _acting(model, norm):
+        for batch in samples.fetch(dataset, chosen):
+            logits, target = fitting.predict(model, batch, fit.get_inputs)
+            losses.append(nn.functional.cross_entropy(logits, target, reduction="none"))
+            right.append((logits.argmax(1) == target).float())
+    return float(torch.cat(losses).mean()), 100 * float(torch.cat(right).mean())
+
+
+@contextmanager
+def _acting(model: nn.Module, norm: str) -> Iterator[None]:
+    """Evaluation mode, with batch norms by the batch if they are to act as in training; buffers stay."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    kept = [(b, b.clone()) for m in norms for b in m.buffers()]
+    model.eval()
+    for m in norms:
+        m.training = norm == "training"
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
+        model.train()
