@@ -551,6 +551,23 @@ def test_a_count_beside_the_layer_is_set_too():
     assert model[0].num_channels == 6
     assert any("Also set to 6: 0.num_channels." in f for f in report.findings)
     assert model(draw(2, 6, 4, 4)).shape == (2, 4, 2, 2)
+    assert not any("Also set" in f for f in hs.adapt_conv(model, 6, mapping=[5, 4, 3, 2, 1, 0]).findings)
+
+
+def test_a_named_layer_that_does_not_run_is_told():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.spare = nn.Conv2d(4, 2, 3), nn.Conv2d(3, 2, 3)
+
+        def forward(self, x):
+            return self.main(x)
+
+    model = Spare()
+    report = hs.adapt_conv(model, 4, layer="spare", data=draw(8, 4, 6, 6))
+    assert (model.main.in_channels, model.spare.in_channels) == (4, 4)
+    assert report.changed == ["spare"]
+    assert "'spare' is not run by the forward pass, so its output was not measured." in report.findings
 
 
 def test_a_configuration_that_modules_share_is_told_once():

@@ -78,8 +78,8 @@ class Stems:
         self._set(layer.module._parameters, "weight", new)
         self._set(vars(layer.module), "in_channels", self.channels)
         self.found.append(Stem(layer, mix, old, new))
-        path = layer.name.split(".")
-        for depth in range(len(path) if layer.name else 0):
+        path = layer.name.split(".") if layer.name and self.channels != layer.in_channels else []
+        for depth in range(len(path)):
             name = ".".join(path[:depth])
             around = vars(self._model.get_submodule(name))
             for key in RECORDS:
