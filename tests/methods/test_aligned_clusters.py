@@ -225,3 +225,23 @@ def test_zero_weights_have_no_size_to_match():
         a[3].weight.zero_(), b[3].weight.zero_()
     report = run(hs.AlignedClusters([a, b]), net(9), X)
     assert report.row("3").notes == ["the mean of the sources is zero"]
+
+
+@pytest.mark.parametrize("control", [hs.MatchedRandom, hs.ZeroDCRandom])
+def test_controls_replace_the_means(control, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        torch.save(net(ord(name)).state_dict(), f"{name}.pt")
+    spec = "aligned-clusters:models=*.pt,scale=source"
+    start, treated, controlled = net(9), net(9), net(9)
+    run(spec, treated, X)
+    report = run(control(of=spec), controlled, X)
+    assert report.changed == ["0", "3"]
+    for i in (0, 3):
+        own, mean, found = (m[i].weight.detach().flatten(1) for m in (start, treated, controlled))
+        if control is hs.MatchedRandom:
+            assert torch.allclose(found.norm(dim=1), mean.norm(dim=1), rtol=1e-5)
+            assert float(torch.cosine_similarity(found, mean).abs().max()) < 0.9
+        else:
+            assert torch.allclose(found.norm(dim=1), own.norm(dim=1), rtol=1e-5)
+            assert float(torch.cosine_similarity(found, own).min()) > 0.5

@@ -19,6 +19,7 @@ from headstart.plan import Plan
 from headstart.registry import parse, register
 from headstart.walk import Visit
 from headstart.weights import Layer
+from headstart.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,14 @@ class _Control(Method, ABC):
         """The layers that the treatment writes."""
         return self.treatment.select(layers, plan)
 
+    def start(self, whole: Whole) -> None:
+        """Let a treatment write that does so before the walk."""
+        self.treatment.start(whole)
+
     def before(self, visit: Visit) -> None:
         """Let the treatment write, then replace the filters that it changed."""
-        before = visit.weight
+        started = type(self.treatment).start is not Method.start
+        before = visit.weight_before.clone() if started else visit.weight
         self.treatment.before(visit)
         after = visit.weight
         rows = (after != before).flatten(1).any(1)
