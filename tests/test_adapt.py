@@ -242,6 +242,13 @@ def test_stand_ins_are_channels_that_come_close(old, new, strategy):
         assert found.matrix[t, s] == found.matrix[:, s].max()
 
 
+def test_stand_ins_of_a_stack_are_one_image():
+    assert mix(6, 3).stand_ins() == [0, 1, 2]
+    assert mix(5, 3, "mean").stand_ins() == [0, 1, 2]
+    assert mix(2, 3, "mean").stand_ins() == [0, 1, 0]
+    assert mix(4, 6, groups=2).stand_ins() == [0, 1, 0, 2, 3, 2]
+
+
 # In a model -------------------------------------------------------------------------------------------------------
 
 
@@ -554,6 +561,41 @@ def test_a_count_beside_the_layer_is_set_too():
     assert not any("Also set" in f for f in hs.adapt_conv(model, 6, mapping=[5, 4, 3, 2, 1, 0]).findings)
 
 
+def test_a_layer_that_runs_twice_and_by_keyword_is_matched_once():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(8, 2)
+
+        def forward(self, left, right):
+            pair = [self.conv(input=side).mean((2, 3)) for side in (left, right)]
+            return self.head(torch.cat(pair, 1))
+
+    torch.manual_seed(0)
+    model, left = Twins(), draw(16, 5, 8, 8)
+    wanted = variances(model.conv(left[:, [0, 1, 2]])).mean()  # repeat: 0, 1 and 2 come closest
+    report = hs.adapt_conv(model, 5, data={"left": left, "right": 100 * left})
+    assert len(report.responses) == 1
+    assert torch.allclose(variances(model.conv(left)).mean(), wanted, rtol=1e-4)
+
+
+def test_silent_filters_keep_their_scale_and_hooks_are_told():
+    model = net(bias=False)
+    with torch.no_grad():
+        model[0].weight[2] = 0
+    model[0].weight.register_hook(lambda gradient: gradient)
+    report = hs.adapt_conv(model, 4, data=draw(16, 4, 10, 10), match="unit", per="channel")
+    assert "1 output channels hardly vary on the data and keep their scale." in report.findings
+    assert "Hooks on the old weight of '0' do not come along." in report.findings
+    expected = torch.ones(8)
+    expected[2] = 0
+    assert torch.allclose(variances(model[0](draw(16, 4, 10, 10))), expected, atol=1e-5)
+
+
+def test_rules_need_no_data_that_varies():
+    assert hs.adapt_conv(net(), 4, data=torch.zeros(4, 4, 10, 10), match="response").responses[0].after == 0
+
+
 def test_a_named_layer_that_does_not_run_is_told():
     class Spare(nn.Module):
         def __init__(self):
@@ -609,6 +651,22 @@ def tied():
     return model
 
 
+class Buffered(nn.Parameter):
+    pass
+
+
+def own_parameter():
+    model = net()
+    model[0].weight = Buffered(model[0].weight.detach())
+    return model
+
+
+def silent():
+    model = net()
+    nn.init.zeros_(model[0].weight)
+    return model
+
+
 def pruned():
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
 
@@ -631,6 +689,10 @@ def pruned():
         (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 4, 10, 10)}, "forward failed"),
         (net, {"data": draw(8, 5, 10, 10)}, "takes the input: 5 channels come to it instead of 3"),
         (net, {"data": draw(8, 4, 10, 10), "layer": "3"}, r"takes the input as well.*\['3', '0'\]"),
+        (net, {"data": draw(8, 5, 10, 10), "layer": "0"}, "The data gives 5 channels to layer '0'"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), {"data": draw(2, 4, 4, 3)}, "gives 4 values per channel"),
+        (silent, {"data": draw(8, 4, 10, 10), "match": "unit"}, "does not vary on the data, or should not"),
+        (own_parameter, {}, "is a Buffered, not a plain parameter"),
         (net, {"data": torch.zeros(8, 4, 10, 10)}, "differ|same|constant|vary"),
         (net, {"data": draw(8, 4, 10, 10).index_fill(0, torch.tensor(3), math.nan)}, "NaN"),
     ],

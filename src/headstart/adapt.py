@@ -217,7 +217,7 @@ def adapt_conv(
             None if d is None else inputs.load(d, model, seed=draw, samples=samples, get_inputs=get_inputs)
             for d in (data, reference)
         )
-        if batch is not None:
+        if batch is not None and match not in RULES:
             inputs.require_variation(batch)
         stems = Stems(model, in_channels, make)
         with Transaction(model), full_precision(model):  # everything is tried here, and taken back

@@ -96,14 +96,15 @@ class Mix:
         return {name: value for name, value in zip(self.source_names, row, strict=True) if value}
 
     def stand_ins(self) -> list[int]:
-        """For every old channel the new one that comes closest to it; where several do, they take turns."""
+        """For every old channel the new one that comes closest to it; where several do, the first that is free."""
         new, old = (n // self.groups for n in self.matrix.shape)
-        found = []
+        found: list[int] = []
         for s, column in enumerate(self.matrix.abs().T):
             group, place = divmod(s, old)
             nearest = (column == column.max()).nonzero().flatten().tolist() if bool(column.any()) else []
-            nearest = nearest or range(group * new, (group + 1) * new)
-            found.append(int(nearest[place % len(nearest)]))
+            nearest = nearest or list(range(group * new, (group + 1) * new))
+            free = [t for t in nearest if t not in found]
+            found.append(free[0] if free else nearest[place % len(nearest)])
         return found
 
 
