@@ -22,4 +22,4 @@ def test_json(result):
 
 
 def test_unknown(refused):
-    assert "Did you mean 'prewarm'?" in refused("methods", "prewram")
+    assert "Did you mean 'prewarm'" in refused("methods", "prewram")
