@@ -25,8 +25,8 @@ class Fit(Protocol):
     One with a true attribute ``takes_epochs`` also takes a list of data sets, one for each epoch.
     """
 
-    def __call__(self, model: nn.Module, dataset: Dataset[Any], epochs: int) -> None:
-        """Train."""
+    def __call__(self, model: nn.Module, dataset: Dataset[Any], epochs: int) -> object:
+        """Train; what is returned is not used."""
 
 
 @dataclass(frozen=True)

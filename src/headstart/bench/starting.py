@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from headstart import samples
+from headstart import progress, samples
 from headstart.bench.augment import draw
 from headstart.bench.batches import DeviceTask
 from headstart.bench.optimizers import Schedule, make_optimizer
@@ -110,9 +110,10 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
         inputs, _ = data.calibration_batch(training.calibration, seed)
         return initialize(model, inputs, list(methods), seed=seed)
     fitted = [_fitted(m, training) if isinstance(m, SampleTraining) and m.fit is None else m for m in methods]
-    return initialize(
-        model, TrainingImages(data), fitted, seed=seed, samples=min(training.calibration, len(data.train))
-    )
+    with progress.silently():  # the comparison draws its own bars
+        return initialize(
+            model, TrainingImages(data), fitted, seed=seed, samples=min(training.calibration, len(data.train))
+        )
 
 
 def _fitted(method: SampleTraining, training: Training) -> Method:

@@ -124,7 +124,10 @@ def working(text: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(text):
+    from headstart.progress import told_to
+
+    status = Console(stderr=True).status(text)
+    with status, told_to(lambda what, done, total: status.update(f"{text}: {what}, {done} of {total}")):
         yield
 
 

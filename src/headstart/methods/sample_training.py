@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from headstart import fitting, rng, samples, stages, weights
+from headstart import fitting, progress, rng, samples, weights
 from headstart.errors import HeadstartError
 from headstart.fitting import Classify, Fit
 from headstart.method import Method
 from headstart.registry import register
 from headstart.report import summarize
-from headstart.stages import Stage
+from headstart.stages import Checkpoint, Stage, require_finite
 from headstart.whole import Whole
 
 NORMS = ("keep", "reset", "reestimate")
@@ -139,11 +139,26 @@ class SampleTraining(Method):
 
     def _train(self, whole: Whole, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
         fit = self.fit or replace(self._own(), get_inputs=whole.get_inputs)
-        kept = stages.Checkpoint(self.checkpoint, whole.model, [repr(self), str(whole.seed), str(plan)])
+        kept = Checkpoint(self.checkpoint, whole.model, [repr(self), str(whole.seed), str(plan)])
         done = kept.resume()
         if done:
             whole.plan.find(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
-        for stage in plan[done:]:
+        with progress.telling() as tell:
+            self._stages(whole, dataset, plan[done:], fit, kept, tell)
+        kept.remove()
+
+    def _stages(
+        self,
+        whole: Whole,
+        dataset: Dataset[Any],
+        plan: Sequence[Stage],
+        fit: Fit,
+        kept: Checkpoint,
+        tell: progress.Listener,
+    ) -> None:
+        for stage in plan:
+            what = f"{self.info.name}, stage {stage.number} of {stage.of}, epochs"
+            tell(what, 0, stage.epochs)
             seed = rng.derive(whole.seed, "stage", str(stage.number))
             torch.default_generator.manual_seed(seed)  # so that a stage draws the same whatever ran before it
             part: Any = Subset(dataset, stage.indices.tolist())
@@ -152,15 +167,15 @@ class SampleTraining(Method):
             whole.model.train()
             try:
                 if isinstance(fit, Classify):
-                    fit(whole.model, part, stage.epochs, seed=seed)
+                    told = lambda _, epoch: tell(what, epoch, stage.epochs)  # noqa: E731, B023 - called in here
+                    fit(whole.model, part, stage.epochs, seed=seed, on_epoch=told)
                 else:
                     fit(whole.model, part, stage.epochs)
             except Exception as error:
                 reason = str(error) if isinstance(error, HeadstartError) else f"{type(error).__name__}: {error}."
                 raise HeadstartError(f"{self.info.name}: {stage} failed, nothing was changed. {reason}") from error
-            stages.require_finite(whole.model, f"{self.info.name}: after {stage}")
+            require_finite(whole.model, f"{self.info.name}: after {stage}")
             kept.save(stage.number)
-        kept.remove()
 
     def _statistics(self, whole: Whole, dataset: Dataset[Any], last: Stage, before: _Before) -> None:
         """Bring batch norms' running statistics to what was asked for."""
