@@ -7,15 +7,23 @@ from typing import Any
 from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
-_REFERENCES = ("kaiming", "orthogonal", "lsuv", "whitening")
+_PUBLISHED = ("smart-init=smart-init:paper{sample}",)
+_CORRECTED = (
+    "smart-init=smart-init{sample}",
+    "repeats=smart-init:repeated",
+    "warm-start",
+    "shrink-perturb",
+    "kaiming",
+    "lsuv",
+)
 _EPOCHS = {16: (75.0, 0.9375), 32: (50.0, 0.925), 64: (35.0, 0.925)}  # and the factor of the rate per epoch
 _REGISTER = (
     Entry.always(
         "left out",
         "The baseline got one more epoch before those that count (none on CIFAR-10), against 1.1 to 1.4 epochs of "
         "Smart-Init, and no restart of the learning rate.",
-        "All arms have one budget. The control 'equal-steps' (on in the corrected version) gives the default start the "
-        "time that a start takes, as training steps.",
+        "All arms have one budget. In the corrected version the control 'equal-steps' gives the default start the "
+        "time that a start takes, as training steps, and 'restarts' trains on all images with the same restarts.",
     ),
     Entry.always(
         "differs",
@@ -23,9 +31,20 @@ _REGISTER = (
         "headstart reports the test accuracy at the end, and curves.",
     ),
     Entry.always(
-        "left out",
-        "'1.25 %' stands twice in the description of the method; the samples' batches were the same in every epoch.",
-        "Both concern Smart-Init itself, which is no arm yet.",
+        "differs",
+        "'1.25 %' stands twice in the description of the method; all experiments take 1.25 % and 12.5 % (1 % and 10 % on "
+        "CIFAR-10).",
+        "The sizes of the experiments.",
+    ),
+    Entry(
+        "The samples' batches, with their augmentation, were the same in every epoch of a stage.",
+        ("reproduced", "frozen_batches, in smart-init:paper."),
+        ("corrected", "The sample is fixed; batches and augmentation are drawn anew."),
+    ),
+    Entry.always(
+        "differs",
+        "Samples were whole batches of one pass over the data.",
+        "Samples of the same share; the last batch of a sample is not left out.",
     ),
 )
 _IMAGENET = (
@@ -64,11 +83,11 @@ _CIFAR = (
 )
 
 
-def _words(version: Version) -> dict[str, Any]:
+def _words(version: Version, sample: str = "") -> dict[str, Any]:
     published = version == "published"
     return {
         "model": "headstart:mobilenet-v1",
-        "arms": ("default",) if published else _REFERENCES,
+        "arms": tuple(arm.format(sample=_options(arm, sample)) for arm in (_PUBLISHED if published else _CORRECTED)),
         "controls": not published,
         "lr": 1e-3,
         "optimizer": "adamw",
@@ -78,12 +97,22 @@ def _words(version: Version) -> dict[str, Any]:
     }
 
 
+def _options(arm: str, sample: str) -> str:
+    """The sample's size as the last option of an arm's spec."""
+    return sample and ("," if ":paper" in arm else ":") + sample
+
+
 def _imagenet(side: int, version: Version) -> Protocol:
     published = version == "published"
     epochs, decay = _EPOCHS[side]
     test = "imagenetv2-top-images,resample=lanczos" if published else "imagenetv2"
     name = f"smart-init-imagenet{side}-{version}"
     others = (
+        (
+            f"--arms repeats=smart-init:repeated,frozen_batches=true --out runs/{name}-repeats",
+            "ten samples of 12.5 % (table II)",
+        ),
+        (f"--arms warm-start:frozen_batches=true --out runs/{name}-warm", "half of the data for 50 epochs (table III)"),
         (f"--model headstart:mobilenet-v2 --epochs 75 --evaluations 75 --out runs/{name}-v2", "MobileNet v2"),
         (
             f"--model headstart:mobilenet-v3-small --epochs 75 --evaluations 75 --decay 0.9 --out runs/{name}-v3",
@@ -115,7 +144,7 @@ def _cifar(version: Version) -> Protocol:
         "starts of a MobileNet v1 on CIFAR-10",
         PAPER,
         {
-            **_words(version),
+            **_words(version, "fractions=(0.01,0.1)"),
             "task": "cifar10",
             "seeds": "40",
             "epochs": 100.0,
