@@ -81,6 +81,13 @@ def test_fold_writes_a_checkpoint_without_batch_norms(folder, result):
         assert (plain(x) - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
+def test_a_start_by_training_gets_all_of_the_data(folder, result):
+    base = ("init", "net.py:build_model", "--data", "mnist5k", "--method", "smart-init:fractions=(0.01,),epochs=1")
+    base += ("--model-args", "classes=10", "--dry-run")
+    assert "(30 samples, 1 epochs)" in " ".join(result(*base)["findings"])
+    assert "(5 samples, 1 epochs)" in " ".join(result(*base, "--samples", 500)["findings"])
+
+
 def test_fold_needs_data(folder, refused):
     line = refused("init", "net.py:build_model", "--method", "kaiming", "--fold", "--dry-run")
     assert "--fold needs --data" in line

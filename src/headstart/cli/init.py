@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 _EXAMPLES = """\
 examples:
@@ -55,11 +56,13 @@ def run(args: argparse.Namespace) -> int:
     from headstart import api, registry
     from headstart.cli import _common, _models
     from headstart.errors import HeadstartError
+    from headstart.methods.sample_training import SampleTraining
 
     _common.check_output(args)
     methods = registry.resolve(args.method)
     with _common.working("Loading"):
-        model, source, notes = _common.load(args)
+        everything = sys.maxsize if any(isinstance(m, SampleTraining) for m in methods) else None
+        model, source, notes = _common.load(args, everything)
     if args.fold:
         from headstart.folding import fold_batch_norms
 
