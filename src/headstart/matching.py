@@ -13,7 +13,7 @@ from headstart.weights import Layer
 
 Weights = Mapping[str, Tensor]  # by layer name, canonical
 _ROUNDS = 50
-_GAIN = 1e-6  # of the similarity: less is rounding
+_GAIN = 1e-5  # of the similarity: less is rounding
 
 
 def units(weights: Weights) -> dict[str, Tensor]:
@@ -75,19 +75,24 @@ class Matcher:
         """
         total = self.wiring.stay() if start is None else start
         current = self.permuted(weights, total)
+        every = set(range(len(self.wiring.groups)))
         sweeps = [self._producers(first=True)] if start is None else []
-        sweeps += [self._axes()] * _ROUNDS
-        for place, axes in enumerate(sweeps):
-            moved = False
-            for number, group in enumerate(self.wiring.groups):
+        first, open_ = len(sweeps), every  # groups whose surroundings moved since they were assigned
+        for axes in [*sweeps, *[self._axes()] * _ROUNDS]:
+            for number in sorted(open_):
+                open_ = open_ - {number}
                 step = self._assignment(reference, current, number, axes[number])
                 if step is None:
                     continue
                 table = self.wiring.stay()
-                table[group[step]] = group
-                total, moved = table[total], True
-                current |= self.permuted(current, table, [n for n in current if self._has(number, n)])
-            if not moved and (start is not None or place > 0):
+                table[self.wiring.groups[number][step]] = self.wiring.groups[number]
+                total = table[total]
+                names = [n for n in current if self._has(number, n)]
+                current |= self.permuted(current, table, names)
+                open_ = open_ | {g for g in every - {number} if any(self._has(g, n) for n in names)}
+            if first:
+                first, open_ = 0, every
+            if not open_:
                 break
         return total
 
@@ -166,11 +171,9 @@ class Matcher:
         """Which channel belongs in each place of a group; None if they are in their places."""
         if not axes:
             return None
-        alike = sum(
-            self._features(reference, number, *axis).double() @ self._features(weights, number, *axis).double().T
-            for axis in axes
-        )
-        assert isinstance(alike, Tensor)
+        alike = torch.zeros(len(self.wiring.groups[number]), len(self.wiring.groups[number]), dtype=torch.float64)
+        for axis in axes:
+            alike += self._features(reference, number, *axis) @ self._features(weights, number, *axis).T
         rows, columns = linear_sum_assignment(alike.numpy(), maximize=True)
         best = float(alike[rows, columns].sum())
         if best - float(alike.trace()) <= _GAIN * max(abs(best), 1e-30):
