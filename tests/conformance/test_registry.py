@@ -52,7 +52,10 @@ REQUIRED = {"structured-covariance"}
 TRAINED = {"smart-init": hs.SmartInit, "warm-start": hs.WarmStart, "shrink-perturb": hs.ShrinkPerturb}
 TRAINED_SPECS = [
     *(pytest.param(cls(fractions=(0.5,), epochs=2, fit=Bend()), id=name) for name, cls in TRAINED.items()),
-    pytest.param(hs.SmartInit.restarts(epochs=1, fit=Bend(), batch_norm="reset"), id="smart-init:restarts"),
+    *(
+        pytest.param(getattr(hs.SmartInit, name)(epochs=1, fit=Bend(), batch_norm="reset"), id=f"smart-init:{name}")
+        for name in ("paper", "repeated", "restarts")
+    ),
 ]
 UNFIT = {
     "unpacked_inputs": "a training of the user's own unpacks its data itself",
@@ -133,6 +136,7 @@ def test_keeps_the_contract(method, check):
 def test_presets_are_all_covered():
     presets = {f"{name}:{p}" for name in hs.list_methods() for p in hs.registry.get(name).info.presets}
     covered = {spec.split("+")[0] for spec in VARIANTS if isinstance(spec, str)} | SOURCED.keys()
+    covered |= {str(param.id) for param in TRAINED_SPECS}
     assert presets <= covered
 
 

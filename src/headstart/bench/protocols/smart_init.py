@@ -32,8 +32,8 @@ _REGISTER = (
     ),
     Entry.always(
         "differs",
-        "'1.25 %' stands twice in the description of the method; all experiments take 1.25 % and 12.5 % (1 % and 10 % on "
-        "CIFAR-10).",
+        "'1.25 %' stands twice in the description of the method; all experiments take 1.25 % and 12.5 % (1 % and 10 % "
+        "on CIFAR-10).",
         "The sizes of the experiments.",
     ),
     Entry(
