@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -142,6 +143,70 @@ def test_what_has_another_user_is_left(kind):
     folded = check(trained(Shared(kind)), gone=gone)
     assert len(folded.left) >= 1
     assert " stayed: " in str(folded)
+
+
+class Twice(nn.Module):
+    """One layer's output in two norms, and a plain pair behind them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+        self.n, self.m, self.k = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.k(self.b(F.relu(self.n(y) + self.m(y))))
+
+
+def test_a_layer_with_two_norms_is_left_and_the_others_fold():
+    folded = check(trained(Twice()), gone=["k"])
+    assert set(folded.left) == {"n", "m"}
+
+
+def test_a_weight_that_cannot_be_written_leaves_its_norm_alone():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    prune.l1_unstructured(net[0], "weight", 0.3)
+    before = net[0].weight.detach().clone()
+    folded = check(trained(net), gone=["4"])
+    assert "1" in folded.left
+    assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    net = trained(nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3)))
+    folded = hs.fold_batch_norms(net.to(dtype), X.to(dtype))
+    assert list(folded.layers) == ["1"]
+    assert net[0].bias.dtype == dtype
+
+
+def test_an_autocast_around_the_call_does_not_matter():
+    net = trained(nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert list(hs.fold_batch_norms(net, X).layers) == ["1"]
+
+
+def test_hooks_of_the_layer_and_outputs_that_cannot_be_seen():
+    net = trained(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)))
+    net[0].register_forward_hook(lambda *_: None)
+    assert hs.fold_batch_norms(net, X).left == {"1": "the layer before it has hooks"}
+
+    class Opaque(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = trained(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)))
+
+        def forward(self, x):
+            return type("Output", (), {"value": self.body(x)})()
+
+    with pytest.raises(HeadstartError, match="nothing that can be compared"):
+        hs.fold_batch_norms(Opaque(), X)
+
+
+def test_calibrate_takes_an_iterator():
+    net = trained(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3)))
+    assert "1 batch norms were folded" in hs.calibrate(net, iter([X, X]), fold=True).findings[0]
 
 
 def test_fresh_norms_hooks_and_missing_statistics_are_left():

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from headstart import guard, inputs, rng
-from headstart.api import full_precision
 from headstart.channels import RULES, ChannelMap, Mix, check_per, mix, mixed
 from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.inputs import Batch, GetInputs
+from headstart.plan import full_precision
 from headstart.report import Report, Row, summarize
 from headstart.response import Responder, Response
 from headstart.shown import Grid, number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import platform
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from headstart import guard, inputs, registry, rng
 from headstart.errors import DataError, HeadstartError
 from headstart.inputs import Batch, GetInputs
 from headstart.method import Method
-from headstart.plan import Plan, Selection, Where, failing_forward, make_plan, select
+from headstart.plan import Plan, Selection, Where, failing_forward, full_precision, make_plan, select
 from headstart.report import Init, Report, Row
 from headstart.transaction import Transaction
 from headstart.walk import walk
@@ -278,12 +277,6 @@ def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
             module.training = flag
 
 
-def full_precision(model: nn.Module) -> torch.autocast:
-    """Switch off an autocast that the caller may be in: statistics want the model's own precision."""
-    device = next((p.device.type for p in model.parameters()), "cpu")
-    return torch.autocast(device, enabled=False)
-
-
 def _report(plan: Plan, methods: list[Method], seed: int) -> Report:
     rows = [plan.rows[layer.name] for layer in [*plan.layers, *plan.unreached]]
     title = f"headstart: {' + '.join(m.info.name for m in methods)}"
@@ -314,7 +307,7 @@ def _provenance(
         "seed": seed,
         "include": None if include is None else str(include),
         "exclude": None if exclude is None else str(exclude),
-        "data": None if batch is None else _fingerprint(batch),
+        "data": None if batch is None else inputs.fingerprint(batch),
         "versions": {
             "headstart": __version__,
             "torch": torch.__version__,
@@ -322,11 +315,3 @@ def _provenance(
         },
         "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
     }
-
-
-def _fingerprint(batch: Batch) -> str:
-    digest = hashlib.sha256()
-    for t in batch.tensors:
-        digest.update(repr((t.dtype, tuple(t.shape))).encode())
-        digest.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

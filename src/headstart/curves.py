@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from headstart import fitting, guard, rng, samples
-from headstart.errors import MissingExtraError
+from headstart.errors import HeadstartError, MissingExtraError
 from headstart.fitting import Classify
 from headstart.inputs import GetInputs
 
@@ -124,13 +124,16 @@ def sample_curves(
     """
     model = guard.unwrap(model)
     guard.check(model)
+    if not 0 < fraction <= 1:
+        raise HeadstartError(f"fraction={fraction!r} is no share.", remedy="Pass a number above 0 and up to 1.")
     whole = samples.as_dataset(data)
     (indices,) = samples.draw(len(whole), (fraction,), "independent", seed)  # type: ignore[arg-type]
     sample: Dataset[Any] = Subset(whole, indices.tolist())
     sets = {"sample": sample, "training": whole}
     if validation is not None:
         sets["validation"] = samples.as_dataset(validation)
-    fit = replace(fit or Classify(), get_inputs=get_inputs)
+    fit = fit or Classify()
+    fit = fit if get_inputs is None else replace(fit, get_inputs=get_inputs)
     found = SampleCurves(len(indices), fraction)
     with rng.untouched(seed), torch.inference_mode(False):
         twin = copy.deepcopy(model)
@@ -138,7 +141,8 @@ def sample_curves(
         def look(trained: nn.Module, epoch: int) -> None:
             for name, dataset in sets.items():
                 for norm in ("evaluation", "training"):
-                    loss, accuracy = _look(trained, dataset, norm, fit, seed)
+                    with rng.untouched(seed):  # what a data set draws must not move the training
+                        loss, accuracy = _look(trained, dataset, norm, fit, seed)
                     found.points.append(CurvePoint(epoch, name, norm, loss, accuracy))
 
         with fitting.training(twin, []):

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, IterableDataset
 
 from headstart import guard, inputs, rng, weights
-from headstart.api import full_precision, materialize
+from headstart.api import materialize
 from headstart.errors import HeadstartError
 from headstart.filter_metrics import filter_metrics
 from headstart.findings import Scene, judge
@@ -23,7 +23,7 @@ from headstart.health import Diagnosis, LayerHealth
 from headstart.inputs import Batch, GetInputs
 from headstart.moments import across_sample_std
 from headstart.parameters import scales
-from headstart.plan import Plan, Selection, make_plan, named
+from headstart.plan import Plan, Selection, full_precision, make_plan, named
 from headstart.transaction import Transaction
 from headstart.weights import Layer, to_canonical
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -79,6 +79,8 @@ class Classify:
             HeadstartError: The loss is not finite.
         """
         trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise HeadstartError("No parameter of the model trains.", remedy="Set requires_grad of some of them.")
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.decay)
         parts = dataset if isinstance(dataset, list) else [dataset] * epochs
@@ -110,6 +112,14 @@ class Classify:
         return done
 
 
+def name_of(fit: Fit) -> str:
+    """Name a training so that the same one has the same name in another process: options, or where it is defined."""
+    if is_dataclass(fit):
+        return repr(fit)
+    kind = fit if hasattr(fit, "__qualname__") else type(fit)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def classification_loss(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> Tensor:
     """Return the mean cross-entropy of a raw batch."""
     logits, target = predict(model, batch, get_inputs)
@@ -130,16 +140,20 @@ def predict(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -
     if isinstance(output, Mapping):
         output = output.get("logits")
     target = _target(batch)
-    fits = isinstance(output, Tensor) and output.dim() == target.dim() + 1 and len(output) == len(target)
-    if not fits:
+    if not isinstance(output, Tensor) or not _fits(output, target):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
-            f"The model's output ({found}) is no logits for classes of shape {tuple(target.shape)}.",
+            f"The model's output ({found}) is no logits (samples, classes, ...) for classes of shape"
+            f" {tuple(target.shape)}.",
             remedy="Pass fit=, a function (model, dataset, epochs) that trains your model.",
         )
-    assert isinstance(output, Tensor)
     wide = output if output.dtype == torch.float64 else output.float()
     return wide, target.to(output.device)
+
+
+def _fits(output: Tensor, target: Tensor) -> bool:
+    shape = output.shape
+    return output.dim() > 1 and shape[1] > 1 and shape[:1] + shape[2:] == target.shape
 
 
 def run(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> Any:
@@ -167,7 +181,7 @@ def training(model: nn.Module, frozen: list[nn.Parameter]) -> Iterator[None]:
         frozen: Parameters that must not train.
     """
     gradients = [(p, p.grad) for p in model.parameters()]
-    flags = [(p, p.requires_grad) for p in frozen]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
     for p, _ in gradients:
         p.grad = None
     for p in frozen:

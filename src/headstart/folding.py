@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from headstart import guard, inputs, rng, weights
-from headstart.errors import ModelError
+from headstart.errors import ModelError, WriteError
 from headstart.inputs import Batch, GetInputs
 from headstart.norms import never_run
-from headstart.plan import Where, failing_forward, weight_layers
+from headstart.plan import Where, failing_forward, full_precision, weight_layers
+from headstart.rescaling import alike
 from headstart.transaction import Transaction
 from headstart.weights import Layer
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
-_SAME = 1e-3  # of the outputs' size
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -95,18 +95,23 @@ def fold_batch_norms(
     guard.check(model)
     if guard.is_lazy(model):
         raise ModelError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
-    with rng.untouched(0), torch.inference_mode(False), torch.no_grad():
+    with rng.untouched(0), torch.inference_mode(False), torch.no_grad(), full_precision(model):
         batch = inputs.load(data, model, seed=0, samples=samples, get_inputs=get_inputs).head(_LOOKED_AT)
         watch = _Watch(model)
         with watch.hooked():
             before = _outputs(model, batch, watch)
+        if not before:
+            raise ModelError(
+                "The model returns nothing that can be compared.",
+                remedy="Fold a part of it whose outputs are tensors, alone or in tuples, lists or dicts.",
+            )
         # A layer with a forward of its own may not be linear in its weight: without those if it goes wrong with them.
         for own in (True, False):
             folded = Folded(left=dict(watch.left))
             try:
                 for norm, layer in watch.pairs(own, folded.left):
-                    _fold(model, norm, layer, folded)
-                if _same(before, _outputs(model, batch)):
+                    _try(model, norm, layer, folded)
+                if alike(before, _outputs(model, batch)):
                     return folded
             except BaseException:
                 folded.undo()
@@ -116,6 +121,17 @@ def fold_batch_norms(
         "With its batch norms folded the model computes something else.",
         remedy="Check that its forward passes do not depend on the norms' own attributes, or leave folding out.",
     )
+
+
+def _try(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
+    """Fold, or leave the pair as it was if the layer's weight cannot be written."""
+    done = len(folded._undo)
+    try:
+        _fold(model, name, layer, folded)
+    except WriteError as error:
+        while len(folded._undo) > done:
+            folded._undo.pop()()
+        folded.left[name] = str(error).partition(".")[0]
 
 
 def _fold(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
@@ -190,6 +206,7 @@ class _Watch(TorchDispatchMode):
         self._model = model
         self._norms = {n: m for n, m in model.named_modules() if "BatchNorm" in type(m).__name__}
         self._layers = {layer.name: layer for layer in weight_layers(model)}
+        self._hooked = {layer.name for layer in self._layers.values() if layer.module._forward_hooks}
         self._reasons = {name: _reason(norm) for name, norm in self._norms.items()}
         self._calls: dict[str, int] = {}
         self._outputs: dict[int, tuple[str, Tensor]] = {}  # by storage, which is kept alive
@@ -214,6 +231,8 @@ class _Watch(TorchDispatchMode):
                 left[name] = "no layer's output goes straight into it"
             elif source in self._spoiled or self._calls[source] > 1 or self._calls[name] > 1:
                 left[name] = "it, or the layer before it, is used more than once"
+            elif source in self._hooked:
+                left[name] = "the layer before it has hooks"
             elif any(uses.get(id(t), 1) > 1 for t in self._layers[source].module.parameters()):
                 left[name] = "the weights before it are shared"
             elif not own and type(self._layers[source].module).__module__.split(".")[0] != "torch":
@@ -248,6 +267,8 @@ class _Watch(TorchDispatchMode):
             self._calls[name] = self._calls.get(name, 0) + 1
             found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
             if found is not None and args[0] is found[1] and len(module.running_mean) == args[0].shape[1]:  # type: ignore[arg-type]
+                if found[0] in self._before.values():  # of another norm, or of this one before
+                    self._spoiled.add(found[0])
                 self._before[name] = found[0]
                 self._inside = found[0]
 
@@ -281,10 +302,3 @@ def _outputs(model: nn.Module, batch: Batch, watch: _Watch | None = None) -> lis
                 returned = model(*batch.args, **batch.kwargs)
             watch.returned(returned)
     return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
-
-
-def _same(before: list[Tensor], after: list[Tensor]) -> bool:
-    return all(
-        float((b.double() - a.double()).abs().max()) <= _SAME * float(b.double().abs().max().clamp_min(1e-30))
-        for b, a in zip(before, after, strict=True)
-    )

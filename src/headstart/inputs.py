@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,15 @@ def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInput
     batch = replace(_place(Batch(args, kwargs, note), model), raw=given)
     _check(batch)
     return batch
+
+
+def fingerprint(batch: Batch) -> str:
+    """Hash what a batch holds: types, shapes and values."""
+    digest = hashlib.sha256()
+    for t in batch.tensors:
+        digest.update(repr((t.dtype, tuple(t.shape))).encode())
+        digest.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def require_variation(batch: Batch) -> None:

@@ -39,6 +39,7 @@ class Plan:
         findings: Sentences for the report.
         traced: Whether a forward pass was seen.
         frozen: Names of selected layers left alone because they do not train.
+        excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
         tied_biases: Names of layers whose bias belongs to a layer before them.
         filters: The first convolution's filters (before, after), once it was written.
         statistics: Names of batch norms whose running statistics moved with a rescale.
@@ -54,6 +55,7 @@ class Plan:
     findings: list[str] = field(default_factory=list)
     traced: bool = False
     frozen: set[str] = field(default_factory=set)
+    excluded: set[str] = field(default_factory=set)
     tied_biases: set[str] = field(default_factory=set)
     filters: tuple[Tensor, Tensor] | None = None
     statistics: list[str] = field(default_factory=list)
@@ -75,6 +77,12 @@ class Plan:
         """Add a finding, once."""
         if sentence not in self.findings:
             self.findings.append(sentence)
+
+
+def full_precision(model: nn.Module) -> torch.autocast:
+    """Switch off an autocast that the caller may be in: statistics want the model's own precision."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return torch.autocast(device, enabled=False)
 
 
 def weight_layers(model: nn.Module) -> list[Layer]:
@@ -256,6 +264,8 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
         UnknownNameError: A pattern matches no layer.
     """
     includes, excludes = _known([*plan.layers, *plan.unreached], include, exclude)
+    everything = [*plan.layers, *plan.unreached]
+    plan.excluded = {la.name for la in everything} - {la.name for la in named(everything, include, exclude)}
     owners = _owners(model)
     taken: dict[int, str] = {}
     chosen = []
@@ -271,6 +281,8 @@ def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection)
             plan.skip(layer, reason)
             if reason.startswith("frozen"):
                 plan.frozen.add(layer.name)
+            if reason.startswith("flagged"):
+                plan.excluded.add(layer.name)
         else:
             chosen.append(layer)
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from headstart import weights
 from headstart.dataflow import Flow, trace
 from headstart.errors import ModelError
 from headstart.inputs import Batch
+from headstart.norms import batch_statistics
 from headstart.plan import Where, failing_forward
 from headstart.weights import Layer
 from headstart.whole import Whole
@@ -138,6 +139,18 @@ def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
     return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
 
 
+def alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Tell whether outputs are the same but for rounding, where the first are finite at all."""
+    for before, after in zip(first, second, strict=True):
+        finite = torch.isfinite(before)
+        if bool(finite.any()):
+            error = (after.double() - before.double())[finite].abs().max()
+            rounding = _SAME_IN.get(before.dtype, _SAME)
+            if not bool(error <= rounding * before[finite].double().abs().max().clamp_min(1e-30)):
+                return False
+    return True
+
+
 class Function:
     """What a model computes for a few samples, and how to go back to it.
 
@@ -160,14 +173,7 @@ class Function:
 
     def same(self) -> bool:
         """Tell whether the model still computes the same but for rounding, where that was finite at all."""
-        for before, after in zip(self._before, self._outputs(), strict=True):
-            finite = torch.isfinite(before)
-            if bool(finite.any()):
-                error = (after.double() - before.double())[finite].abs().max()
-                rounding = _SAME_IN.get(before.dtype, _SAME)
-                if not bool(error <= rounding * before[finite].double().abs().max().clamp_min(1e-30)):
-                    return False
-        return True
+        return alike(self._before, self._outputs())
 
     def restore(self) -> None:
         """Put back all that a rescale writes, in the model and in the report."""
@@ -187,6 +193,7 @@ class Function:
     def _outputs(self) -> list[Tensor]:
         assert self._whole.batch is not None
         batch = self._whole.batch.head(_LOOKED_AT)
-        with torch.no_grad(), failing_forward(batch, Where()):
+        # Norms that were never trained undo a scale by the batch's statistics, as they will in training.
+        with torch.no_grad(), batch_statistics(self._whole.model, {}), failing_forward(batch, Where()):
             returned = self._whole.model(*batch.args, **batch.kwargs)
         return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

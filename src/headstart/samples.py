@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 
 from headstart import rng
 from headstart.errors import DataError
@@ -56,15 +66,54 @@ def as_dataset(data: Any, batch: Any = None) -> Dataset[Any]:
         >>> len(as_dataset((torch.zeros(8, 3), torch.zeros(8))))
         8
     """
-    if isinstance(data, DataLoader):
-        data = data.dataset
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        found: Any = _of_loader(data)
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
         found = data
+    elif holds_rows(data) or batch is not None:
+        found = Rows(data if holds_rows(data) else batch)
     else:
-        found = Rows(data if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) else batch)
+        raise DataError(
+            f"{type(data).__name__} is no data set.", remedy="Pass a Dataset with a length, or (inputs, targets)."
+        )
     if len(found) < 2:
         raise DataError(f"There are {len(found)} samples to train on.", remedy="Pass two or more.")
     return found
+
+
+def holds_rows(data: Any) -> bool:
+    """Tell whether data are tensors or arrays themselves, not something that gives batches."""
+    pair = isinstance(data, list) and len(data) == 2 and all(isinstance(v, (Tensor, np.ndarray)) for v in data)
+    return pair or isinstance(data, (Tensor, np.ndarray, Mapping, tuple))
+
+
+class Collated(Dataset[Any]):
+    """A data set with the function that makes a batch of its samples.
+
+    Args:
+        dataset: Gives samples.
+        collate: Takes a list of them.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+
+def _of_loader(loader: DataLoader[Any]) -> Dataset[Any]:
+    """Return the data set of a loader, with its way to make batches; the order is drawn anew."""
+    if not isinstance(loader.sampler, (SequentialSampler, RandomSampler)):
+        raise DataError(
+            f"The DataLoader draws by a {type(loader.sampler).__name__}, and samples are drawn from all alike.",
+            remedy="Pass its dataset to train on samples of all of it.",
+        )
+    plain = loader.collate_fn in (None, default_collate, default_convert)
+    return loader.dataset if plain else Collated(loader.dataset, loader.collate_fn)
 
 
 def draw(size: int, fractions: Sequence[float], how: str, seed: int) -> list[Tensor]:
@@ -127,12 +176,17 @@ def steps(samples: int, batch_size: int) -> int:
 def fetch(dataset: Dataset[Any], chosen: Sequence[Tensor]) -> Iterator[Any]:
     """Collate batches of a data set, in turn; what its transforms draw is drawn anew every time."""
     whole, places = dataset, None
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a class of the user's may give something else
         whole, places = dataset.dataset, torch.as_tensor(dataset.indices)
-    if isinstance(whole, (Rows, TensorDataset)):  # one look-up instead of many
+    if isinstance(whole, Collated):
+        for indices in chosen:
+            found = indices if places is None else places[indices]
+            yield whole.collate([whole.dataset[i] for i in found.tolist()])
+        return
+    if type(whole) in (Rows, TensorDataset):  # one look-up instead of many
         for indices in chosen:
             found = whole[indices if places is None else places[indices]]
-            yield list(found) if isinstance(whole, TensorDataset) else found
+            yield list(found) if type(whole) is TensorDataset else found
         return
     yield from DataLoader(dataset, batch_sampler=[indices.tolist() for indices in chosen])
 
@@ -147,6 +201,8 @@ def labels(dataset: Dataset[Any]) -> Tensor | None:
     if isinstance(dataset, Subset):
         whole = labels(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, Collated):
+        return labels(dataset.dataset)
     if isinstance(dataset, (Rows, TensorDataset)):
         found = target_of(dataset.value if isinstance(dataset, Rows) else dataset.tensors)
     else:

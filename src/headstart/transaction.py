@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,7 @@ class Transaction:
         self.model = model
         self._committed = False
         self._written: set[int] = set()
+        self._at_success: list[Callable[[], None]] = []
 
     def mark(self, layer: Layer, *, bias: bool = False) -> None:
         """Say that the layer's weight (or bias) is meant to change."""
@@ -45,6 +47,10 @@ class Transaction:
     def mark_tensor(self, tensor: Tensor) -> None:
         """Say that a buffer, or a parameter that no weight layer has, is meant to change."""
         self._written.add(id(tensor))
+
+    def at_success(self, action: Callable[[], None]) -> None:
+        """Do something when the call has ended without an error."""
+        self._at_success.append(action)
 
     def commit(self) -> None:
         """Keep what was marked as written."""
@@ -79,6 +85,8 @@ class Transaction:
         for module in self.model.modules():
             refresh(module)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
+        for action in self._at_success if kind is None else ():
+            action()
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor was there on entry, and not put there by a forward pass."""

@@ -127,6 +127,16 @@ def test_a_comparison_gets_the_restarts_control():
     assert control.methods() == [hs.SmartInit(fractions=(0.1,), epochs=2, source="all")]
 
 
+def test_the_restarts_control_of_frozen_batches_sees_all_images(data):
+    seen = set()
+    arms = with_controls([parse_arm("smart-init:paper,fractions=(0.5,),epochs=2")])
+    control = next(arm for arm in arms if arm.control == "restarts")
+    model = net()
+    model[0].register_forward_pre_hook(lambda m, args: seen.update(map(float, args[0].sum((1, 2, 3)))))
+    start(model, data, Training(steps=50, batch_size=20, calibration=1), control.methods(), seed=0)
+    assert len(seen) > 190  # of 200, some of which may look alike
+
+
 def test_trials_run_and_are_charged():
     arms = with_controls([parse_arm("smart-init:fractions=(0.1,),epochs=2")])
     experiment = Experiment(

@@ -126,3 +126,19 @@ def test_excluded_layers_stay(uneven):
     hs.calibrate(uneven, X, exclude="b")
     assert torch.equal(uneven.b.weight, kept)
     assert (uneven(X) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8), nn.LayerNorm([8, 10, 10])])
+@pytest.mark.parametrize("scale", [0.1, 1e-2, 1e-3])
+def test_the_epsilon_of_a_norm_is_part_of_the_function(norm, scale):
+    """A layer before a norm whose values are as small as its epsilon cannot be rescaled freely."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), copy.deepcopy(norm), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)
+    )
+    with torch.no_grad():
+        net[0].weight *= scale
+        net[0].bias *= scale
+        before = net(X)
+        hs.calibrate(net, X)
+        assert (net(X) - before).abs().max() <= 2e-3 * before.abs().max()

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -204,6 +206,34 @@ def test_excluded_layers_stay():
     assert report.changed == ["3", "8"]
 
 
+class Tied(nn.Module):
+    """Two layers of one weight, and one that is used without being called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(192, 192), nn.Linear(192, 192), nn.Linear(192, CLASSES)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        x = self.b(self.a(x.flatten(1)).relu()).relu()
+        return nn.functional.linear(x, self.c.weight)
+
+
+def test_what_is_tied_or_used_without_being_called_trains():
+    model = Tied()
+    before = state(model)
+    report = hs.initialize(model, DATA, quick())
+    after = state(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight"}
+    assert set(report.changed) == {"a", "b", "c"}
+    kept = Tied()
+    report = hs.initialize(kept, DATA, quick(), exclude=["a", "b"])
+    assert torch.equal(kept.a.weight, before["a.weight"])
+    assert report.changed == ["c"]
+
+
 @pytest.mark.parametrize("kind", ["keep", "reset", "reestimate"])
 def test_batch_norm_statistics(kind):
     model, kept = net(), net()
@@ -280,28 +310,49 @@ def test_a_diverging_stage_says_so():
     assert same(state(model), before)
 
 
-def test_resumed_is_bitwise_as_in_one_go(tmp_path):
-    class Interrupted(Classify):
-        stage = 0
+class Drawing(Dataset):
+    """Images that are changed by all three global generators."""
 
-        def __call__(self, *args, **kwargs):
-            Interrupted.stage += 1
-            if Interrupted.stage == 2:
-                raise KeyboardInterrupt
-            return super().__call__(*args, **kwargs)
+    def __len__(self):
+        return N
 
+    def __getitem__(self, i):
+        shift = float(torch.rand(())) + random.random() + np.random.rand()  # noqa: NPY002 - the global state
+        return X[i] + shift, int(Y[i])
+
+
+def test_resumed_is_bitwise_as_in_one_go(tmp_path, monkeypatch):
     path = str(tmp_path / "stages.safetensors")
     whole, model = net(), net()
     before = state(model)
-    hs.initialize(whole, DATA, quick())
-    with pytest.raises(KeyboardInterrupt):
-        hs.initialize(model, DATA, quick(checkpoint=path, fit=Interrupted(batch_size=8)))
+    hs.initialize(whole, Drawing(), quick())
+    train, calls = Classify.__call__, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classify, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hs.initialize(model, Drawing(), quick(checkpoint=path))
     assert same(state(model), before)
     assert load_file(path).keys() == before.keys()
-    report = hs.initialize(model, DATA, quick(checkpoint=path))
+    report = hs.initialize(model, Drawing(), quick(checkpoint=path))
     assert "went on after stage 1 of 2" in " ".join(report.findings)
     assert same(state(model), state(whole))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_outlives_what_fails_after_the_stages(tmp_path):
+    path = tmp_path / "stages.safetensors"
+    with pytest.raises(HeadstartError):
+        hs.initialize(net(), DATA, [quick(checkpoint=str(path)), hs.Balance(loss_fn=lambda outputs, batch: 1 / 0)])
+    assert path.exists()
+    hs.initialize(net(), DATA, quick(checkpoint=str(path)))
+    assert not path.exists()
 
 
 def test_a_checkpoint_of_another_call_is_refused(tmp_path):
@@ -310,9 +361,13 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
         hs.initialize(net(), DATA, quick(checkpoint=str(path), fit=Breaking(ValueError())))
     assert path.exists()
     method = quick(checkpoint=str(path))
-    for model, options, seed in ((net(), {}, 1), (net(), {"epochs": 3}, 0), (net(1), {}, 0)):
+    others = [
+        (net(), DATA, {}, 1), (net(), DATA, {"epochs": 3}, 0), (net(1), DATA, {}, 0), (net(), (-X, Y), {}, 0),
+        (net(), DATA, {"fit": Classify(lr=0.5)}, 0), (net(), DATA, {"fit": lambda model, data, epochs: None}, 0),
+    ]  # fmt: skip
+    for model, data, options, seed in others:
         with pytest.raises(HeadstartError, match="another call"):
-            hs.initialize(model, DATA, replace(method, **options), seed=seed)
+            hs.initialize(model, data, replace(method, **options), seed=seed)
     path.write_bytes(b"no tensors")
     with pytest.raises(HeadstartError, match="no readable checkpoint"):
         hs.initialize(net(), DATA, quick(checkpoint=str(path)))
@@ -371,15 +426,68 @@ def test_forms_of_data(data):
     assert same(state(model), state(expected))
 
 
+class Flipped(TensorDataset):
+    """Gives other samples than its tensors."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x.flip(0), y
+
+
+def collate(rows):
+    return torch.stack([x for x, _ in rows]).flip(1), torch.tensor([int(y) for _, y in rows])
+
+
+@pytest.mark.parametrize("data", [Flipped(X, Y), DataLoader(DATA, 16, collate_fn=collate), [X.flip(1), Y]])
+def test_samples_are_those_that_the_user_gives(data):
+    model, expected = net(), net()
+    model[6].p = expected[6].p = 0.0  # a loader draws from the stream that dropout draws from
+    hs.initialize(expected, (X.flip(1), Y), quick())
+    hs.initialize(model, data, quick())
+    assert same(state(model), state(expected))
+
+
+def test_a_lone_batch_is_told():
+    report = hs.initialize(net(), iter([(X[:64], Y[:64]), (X[64:], Y[64:])]), quick())
+    assert "the 64 samples taken are all" in " ".join(report.findings)
+    assert "no data set" not in " ".join(hs.initialize(net(), (X, Y), quick()).findings)
+
+
+def test_a_sampler_that_prefers_some_samples_is_refused():
+    sampler = torch.utils.data.WeightedRandomSampler(torch.ones(N), N)
+    with pytest.raises(HeadstartError, match="WeightedRandomSampler"):
+        hs.initialize(net(), DataLoader(DATA, 16, sampler=sampler), quick())
+
+
+def test_get_inputs_reaches_a_training_of_ones_own_options():
+    data = TensorDataset(X.flatten(1), Y)
+    unpack = {"get_inputs": lambda batch: batch[0].unflatten(1, (3, 8, 8))}
+    assert hs.initialize(net(), data, quick(fit=Classify(batch_size=8)), **unpack).changed
+
+
+def test_flags_that_a_training_sets_come_back():
+    def freezing(model, dataset, epochs):
+        model.requires_grad_(False)
+
+    model = net()
+    hs.initialize(model, DATA, quick(fit=freezing))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_frozen_model_cannot_train():
+    with pytest.raises(HeadstartError, match="No parameter of the model trains"):
+        hs.initialize(net().requires_grad_(False), DATA, quick())
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (X, "no classes to train on"),
         ({"input": X}, "no classes to train on"),
-        ((X[:2], Y[:1]), "no logits for classes"),
+        ((X[:2], Y[:1]), "is no logits"),
         (TensorDataset(X), "no classes to train on"),
         ((X, torch.rand(N)), "no classes to train on"),
-        ((X, Y.unsqueeze(1).expand(-1, 5).clone()), "no logits for classes"),
+        ((X, Y.unsqueeze(1).expand(-1, 5).clone()), "is no logits"),
     ],
 )
 def test_data_that_cannot_train(data, words):
@@ -401,7 +509,8 @@ def test_a_sample_that_misses_classes_is_told():
     [
         {"fractions": ()}, {"fractions": (0.5, 1.5)}, {"fractions": (0,)}, {"epochs": -1}, {"repeats": 0},
         {"draw": "some"}, {"source": "none"}, {"batch_norm": "x"}, {"shrink": 2}, {"noise": -1}, {"lr": 0},
-        {"decay": 0}, {"batch_size": 0}, {"source": "all", "fit": lambda model, dataset, epochs: None},
+        {"decay": 0}, {"batch_size": 0}, {"source": "all", "frozen_batches": True},
+        {"source": "all", "fit": lambda model, dataset, epochs: None},
     ],
 )  # fmt: skip
 def test_options_are_checked(options):

@@ -58,7 +58,9 @@ class Arm:
         if self.control in ("", EQUAL_STEPS, "null"):
             return methods
         if self.control == RESTARTS:
-            return [replace(m, source="all") if isinstance(m, SampleTraining) else m for m in methods]
+            return [
+                replace(m, source="all", frozen_batches=False) if isinstance(m, SampleTraining) else m for m in methods
+            ]
         return [get(self.control)(of=spec_of(m)) if fills_convolutions(m) else m for m in methods]  # type: ignore[call-arg]
 
 

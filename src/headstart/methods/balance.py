@@ -116,7 +116,11 @@ class Balance(Method):
             whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
             return
         # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
-        rescale(whole, flow, {label: value for label, value in exact.items() if label in flow.normed})
+        normed = {label: value for label, value in exact.items() if label in flow.normed}
+        if self.almost == "damped":
+            rescale(whole, flow, normed)
+        elif rescale_seen(whole, flow, normed) is None:
+            whole.plan.find("balance: layers before norms keep their scale: their epsilon would change the function.")
         steps = 0
         if flow.almost and self.almost == "damped":
             steps = self._damped(whole, flow, exact)

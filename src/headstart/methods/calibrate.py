@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,8 @@ def calibrate(
     """
     method = Calibrate(balance=balance, loss_fn=loss_fn)
     options: dict[str, Any] = {"samples": samples, "get_inputs": get_inputs}
+    if fold and isinstance(data, Iterator):
+        data = next(data, ())  # it gives its first batch once
     folded = fold_batch_norms(model, data, **options) if fold else None
     try:
         report = method(model, data, include=include, exclude=exclude, **options)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 from headstart import fitting, progress, rng, samples, weights
 from headstart.errors import HeadstartError
 from headstart.fitting import Classify, Fit
+from headstart.inputs import fingerprint
 from headstart.method import Method
 from headstart.registry import register
 from headstart.report import summarize
@@ -34,7 +35,7 @@ class SampleTraining(Method):
     Args:
         fractions: Share of the data that each stage trains on, in turn.
         epochs: Of every stage, over its sample.
-        repeats: How often all stages are gone through, with other samples.
+        repeats: How often all stages are gone through, each time with samples that are drawn anew.
         draw: ``"independent"``: each sample from all of the data; ``"nested"``: larger samples hold the smaller ones;
             ``"disjoint"``: none has what another has.
         source: ``"sample"``; or ``"all"``, a control: as many steps with the same restarts of the learning rate, on
@@ -96,6 +97,11 @@ class SampleTraining(Method):
         self.check(0 < self.decay <= 1, f"decay={self.decay!r} is no factor", "Pass a number up to 1")
         self.check(self.fit is None or callable(self.fit), "fit cannot be called", "Pass (model, dataset, epochs)")
         self.check(
+            self.source == "sample" or not self.frozen_batches,
+            "source='all' draws new samples in every epoch, and frozen_batches repeats them",
+            "Leave one of them out",
+        )
+        self.check(
             self.source == "sample" or self.fit is None or getattr(self.fit, "takes_epochs", False),
             "source='all' needs the package's own training",
             "Leave fit= out",
@@ -106,6 +112,8 @@ class SampleTraining(Method):
         assert whole.batch is not None
         dataset = samples.as_dataset(whole.data, whole.batch.raw)
         plan = self.stages(len(dataset), whole.seed)  # type: ignore[arg-type]
+        if isinstance(dataset, samples.Rows) and not samples.holds_rows(whole.data):
+            whole.plan.find(f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all.")
         for stage in plan:
             missing = samples.missing_classes(dataset, stage.indices)
             if missing:
@@ -138,14 +146,18 @@ class SampleTraining(Method):
         return Classify(decay=self.decay, frozen_batches=self.frozen_batches, **said)
 
     def _train(self, whole: Whole, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
-        fit = self.fit or replace(self._own(), get_inputs=whole.get_inputs)
-        kept = Checkpoint(self.checkpoint, whole.model, [repr(self), str(whole.seed), str(plan)])
+        fit = self.fit or self._own()
+        if isinstance(fit, Classify) and fit.get_inputs is None:
+            fit = replace(fit, get_inputs=whole.get_inputs)
+        assert whole.batch is not None
+        work = [repr(self), fitting.name_of(fit), str(whole.seed), str(len(dataset)), fingerprint(whole.batch)]  # type: ignore[arg-type]
+        kept = Checkpoint(self.checkpoint, whole.model, work)
         done = kept.resume()
         if done:
             whole.plan.find(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
         with progress.telling() as tell:
             self._stages(whole, dataset, plan[done:], fit, kept, tell)
-        kept.remove()
+        whole.transaction.at_success(kept.remove)
 
     def _stages(
         self,
@@ -160,17 +172,17 @@ class SampleTraining(Method):
             what = f"{self.info.name}, stage {stage.number} of {stage.of}, epochs"
             tell(what, 0, stage.epochs)
             seed = rng.derive(whole.seed, "stage", str(stage.number))
-            torch.default_generator.manual_seed(seed)  # so that a stage draws the same whatever ran before it
             part: Any = Subset(dataset, stage.indices.tolist())
             if self.source == "all":
                 part = [Subset(dataset, chunk.tolist()) for chunk in _chunks(dataset, stage, seed)]
             whole.model.train()
             try:
-                if isinstance(fit, Classify):
-                    told = lambda _, epoch: tell(what, epoch, stage.epochs)  # noqa: E731, B023 - called in here
-                    fit(whole.model, part, stage.epochs, seed=seed, on_epoch=told)
-                else:
-                    fit(whole.model, part, stage.epochs)
+                with rng.untouched(seed):  # so that a stage draws the same whatever ran before it
+                    if isinstance(fit, Classify):
+                        told = lambda _, epoch: tell(what, epoch, stage.epochs)  # noqa: E731, B023 - called in here
+                        fit(whole.model, part, stage.epochs, seed=seed, on_epoch=told)
+                    else:
+                        fit(whole.model, part, stage.epochs)
             except Exception as error:
                 reason = str(error) if isinstance(error, HeadstartError) else f"{type(error).__name__}: {error}."
                 raise HeadstartError(f"{self.info.name}: {stage} failed, nothing was changed. {reason}") from error
@@ -228,10 +240,13 @@ class _Before:
     def __init__(self, whole: Whole) -> None:
         model = whole.model
         self._values = {id(t): t.detach().clone() for t in [*model.parameters(), *model.buffers()]}
-        self._stats = {layer.name: summarize(weights.look(layer)) for layer in whole.layers}
-        selected = {layer.name for layer in whole.layers}
-        others = [la for la in [*whole.plan.layers, *whole.plan.unreached] if la.name not in selected]
-        self.frozen: list[nn.Parameter] = [p for layer in others for p in layer.module.parameters(recurse=True)]
+        everything = [*whole.plan.layers, *whole.plan.unreached]
+        # A layer that is not selected may still train: tied to another, or used without being called.
+        self._layers = [la for la in everything if la.name not in whole.plan.excluded]
+        self._stats = {layer.name: summarize(weights.look(layer)) for layer in self._layers}
+        trained = {id(p) for layer in self._layers for p in layer.module.parameters()}
+        out = [p for la in everything if la.name in whole.plan.excluded for p in la.module.parameters()]
+        self.frozen: list[nn.Parameter] = [p for p in out if id(p) not in trained]
         fixed = {id(p) for p in self.frozen}
         self._free = [t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed]
         for tensor in self._free:
@@ -245,16 +260,19 @@ class _Before:
     def tell(self, whole: Whole) -> None:
         """Say in the report what changed."""
         own: set[int] = set()
-        for layer in whole.layers:
-            own |= {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
+        changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
+        for layer in self._layers:
+            tensors = {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
+            own |= tensors
+            if not tensors & changed:
+                continue
             row = whole.plan.rows[layer.name]
             row.action = "written"
             row.methods.append(whole.method)
             (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
             row.weight_mean, row.weight_std = (old_mean, mean), (old_std, std)
-        changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])} - own
         named = [*whole.model.named_parameters(), *whole.model.named_buffers()]
-        whole.plan.others += [name for name, t in named if id(t) in changed]
+        whole.plan.others += [name for name, t in named if id(t) in changed - own]
 
 
 _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
