@@ -31,6 +31,7 @@ format: $(DEV)
 
 bench: $(DEV)
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/calibration.py --out docs/results
+	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/growth.py --out docs/results
 
 clean:
 	rm -rf $(VENV) runs build dist
