@@ -24,7 +24,7 @@ NETWORKS = {
     "plain100": "plain, 100 layers",
     "resnet20": "ResNet-20 without batch norm",
 }
-COLOURS = ("#8a8a8a", "#b08b2e", "#7a5195", "#3a7d7c", "#5b8fc7", "#1f5fa8", "#b3541e")
+COLOURS = ("#8a8a8a", "#b08b2e", "#7a5195", "#3a7d7c", "#5b8fc7", "#1f5fa8", "#c2829a", "#b3541e")
 LEVEL = 1e-3  # at which a test accuracy is above guessing
 
 
