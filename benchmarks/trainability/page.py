@@ -102,7 +102,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name, analysis in found.items():
         task = analysis.plan["task"]
-        lines += ["", f"### {NETWORKS[name].capitalize()}", "", f"{facts(analysis)}.", ""]
+        lines += ["", f"### {NETWORKS[name][0].upper()}{NETWORKS[name][1:]}", "", f"{facts(analysis)}.", ""]
         lines += table(analysis, task["test_images"], task["classes"])
         for arm in analysis.arms:
             for seed, result in sorted(arm.results.items()):
