@@ -77,9 +77,9 @@ def figure(found: dict[str, Analysis]) -> Figure:
         axes.set_ylabel("validation accuracy (%)")
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
-        if place == 1:
-            axes.legend(frameon=False, fontsize=8)
-            axes.text(0.99, 5.2, "guessing", fontsize=8, ha="right", transform=axes.get_yaxis_transform())
+        axes.text(0.99, 4.8, "guessing", fontsize=8, ha="right", va="top", transform=axes.get_yaxis_transform())
+    handles, labels = axes.get_legend_handles_labels()
+    whole.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return whole
 
 
