@@ -14,7 +14,6 @@ from headstart import weights
 from headstart.dataflow import Flow, trace
 from headstart.errors import ModelError
 from headstart.inputs import Batch
-from headstart.norms import batch_statistics
 from headstart.plan import Where, failing_forward
 from headstart.weights import Layer
 from headstart.whole import Whole
@@ -193,7 +192,6 @@ class Function:
     def _outputs(self) -> list[Tensor]:
         assert self._whole.batch is not None
         batch = self._whole.batch.head(_LOOKED_AT)
-        # Norms that were never trained undo a scale by the batch's statistics, as they will in training.
-        with torch.no_grad(), batch_statistics(self._whole.model, {}), failing_forward(batch, Where()):
+        with torch.no_grad(), failing_forward(batch, Where()):
             returned = self._whole.model(*batch.args, **batch.kwargs)
         return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

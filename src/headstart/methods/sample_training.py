@@ -262,11 +262,13 @@ class _Before:
         own: set[int] = set()
         changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
         for layer in self._layers:
+            row = whole.plan.rows[layer.name]
+            if any(note.startswith("tied to") for note in row.notes):
+                continue  # the owner of the weight tells
             tensors = {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
             own |= tensors
             if not tensors & changed:
                 continue
-            row = whole.plan.rows[layer.name]
             row.action = "written"
             row.methods.append(whole.method)
             (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
