@@ -19,7 +19,7 @@ COMMANDS = {shlex.split(line)[-1]: line for line in re.findall(r"^\$ headstart (
 def test_each_has_a_section_with_its_command():
     assert shipped() == sorted(re.findall(r"^## (.*)$", README, re.MULTILINE))
     assert shipped() == sorted(name.removesuffix(".safetensors") for name in COMMANDS)
-    assert {"cifar10-resnets", "efficientnet-lite0"} <= set(shipped())
+    assert {"cifar10-resnets", "efficientnet-lite0", "cifar100-pairs-resnet18"} <= set(shipped())
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -39,6 +39,10 @@ def test_what_they_serve():
     for kernel in ((3, 3), (5, 5)):
         assert depthwise.find(kernel, 0.5, depthwise=True).depthwise
         assert depthwise.find(kernel, 0.5) is None
+    stems = FilterBank.load("cifar100-pairs-resnet18")
+    assert stems.find((7, 7), 0.0).layer == "conv1"
+    assert len(stems.entries) == 17
+    assert {len(entry) for entry in stems.entries} == {10}
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 import pytest
 import torch
@@ -76,6 +77,24 @@ def test_extra_steps_cover_the_cost_and_no_more_than_a_hundredth_beyond_it(share
     assert share * steps <= more + 1e-9
     assert more <= share * steps + max(1, 0.01 * steps + 1)
     assert more % -(-steps // 100) == 0
+
+
+def test_a_start_by_training_is_counted_and_not_timed(controlled, costing):
+    timed = costing(lsuv=7.2, first=3)
+    methods = (Arm("short", "smart-init:epochs=2"), Arm("warm", "warm-start:epochs=1"), Arm("lsuv", "lsuv"))
+    methods += (Arm("shrunk", "shrink-perturb:epochs=1"), Arm("first", "warm-start:epochs=1,batch_size=8"))
+    ground = controlled(methods=methods).prepare()
+    size = len(ground.data.train)
+    short = 2 * (ceil(round(0.0125 * size) / 16) + ceil(round(0.125 * size) / 16))
+    warm = ceil(round(0.5 * size) / 16)
+    assert steps_of(ground) == {
+        "short": 100 + short,
+        "warm": 100 + warm,
+        "shrunk": 100 + warm,
+        "lsuv": 108,
+        "first": 103,
+    }
+    assert timed == ["lsuv", "first"]
 
 
 def test_what_costs_next_to_nothing_has_no_control_and_the_report_says_so(controlled, costing, store):

@@ -24,6 +24,7 @@ def on_meta(name, channels, classes, side):
         ("cifar-resnet56", 10, 853_018),
         ("cifar-resnet20:norm=0", 10, 269_722 - 688),  # a bias per channel instead of a scale and a shift
         ("mobilenet-v1", 1000, 4_231_976),
+        ("mobilenet-v1:width=8", 1000, 470_072),  # width multiplier 0.25
         ("mobilenet-v2", 1000, 3_504_872),
         ("mobilenet-v3-small", 1000, 2_542_856),
         ("vgg16", 1000, 138_357_544),

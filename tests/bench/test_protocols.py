@@ -156,15 +156,16 @@ def test_filter_clustering(data):
         assert training.normalization == ("task" if data == "pairs" else "imagenet")
     methods = {arm.label: arm.methods() for arm in published.arms}
     assert methods.pop("default") == []
+    bank = "cifar100-pairs-resnet18"
     assert methods == {
-        "filter-clusters:paper": [hs.FilterClusters(scale="paper")],
+        "clusters-paper": [hs.FilterClusters(bank, scale="paper")],
         **({"gabor:paper": [hs.Gabor.paper()]} if data == "pairs" else {}),
     }
     starts = {arm.label: arm.methods() for arm in corrected.arms}
-    assert starts["filter-clusters"] == [hs.FilterClusters(scale="match")]
-    assert starts["matched-random of filter-clusters"] == [hs.MatchedRandom(of="filter-clusters")]
-    assert starts["zero-dc-random of filter-clusters:paper"] == [
-        hs.ZeroDCRandom(of="filter-clusters:scale=paper"),
+    assert starts["clusters"] == [hs.FilterClusters(bank, scale="match")]
+    assert starts["matched-random of clusters"] == [hs.MatchedRandom(of=f"filter-clusters:bank={bank}")]
+    assert starts["zero-dc-random of clusters-paper"] == [
+        hs.ZeroDCRandom(of=f"filter-clusters:bank={bank},scale=paper"),
     ]
     assert len(published.seeds) == 5
     assert rates(published.training, 5000) == pytest.approx([0.01] * 7 + [0.002] * 6 + [0.0004] * 2)

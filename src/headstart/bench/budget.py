@@ -13,6 +13,7 @@ from headstart.bench.timing import Clock, measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
+from headstart.methods.sample_training import SampleTraining
 
 LEAST = 0.002
 """Share of the budget below which a start's cost is left out of account."""
@@ -48,17 +49,42 @@ def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Gr
             raise HeadstartError(f"{arm.label!r} is a control of {arm.of!r}, and there is no such arm.")
         method = by_label[arm.of]
         training = ground.training_of(arm)
-        try:
-            cost = decide(*_question(ground, method, clock))
-        except _RefusedError:
-            continue
-        share = cost["init_seconds"] / cost["step_seconds"] / training.steps
-        more = 0 if share < LEAST else extra_steps(share, training.steps)
+        cost: dict[str, Any] = {}
+        counted = counted_steps(method, len(ground.data.train), training.batch_size)
+        if counted is None:
+            try:
+                cost = dict(decide(*_question(ground, method, clock)))
+            except _RefusedError:
+                continue
+            share = cost["init_seconds"] / cost["step_seconds"] / training.steps
+            more = 0 if share < LEAST else extra_steps(share, training.steps)
+        else:
+            share, more = counted / training.steps, counted
         costs.append({"of": arm.of, **cost, "share": share, "steps": more})
         if more:
             kept.append(replace(arm, changes=(*arm.changes, *stretch(training, training.steps + more).items())))
     decided = {**ground.decided, "equal_steps": costs} if costs else ground.decided
     return replace(ground, arms=tuple(kept), decided=decided)
+
+
+def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
+    """Count the steps of a start that is training as the trial's is, and nothing else; None for any other.
+
+    Args:
+        arm: Whose start it is.
+        images: In the training split.
+        batch_size: Of the trial.
+
+    Example:
+        >>> counted_steps(Arm("short", "smart-init:epochs=2"), images=8000, batch_size=64)
+        36
+    """
+    steps = 0
+    for method in arm.methods():
+        if not isinstance(method, SampleTraining) or method.fit or method.batch_size not in (None, batch_size):
+            return None
+        steps += sum(stage.steps(batch_size) for stage in method.stages(images, seed=0))
+    return steps
 
 
 def extra_steps(share: float, steps: int) -> int:

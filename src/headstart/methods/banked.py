@@ -19,7 +19,8 @@ from headstart.plan import Plan
 from headstart.weights import Layer
 
 Banks = str | Path | FilterBank | tuple[str | Path | FilterBank, ...]
-DENSE, DEPTHWISE = "cifar10-resnets", "efficientnet-lite0"
+DEFAULT = ("cifar10-resnets", "efficientnet-lite0", "cifar100-pairs-resnet18")
+"""Dense 3×3, depthwise, and dense 7×7 filters, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headstart.banks.sources import Model
 from headstart.method import Method
-from headstart.methods.banked import DENSE, DEPTHWISE, Banks, identity, match, matched, open_banks, plain
+from headstart.methods.banked import DEFAULT, Banks, identity, match, matched, open_banks, plain
 from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured
 from headstart.methods.spatial import (
     check_count,
@@ -74,7 +74,7 @@ class CovarianceTransfer(Method):
         ['3×3 slices, resized, depth 0, covariance of 64 slices']
     """
 
-    bank: Banks = (DENSE, DEPTHWISE)
+    bank: Banks = DEFAULT
     depthwise: bool = False
     scale: float | str = "match"
     layers: int | None = None

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from headstart.method import Method
 from headstart.methods.banked import (
-    DENSE,
-    DEPTHWISE,
+    DEFAULT,
     Banks,
     Match,
     draw_clusters,
@@ -63,8 +62,8 @@ class FilterClusters(Method):
 
     Args:
         bank: A shipped bank's name, a file, a ``FilterBank``, or several of those, of which the first that has a
-            layer's kernel serves it. The default has slices of ResNets trained on CIFAR-10, and depthwise slices of
-            an EfficientNet trained on ImageNet.
+            layer's kernel serves it. The default has slices of ResNets trained on CIFAR-10, depthwise slices of an
+            EfficientNet trained on ImageNet, and 7×7 slices of ResNets trained on parts of CIFAR-100.
         draw: ``"slices"`` copies a centroid for each pair of output and input channel (published); ``"gaussian"``
             adds to it the deviations of its cluster; ``"whole"`` copies whole filters, from banks that have those.
         scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"source"`` that of the
@@ -90,7 +89,7 @@ class FilterClusters(Method):
         tensor([0.9000, 0.1000, 0.0000])
     """
 
-    bank: Banks = (DENSE, DEPTHWISE)
+    bank: Banks = DEFAULT
     draw: str = "slices"
     scale: float | str = "match"
     norm: str = "layer"

@@ -7,7 +7,8 @@ from typing import Any
 from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification"
-_CLUSTERS = ("filter-clusters", "filter-clusters:paper")
+_BANK = "bank=cifar100-pairs-resnet18"
+_CLUSTERS = (f"clusters=filter-clusters:{_BANK}", f"clusters-paper=filter-clusters:paper,{_BANK}")
 _REFERENCES = ("gabor", "gabor:paper", "kaiming", "orthogonal", "lsuv", "whitening")
 _REGISTER = (
     Entry(
@@ -33,15 +34,15 @@ _REGISTER = (
         ("reproduced", "'filter-clusters:paper' writes them as they are."),
         (
             "corrected",
-            "The arm 'filter-clusters' has the layer's norm, 'filter-clusters:paper' the published one, and random "
-            "filters of the same norms stand beside both.",
+            "The arm 'clusters' has the layer's norm, 'clusters-paper' the published one, and random filters of the "
+            "same norms stand beside both.",
         ),
     ),
     Entry.always(
         "differs",
         "1 to 50 clusters per layer of 2 to 20 ResNet-18s, trained on superclasses 0 to 9 of CIFAR-100.",
-        "3 per depth, of four ResNets trained on CIFAR-10: a bank that headstart has. It has no 7×7 filters, so that "
-        "the first layer keeps its start. A bank of your own: --arms filter-clusters:paper,bank=FILE.",
+        "10 per layer of six such networks, trained on five disjoint pairs of these superclasses and a sixth: the bank "
+        "'cifar100-pairs-resnet18'. Another one: --arms filter-clusters:paper,bank=FILE.",
     ),
     Entry.always(
         "left out",
@@ -78,7 +79,7 @@ _PAIRS = (
     Entry(
         "The ten pairs overlap: superclasses 10 and 18 occur in five of them each.",
         ("reproduced", "published=0 is the first of them; the other nine by --task."),
-        ("corrected", "Pairs that share no superclass, drawn by a seed; 0 to 4 remain for source models."),
+        ("corrected", "10,11 is the first of five pairs that share no superclass; the other four by --task."),
     ),
     Entry.always(
         "differs",
@@ -121,8 +122,8 @@ def _words(version: Version) -> dict[str, Any]:
 def _pairs(version: Version) -> Protocol:
     published = version == "published"
     name = f"clusters-pairs-{version}"
-    task = "published=0,validate-on-test" if published else "random=0,pair=5"
-    more = "cifar100-pairs:published=9,validate-on-test" if published else "cifar100-pairs:random=0,pair=9"
+    task = "published=0,validate-on-test" if published else "10,11"
+    more = "cifar100-pairs:published=9,validate-on-test" if published else "cifar100-pairs:18,19"
     return Protocol(
         name,
         "starts of a ResNet-18 on ten classes of CIFAR-100, two of its superclasses",
@@ -130,7 +131,7 @@ def _pairs(version: Version) -> Protocol:
         {
             **_words(version),
             "task": f"cifar100-pairs:{task}",
-            "arms": ("filter-clusters:paper", "gabor:paper") if published else (*_CLUSTERS, *_REFERENCES),
+            "arms": (_CLUSTERS[1], "gabor:paper") if published else (*_CLUSTERS, *_REFERENCES),
             "augment": ("flip", "rotate"),
             "rotation": 15.0,
         },
@@ -138,8 +139,8 @@ def _pairs(version: Version) -> Protocol:
         (
             (f"--task {more} --out runs/{name}-9", "another pair, into a folder of its own"),
             (
-                "--arms filter-clusters:paper,layers=6",
-                "clusters in the first 6 convolutions (the paper: 1, 2, 6, 10, 17; the first of them is 7×7)",
+                f"--arms {_CLUSTERS[1]},layers=6",
+                "clusters in the first 6 convolutions (the paper: 1, 2, 6, 10, 17)",
             ),
             (
                 "--arms filter-clusters:paper,bank=FILE",
@@ -159,7 +160,7 @@ def _tiny(version: Version) -> Protocol:
         {
             **_words(version),
             "task": "tiny-imagenet:validate-on-test" if published else "tiny-imagenet",
-            "arms": ("filter-clusters:paper",) if published else (*_CLUSTERS, *_REFERENCES),
+            "arms": _CLUSTERS[1:] if published else (*_CLUSTERS, *_REFERENCES),
             "normalization": "imagenet",
         },
         tuple(entry.note(version) for entry in (*_REGISTER, *_TINY)),

@@ -65,7 +65,11 @@ ZOO: dict[str, Entry] = {
         cifar_resnets.resnet56,
         {"norm": (1, 0, 1)},
     ),
-    "mobilenet-v1": Entry("MobileNet v1: 13 depthwise-separable blocks", mobilenets.mobilenet_v1, {"stride": _STRIDE}),
+    "mobilenet-v1": Entry(
+        "MobileNet v1: 13 depthwise-separable blocks; width 8, 16, 24, 32 are its multipliers 0.25 to 1",
+        mobilenets.mobilenet_v1,
+        {"stride": _STRIDE, "width": (32, 1, 256)},
+    ),
     "mobilenet-v2": Entry("MobileNet v2: inverted residuals", mobilenets.mobilenet_v2, {"stride": _STRIDE}),
     "mobilenet-v3-small": Entry(
         "MobileNet v3 small: squeeze-and-excitation, hard swish", mobilenets.mobilenet_v3_small, {"stride": _STRIDE}

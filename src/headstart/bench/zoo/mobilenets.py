@@ -46,13 +46,16 @@ def _unit(
     return nn.Sequential(*layers, *([activation(inplace=True)] if activation else []))
 
 
-def mobilenet_v1(in_channels: int, classes: int, image_size: Size, stride: int = 2) -> nn.Module:
-    """Build MobileNet v1: a stem of 32 channels and 13 depthwise-separable blocks, in torch's own start."""
-    layers: list[nn.Module] = [*_unit(in_channels, 32, 3, stride)]
-    inputs = 32
-    for width, step in _V1:
-        layers += [*_unit(inputs, inputs, 3, step, groups=inputs), *_unit(inputs, width)]
-        inputs = width
+def mobilenet_v1(in_channels: int, classes: int, image_size: Size, stride: int = 2, width: int = 32) -> nn.Module:
+    """Build MobileNet v1: a stem and 13 depthwise-separable blocks, in torch's own start.
+
+    The stem has ``width`` channels and all else in proportion: 32 is the paper's width multiplier 1, 8 is 0.25.
+    """
+    layers: list[nn.Module] = [*_unit(in_channels, width, 3, stride)]
+    inputs = width
+    for channels, step in ((width * channels // 32, step) for channels, step in _V1):
+        layers += [*_unit(inputs, inputs, 3, step, groups=inputs), *_unit(inputs, channels)]
+        inputs = channels
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
