@@ -13,11 +13,15 @@ DEV    := $(VENV)/.dev
 demo: $(USE)
 	$(BIN)/headstart compare --out runs/demo
 
+# Two workers whose threads do not spin while they wait for each other; JOBS=0 runs the tests in one process.
+JOBS   ?= 2
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest --slow
+	$(PYTEST) --slow
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
