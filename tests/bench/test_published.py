@@ -56,6 +56,9 @@ def test_every_figure_is_well_formed(figure):
     assert figure.gain == pytest.approx(figure.treated - figure.baseline, abs=0.0151)
     assert figure.runs >= 1
     assert figure.metric
+    accuracy = figure.metric.startswith(("test accuracy", "accuracy on the test images"))
+    assert (figure.caveat == "measure") == (not accuracy)
+    assert (figure.caveat == "sequence") == (figure.protocol == "clusters-pairs")
     assert (figure.interval is None) == (figure.p is None)
     if figure.interval:
         low, high = figure.interval

@@ -24,6 +24,7 @@ _ORDER = (
     "tasks",
     "models",
     "protocols",
+    "reproduce",
     "report",
     "status",
     "export",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 if the command did its work, 2 for an error that it explains, 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and arguments[:1] == ["compare"]:
+    if argv is None and arguments[:1] in (["compare"], ["reproduce"]):
         _restart_with_patient_threads()
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.bench.data import files
-from headstart.bench.data.catalogue import DATASETS, SIZES, Option
+from headstart.bench import options as reader
+from headstart.bench.data import files, folders
+from headstart.bench.data.catalogue import DATASETS, SIZES, Option, test_set_layouts
 from headstart.errors import unknown
 
 THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"
@@ -80,6 +81,36 @@ def look_up(name: str, root: str | Path | None = None) -> Listed:
         entry.downloads,
         entry.choices,
     )
+
+
+def lacking(spec: str, root: str | Path | None = None) -> list[str]:
+    """Return what a task by name needs and is not there, of the layout that is nearest to be complete.
+
+    Args:
+        spec: With its options, as `headstart.bench.load_task` takes it. Other tasks than those by name lack nothing.
+        root: As for `look_up`.
+
+    Returns:
+        Paths from the data root; or an installable package, if the task needs no file.
+
+    Raises:
+        UnknownNameError: If the task has no such option, or no such test set.
+
+    Example:
+        >>> lacking("imagenet16:test-set=imagenetv2", "/nowhere")[-1]
+        'map_clsloc.txt'
+    """
+    name, _, rest = spec.partition(":")
+    if name not in DATASETS:
+        return []
+    entry, place = DATASETS[name], files.data_root(root)
+    chosen = reader.read(rest, {key: option.default for key, option in entry.choices.items()}, name, entry.positional)
+    absent = _state(place, entry.layouts)[1]
+    if test_set := chosen.get("test-set"):
+        if test_set not in folders.V2:
+            raise unknown("test set", test_set, folders.V2)
+        absent = [*absent, *_state(place, test_set_layouts(name, test_set))[1]]
+    return absent
 
 
 def _state(root: Path, layouts: list[list[str]]) -> tuple[str, list[str]]:

@@ -29,6 +29,8 @@ class Figure:
         runs: Of each.
         metric: What was measured.
         source: Where its runs are released: a file's stem, and what names the figure in it. Empty if they are not.
+        caveat: Why it cannot be compared with a measured test accuracy: ``"measure"``, it is another one;
+            ``"sequence"``, it is of a sequence of tasks, and not of a start alone; or empty.
         note: What has to be known of it.
     """
 
@@ -45,6 +47,7 @@ class Figure:
     runs: int
     metric: str
     source: tuple[str, ...]
+    caveat: str
     note: str
 
 
@@ -90,6 +93,7 @@ def _figure(row: dict[str, str]) -> Figure:
         int(row["runs"]),
         row["metric"],
         tuple(filter(None, row["source"].split("/"))),
+        row["caveat"],
         row["note"],
     )
 

@@ -1,0 +1,71 @@
+"""Whether the files of all comparisons are there, before the first one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headstart.bench.data import files
+from headstart.bench.data.catalogue import DATASETS
+from headstart.bench.data.download import download
+from headstart.bench.data.listing import lacking
+from headstart.bench.reproduction.plan import Comparison
+from headstart.errors import DataError
+
+
+def fetch(comparisons: Sequence[Comparison]) -> None:
+    """Fetch the files of these comparisons' tasks that are missing and can be fetched.
+
+    Raises:
+        DataError: If one cannot be fetched after all.
+        MissingExtraError: If torchvision is not installed.
+    """
+    for name in _absent(comparisons):
+        if DATASETS[name].downloads:
+            download(name, files.data_root())
+
+
+def available(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Part the comparisons that can run from those that are left out for want of files.
+
+    Returns:
+        What can run, and a sentence for each protocol that is left out.
+
+    Raises:
+        DataError: If files are missing of a task that may not be left out. It names all such tasks.
+    """
+    absent = _absent([comparison for comparison in comparisons if not comparison.optional])
+    if absent:
+        fetched = [name for name in absent if DATASETS[name].downloads]
+        by_hand = [name for name in absent if DATASETS[name].layouts and name not in fetched]
+        ways = [f"fetch {_and(fetched)} with --download"] if fetched else []
+        ways += [f"put {_and(by_hand)} there by hand (see 'headstart tasks NAME')"] if by_hand else []
+        ways += ["install the package with: pip install 'headstart[bench]'"] if "mnist5k" in absent else []
+        ways = ["; ".join([*ways, "name another folder with --data-root"]), "or pick other comparisons with --only"]
+        remedy = ", ".join(ways)
+        listed = "; ".join(f"{name}: {files.brace(paths)}" for name, paths in absent.items())
+        raise DataError(
+            f"Missing in '{files.data_root()}' for what is to be run: {listed}.",
+            remedy=f"{remedy[0].upper()}{remedy[1:]}.",
+        )
+    kept, left = [], []
+    for comparison in comparisons:
+        if name_absent := _absent([comparison]):
+            (name,) = name_absent
+            way = "--download fetches them" if DATASETS[name].downloads else f"see 'headstart tasks {name}'"
+            left.append(f"{comparison.name} is left out: there are no files of {name} ({way}).")
+        else:
+            kept.append(comparison)
+    return kept, left
+
+
+def _absent(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
+    """Return what is missing, by data set."""
+    found: dict[str, list[str]] = {}
+    for task in dict.fromkeys(comparison.task for comparison in comparisons):
+        known = found.setdefault(task.partition(":")[0], [])
+        known += [path for path in lacking(task) if path not in known]
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

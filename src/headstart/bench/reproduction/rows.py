@@ -1,0 +1,104 @@
+"""Published against measured: a row per arm under test."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.published import Figure, of_arm
+from headstart.bench.reproduction.plan import Comparison, base
+from headstart.bench.statistics import Interval
+from headstart.bench.summary import as_dict, cells, span
+from headstart.bench.verdicts import signed
+
+MARK = "†"
+CAVEAT = (
+    f"{MARK} cannot be compared with what was measured: another measure than test accuracy, or not of a start alone."
+)
+
+
+class Side(NamedTuple):
+    """Numbers of one arm as text, published or measured; empty where there is nothing to say."""
+
+    baseline: str = ""
+    arm: str = ""
+    gain: str = ""
+    interval: str = ""
+    runs: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of a comparison.
+
+    Args:
+        arm: Its label.
+        figure: What was published on it; None if nothing was.
+        published: The same as text.
+        measured: What the trials show, as text.
+    """
+
+    arm: str
+    figure: Figure | None
+    published: Side
+    measured: Side
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A comparison that was run.
+
+    Args:
+        comparison: What was run.
+        analysis: What it shows.
+        page: Its own page.
+    """
+
+    comparison: Comparison
+    analysis: Analysis
+    page: Path
+
+    def rows(self) -> list[Row]:
+        """Return a row per arm under test; controls are on the comparison's own page."""
+        return [self._row(arm) for arm in self.analysis.methods]
+
+    def _row(self, arm: ArmSummary) -> Row:
+        figure = of_arm(base(self.comparison.name), arm.label)
+        found, seeds = cells(arm), len(arm.comparison.seeds) if arm.comparison else 0
+        measured = Side(
+            cells(self.analysis.baseline).accuracy,
+            found.accuracy,
+            found.difference,
+            found.interval,
+            f"{seeds or ''}",
+            found.verdict,
+        )
+        return Row(arm.label, figure, side(figure) if figure else Side(), measured)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        return {
+            "name": self.comparison.name,
+            "deviations": self.comparison.deviations(),
+            "notes": [asdict(note) for note in self.comparison.protocol.notes],
+            "published": {row.arm: asdict(row.figure) for row in self.rows() if row.figure},
+            "measured": as_dict(self.analysis),
+            "page": str(self.page),
+        }
+
+
+def side(figure: Figure) -> Side:
+    """Write a published figure as text.
+
+    Example:
+        >>> side(of_arm("prewarm-svhn", "prewarm"))[:4]
+        ('89.08', '89.56', '+0.48', '+0.26 to +0.71')
+    """
+    interval = span(Interval(*figure.interval)) if figure.interval else ""
+    mark = MARK if figure.caveat else ""
+    return Side(
+        f"{figure.baseline:.2f}{mark}", f"{figure.treated:.2f}{mark}", signed(figure.gain), interval, f"{figure.runs}"
+    )

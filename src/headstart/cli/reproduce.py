@@ -1,0 +1,197 @@
+"""Run a paper's comparisons, as published and as corrected, and set what was published beside what is measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headstart.bench.executors import add_executor_arguments, executor_from
+from headstart.bench.reproduction import PAPERS, SCALES, available, fetch, plan
+from headstart.bench.store import Store
+from headstart.cli._dataroot import add_data_root
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headstart.bench.reproduction import Comparison, Outcome, Reproduction
+
+_EXAMPLES = """\
+examples:
+  headstart reproduce pre-warm                          minutes, no download: shows that everything runs
+  headstart reproduce pre-warm --scale small --dry-run  what would run, and how long it would take
+  headstart reproduce pre-warm --scale small --data-root data --download --jobs 2
+      hours: fewer images and steps than published; fetches what it can
+  headstart reproduce smart-init --scale full --only smart-init-cifar10 --ray auto
+      one of the paper's protocols as it is, on a cluster
+  headstart reproduce data-dependent --scale full --task folder:VOC2007:size=227
+
+Run the same command again to go on after an interruption. The protocols: 'headstart protocols'.
+"""
+
+
+_COLUMNS = {"arm": 10, "": 5, "default": 7, "start": 6, "gain": 6, "95 % interval": 14, "runs": 4, "verdict": 13}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart reproduce``."""
+    parser = subparsers.add_parser(
+        "reproduce",
+        help="run a paper's comparisons, and set what was published beside what is measured",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paper", metavar="PAPER", help=", ".join(PAPERS))
+    parser.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROTOCOL", help="these of the scale's protocols")
+    parser.add_argument("--seeds", default="", help="instead of each protocol's: how many (8), a range or a list")
+    parser.add_argument("--task", default="", help="the task of data-dependent, whose protocol leaves it to you")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of all that is written (default: runs/reproduce/PAPER-SCALE)"
+    )
+    add_data_root(parser)
+    parser.add_argument("--download", action="store_true", help="first fetch files that are missing")
+    add_executor_arguments(parser.add_argument_group("where trials run"))
+    parser.add_argument("--dry-run", action="store_true", help="list the comparisons with their cost; write nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the comparisons one after the other, write the page, print the table."""
+    from rich.console import Console
+
+    from headstart.bench.reproduction import Reproduction, markdown
+
+    comparisons = plan(args.paper, args.scale, args.only, args.seeds, args.task)
+    if args.download:
+        fetch(comparisons)
+    comparisons, left_out = available(comparisons)
+    out = Path(args.out or f"runs/reproduce/{args.paper}-{args.scale}")
+    errors = Console(stderr=True)
+    for sentence in left_out:
+        errors.print(f"! {sentence}", style="yellow", markup=False, highlight=False)
+    if args.dry_run:
+        return _dry_run(comparisons, out, left_out, args.json)
+    command = _command(args)
+    try:
+        outcomes = [_outcome(args, comparison, out, command, errors) for comparison in comparisons]
+    except KeyboardInterrupt:
+        errors.print(f"Finished trials are kept in '{out}'; the same command goes on from there.", markup=False)
+        raise
+    found = Reproduction(args.paper, args.scale, tuple(outcomes), tuple(left_out), command)
+    page = Store(out).write_text("reproduction.md", markdown(found))
+    if args.json:
+        print(json.dumps(_as_dict(found, page), allow_nan=False))
+    else:
+        _show(found, page)
+    return 0
+
+
+def _outcome(
+    args: argparse.Namespace, comparison: Comparison, out: Path, command: tuple[str, ...], errors: Console
+) -> Outcome:
+    """Run one comparison, as far as its folder does not hold it, and write its page."""
+    from headstart.bench import analyse
+    from headstart.bench import run as run_experiment
+    from headstart.bench.page import write_report
+    from headstart.bench.reproduction import Outcome
+    from headstart.bench.terminal import Bars
+
+    store = Store(out / comparison.name)
+    with Bars(errors, hidden=args.quiet) as bars:
+        done = run_experiment(comparison.experiment(), store, bars, command, executor_from(args))
+    if not args.quiet:
+        kept = f", {done.kept} were there already" if done.kept else ""
+        errors.print(f"{comparison.name}: {done.ran} trials run in {done.seconds:.0f} s{kept}.", highlight=False)
+    analysis = analyse(store)
+    return Outcome(comparison, analysis, write_report(store, analysis))
+
+
+def _dry_run(comparisons: list[Comparison], out: Path, left_out: list[str], as_json: bool) -> int:
+    """List the comparisons with their trials, done and to do, and their estimated cost."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headstart.bench.forecast import duration, forecast
+    from headstart.cli._common import working
+
+    found = []
+    for comparison in comparisons:
+        with working(f"Timing a few steps of {comparison.name}"):
+            found.append(forecast(comparison.experiment(), Store(out / comparison.name)))
+    if as_json:
+        plain = [
+            {"name": comparison.name, "deviations": comparison.deviations(), **each.as_dict()}
+            for comparison, each in zip(comparisons, found, strict=True)
+        ]
+        print(json.dumps({"comparisons": plain, "left_out": left_out, "out": str(out)}, allow_nan=False))
+        return 0
+    table = Table("comparison", "arms", "trials", "to do", "about", box=None, header_style="bold", pad_edge=False)
+    for comparison, each in zip(comparisons, found, strict=True):
+        cells = (comparison.name, f"{len(each.arms)}", f"{each.total}", f"{each.to_do}", duration(each.seconds))
+        table.add_row(*map(Text, cells))
+    console = Console()
+    console.print(table)
+    for comparison, each in zip(comparisons, found, strict=True):
+        for arm in each.arms:
+            if arm.refusal:
+                console.print(Text(f"! {comparison.name}: {arm.label} would refuse: {arm.refusal}", style="yellow"))
+    to_do, total = sum(each.to_do for each in found), sum(each.total for each in found)
+    seconds = duration(sum(each.seconds for each in found))
+    console.print(
+        f"{to_do} of {total} trials to do: about {seconds}, one after the other. Dry run: nothing was written.",
+        highlight=False,
+    )
+    return 0
+
+
+def _show(found: Reproduction, page: Path) -> None:
+    """Print a line of what was published and one of what was measured for each arm."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headstart.bench.reproduction import CAVEAT
+
+    console = Console()
+    for outcome in found.outcomes:
+        table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+        for name, width in _COLUMNS.items():
+            table.add_column(name, min_width=width, justify="left" if name in ("arm", "", "verdict") else "right")
+        for row in outcome.rows():
+            sides = [("paper", row.published, "dim"), ("here", row.measured, "")]
+            for index, (where, side, style) in enumerate(sides if row.figure else sides[1:]):
+                cells = (row.arm if index == 0 else "", where, *side[:5], side.verdict.removesuffix(" to tell"))
+                table.add_row(*(Text(cell, style=style) for cell in cells))
+        console.print(Text(outcome.comparison.name, style="bold"))
+        console.print(table)
+        console.print()
+    if any(row.figure and row.figure.caveat for outcome in found.outcomes for row in outcome.rows()):
+        console.print(Text(CAVEAT))
+    console.print(Text(SCALES[found.scale]))
+    console.print(Text(f"Deviations, and what the controls show: {page}"), soft_wrap=True)
+
+
+def _as_dict(found: Reproduction, page: Path) -> dict[str, object]:
+    return {
+        "paper": found.paper,
+        "scale": found.scale,
+        "comparisons": [outcome.as_dict() for outcome in found.outcomes],
+        "left_out": list(found.left_out),
+        "command": shlex.join(found.command),
+        "page": str(page),
+    }
+
+
+def _command(args: argparse.Namespace) -> tuple[str, ...]:
+    """The command line that does the same again, wherever trials run."""
+    said = [
+        word for name in ("seeds", "task", "out") if getattr(args, name) for word in (f"--{name}", getattr(args, name))
+    ]
+    only = ["--only", *args.only] if args.only else []
+    return ("headstart", "reproduce", args.paper, "--scale", args.scale, *only, *said)
