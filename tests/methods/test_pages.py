@@ -101,7 +101,11 @@ def test_specs_on_the_command_line_parse(page: Path) -> None:
         assert registry.parse(spec)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted(DOCS.glob("*.md"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "results").glob("*.md"))],
+    ids=lambda p: f"{p.parent.name}-{p.stem}",
+)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         assert target.startswith("http") or (page.parent / target).exists(), target
