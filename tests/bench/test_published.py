@@ -143,6 +143,14 @@ def test_every_released_run_is_in_a_figure(released):
     assert curves == {name for source in used if source[0] == "filter-clustering-curves" for name in source[1:]}
 
 
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist"])
+def test_intervals_without_released_runs_follow_from_gain_and_p(data):
+    found = of_arm(f"prewarm-{data}", "prewarm")
+    error = found.gain / stats.t.isf(found.published_p, found.runs - 1)
+    half = error * stats.t.isf(0.025, found.runs - 1)
+    assert found.interval == pytest.approx((found.gain - half, found.gain + half), abs=0.006)
+
+
 def test_the_figures_of_warm_start_come_back_from_the_published_differences():
     found = of_arm("smart-init-imagenet32", "warm-start")
     test = stats.ttest_1samp([2.70, 2.43, 2.14, 2.83], 0.0)

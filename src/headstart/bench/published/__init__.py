@@ -22,8 +22,8 @@ class Figure:
         baseline: Mean of what it was compared with, in percent.
         treated: Mean of the start, in percent.
         gain: Their difference, in points.
-        interval: 95 % of the gain, from the t distribution of the paired differences; None if runs are not published
-            one by one, or are not paired.
+        interval: 95 % of the paired gain by the t distribution, from released runs or from the published gain and
+            p-value; None if there is neither, or runs are not paired.
         p: Of the two-sided paired t-test; None likewise.
         published_p: The p-value that the paper states: one-sided. None if it states none.
         runs: Of each.

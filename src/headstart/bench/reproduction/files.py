@@ -8,7 +8,7 @@ from headstart.bench.data import files
 from headstart.bench.data.catalogue import DATASETS
 from headstart.bench.data.download import download
 from headstart.bench.data.listing import lacking
-from headstart.bench.reproduction.plan import Comparison
+from headstart.bench.reproduction.plan import Comparison, base
 from headstart.errors import DataError
 
 
@@ -47,15 +47,17 @@ def available(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list
             f"Missing in '{files.data_root()}' for what is to be run: {listed}.",
             remedy=f"{remedy[0].upper()}{remedy[1:]}.",
         )
-    kept, left = [], []
+    kept: list[Comparison] = []
+    left: dict[str, str] = {}
     for comparison in comparisons:
-        if name_absent := _absent([comparison]):
-            (name,) = name_absent
+        if absent := _absent([comparison]):
+            (name,) = absent
             way = "--download fetches them" if DATASETS[name].downloads else f"see 'headstart tasks {name}'"
-            left.append(f"{comparison.name} is left out: there are no files of {name} ({way}).")
+            protocol = base(comparison.name)
+            left[protocol] = f"{protocol} is left out: there are no files of {name} ({way})."
         else:
             kept.append(comparison)
-    return kept, left
+    return kept, list(left.values())
 
 
 def _absent(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:

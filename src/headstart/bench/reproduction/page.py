@@ -17,8 +17,8 @@ _READING = (
     "A published figure is that of the paper's data, network and budget. What was run here stands under each "
     "comparison, and how it differs under “Deviations”.",
     f"{CAVEAT} The notes below name it.",
-    "Published intervals are 95 % intervals of the paired gain by the t distribution, recomputed from released runs; "
-    "where runs are not released one by one, the cell is empty.",
+    "Published intervals are 95 % intervals of the paired gain by the t distribution, from released runs or from the "
+    "published gain and p-value. Where there is neither, or runs are not paired, the cell is empty.",
     "Measured intervals are 95 % bootstrap intervals (BCa) of the paired gain, from five seeds on. Verdicts are those "
     "of `headstart compare`: exact two-sided tests, adjusted over the arms of a comparison.",
     "Accuracies are in percent, gains in points, against the framework's default start. Controls, curves and costs are "

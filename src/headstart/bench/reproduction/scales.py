@@ -10,8 +10,8 @@ from headstart.bench.arms import parse_arm
 from headstart.bench.protocols import find
 
 SCALES = {
-    "smoke": "It shows that everything runs, in minutes. Its numbers say nothing about the paper: digits instead of "
-    "its images, a small network, a few steps, two seeds.",
+    "smoke": "It shows that everything runs, in minutes. Its numbers say nothing about the paper: other images "
+    "than its own, a small network, a few steps and seeds.",
     "small": "It takes a few hours on two cores: fewer training images, shorter training, in part smaller networks, at "
     "least eight seeds. It shows what a start does early, not where long training ends.",
     "full": "The protocols as they are.",
@@ -139,11 +139,11 @@ SMALL: dict[str, tuple[Part, ...]] = {
             {"seeds": "8", "epochs": 3.0, "evaluations": 3},
             published={
                 "milestones": (1.4, 2.6),
-                "task": "tiny-imagenet:validate-on-test,size=32,train=10000,validation=1000,test=5000",
+                "task": "tiny-imagenet:validate-on-test,size=32,train=10000,validation=1000,test=4000",
             },
             corrected={
                 "patience": 1,
-                "task": "tiny-imagenet:size=32,train=10000,validation=1000,test=5000",
+                "task": "tiny-imagenet:size=32,train=10000,validation=1000,test=4000",
                 "arms": _arms("clusters-tiny-imagenet-corrected", "clusters", "clusters-paper"),
             },
             why=(_EARLY, "The rate falls after the same shares of the training as published."),
