@@ -105,7 +105,7 @@ def test_smoke_needs_no_files_and_small_has_eight_seeds(paper):
         made = comparison.experiment()
         assert comparison.task.startswith("mnist5k:")
         assert len(made.seeds) == 2
-        assert made.training.resolve(int(comparison.task.partition("train=")[2].partition(",")[0])).steps <= 20
+        assert made.training.resolve(int(comparison.task.partition("train=")[2].partition(",")[0])).steps <= 60
     for comparison in plan(paper, "small"):
         assert len(comparison.experiment().seeds) == 8
         assert not comparison.task.startswith("mnist5k")

@@ -1,5 +1,6 @@
 """``headstart reproduce``: runs, goes on, shows costs, and refuses before anything runs."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from headstart.bench.reproduction import PAPERS
 from headstart.bench.reproduction.scales import SMOKE
+from headstart.cli import main
 from headstart.cli.reproduce import _command, add_parser
 
 pytest.importorskip("jinja2", reason="pages need Jinja2 (extra bench)")
@@ -92,8 +94,6 @@ def test_what_cannot_be_is_refused_before_anything_runs(refused, folder, monkeyp
 
 
 def test_the_command_on_the_page_is_read_back_as_what_was_asked_for():
-    import argparse
-
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
     typed = ["reproduce", "smart-init", "--scale", "small", "--only", "smart-init-cifar10", "--seeds", "0-3"]
@@ -101,3 +101,14 @@ def test_the_command_on_the_page_is_read_back_as_what_was_asked_for():
     words = _command(parser.parse_args(typed))
     assert words == ("headstart", *typed[:-2])
     assert vars(parser.parse_args(words[1:])) == {**vars(parser.parse_args(typed)), "jobs": None}
+
+
+def test_restarts_with_threads_that_sleep_while_they_wait_as_compare_does(monkeypatch):
+    calls = []
+    monkeypatch.setattr(main.os, "execve", lambda *call: calls.append(call))
+    monkeypatch.setattr(main.sys, "platform", "linux")
+    monkeypatch.setattr(main.sys, "argv", ["headstart", "reproduce", "nothing"])
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main.main() == 2
+    assert len(calls) == 1

@@ -73,7 +73,8 @@ SMOKE: dict[str, tuple[Part, ...]] = {
                 **_SMOKE,
                 "task": _digits(480),
                 "model": "headstart:mobilenet-v1:width=8,stride=1",
-                "epochs": 1.0,
+                "epochs": 2.0,
+                "batch-size": 16,
             },
             published={
                 "arms": ("smart-init=smart-init:paper,fractions=(0.01,0.1),epochs=2",),
