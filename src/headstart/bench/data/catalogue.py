@@ -234,7 +234,7 @@ def _imagenet(side: int) -> Callable[[Request], Parts]:
     return load
 
 
-def test_set_layouts(name: str, test_set: str) -> list[list[str]]:
+def layouts_of_test_set(name: str, test_set: str) -> list[list[str]]:
     """Return each way to store a test set beside the data set that it tests on: paths from the root."""
     places = (f"{name}/{downsampled.CLASS_LIST}", downsampled.CLASS_LIST)
     return [[folders.V2[test_set], place] for place in places]
@@ -242,7 +242,7 @@ def test_set_layouts(name: str, test_set: str) -> list[list[str]]:
 
 def _imagenet_v2(request: Request, side: int, name: str) -> Part:
     found = Request(name, request.root, {}, request.progress)
-    layout = found.find(test_set_layouts(f"imagenet{side}", name))
+    layout = found.find(layouts_of_test_set(f"imagenet{side}", name))
     order = downsampled.label_of_sorted_class(files.place(request.root, layout[1]))
     paths, labels = folders.imagenet_v2(request.root, name)
     resample = request.options["resample"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headstart.bench import options as reader
 from headstart.bench.data import files, folders
-from headstart.bench.data.catalogue import DATASETS, SIZES, Option, test_set_layouts
+from headstart.bench.data.catalogue import DATASETS, SIZES, Option, layouts_of_test_set
 from headstart.errors import unknown
 
 THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"
@@ -98,7 +98,7 @@ def lacking(spec: str, root: str | Path | None = None) -> list[str]:
 
     Example:
         >>> lacking("imagenet16:test-set=imagenetv2", "/nowhere")[-1]
-        'map_clsloc.txt'
+        'imagenet16/map_clsloc.txt'
     """
     name, _, rest = spec.partition(":")
     if name not in DATASETS:
@@ -109,7 +109,7 @@ def lacking(spec: str, root: str | Path | None = None) -> list[str]:
     if test_set := chosen.get("test-set"):
         if test_set not in folders.V2:
             raise unknown("test set", test_set, folders.V2)
-        absent = [*absent, *_state(place, test_set_layouts(name, test_set))[1]]
+        absent = [*absent, *_state(place, layouts_of_test_set(name, test_set))[1]]
     return absent
 
 
