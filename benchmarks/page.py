@@ -197,7 +197,7 @@ def main() -> None:
     args = parser.parse_args()
     study = STUDIES[args.study]
     stores = {name: args.runs / args.study / name for name in study.panels}
-    found = {name: analyse(Store(folder)) for name, folder in stores.items() if folder.exists()}
+    found = {name: analyse(Store(folder)) for name, folder in stores.items() if (folder / "experiment.json").exists()}
     lines: list[str] = []
     rows: list[dict[str, object]] = []
     for name, analysis in found.items():

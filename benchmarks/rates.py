@@ -76,7 +76,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    plans = {name: analyse(Store(args.runs / name)).plan for name in PANELS if (args.runs / name).exists()}
+    plans = {
+        name: analyse(Store(args.runs / name)).plan
+        for name in PANELS
+        if (args.runs / name / "experiment.json").exists()
+    }
     columns = 2
     figure = Figure(figsize=(10, 3.4 * -(-len(plans) // columns)), layout="constrained")
     lines: list[str] = []
