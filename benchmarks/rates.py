@@ -56,7 +56,7 @@ def draw(axes: Axes, found: Mapping[str, Curve], title: str) -> None:
     axes.set_ylabel("validation accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2, linewidth=0.6)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def table(found: Mapping[str, Curve]) -> list[str]:
@@ -82,7 +82,7 @@ def main() -> None:
         if (args.runs / name / "experiment.json").exists()
     }
     columns = 2
-    figure = Figure(figsize=(10, 3.4 * -(-len(plans) // columns)), layout="constrained")
+    figure = Figure(figsize=(13, 3.4 * -(-len(plans) // columns)), layout="constrained")
     lines: list[str] = []
     for place, (name, plan) in enumerate(plans.items(), start=1):
         found, seeds = curves(plan), plan["selection"]["seeds"]
