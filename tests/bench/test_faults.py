@@ -204,11 +204,11 @@ RAY = [SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
     ],
 )
 def test_a_driver_that_is_ended_at_work_goes_on_where_it_was(bench, undisturbed, end, jobs):
-    driver = bench.start(jobs)
+    driver = bench.start(jobs, rest=0.6)  # on a busy machine it must not be through before the signal comes
     bench.finished(3)
     driver.send_signal(end)
-    driver.communicate(timeout=60)
-    assert driver.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL)
+    said = driver.communicate(timeout=60)
+    assert driver.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL), said
     workers = {pid for pid, _ in bench.log()}
     bench.until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))  # none outlives it
     before, kept = bench.files(), starts(bench.store)
