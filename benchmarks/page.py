@@ -188,6 +188,38 @@ def facts(analysis: Analysis) -> str:
     )
 
 
+def read(folders: Mapping[str, Path]) -> dict[str, Analysis]:
+    """Return what those comparisons show that were run, by name."""
+    return {name: analyse(Store(folder)) for name, folder in folders.items() if (folder / "experiment.json").exists()}
+
+
+def write_tables(page: Path, lines: list[str]) -> None:
+    """Put a page's tables where its marks are; the words around them stay."""
+    text = page.read_text()
+    head, tail = text.split("<!-- tables -->")[0], text.split("<!-- end -->")[1]
+    page.write_text(head + "<!-- tables -->" + "\n".join(lines) + "\n<!-- end -->" + tail)
+
+
+def write_trials(path: Path, found: Found) -> None:
+    """Write a row for each trial."""
+    rows = [
+        {
+            "network": name,
+            "arm": arm.label,
+            "control": arm.control,
+            "seed": seed,
+            **{key: result[key] for key in ("status", "test_accuracy", "validation_accuracy", "init_seconds")},
+        }
+        for name, analysis in found.items()
+        for arm in analysis.arms
+        for seed, result in sorted(arm.results.items())
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     """Read the comparisons that there are, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -196,26 +228,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     study = STUDIES[args.study]
-    stores = {name: args.runs / args.study / name for name in study.panels}
-    found = {name: analyse(Store(folder)) for name, folder in stores.items() if (folder / "experiment.json").exists()}
+    found = read({name: args.runs / args.study / name for name in study.panels})
     lines: list[str] = []
-    rows: list[dict[str, object]] = []
     for name, analysis in found.items():
         title = study.panels[name]
         lines += ["", f"### {title[0].upper()}{title[1:]}", "", f"{facts(analysis)}.", "", *table(analysis, study)]
-        for arm in analysis.arms:
-            for seed, result in sorted(arm.results.items()):
-                kept = {key: result[key] for key in ("status", "test_accuracy", "validation_accuracy", "init_seconds")}
-                rows.append({"network": name, "arm": arm.label, "control": arm.control, "seed": seed, **kept})
     page = args.out / f"{args.study}.md"
-    text = page.read_text()
-    head, tail = text.split("<!-- tables -->")[0], text.split("<!-- end -->")[1]
-    page.write_text(head + "<!-- tables -->" + "\n".join(lines) + "\n<!-- end -->" + tail)
+    write_tables(page, lines)
     study.draw(study, found).savefig(page.with_suffix(".png"), dpi=80)
-    with page.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_trials(page.with_suffix(".csv"), found)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from page import COLOURS
+from page import COLOURS, read, write_tables
 
-from headstart.bench.analysis import analyse
-from headstart.bench.store import Store
 from headstart.bench.summary import inert
 
 PANELS = {
@@ -76,11 +74,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    plans = {
-        name: analyse(Store(args.runs / name)).plan
-        for name in PANELS
-        if (args.runs / name / "experiment.json").exists()
-    }
+    plans = {name: analysis.plan for name, analysis in read({name: args.runs / name for name in PANELS}).items()}
     columns = 2
     figure = Figure(figsize=(13, 3.4 * -(-len(plans) // columns)), layout="constrained")
     lines: list[str] = []
@@ -92,9 +86,7 @@ def main() -> None:
         )
         lines += ["", f"### {PANELS[name]}", "", about, "", *table(found)]
     page = args.out / "learning-rates.md"
-    text = page.read_text()
-    head, tail = text.split("<!-- tables -->")[0], text.split("<!-- end -->")[1]
-    page.write_text(head + "<!-- tables -->" + "\n".join(lines) + "\n<!-- end -->" + tail)
+    write_tables(page, lines)
     figure.savefig(page.with_suffix(".png"), dpi=80)
 
 

@@ -34,6 +34,7 @@ class Plan:
         unreached: Weight layers that the forward never calls.
         calls: How often each layer runs.
         norm_after: Layer name -> name of the normalization module that takes its output directly.
+        norms: Names of all normalization modules that run.
         outputs: Names of layers whose output the model returns.
         rows: Report row of every layer.
         findings: Sentences for the report.
@@ -50,6 +51,7 @@ class Plan:
     unreached: list[Layer] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     norm_after: dict[str, str] = field(default_factory=dict)
+    norms: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
     rows: dict[str, Row] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
@@ -176,6 +178,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
     order: dict[str, Layer] = {}
     calls: dict[str, int] = {}
     norm_after: dict[str, str] = {}
+    norms: set[str] = set()
     recent: deque[tuple[str, Tensor, int, int]] = deque(maxlen=_RECENT)
     where = Where()
     handles = []
@@ -198,6 +201,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
 
     def norm(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            norms.add(name)
             value = first_input(args, kwargs)
             for source in _sources(value, recent):
                 norm_after.setdefault(source, name)
@@ -227,6 +231,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
         [layer for layer in layers if layer.name not in order],
         calls,
         norm_after,
+        norms,
         outputs or {next(reversed(order))},
         traced=True,
     )

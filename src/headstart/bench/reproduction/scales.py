@@ -114,7 +114,7 @@ def _pre_warm(data: str) -> Part:
     sizes = "train=10000,validation=1000,test=5000"
     return Part(
         f"prewarm-{data}",
-        {"steps": 200, "evaluations": 4},
+        {"steps": 100, "evaluations": 4, "precision": "auto"},
         published={"task": f"{data}:validate-on-test,{sizes}"},
         corrected={"task": f"{data}:{sizes}", "seeds": "8"},
         why=(_EARLY,),
