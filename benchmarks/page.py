@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Study:
         learns: Whether to count the seeds that learn anything.
         pairs: Arms to compare with each other, as a family of its own.
         beyond: Whether to compare each method with each of its controls.
+        folder: Of its comparisons, if it is not named as the study.
     """
 
     panels: Mapping[str, str]
@@ -45,6 +47,7 @@ class Study:
     learns: bool = False
     pairs: tuple[tuple[str, str], ...] = ()
     beyond: bool = False
+    folder: str = ""
 
 
 def learns(arm: ArmSummary, images: int, classes: int) -> int:
@@ -177,6 +180,28 @@ STUDIES = {
         forest,
         beyond=True,
     ),
+    "pre-warm": Study(
+        {
+            f"prewarm-{data}-{version}": f"{title}, {'as published' if version == 'published' else 'with controls'}"
+            for data, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST"), ("cifar100", "CIFAR-100"))
+            for version in ("published", "corrected")
+        },
+        forest,
+        beyond=True,
+        folder="reproduce/pre-warm-small",
+    ),
+    "auto": Study(
+        {
+            "plain20": "plain, 20 layers, no norm",
+            "resnet20-without-norm": "ResNet-20 without batch norm",
+            "shallow": "plain, 5 layers, no norm",
+            "mlp": "linear layers, no norm",
+            "small-cnn": "small CNN, batch norm",
+            "mobilenet": "MobileNet v1, batch norm",
+            "resnet18": "ResNet-18, batch norm",
+        },
+        forest,
+    ),
 }
 
 
@@ -191,6 +216,14 @@ def facts(analysis: Analysis) -> str:
 def read(folders: Mapping[str, Path]) -> dict[str, Analysis]:
     """Return what those comparisons show that were run, by name."""
     return {name: analyse(Store(folder)) for name, folder in folders.items() if (folder / "experiment.json").exists()}
+
+
+def published(page: Path) -> list[str]:
+    """Return the table of published against measured from the page of a reproduction, if there is one."""
+    if not page.exists():
+        return []
+    rows = page.read_text().split("## Published against measured")[1].split("## ")[0].splitlines()
+    return ["", "### Published against measured", "", *(line for line in rows if line.startswith("|"))]
 
 
 def write_tables(page: Path, lines: list[str]) -> None:
@@ -220,6 +253,13 @@ def write_trials(path: Path, found: Found) -> None:
         writer.writerows(rows)
 
 
+def effort(folder: Path) -> str:
+    """Say how many trials a comparison and its search took, and how long they computed."""
+    trials = [json.loads(path.read_text())["result"] for path in folder.rglob("trials/*.json")]
+    seconds = sum(trial.get("init_seconds", 0) + trial.get("train_seconds", 0) for trial in trials)
+    return f"{len(trials)} trials with those of the search, {seconds / 3600:.1f} hours of one core"
+
+
 def main() -> None:
     """Read the comparisons that there are, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -228,11 +268,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     study = STUDIES[args.study]
-    found = read({name: args.runs / args.study / name for name in study.panels})
-    lines: list[str] = []
+    folder = args.runs / (study.folder or args.study)
+    found = read({name: folder / name for name in study.panels})
+    lines = published(folder / "reproduction.md")
     for name, analysis in found.items():
         title = study.panels[name]
-        lines += ["", f"### {title[0].upper()}{title[1:]}", "", f"{facts(analysis)}.", "", *table(analysis, study)]
+        about = f"{facts(analysis)}; {effort(folder / name)}."
+        lines += ["", f"### {title[0].upper()}{title[1:]}", "", about, "", *table(analysis, study)]
     page = args.out / f"{args.study}.md"
     write_tables(page, lines)
     study.draw(study, found).savefig(page.with_suffix(".png"), dpi=80)

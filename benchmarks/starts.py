@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from page import Study, facts, forest, read, table, write_tables, write_trials
+from page import Study, effort, facts, forest, read, table, write_tables, write_trials
 
 from headstart.bench.analysis import Analysis, ArmSummary
 from headstart.bench.statistics import stratified_mean
@@ -115,7 +115,14 @@ def main() -> None:
     study = Study(TASKS, forest)
     lines = ["", *matrix(found), "", *against(found), "", *steps_to_default(found)]
     for name, analysis in found.items():
-        lines += ["", f"### {TASKS[name]}", "", f"{facts(analysis)}.", "", *table(analysis, study)]
+        lines += [
+            "",
+            f"### {TASKS[name]}",
+            "",
+            f"{facts(analysis)}; {effort(args.runs / name)}.",
+            "",
+            *table(analysis, study),
+        ]
     page = args.out / "starts.md"
     write_tables(page, lines)
     forest(study, found).savefig(page.with_suffix(".png"), dpi=80)
