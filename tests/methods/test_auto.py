@@ -1,4 +1,4 @@
-"""Auto keeps directions, heads and normalized layers, and mends what fades."""
+"""Auto follows the evidence by kind of network: a first layer before norms, k-means filters where there are none."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import headstart as hs
+from headstart.methods.auto import PATCHES
 
 
-def deep(depth: int = 20) -> nn.Module:
+def deep(depth: int = 20) -> nn.Sequential:
     torch.manual_seed(0)
     convs = [m for _ in range(depth) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *convs, nn.Flatten(), nn.Linear(8 * 64, 5))
+
+
+def normed(stem: nn.Module | None = None, blocks: int = 2) -> nn.Sequential:
+    torch.manual_seed(0)
+    first = stem or nn.Conv2d(3, 8, 3, padding=1)
+    behind = [m for _ in range(blocks) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
+    head = [nn.Flatten(), nn.LazyLinear(16), nn.ReLU(), nn.Linear(16, 5)]
+    net = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), *behind, *head)
+    net(torch.zeros(2, 3, 8, 8))
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -38,50 +49,107 @@ def test_is_the_default_method() -> None:
 
 def test_a_deep_plain_stack_tells_inputs_apart_again(x: Tensor) -> None:
     model = deep()
-    assert across_samples(model[:-2](x)) < 1e-6, "the framework's start lost them"  # type: ignore[index]
+    assert across_samples(model[:-2](x)) < 1e-6, "the framework's start lost them"
     hs.initialize(model, x)
-    assert across_samples(model[:-2](x)) > 0.1  # type: ignore[index]
+    assert across_samples(model[:-2](x)) > 0.1
 
 
-def test_is_within_layer_on_the_weights_there_are_without_the_output_layer(x: Tensor) -> None:
-    model = deep(3)
-    twin, before = copy.deepcopy(model), copy.deepcopy(model)
+def test_without_norms_convolutions_are_k_means_filters_at_deviation_1(x: Tensor) -> None:
+    """Directions as the published fill has them, layer by layer; scales and biases of within-layer normalization."""
+    model = deep(2)
+    before = copy.deepcopy(model)
     report = hs.initialize(model, x)
-    hs.initialize(twin, x, hs.WithinLayer(fill="keep", output_layer="keep"))
-    for ours, theirs, old in zip(model.modules(), twin.modules(), before.modules(), strict=True):
+    out = x
+    for place, (ours, old) in enumerate(zip(model, before, strict=True)):
         if isinstance(ours, nn.Conv2d):
-            assert torch.equal(ours.weight, theirs.weight)  # type: ignore[arg-type]
-            cosine = F.cosine_similarity(ours.weight.flatten(1), old.weight.flatten(1))  # type: ignore[union-attr, operator]
+            assert isinstance(old, nn.Conv2d)
+            kmeans = hs.WithinLayer.kmeans(patches=PATCHES)
+            alone = nn.Sequential()  # under the same name, so that it draws from the same stream
+            alone.add_module(str(place), copy.deepcopy(old))
+            hs.initialize(alone, out.detach(), kmeans)
+            theirs = alone.get_submodule(str(place)).weight
+            cosine = F.cosine_similarity(ours.weight.flatten(1), theirs.flatten(1))  # type: ignore[operator]
             torch.testing.assert_close(cosine, torch.ones_like(cosine))
-    assert torch.equal(model[-1].weight, before[-1].weight)  # type: ignore[index]
-    assert torch.equal(model[-1].bias, before[-1].bias)  # type: ignore[index]
-    assert report.row("9").notes == ["an output layer, whose scale sets the first loss"]
+            response = ours(out)
+            torch.testing.assert_close(response.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+            torch.testing.assert_close(response.std((0, 2, 3), correction=0), torch.ones(8), atol=1e-3, rtol=0)
+        out = ours(out)
+    assert torch.equal(model[-1].weight, before[-1].weight)  # type: ignore[arg-type]
+    assert torch.equal(model[-1].bias, before[-1].bias)  # type: ignore[arg-type]
+    assert report.row("7").notes == ["an output layer, whose scale sets the first loss"]
 
 
-def test_leaves_a_net_with_a_norm_behind_every_hidden_layer_alone(x: Tensor) -> None:
+def test_linear_layers_keep_their_directions_and_get_deviation_1() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.Flatten()
-    )
-    model.append(nn.Linear(8 * 16, 5))
+    model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3))
+    before = copy.deepcopy(model)
+    data = torch.randn(200, 12)
+    assert hs.initialize(model, data).changed == ["0", "2"]
+    for place in (0, 2):
+        ours, old = model[place].weight, before[place].weight
+        cosine = F.cosine_similarity(ours, old)  # type: ignore[arg-type]
+        torch.testing.assert_close(cosine, torch.ones_like(cosine))
+        hidden = model[: place + 1](data)
+        torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(hidden.shape[1]), atol=1e-3, rtol=0)
+    assert torch.equal(model[-1].weight, before[-1].weight)  # type: ignore[arg-type]
+
+
+def test_with_norms_only_the_first_layer_is_written_as_whitening_writes_it(x: Tensor) -> None:
+    model = normed()
+    twin, before = copy.deepcopy(model), copy.deepcopy(model)
+    report = hs.initialize(model, x, seed=3)
+    hs.initialize(twin, x, "whitening", seed=3)
+    assert report.changed == ["0"]
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+    size, was = (m[0].weight.square().mean().sqrt() for m in (model, before))  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(size, was)
+    assert report.row("3").notes == ["norms set the scales, and nothing was found to help but a first layer"]
+
+
+@pytest.mark.parametrize(
+    ("stem", "reason"),
+    [
+        (nn.Conv2d(3, 8, 9, padding=4), "kernels up to 7"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), "no norm follows"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)), "ungrouped 2-D"),
+    ],
+)
+def test_a_first_layer_on_which_whitening_was_not_tried_is_left(stem: nn.Module, reason: str, x: Tensor) -> None:
+    model = normed(stem, blocks=3)
     before = copy.deepcopy(model.state_dict())
     report = hs.initialize(model, x)
     assert report.changed == []
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert any("2 layers whose output a normalization takes" in f for f in report.findings)
+    assert any(reason in note for row in report.rows for note in row.notes)
+    assert any("left as it is" in finding for finding in report.findings)
 
 
-def test_hidden_linear_layers_behind_batch_norms_are_not_blown_up(x: Tensor) -> None:
-    """In evaluation mode a fresh batch norm passes fading signals on; in training it does not."""
+def test_a_first_layer_of_zeros_or_one_that_does_not_train_is_left(x: Tensor) -> None:
+    zeros, frozen = normed(), normed()
+    nn.init.zeros_(zeros[0].weight)  # type: ignore[arg-type]
+    frozen[0].requires_grad_(False)
+    report = hs.initialize(zeros, x)
+    assert report.changed == []
+    assert report.row("0").notes == ["its weights are all zero, so there is no size to match"]
+    assert hs.initialize(frozen, x).changed == []
+
+
+def test_a_transformer_is_left_as_it_is() -> None:
     torch.manual_seed(0)
-    blocks = [m for _ in range(10) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks, nn.Flatten(), nn.Linear(512, 32), nn.ReLU(), nn.Linear(32, 5))
-    default = across_samples(model.train()(x))
-    hs.initialize(model, x)
-    assert model.training
-    hidden = model[:-2](x)  # type: ignore[index]
-    torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(32), atol=1e-3, rtol=0)
-    assert across_samples(model(x)) < 10 * default
+    block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.TransformerEncoder(block, 3, enable_nested_tensor=False), nn.Linear(16, 3)
+    )
+    before = copy.deepcopy(model.state_dict())
+    assert hs.initialize(model, torch.randn(16, 5, 8)).changed == []
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_one_norm_does_not_make_a_deep_stack_a_network_with_norms(x: Tensor) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), *deep())
+    report = hs.initialize(model, x)
+    assert len(report.changed) == 21
+    assert across_samples(model[:-2](x)) > 0.1
 
 
 def test_one_layer_is_no_output_layer() -> None:
