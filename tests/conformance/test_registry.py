@@ -86,7 +86,7 @@ SPECS = [
 ]
 # These compute from the weights and the data alone.
 WITHOUT_RANDOMNESS = {
-    "auto",
+    "auto",  # on the reference network, which has a norm
     "zero",
     "dirac",
     "dirac:rest=zero,linear=true",
