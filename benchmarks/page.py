@@ -24,7 +24,7 @@ from headstart.bench.store import Store
 from headstart.bench.summary import cells, span
 from headstart.bench.verdicts import Comparison, compare_family, p_text, signed
 
-COLOURS = ("#8a8a8a", "#b08b2e", "#7a5195", "#3a7d7c", "#5b8fc7", "#1f5fa8", "#c2829a", "#b3541e")
+COLOURS = ("#8a8a8a", "#b08b2e", "#7a5195", "#3a7d7c", "#5b8fc7", "#1f5fa8", "#c2829a", "#b3541e", "#2b2b2b", "#86a93f")
 LEVEL = 1e-3  # at which a test accuracy is above guessing
 Found = Mapping[str, Analysis]
 
@@ -99,7 +99,7 @@ def curves(study: Study, found: Found) -> Figure:
     whole = Figure(figsize=(10, 7), layout="constrained")
     for place, (name, analysis) in enumerate(found.items(), start=1):
         axes = whole.add_subplot(2, 2, place)
-        for colour, arm in zip(COLOURS, (analysis.baseline, *analysis.methods), strict=True):
+        for colour, arm in zip(COLOURS, (analysis.baseline, *analysis.methods), strict=False):
             steps, values = arm.curves()
             if not len(values):
                 continue

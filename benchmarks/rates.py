@@ -3,7 +3,7 @@
 python benchmarks/rates.py --out docs/results
 
 A claim about a start is often a claim about step size: a start that is only better at one rate has changed how far a
-step goes. Reads the searches of the studies in benchmarks/trainability, benchmarks/clusters and benchmarks/samples.
+step goes. Reads the searches of the studies in benchmarks/trainability, clusters, samples, auto and starts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ PANELS = {
     "trainability/plain20": "plain, 20 layers, no norm (SGD, 500 steps)",
     "trainability/plain50": "plain, 50 layers, no norm (SGD, 300 steps)",
     "trainability/resnet20": "ResNet-20, no norm (SGD)",
+    "auto/shallow": "plain, 5 layers, no norm (SGD)",
+    "auto/mlp": "linear layers, no norm, digits (Adam)",
+    "starts/small-cnn-pair": "small CNN, batch norm (Adam)",
+    "auto/mobilenet": "MobileNet v1, batch norm, first layers (AdamW)",
+    "auto/resnet18": "ResNet-18, batch norm, first layers (SGD)",
     "clusters/pairs": "ResNet-18, batch norm (SGD)",
     "clusters/tiny": "ResNet-18, batch norm, Tiny ImageNet (SGD)",
     "samples/cifar100-tuned": "MobileNet v1, batch norm (AdamW)",

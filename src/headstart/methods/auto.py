@@ -21,8 +21,8 @@ LARGEST = 7  # side of the largest kernel on which whitening was tried
 LAYERS_PER_NORM = 4  # with more layers than that for each norm, signals fade as they do without
 
 STEM = Whitening()
-CONVOLUTION = WithinLayer.kmeans(patches=PATCHES)
-LINEAR = WithinLayer(fill="keep")
+FILLED = WithinLayer.kmeans(patches=PATCHES)
+KEPT = WithinLayer(fill="keep")
 
 
 @register(
@@ -35,7 +35,7 @@ LINEAR = WithinLayer(fill="keep")
     " patches for each convolution, and one pass forward and backward to balance",
     deviations=(
         "k-means sees 4,000 patches per layer, not 100,000: an eighth of the time, and trained as well.",
-        "Linear layers keep their weights' directions, since k-means on them lost accuracy.",
+        "Hidden linear layers keep their weights' directions, since k-means on them lost accuracy.",
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
     ),
     couples=True,  # how many norms there are decides for every layer
@@ -46,9 +46,10 @@ class Auto(Method):
 
     The idea: do what was found to help on such a network, and nothing else. Where normalization layers set the
     scales, the first convolution gets ± the leading eigenvectors of its input's patches, at its own norm, and nothing
-    else is touched. Where there are none, every convolution gets k-means filters of its input, every layer outputs of
-    deviation 1 per channel, and scales move between layers until all learn at one rate, the function kept. In a
-    network of linear layers alone hidden layers get mean 0 and deviation 1, and nothing else is touched.
+    else is touched. Where there are none, every convolution and the output layer get k-means filters of their input,
+    every layer outputs of deviation 1 per channel, and scales move between layers until all learn at one rate, the
+    function kept. In a network of linear layers alone hidden layers get mean 0 and deviation 1, and nothing else is
+    touched.
 
     A network counts as one without norms if it has fewer than one for every four weight layers. The first
     convolution is left alone where whitening was not tried: no norm behind it, groups, one or three dimensions, a
@@ -70,7 +71,7 @@ class Auto(Method):
         if not _few_norms(plan):
             return self._stem_of(layers, plan)
         # Without convolutions there is no balance, and a head at deviation 1 alone only makes the first loss larger.
-        return leave_normed(self, layers, plan, "skip", "normalize" if _convolves(layers) else "keep")
+        return leave_normed(self, layers, plan, "skip", "normalize" if _convolves(plan.layers) else "keep")
 
     def _stem_of(self, layers: Sequence[Layer], plan: Plan) -> list[Layer]:
         first = plan.first_convolution
@@ -88,25 +89,31 @@ class Auto(Method):
         return chosen
 
     def before(self, visit: Visit) -> None:
-        """Write a convolution from its input."""
+        """Write a layer from its input."""
         if not _few_norms(visit.plan):
             STEM.before(visit)
-        elif visit.layer.kind == "conv":
-            CONVOLUTION.before(visit)
+        else:
+            _recipe(visit).before(visit)
 
     def after(self, visit: Visit) -> None:
         """Normalize what no norm does."""
         if _few_norms(visit.plan):
-            (CONVOLUTION if visit.layer.kind == "conv" else LINEAR).after(visit)
+            _recipe(visit).after(visit)
 
     def finish(self, whole: Whole) -> None:
         """Balance a network of convolutions without norms."""
-        if not _few_norms(whole.plan) or not _convolves(whole.layers):
+        if not _few_norms(whole.plan) or not _convolves(whole.plan.layers):
             return
         try:
             Balance().finish(whole)
         except ModelError as error:  # before anything is rescaled
             whole.plan.find(f"auto: layers were not balanced. {error.message}")
+
+
+def _recipe(visit: Visit) -> WithinLayer:
+    """Without norms: convolutions and what reads their features out are filled, other linear layers kept."""
+    read_out = visit.layer.name in visit.plan.outputs and _convolves(visit.plan.layers)
+    return FILLED if visit.layer.kind == "conv" or read_out else KEPT
 
 
 def _convolves(layers: Sequence[Layer]) -> bool:
