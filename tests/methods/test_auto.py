@@ -148,6 +148,15 @@ def test_a_first_layer_of_zeros_or_one_that_does_not_train_is_left(x: Tensor) ->
     assert hs.initialize(frozen, x).changed == []
 
 
+def test_images_smaller_than_the_kernel_are_no_reason_to_stop() -> None:
+    net = nn.Sequential(*normed(blocks=3)[:-4], nn.Flatten(), nn.Linear(8 * 4, 16), nn.ReLU(), nn.Linear(16, 5))
+    before = copy.deepcopy(net.state_dict())
+    report = hs.initialize(net, torch.randn(32, 3, 2, 2))
+    assert report.changed == []
+    assert report.row("0").notes == ["its input has no patches to whiten"]
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
 def test_a_transformer_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headstart.errors import ModelError
+from headstart.errors import DataError, ModelError
 from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.data_dependent import WithinLayer, leave_normed
@@ -70,7 +70,7 @@ class Auto(Method):
         """The first convolution of a network with norms; of one without, layers that no norm follows."""
         if not _few_norms(plan):
             return self._stem_of(layers, plan)
-        # Without convolutions there is no balance, and a head at deviation 1 alone only makes the first loss larger.
+        # Each as in the comparison that it was chosen by.
         return leave_normed(self, layers, plan, "skip", "normalize" if _convolves(plan.layers) else "keep")
 
     def _stem_of(self, layers: Sequence[Layer], plan: Plan) -> list[Layer]:
@@ -90,10 +90,14 @@ class Auto(Method):
 
     def before(self, visit: Visit) -> None:
         """Write a layer from its input."""
-        if not _few_norms(visit.plan):
-            STEM.before(visit)
-        else:
+        if _few_norms(visit.plan):
             _recipe(visit).before(visit)
+            return
+        try:
+            STEM.before(visit)
+        except DataError as error:  # nothing is written then, and what cannot be had is no reason to stop
+            visit.leave("its input has no patches to whiten")
+            visit.find(f"auto: the first layer was left as it is. {error.message}")
 
     def after(self, visit: Visit) -> None:
         """Normalize what no norm does."""
@@ -106,7 +110,7 @@ class Auto(Method):
             return
         try:
             Balance().finish(whole)
-        except ModelError as error:  # before anything is rescaled
+        except ModelError as error:  # from the first measurement, before anything is rescaled
             whole.plan.find(f"auto: layers were not balanced. {error.message}")
 
 
