@@ -71,7 +71,8 @@ def takes(found: Found, label: str) -> str:
         arm = arms(analysis).get(label)
         if arm is not None and arm.results:
             shares.append(100 * arm.init_steps / analysis.plan["training"]["steps"])
-    return f"{min(shares):.1f} to {max(shares):.0f} %" if shares else ""
+    low, high = (f"{share:.0f}" if share >= 10 else f"{share:.1f}" for share in (min(shares), max(shares)))
+    return f"{low} to {high} %"
 
 
 def matrix(found: Found) -> list[str]:
