@@ -53,7 +53,10 @@ def draw(axes: Axes, found: Mapping[str, Curve], title: str) -> None:
         axes.plot(rates, [np.mean(curve[rate]) for rate in rates], "o-", color=colour, label=label, markersize=4)
         for rate in rates:
             axes.plot([rate] * len(curve[rate]), curve[rate], ".", color=colour, alpha=0.4, markersize=4)
+    tried = sorted({rate for curve in found.values() for rate in curve})
     axes.set_xscale("log")
+    axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
+    axes.minorticks_off()
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation accuracy (%)")
