@@ -257,7 +257,8 @@ def effort(folder: Path) -> str:
     """Say how many trials a comparison and its search took, and how long they computed."""
     trials = [json.loads(path.read_text())["result"] for path in folder.rglob("trials/*.json")]
     seconds = sum(trial.get("init_seconds", 0) + trial.get("train_seconds", 0) for trial in trials)
-    return f"{len(trials)} trials with those of the search, {seconds / 3600:.1f} hours of one core"
+    searched = " with those of the search" if (folder / "search").exists() else ""
+    return f"{len(trials)} trials{searched}, {seconds / 3600:.1f} hours of one core"
 
 
 def main() -> None:
