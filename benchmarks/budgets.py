@@ -126,7 +126,7 @@ def tables(found: Mapping[int, Analysis], labels: list[str]) -> list[str]:
     head = [f"{budget} steps" for budget in found]
     line = "|---" + "|--:" * len(head) + "|"
     lines = ["", "### Accuracy, and points more than the default start", ""]
-    lines += [f"{facts(analysis)}." for analysis in list(found.values())[:1]]
+    lines += [f"Steps {facts(analysis).partition(' steps ')[2]}." for analysis in list(found.values())[:1]]
     lines += ["", "| start | " + " | ".join(head) + " |", line]
     for label in labels:
         row = []
