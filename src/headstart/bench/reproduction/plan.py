@@ -80,7 +80,7 @@ class Comparison:
 
         Example:
             >>> plan("pre-warm", "small")[0].deviations()[-1]
-            'evaluations: 4 instead of 25.'
+            'precision: auto instead of float32.'
         """
         lines = list(self.why)
         for word in WORDS:
