@@ -157,6 +157,22 @@ def test_images_smaller_than_the_kernel_are_no_reason_to_stop() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+def test_what_the_model_breaks_before_the_first_layer_is_an_error() -> None:
+    class Breaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = normed()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(torch.log(x - 0.5))
+
+    model = Breaks()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(hs.HeadstartError, match=r"(?i)nan|finite"):
+        hs.initialize(model, torch.rand(32, 3, 8, 8))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_a_transformer_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)

@@ -96,6 +96,8 @@ class Auto(Method):
         try:
             STEM.before(visit)
         except DataError as error:  # nothing is written then, and what cannot be had is no reason to stop
+            if visit.input is None or not bool(visit.input.isfinite().all()):
+                raise  # what is broken is one
             visit.leave("its input has no patches to whiten")
             visit.find(f"auto: the first layer was left as it is. {error.message}")
 

@@ -117,6 +117,11 @@ class Whitening(Method):
             block = self._block(visit, patches.flatten(1), n, floor)
             weight[g * size : g * size + len(block)] = block.reshape(-1, *layer.shape[1:]).to(weight)
             written += len(block)
+        if written == 0 and not bool(value.isfinite().all()):
+            raise DataError(
+                f"The input of {layer.where} holds NaN or infinite values.",
+                remedy="Look for what the model does before this layer.",
+            )
         if written == 0:
             raise DataError(f"All patches of {layer.where}'s input are zero.", remedy="Pass real images.")
         note_missing(visit, written, filters, "patches span fewer directions than filters")
