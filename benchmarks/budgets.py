@@ -21,7 +21,7 @@ from headstart.bench.analysis import Analysis
 from headstart.bench.statistics import Interval
 from headstart.bench.summary import cells, inert
 
-BUDGETS = (50, 100, 200, 400)
+BUDGETS = (50, 100, 200, 400, 800, 1600, 3200)
 RESAMPLES = 10_000
 Floats = NDArray[np.float64]
 
@@ -123,7 +123,8 @@ def _frame(axes: Axes, what: str) -> None:
 
 def tables(found: Mapping[int, Analysis], labels: list[str]) -> list[str]:
     """Write accuracies, differences and steps, a column per budget."""
-    head = [f"{budget} steps" for budget in found]
+    seeds = [len(analysis.plan["seeds"]) for analysis in found.values()]
+    head = [f"{b} steps" + (f", {n} seeds" if n != seeds[0] else "") for b, n in zip(found, seeds, strict=True)]
     line = "|---" + "|--:" * len(head) + "|"
     lines = ["", "### Accuracy, and points more than the default start", ""]
     lines += [f"Steps {facts(analysis).partition(' steps ')[2]}." for analysis in list(found.values())[:1]]

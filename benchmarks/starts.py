@@ -2,7 +2,8 @@
 
 python benchmarks/starts.py --out docs/results --readme README.md
 
-Reads the comparisons of benchmarks/starts/*.toml.
+Reads the comparisons of benchmarks/starts/*.toml, and those in which auto trained for as many more steps as a
+data-dependent start costs more.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from page import Study, effort, facts, forest, read, table, write_tables, write_
 from headstart.bench.analysis import Analysis, ArmSummary
 from headstart.bench.statistics import stratified_mean
 from headstart.bench.summary import cells, inert, span
-from headstart.bench.verdicts import Verdict, signed
+from headstart.bench.verdicts import Verdict, compare_family, signed
 
 TASKS = {
     "small-cnn-fashion": "small CNN, batch norm · Fashion-MNIST",
     "small-cnn-pair": "small CNN, batch norm · CIFAR-100 pair",
     "mobilenet-tiny": "MobileNet, batch norm · Tiny ImageNet",
+    "mobilenet-fashion": "MobileNet, batch norm · Fashion-MNIST",
+    "mobilenet-pair": "MobileNet, batch norm · CIFAR-100 pair",
+    "mobilenet-v3-pair": "MobileNet v3, batch norm · CIFAR-100 pair",
     "plain-fashion": "20 plain layers, no norm · Fashion-MNIST",
     "resnet-without-norm-pair": "ResNet-20, no norm · CIFAR-100 pair",
     "mlp-fashion": "linear layers, no norm · Fashion-MNIST",
 }
-BASELINE, AUTO = "default", "auto"
+BASELINE, AUTO, DEAREST = "default", "auto", "data-dependent"
 REFUSES = "no convolution"
 Found = Mapping[str, Analysis]
 
@@ -99,6 +103,28 @@ def against(found: Found) -> list[str]:
     return [*lines, row("mean over tasks", *(mean(found, AUTO, label) for label in labels))]
 
 
+def equal_cost(found: Found, longer: Found) -> list[str]:
+    """Write auto minus the data-dependent start, where auto trains for the time that the other's start takes more."""
+    lines = [
+        row("network · data", "steps of auto", "of data-dependent", "auto minus data-dependent"),
+        "|---|--:|--:|--:|",
+    ]
+    strata = []
+    for name, analysis in longer.items():
+        pair = (f"longer {AUTO}", DEAREST)
+        arm_results = (arms(analysis)[AUTO].results, arms(found[name])[DEAREST].results)
+        accuracies = {
+            label: {seed: float(result["test_accuracy"]) for seed, result in results.items()}
+            for label, results in zip(pair, arm_results, strict=True)
+        }
+        (compared,) = compare_family([pair], accuracies, alpha=0.05, margin=0.5)
+        strata.append(list(compared.differences))
+        steps = (str(one.plan["training"]["steps"]) for one in (analysis, found[name]))
+        lines.append(row(TASKS[name], *steps, f"{signed(compared.mean)} ({span(compared.interval)})"))
+    over = stratified_mean(strata)
+    return [*lines, row("mean", "", "", f"{signed(over.mean)} ({span(over.interval)})")]
+
+
 def steps_to_default(found: Found) -> list[str]:
     """Write the share of the steps after which auto is where the default start ends, on validation."""
     lines = [row("network · data", "share of the steps, seeds that get there"), "|---|--:|"]
@@ -109,12 +135,14 @@ def main() -> None:
     """Read the comparisons that there are, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/starts"))
+    parser.add_argument("--longer", type=Path, default=Path("runs/equal-cost"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--readme", type=Path)
     args = parser.parse_args()
     found = read({name: args.runs / name for name in TASKS})
+    longer = read({name: args.longer / name for name in TASKS})
     study = Study(TASKS, forest)
-    lines = ["", *matrix(found), "", *against(found), "", *steps_to_default(found)]
+    lines = ["", *matrix(found), "", *against(found), "", *equal_cost(found, longer), "", *steps_to_default(found)]
     for name, analysis in found.items():
         lines += [
             "",
@@ -128,6 +156,7 @@ def main() -> None:
     write_tables(page, lines)
     forest(study, found).savefig(page.with_suffix(".png"), dpi=80)
     write_trials(page.with_suffix(".csv"), found)
+    write_trials(args.out / "starts-equal-cost.csv", longer)
     if args.readme:
         write_tables(args.readme, ["", *matrix(found)])
 

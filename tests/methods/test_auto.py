@@ -1,4 +1,4 @@
-"""Auto follows the evidence by kind of network: a first layer before norms, k-means filters where there are none."""
+"""Auto follows the evidence by kind of network: first and depthwise layers before norms, all layers without."""
 
 from __future__ import annotations
 
@@ -117,7 +117,53 @@ def test_with_norms_only_the_first_layer_is_written_as_whitening_writes_it(x: Te
     assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
     size, was = (m[0].weight.square().mean().sqrt() for m in (model, before))  # type: ignore[operator, union-attr]
     torch.testing.assert_close(size, was)
-    assert report.row("3").notes == ["norms set the scales, and nothing was found to help but a first layer"]
+    assert report.row("3").notes == ["norms set the scales, and nothing was found to help here"]
+
+
+def separable(kernel: int = 3, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    torch.manual_seed(0)
+    stem = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    depthwise = (nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=8), norm(8), nn.ReLU())
+    pointwise = (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+    dense = (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(*stem, *depthwise, *pointwise, *dense, nn.Flatten(), nn.Linear(8 * 64, 5))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_layers_before_norms_and_the_first_get_clusters_as_published(kernel: int, x: Tensor) -> None:
+    model = separable(kernel)
+    twin, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    report = hs.initialize(model, x, seed=4)
+    hs.initialize(twin, x, "filter-clusters:paper", seed=4)
+    assert report.changed == ["0", "3"]
+    for place in (0, 3):
+        assert torch.equal(model[place].weight, twin[place].weight)  # type: ignore[arg-type]
+        assert any("clusters of" in note for note in report.row(str(place)).notes)
+    written = ("0.weight", "3.weight")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k not in written)
+    assert not torch.equal(twin[9].weight, before["9.weight"]), "the method by itself writes dense layers too"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [separable(7), separable(norm=nn.Identity), separable()],
+    ids=["no bank has the kernel", "no norm behind", "weights are zero"],
+)
+def test_where_no_depthwise_layer_can_get_clusters_the_first_is_whitened(
+    model: nn.Sequential, x: Tensor, request: pytest.FixtureRequest
+) -> None:
+    if "zero" in request.node.callspec.id:
+        nn.init.zeros_(model[3].weight)  # type: ignore[arg-type]
+    twin = copy.deepcopy(model)
+    assert hs.initialize(model, x).changed == ["0"]
+    hs.initialize(twin, x, "whitening")
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_trials_know_the_recipes_and_what_the_banks_hold() -> None:
+    known = hs.Auto().identity()
+    assert hs.Whitening().identity() in known
+    assert hs.FilterClusters.paper().identity() in known
 
 
 @pytest.mark.parametrize(

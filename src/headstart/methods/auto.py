@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from headstart.errors import DataError, ModelError
 from headstart.method import Method
 from headstart.methods.balance import Balance
+from headstart.methods.banked import match, open_banks
 from headstart.methods.data_dependent import WithinLayer, leave_normed
+from headstart.methods.filter_clusters import FilterClusters
+from headstart.methods.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
 from headstart.plan import Plan
 from headstart.registry import register
@@ -21,14 +24,17 @@ LARGEST = 7  # side of the largest kernel on which whitening was tried
 LAYERS_PER_NORM = 4  # with more layers than that for each norm, signals fade as they do without
 
 STEM = Whitening()
+CLUSTERS = FilterClusters.paper()
 FILLED = WithinLayer.kmeans(patches=PATCHES)
 KEPT = WithinLayer(fill="keep")
 
 
 @register(
     "auto",
-    summary="with norms: a whitening first layer; without: k-means filters, normalized and balanced",
-    reference="Coates and Ng 2012, Jordan 2024 (whitening); Krähenbühl et al. 2016 (k-means, within-layer, balance)",
+    summary="with norms: a whitening first layer, or clusters of trained filters in depthwise ones; without: k-means"
+    " filters, normalized and balanced",
+    reference="Coates and Ng 2012, Jordan 2024 (whitening); Ulm et al. (filter clusters); Krähenbühl et al. 2016"
+    " (k-means, within-layer, balance)",
     scope="all layers",
     needs_data=True,
     cost="with norms the patches of the first layer; without norms one forward pass of the batch, a clustering of 4,000"
@@ -37,6 +43,7 @@ KEPT = WithinLayer(fill="keep")
         "k-means sees 4,000 patches per layer, not 100,000: an eighth of the time, and trained as well.",
         "Hidden linear layers keep their weights' directions, since k-means on them lost accuracy.",
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
+        "Filter clusters go into the first convolution and depthwise ones alone, and only where a norm follows.",
     ),
     couples=True,  # how many norms there are decides for every layer
 )
@@ -46,14 +53,15 @@ class Auto(Method):
 
     The idea: do what was found to help on such a network, and nothing else. Where normalization layers set the
     scales, the first convolution gets ± the leading eigenvectors of its input's patches, at its own norm, and nothing
-    else is touched. Where there are none, every convolution and the output layer get k-means filters of their input,
-    every layer outputs of deviation 1 per channel, and scales move between layers until all learn at one rate, the
-    function kept. In a network of linear layers alone hidden layers get mean 0 and deviation 1, and nothing else is
-    touched.
+    else is touched; but if there are depthwise convolutions of kernels that the shipped filter banks have, these and
+    the first convolution get clusters of trained networks' filters. Where there are no norms, every convolution and
+    the output layer get k-means filters of their input, every layer outputs of deviation 1 per channel, and scales
+    move between layers until all learn at one rate, the function kept. In a network of linear layers alone hidden
+    layers get mean 0 and deviation 1, and nothing else is touched.
 
-    A network counts as one without norms if it has fewer than one for every four weight layers. The first
-    convolution is left alone where whitening was not tried: no norm behind it, groups, one or three dimensions, a
-    kernel larger than 7, or weights that are all zero.
+    A network counts as one without norms if it has fewer than one for every four weight layers. Convolutions with no
+    norm right behind, or with weights that are all zero, are left alone there, and so is a first one on which whitening
+    was not tried: groups, one or three dimensions, or a kernel larger than 7.
 
     Raises:
         HeadstartError: Fewer than 8 values per channel in a layer that is normalized, or a weight that cannot be
@@ -66,20 +74,22 @@ class Auto(Method):
         ['0']
     """
 
+    def identity(self) -> str:
+        """The recipes, with the banks by what they hold: another version may have others."""
+        return f"Auto({', '.join(recipe.identity() for recipe in (STEM, CLUSTERS, FILLED, KEPT))})"
+
     def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
-        """The first convolution of a network with norms; of one without, layers that no norm follows."""
+        """With norms the first convolution and depthwise ones; without, layers that no norm follows."""
         if not _few_norms(plan):
-            return self._stem_of(layers, plan)
+            return self._between_norms(layers, plan)
         # Each as in the comparison that it was chosen by.
         return leave_normed(self, layers, plan, "skip", "normalize" if _convolves(plan.layers) else "keep")
 
-    def _stem_of(self, layers: Sequence[Layer], plan: Plan) -> list[Layer]:
-        first = plan.first_convolution
+    def _between_norms(self, layers: Sequence[Layer], plan: Plan) -> list[Layer]:
         chosen = []
+        clustered = _clustered(plan)
         for layer in layers:
-            reason = "norms set the scales, and nothing was found to help but a first layer"
-            if layer is first:
-                reason = _untried(layer, plan)
+            reason = "" if layer.name in clustered else _untried(layer, plan)
             if reason:
                 plan.skip(layer, reason)
             else:
@@ -89,10 +99,15 @@ class Auto(Method):
         return chosen
 
     def before(self, visit: Visit) -> None:
-        """Write a layer from its input."""
+        """Write a layer from its input, or from a bank."""
         if _few_norms(visit.plan):
             _recipe(visit).before(visit)
-            return
+        elif visit.layer.name in _clustered(visit.plan):
+            CLUSTERS.before(visit)
+        else:
+            self._whiten(visit)
+
+    def _whiten(self, visit: Visit) -> None:
         try:
             STEM.before(visit)
         except DataError as error:  # nothing is written then, and what cannot be had is no reason to stop
@@ -131,8 +146,24 @@ def _few_norms(plan: Plan) -> bool:
     return LAYERS_PER_NORM * len(plan.norms) < len(plan.layers)
 
 
+def _clustered(plan: Plan) -> set[str]:
+    """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
+    banks = open_banks(CLUSTERS.bank)
+    served = [
+        layer
+        for layer in plan.layers
+        if (is_depthwise(layer) or layer is plan.first_convolution)
+        and layer.name in plan.norm_after
+        and bool(layer.module.weight.any())
+        and match(layer, plan, banks, whole=False, resize=False) is not None
+    ]
+    return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()
+
+
 def _untried(layer: Layer, plan: Plan) -> str:
-    """Why the first convolution is none of those that whitening was tried on; empty if it is one."""
+    """Why a layer before norms is not the first convolution of those that whitening was tried on; empty if it is."""
+    if layer is not plan.first_convolution:
+        return "norms set the scales, and nothing was found to help here"
     if layer.name not in plan.norm_after:
         return "no norm follows this first layer"
     if layer.groups > 1 or len(layer.kernel) != 2 or max(layer.kernel) > LARGEST:
