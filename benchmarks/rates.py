@@ -27,7 +27,7 @@ PANELS = {
     "auto/shallow": "plain, 5 layers, no norm (SGD)",
     "auto/mlp": "linear layers, no norm, digits (Adam)",
     "starts/small-cnn-pair": "small CNN, batch norm (Adam)",
-    "auto/mobilenet": "MobileNet v1, batch norm, first layers (AdamW)",
+    "auto/mobilenet": "MobileNet v1, batch norm, first and depthwise layers (AdamW)",
     "auto/resnet18": "ResNet-18, batch norm, first layers (SGD)",
     "clusters/pairs": "ResNet-18, batch norm (SGD)",
     "clusters/tiny": "ResNet-18, batch norm, Tiny ImageNet (SGD)",
