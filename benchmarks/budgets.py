@@ -21,7 +21,7 @@ from headstart.bench.analysis import Analysis
 from headstart.bench.statistics import Interval
 from headstart.bench.summary import cells, inert
 
-BUDGETS = (50, 100, 200, 400, 800, 1600, 3200)
+BUDGETS = (50, 100, 200, 400, 1600, 3200)
 RESAMPLES = 10_000
 Floats = NDArray[np.float64]
 
