@@ -45,6 +45,7 @@ class Net(nn.Sequential):
         return super().forward(x)
 """
 DRIVER = """
+import signal
 import sys
 import torch
 from headstart.bench import Arm, Experiment, Store, Training, run
@@ -63,6 +64,8 @@ def experiment(folder):
 
 if __name__ == "__main__":
     folder, store, where = sys.argv[1:]
+    # Interrupted as in the foreground, also where the tests run in the background of a shell, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     if where == "ray":
         from headstart.bench.executors.on_ray import OnRay
