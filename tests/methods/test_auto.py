@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -203,11 +204,12 @@ def test_images_smaller_than_the_kernel_are_no_reason_to_stop() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-def test_what_the_model_breaks_before_the_first_layer_is_an_error() -> None:
+@pytest.mark.parametrize("build", [normed, separable])
+def test_what_the_model_breaks_before_the_first_layer_is_an_error(build: Callable[[], nn.Module]) -> None:
     class Breaks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = normed()
+            self.net = build()
 
         def forward(self, x: Tensor) -> Tensor:
             return self.net(torch.log(x - 0.5))

@@ -103,6 +103,11 @@ class Auto(Method):
         if _few_norms(visit.plan):
             _recipe(visit).before(visit)
         elif visit.layer.name in _clustered(visit.plan):
+            if visit.input is not None and not bool(visit.input.isfinite().all()):
+                raise DataError(  # a bank does not look at the data, but who passes some wants to know
+                    f"The input of {visit.layer.where} holds NaN or infinite values.",
+                    remedy="Look for what the model does before this layer.",
+                )
             CLUSTERS.before(visit)
         else:
             self._whiten(visit)
