@@ -24,8 +24,9 @@ import torch
 
 from headstart.bench import Arm, Experiment, Store, Training, analyse, hardware, run
 from headstart.bench.executors import Executor, Finished, InProcess, Processes
+from headstart.bench.executors.base import Progress, Silent
 from headstart.bench.executors.processes import cores
-from headstart.bench.experiment import Progress, Silent, Trial
+from headstart.bench.experiment import Trial
 from headstart.bench.page import write_report
 from headstart.bench.trial import Ground, run_trial
 

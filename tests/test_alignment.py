@@ -21,7 +21,7 @@ from headstart.bench.models import resolve_model
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.matching import Matcher, units
 from headstart.permutation import order, permute
-from headstart.plan import weight_layers
+from headstart.weights import weight_layers
 from headstart.wiring import distance, outputs, wire
 
 

@@ -15,13 +15,6 @@ def model():
     return build(Reference)
 
 
-def test_a_method_is_callable():
-    a, b = build(Reference), build(Reference)
-    hs.LSUV(std=2)(a, images(), seed=3, exclude="head")
-    hs.initialize(b, images(), "lsuv:std=2", seed=3, exclude="head")
-    assert all(same_bits(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
 def test_the_default_is_auto():
     a, b = build(Reference), build(Reference)
     assert hs.initialize(a, images()).methods == ["Auto()"]

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 import headstart as hs
 from headstart.inputs import Batch
-from headstart.plan import make_plan, select
+from headstart.plan import make_plan
+from headstart.selection import select
 
 
 def plan_of(model, *args):

@@ -12,6 +12,7 @@ from headstart.adapt import AdaptReport, adapt_conv
 from headstart.alignment import Alignment, align
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
+from headstart.calibration import calibrate
 from headstart.channels import adapt_weight
 from headstart.curves import SampleCurves, sample_curves
 from headstart.diagnosis import diagnose
@@ -24,7 +25,7 @@ from headstart.errors import (
     WriteError,
 )
 from headstart.folding import Folded, fold_batch_norms
-from headstart.health import Diagnosis, Finding, LayerHealth
+from headstart.health import Diagnosis
 from headstart.methods import (
     LSUV,
     AlignedClusters,
@@ -58,12 +59,11 @@ from headstart.methods import (
     Xavier,
     Zero,
     ZeroDCRandom,
-    calibrate,
 )
 from headstart.registry import describe, list_methods, register
 from headstart.report import Init, Report, Row
-
-__version__ = "0.1.0"
+from headstart.rows import Finding, LayerHealth
+from headstart.version import __version__ as __version__
 
 __all__ = [
     "LSUV",

@@ -15,9 +15,9 @@ from headstart.errors import HeadstartError, ModelError
 from headstart.inputs import Batch, GetInputs
 from headstart.matching import Matcher, Weights, units
 from headstart.permutation import Wiring, order, permute
-from headstart.plan import weight_layers
-from headstart.shown import Grid, Shown
+from headstart.render import Grid, Shown
 from headstart.transaction import Transaction
+from headstart.weights import weight_layers
 from headstart.wiring import distance, outputs, wire
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same

@@ -14,11 +14,15 @@ from torch.nn.parameter import UninitializedBuffer
 
 from headstart import guard, inputs, registry, rng
 from headstart.errors import DataError, HeadstartError
+from headstart.forward import full_precision
 from headstart.inputs import Batch, GetInputs
+from headstart.lazy import materialize
 from headstart.method import Method
-from headstart.plan import Plan, Selection, Where, failing_forward, full_precision, make_plan, select
+from headstart.plan import Plan, make_plan
 from headstart.report import Init, Report, Row
+from headstart.selection import Selection, select
 from headstart.transaction import Transaction
+from headstart.version import __version__
 from headstart.walk import walk
 from headstart.weights import store
 from headstart.whole import Whole
@@ -259,24 +263,6 @@ def _run_lazy(
     return init
 
 
-def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
-    """Give lazy modules their shapes; their default weights come from the call's seed."""
-    training = [(m, m.training) for m in model.modules()]
-    model.eval()
-    small, where = batch.head(2), Where()
-    try:
-        with (
-            rng.untouched(rng.derive(seed, "lazy")),
-            torch.no_grad(),
-            failing_forward(small, where),
-            where.following(model),
-        ):
-            model(*small.args, **small.kwargs)
-    finally:
-        for module, flag in training:
-            module.training = flag
-
-
 def _report(plan: Plan, methods: list[Method], seed: int) -> Report:
     rows = [plan.rows[layer.name] for layer in [*plan.layers, *plan.unreached]]
     title = f"headstart: {' + '.join(m.info.name for m in methods)}"
@@ -299,8 +285,6 @@ def _provenance(
     methods: list[Method], seed: int, batch: Batch | None, include: Selection, exclude: Selection
 ) -> dict[str, Any]:
     import sklearn
-
-    from headstart import __version__
 
     return {
         "methods": [repr(m) for m in methods],

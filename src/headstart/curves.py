@@ -73,10 +73,10 @@ class SampleCurves:
             MissingExtraError: matplotlib is not installed.
         """
         try:
-            from headstart import plot
+            from headstart.fitting_plot import sample_curves
         except ImportError as error:
-            raise MissingExtraError("SampleCurves.plot", "matplotlib", "plot") from error
-        return plot.sample_curves(self)
+            raise MissingExtraError("matplotlib", "plot", "SampleCurves.plot()") from error
+        return sample_curves(self)
 
 
 def sample_curves(

@@ -14,16 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, IterableDataset
 
 from headstart import guard, inputs, rng, weights
-from headstart.api import materialize
 from headstart.errors import HeadstartError
 from headstart.filter_metrics import filter_metrics
 from headstart.findings import Scene, judge
+from headstart.forward import full_precision
 from headstart.gradients import LossFunction, Passes, both_ways
-from headstart.health import Diagnosis, LayerHealth
+from headstart.health import Diagnosis
 from headstart.inputs import Batch, GetInputs
+from headstart.lazy import materialize
 from headstart.moments import across_sample_std
 from headstart.parameters import scales
-from headstart.plan import Plan, Selection, full_precision, make_plan, named
+from headstart.plan import Plan, make_plan
+from headstart.rows import LayerHealth
+from headstart.selection import Selection, named
 from headstart.transaction import Transaction
 from headstart.weights import Layer, to_canonical
 

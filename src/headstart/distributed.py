@@ -15,8 +15,8 @@ from headstart import api, guard, rng
 from headstart.api import MethodLike
 from headstart.errors import HeadstartError, ModelError
 from headstart.inputs import GetInputs
-from headstart.plan import Selection
 from headstart.report import Report
+from headstart.selection import Selection
 from headstart.weights import store
 
 

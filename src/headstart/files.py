@@ -1,21 +1,25 @@
-"""Files of weights: read without running any code in them, written complete or not at all."""
+"""Trained weights: a model, its ``state_dict`` or a file of it; read without running code, written whole or not."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
+from headstart.weights import Layer, is_plain, to_canonical, weight_layers, working_dtype
 
 SAFETENSORS = ".safetensors"
 _NESTED = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: Path) -> tuple[Any, Mapping[str, str]]:
@@ -100,3 +104,110 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         raise HeadstartError(f"'{path}' cannot be written: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Source:
+    """Trained weights, read when they are needed.
+
+    Args:
+        given: A model, a ``state_dict``, a path (``.safetensors``, or what ``torch.load(weights_only=True)`` reads),
+            or a function that takes the model to write and returns one of those.
+    """
+
+    given: Any
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors by name, without the prefixes of data-parallel and compiled wrappers.
+
+        Args:
+            model: That will be written.
+
+        Raises:
+            HeadstartError: No such file, a damaged one, or something else than named tensors.
+        """
+        return _unwrapped(_opened(self.given, model))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all values; of a function, its name."""
+        if callable(self.given) and not isinstance(self.given, nn.Module):
+            return repr(self)
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state(nn.Module()).items()):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        if isinstance(self.given, (str, Path)):
+            return repr(str(self.given))
+        if isinstance(self.given, nn.Module):
+            return f"<{type(self.given).__name__} of {sum(p.numel() for p in self.given.parameters()):,} parameters>"
+        if isinstance(self.given, Mapping):
+            return f"<state_dict of {len(self.given)} tensors>"
+        return f"<{getattr(self.given, '__name__', type(self.given).__name__)}>"
+
+
+def source_of(given: Any) -> Source:
+    """The same, as a source.
+
+    Raises:
+        HeadstartError: It is nothing that weights can come from.
+    """
+    if isinstance(given, Source):
+        return given
+    if not (isinstance(given, (nn.Module, Mapping, str, Path)) or callable(given)):
+        raise HeadstartError(
+            f"{given!r} is no source of weights.", remedy="Pass a model, a state_dict, or the path of a file."
+        )
+    return Source(given)
+
+
+def weight_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
+    """A layer's weight among named tensors, in working precision and as it is stored; None if it is not there."""
+    value = state.get(key_of(layer))
+    if value is None or not value.is_floating_point() or value.dim() != len(layer.shape):
+        return None
+    return value.detach().to(working_dtype(value.dtype))
+
+
+def bias_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
+    """A layer's bias among named tensors; None if it is not there."""
+    value = state.get(key_of(layer, "bias"))
+    return None if value is None or value.dim() != 1 else value.detach().to(working_dtype(value.dtype))
+
+
+def canonical_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
+    """A layer's weight among named tensors, canonical; None if it is not there, or not of the layer's shape."""
+    value = weight_in(state, layer)
+    if value is None or value.shape != layer.module.weight.shape:
+        return None
+    return to_canonical(layer, value)
+
+
+def key_of(layer: Layer, what: str = "weight") -> str:
+    """The name of a layer's weight or bias in a ``state_dict``."""
+    return f"{layer.name}.{what}" if layer.name else what
+
+
+def _opened(given: Any, model: nn.Module) -> dict[str, Tensor]:
+    if isinstance(given, nn.Module):
+        plain = getattr(given, "_orig_mod", given)
+        made = {key_of(la): la.module.weight.detach() for la in weight_layers(plain) if not is_plain(la)}
+        return {**plain.state_dict(), **made}
+    if isinstance(given, Mapping):
+        return state_dict(given, Path("the mapping"))[0]
+    if isinstance(given, (str, Path)):
+        path = Path(given)
+        return state_dict(read_checkpoint(path)[0], path)[0]
+    found = given(model)
+    if callable(found) and not isinstance(found, nn.Module):
+        raise HeadstartError(f"{Source(given)!r} returned a function.", remedy="Return a model or its state_dict.")
+    return _opened(source_of(found).given, model)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    while state and (prefix := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None)):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state

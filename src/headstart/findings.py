@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from headstart.health import Diagnosis, Finding, LayerHealth
+from headstart.health import Diagnosis
 from headstart.parameters import duplicates, quiet_scales, starts_at_zero, tensors
+from headstart.rows import Finding, LayerHealth
 from headstart.weights import LAYERS
 
 LOST = 1e-3  # across-sample deviation over total deviation, below which a layer hardly tells inputs apart

@@ -14,9 +14,10 @@ from torch.nn.utils import parametrize
 
 from headstart import inputs, rng
 from headstart.errors import HeadstartError
+from headstart.forward import Where, failing_forward
 from headstart.inputs import Batch
 from headstart.norms import as_in_training
-from headstart.plan import Plan, Where, failing_forward
+from headstart.plan import Plan
 from headstart.probe import Probe, weight_gradients
 
 LossFunction = Callable[[Any, Any], Tensor]

@@ -2,86 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import MissingExtraError
-from headstart.shown import Grid, Shown, number
+from headstart.render import Grid, Shown, number
+from headstart.rows import HE, Finding, LayerHealth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-HE = math.sqrt(2)  # gain that keeps the variance through ReLU; LeCun's, without a nonlinearity, is 1
-
-
-@dataclass
-class LayerHealth:
-    """One layer in a diagnosis; None is what was not or cannot be measured. Formulas: ``docs/diagnose.md``.
-
-    Attributes:
-        name: Qualified name.
-        kind: Module class.
-        shape: Canonical weight shape ``(out, in/groups, *kernel)``.
-        fan_in, fan_out: Inputs that one output value sums; outputs that one input value reaches.
-        weight_std: Standard deviation of the weight; None where the weight is not finite.
-        gain: ``weight_std * sqrt(fan_in)``: 1 is LeCun's scale, sqrt(2) He's.
-        output_mean, output_std: Over samples, channels and positions.
-        across_sample_std: Deviation between samples at the same channel and place: what tells inputs apart.
-        never_positive: Share of channels that no sample makes positive, measured where a rectifier or a
-            normalization takes the output directly, else at the output itself.
-        rectified: Whether a ReLU-like activation was seen to take the output: such channels are then dead.
-        gradient_rms: Root mean square of the gradient of the weight.
-        gradient_ratio: ``gradient_rms`` over the root mean square of the weight: the layer's *rate*.
-        rate_variation: Coefficient of variation of the rates of its input channels.
-        sparsity, variance_entropy, orthogonality: See ``headstart.filter_metrics``.
-        notes: Anything else to know.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    fan_in: float
-    fan_out: float
-    weight_std: float | None = None
-    gain: float | None = None
-    output_mean: float | None = None
-    output_std: float | None = None
-    across_sample_std: float | None = None
-    never_positive: float | None = None
-    rectified: bool = False
-    gradient_rms: float | None = None
-    gradient_ratio: float | None = None
-    rate_variation: float | None = None
-    sparsity: float | None = None
-    variance_entropy: float | None = None
-    orthogonality: float | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """The name as sentences quote it."""
-        return f"'{self.name}'" if self.name else f"the {self.kind} itself"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is wrong with a start.
-
-    Attributes:
-        kind: Which rule found it; the rules and their thresholds are in ``headstart.findings``.
-        layers: Qualified names (of parameters, where the rule is about those).
-        text: What is the matter, in plain words.
-        mend: What to do about it.
-    """
-
-    kind: str
-    layers: tuple[str, ...]
-    text: str
-    mend: str
-
-    def __str__(self) -> str:
-        return f"{self.text} Mend: {self.mend}"
 
 
 _SIGNALS = (
@@ -170,7 +99,7 @@ class Diagnosis(Shown):
             HeadstartError: The diagnosis had no data.
         """
         try:
-            from headstart.plot import plot_diagnosis
+            from headstart.diagnosis_plot import plot_diagnosis
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
         return plot_diagnosis(self)
@@ -186,7 +115,7 @@ class Diagnosis(Shown):
             HeadstartError: A diagnosis had no gradients.
         """
         try:
-            from headstart.plot import plot_rates
+            from headstart.diagnosis_plot import plot_rates
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
         return plot_rates(self, after)

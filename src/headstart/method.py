@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import nn
-
 from headstart.errors import HeadstartError
 from headstart.weights import Layer
 
 if TYPE_CHECKING:
     from headstart.plan import Plan
-    from headstart.report import Report
-    from headstart.walk import Visit
+    from headstart.visit import Visit
     from headstart.whole import Whole
 
 # "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
@@ -82,12 +79,6 @@ class Method:
 
     def finish(self, whole: Whole) -> None:
         """Work on the whole model, after all layers were visited."""
-
-    def __call__(self, model: nn.Module, data: Any = None, **options: Any) -> Report:
-        """Initialize ``model``: the same as ``headstart.initialize(model, data, self, **options)``."""
-        from headstart.api import initialize
-
-        return initialize(model, data, self, **options)
 
     def identity(self) -> str:
         """What the benchmark names trials by: the options, and the content of the files that they name."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MIN_VALUES = 8  # per channel, below which a variance says next to nothing
 ACROSS_SAMPLES = 16
 PIECE = 2**20
 LONG = 32

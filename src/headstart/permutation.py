@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from headstart import weights
 from headstart.dataflow import Use
 from headstart.operations import PINNED
-from headstart.plan import weight_layers
-from headstart.weights import Layer
+from headstart.weights import Layer, weight_layers
 
 
 @dataclass

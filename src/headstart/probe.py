@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from headstart.forward import Where, first_input
 from headstart.moments import across_sample_std, channel_moments
 from headstart.norms import is_norm
-from headstart.plan import Plan, Where, first_input
+from headstart.plan import Plan
 from headstart.weights import Layer
 
 _RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}

@@ -11,7 +11,6 @@ A spec is ``name``, ``name:option=value,...`` or ``name:preset``; several are jo
 from __future__ import annotations
 
 import ast
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
@@ -74,11 +73,6 @@ def _origin(cls: type[Method]) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
-def _all() -> dict[str, type[Method]]:
-    importlib.import_module("headstart.methods")  # registers the package's own
-    return _METHODS
-
-
 def list_methods() -> list[str]:
     """Return the names of all registered methods, sorted.
 
@@ -86,7 +80,7 @@ def list_methods() -> list[str]:
         >>> "prewarm" in list_methods()
         True
     """
-    return sorted(_all())
+    return sorted(_METHODS)
 
 
 def get(name: str) -> type[Method]:
@@ -95,10 +89,9 @@ def get(name: str) -> type[Method]:
     Raises:
         UnknownNameError: No method has that name.
     """
-    methods = _all()
-    if name not in methods:
-        raise unknown("method", name, methods)
-    return methods[name]
+    if name not in _METHODS:
+        raise unknown("method", name, _METHODS)
+    return _METHODS[name]
 
 
 def describe(name: str) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
-from headstart.shown import Grid, Shown, number
+from headstart.render import Grid, Shown, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

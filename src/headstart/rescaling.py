@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart import weights
 from headstart.dataflow import Flow, trace
 from headstart.errors import ModelError
+from headstart.forward import Where, failing_forward
 from headstart.inputs import Batch
-from headstart.plan import Where, failing_forward
 from headstart.weights import Layer
 from headstart.whole import Whole
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from headstart.channels import RULES
 from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
-from headstart.moments import Moments, channel_moments
+from headstart.moments import MIN_VALUES, Moments, channel_moments
 from headstart.norms import fresh_batch_norms, never_run
-from headstart.plan import Where, failing_forward, first_input, make_plan
+from headstart.plan import make_plan
 from headstart.stems import Stem, Stems
-from headstart.walk import MIN_VALUES
 from headstart.weights import from_canonical, to_canonical
 
 NEGLIGIBLE = 1e-4  # a channel whose deviation is so small a part of its layer's is not made larger

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.errors import ModelError
+from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
 from headstart.method import Method
 from headstart.moments import Moments, channel_moments, pooled
 from headstart.norms import fresh_batch_norms, settled
-from headstart.plan import Plan, Where, failing_forward, first_input
+from headstart.plan import Plan
 from headstart.transaction import Transaction
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 See = Callable[[int, nn.Module, Any, Any], None]

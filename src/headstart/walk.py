@@ -6,270 +6,28 @@ with it. Filling and normalizing a whole network thus costs one pass, not one pe
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headstart import rng, weights
-from headstart.errors import DataError, HeadstartError, ModelError, WriteError
+from headstart.errors import ModelError
+from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.moments import Moments, across_sample_std, channel_moments
+from headstart.moments import Moments
 from headstart.norms import batch_statistics
-from headstart.plan import Plan, Where, failing_forward, first_input
-from headstart.report import Row, summarize
+from headstart.plan import Plan
 from headstart.transaction import Transaction
+from headstart.visit import Visit
 from headstart.weights import Layer
 
-MIN_VALUES = 8
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
 
 
 class _Finished(BaseException):
     """Ends the forward pass after the last layer that a method wants to see."""
-
-
-class Visit:
-    """One layer, as a method meets it.
-
-    Attributes:
-        layer: Name, module and geometry.
-        plan: What is known of the whole model.
-        input: The layer's real input; None without data.
-        output: Its output, inside :meth:`Method.after`; None before.
-        method: The method whose turn it is.
-    """
-
-    method: Method
-
-    def __init__(self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None) -> None:
-        self.layer, self.plan, self.input = layer, plan, value
-        self.output: Tensor | None = None
-        self._transaction, self._seed = transaction, seed
-        self._moments: Moments | None = None
-        self.filled = False
-        original = transaction.original(layer)
-        self._weight_before = weights.read(layer) if original is None else original
-        self._weight: Tensor | None = None  # what is written at present, in working precision
-
-    @property
-    def row(self) -> Row:
-        """The layer's row in the report."""
-        return self.plan.rows[self.layer.name]
-
-    @property
-    def weight(self) -> Tensor:
-        """The effective weight, ``(out, in/groups, *kernel)``, as a copy in working precision."""
-        return weights.read(self.layer) if self._weight is None else self._weight.clone()
-
-    @property
-    def weight_before(self) -> Tensor:
-        """The weight before any method of this call wrote it (not to be changed in place)."""
-        return self._weight_before.to(weights.working_dtype(self._weight_before.dtype))
-
-    @property
-    def weight_now(self) -> Tensor:
-        """The effective weight without a copy where possible (not to be changed in place)."""
-        return weights.read(self.layer) if self._weight is None else self._weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias as a copy in working precision; None if there is none."""
-        return weights.read_bias(self.layer)
-
-    @property
-    def bias_free(self) -> bool:
-        """Whether there is no bias that may be written (none at all, frozen, or that of a layer before)."""
-        bias = self.layer.module.bias
-        return bias is None or not bias.requires_grad or self.layer.name in self.plan.tied_biases
-
-    @property
-    def moments(self) -> Moments:
-        """Mean and variance of each output channel over samples and positions.
-
-        Raises:
-            DataError: Fewer than 8 values per channel.
-        """
-        assert self.output is not None
-        if self._moments is None:
-            axis = self.layer.channel_axis(self.output)
-            self._moments = channel_moments(self.output, axis)
-        if self._moments.count < MIN_VALUES:
-            raise DataError(
-                f"The batch gives {self._moments.count} values per channel in {self.layer.where};"
-                f" its statistics need at least {MIN_VALUES}.",
-                remedy="Pass a larger batch, or samples= to gather more of the loader.",
-            )
-        return self._moments
-
-    @property
-    def measured(self) -> Moments | None:
-        """The output's moments if something asked for them."""
-        return self._moments
-
-    def generator(self, purpose: str = "weight") -> torch.Generator:
-        """The random stream of (seed, layer name, purpose), on the CPU on every machine."""
-        return rng.generator(self._seed, self.layer.name, purpose)
-
-    def integer(self, purpose: str) -> int:
-        """A 31-bit seed from the same stream, for libraries that want a number."""
-        return rng.derive(self._seed, self.layer.name, purpose) & 0x7FFFFFFF
-
-    def normal(self, *shape: int, purpose: str = "weight") -> Tensor:
-        """Draw standard normal values in working precision on the layer's device."""
-        like = self._weight_before
-        dtype = weights.working_dtype(like.dtype)
-        return torch.randn(*shape, generator=self.generator(purpose), dtype=dtype).to(like.device)
-
-    def normal_weight(self, std: float = 1.0) -> Tensor:
-        """Draw normal values in the weight's shape, into the parameter itself where that is possible.
-
-        Large networks spend more time on fresh memory than on the draw. :meth:`write` must follow.
-        """
-        place = weights.in_place(self.layer)
-        if place is None:
-            return self.normal(*self.layer.shape).mul_(std)
-        self._transaction.mark(self.layer)
-        return place.normal_(0.0, std, generator=self.generator())
-
-    def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-        """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
-        if weight is not None:
-            self._transaction.mark(self.layer)
-            weights.write(self.layer, weight, finite=False)  # finish looks once for all
-            # Rescaled in place later: not where the tensor is the backup, or repeats memory.
-            lent = weight.data_ptr() == self._weight_before.data_ptr() or not weight.is_contiguous()
-            self._weight = weight.clone() if lent else weight
-            self.filled = True
-        if bias is not None:
-            if self.bias_free:
-                raise WriteError(f"{self.layer.where} has no bias that may be written.", remedy="Ask visit.bias_free.")
-            self._transaction.mark(self.layer, bias=True)
-            weights.write_bias(self.layer, bias)
-        self._wrote("written")
-
-    def affine(self, scale: Tensor, shift: Tensor | None = None, *, keep_bias: bool = False) -> None:
-        """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias; once exact, no second pass.
-
-        Args:
-            scale: Per channel, or one number.
-            shift: Per channel; needs a bias that may be written.
-            keep_bias: Rescale only what the weights make, ``scale * (y - bias) + bias``; the bias stays bit for bit.
-                A frozen bias stays in any case.
-
-        Raises:
-            WriteError: The weight cannot be rescaled, or there is a shift and no bias to take it.
-        """
-        assert self.output is not None
-        if shift is not None and self.bias_free:
-            raise WriteError(
-                f"{self.layer.where} has no bias that may be written, so its output cannot be shifted.",
-                remedy="Pass shift=None where visit.bias_free.",
-            )
-        channels = self.layer.out_channels
-        scale = scale.expand(channels)
-        self._transaction.mark(self.layer)
-        weight = weights.read(self.layer) if self._weight is None else self._weight
-        self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
-        weights.write(self.layer, self._weight, finite=False)
-        bias = self.bias
-        if bias is not None and (keep_bias or self.bias_free):
-            shift = (1 - scale) * bias
-        elif bias is not None:
-            self._transaction.mark(self.layer, bias=True)
-            weights.write_bias(self.layer, bias * scale if shift is None else bias * scale + shift)
-        shape = [1] * self.output.dim()
-        shape[self.layer.channel_axis(self.output)] = channels
-        self.output.mul_(scale.to(self.output.dtype).view(shape))
-        if shift is not None:
-            self.output.add_(shift.to(self.output.dtype).view(shape))
-        if self._moments is not None:
-            self._moments = self._moments.affine(scale, torch.zeros_like(scale) if shift is None else shift)
-        self._wrote("written" if self.filled else "scaled")
-
-    def note(self, text: str) -> None:
-        """Add a remark to the layer's row."""
-        self.row.notes.append(text)
-
-    def find(self, sentence: str) -> None:
-        """Add a finding to the report."""
-        self.plan.find(sentence)
-
-    def leave(self, reason: str) -> None:
-        """Keep the layer as it is and say why."""
-        self.plan.skip(self.layer, reason)
-
-    def _wrote(self, action: Any) -> None:
-        self.row.action = action
-        if self.method.info.name not in self.row.methods:
-            self.row.methods.append(self.method.info.name)
-
-    def run(self, methods: Sequence[Method], step: str) -> None:
-        """Let the methods take their step, one after the other, and charge the layer with the time.
-
-        Raises:
-            HeadstartError: A method failed.
-        """
-        start = time.perf_counter()
-        for method in methods:
-            self.method = method
-            try:
-                getattr(method, step)(self)
-            except HeadstartError:
-                raise
-            except Exception as error:
-                raise HeadstartError(
-                    f"{method.info.name} failed in {self.layer.where}: {type(error).__name__}: {error}.",
-                    remedy=f"This is a defect of the method; exclude='{self.layer.name}' goes around it.",
-                ) from error
-        self.row.seconds += time.perf_counter() - start
-
-    def leave_with(
-        self, output: Tensor, methods: Sequence[Method], inputs: Any, moments: Moments | None = None
-    ) -> None:
-        """Let the methods rescale the layer now that its output is there, and fill the row.
-
-        Args:
-            output: Of the layer.
-            methods: Whose turn it is.
-            inputs: Positional and keyword arguments that the layer was called with.
-            moments: Of the output over more data than this; measured here by default.
-
-        Raises:
-            HeadstartError: A method failed, or the layer is not affine in its weight.
-        """
-        self.output, self._moments = output, moments
-        version = output._version
-        self.run(methods, "after")
-        if output._version != version:
-            args, kwargs = inputs
-            weights.require_affine(self.layer, args, kwargs, output)
-        self.finish()
-        self.input = self.output = None
-
-    def finish(self) -> None:
-        """Fill the row with the numbers that the report shows.
-
-        Raises:
-            WriteError: What was written is not finite.
-        """
-        row = self.row
-        before = summarize(self._weight_before)
-        after = before if row.action in ("left", "skipped") else summarize(self.weight_now)
-        if not math.isfinite(after[1]):
-            weights.require_finite(self.layer, self.weight_now)
-        row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
-        if self.layer is self.plan.first_convolution and row.action in ("written", "scaled"):
-            self.plan.filters = (self.weight_before.clone(), self.weight)
-        if self.output is not None:
-            if self._moments is None:
-                self._moments = channel_moments(self.output, self.layer.channel_axis(self.output))
-            row.output_mean, row.output_std = self._moments.total_mean, self._moments.total_std
-            row.across_sample_std = across_sample_std(self.output)
 
 
 @torch.no_grad()

@@ -364,3 +364,8 @@ def _parametrization_names(module: nn.Module) -> str:
         return ""
     names = [type(p).__name__.lstrip("_") for p in module.parametrizations.weight]  # type: ignore[union-attr]
     return f"; parametrized by {', '.join(names)}"
+
+
+def weight_layers(model: nn.Module) -> list[Layer]:
+    """All weight layers under their first qualified name, in registration order."""
+    return [Layer(name, m) for name, m in model.named_modules() if isinstance(m, LAYERS)]

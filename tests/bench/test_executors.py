@@ -11,11 +11,11 @@ from rich.console import Console
 
 import headstart.bench
 from headstart.bench import Arm, Store, run
-from headstart.bench.executors import InProcess, Processes, add_executor_arguments, executor_from, processes, worker
-from headstart.bench.executors.base import Working
+from headstart.bench.executors import InProcess, Processes, processes, worker
+from headstart.bench.executors.base import Silent, Working
 from headstart.bench.executors.worker import Job, Reply, work
-from headstart.bench.experiment import Silent
 from headstart.bench.terminal import Bars
+from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError
 

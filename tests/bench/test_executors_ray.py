@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from headstart.bench import Arm, Store, run
-from headstart.bench.executors import executor_from
+from headstart.cli._executors import executor_from
 from headstart.errors import HeadstartError
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.slow
 
 from headstart.bench.executors import on_ray  # noqa: E402
+from headstart.bench.executors.base import Silent  # noqa: E402
 from headstart.bench.executors.on_ray import OnRay  # noqa: E402
-from headstart.bench.experiment import Silent  # noqa: E402
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
 NET = """

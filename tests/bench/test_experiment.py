@@ -10,7 +10,7 @@ from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_
 from headstart.bench import experiment as module
 from headstart.bench.arms import parse_arms
 from headstart.bench.executors import worker
-from headstart.bench.experiment import Silent
+from headstart.bench.executors.base import Silent
 from headstart.bench.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
 

@@ -12,7 +12,7 @@ import pytest
 
 from headstart.bench import Arm, Store, export, run
 from headstart.bench.claims import LIMIT, Claims
-from headstart.bench.experiment import Silent
+from headstart.bench.executors.base import Silent
 from headstart.bench.progress import status
 from headstart.bench.store import Record
 from headstart.cli.main import main

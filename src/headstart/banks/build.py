@@ -14,6 +14,7 @@ from headstart.banks.entry import Entry
 from headstart.banks.gather import Gathered, Group, Progress, gather
 from headstart.banks.sources import Model, Names
 from headstart.errors import HeadstartError, unknown
+from headstart.version import __version__
 
 SAMPLE = 2**24  # weights per entry: 64 MiB
 BINS = 4
@@ -159,7 +160,5 @@ def _listed(sources: list[str]) -> list[str]:
 
 def _versions() -> dict[str, str]:
     import sklearn
-
-    from headstart import __version__
 
     return {"headstart": __version__, "torch": torch.__version__, "scikit-learn": sklearn.__version__}

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from headstart import files, guard, weights
 from headstart.errors import HeadstartError, ModelError, unknown
-from headstart.plan import weight_layers
+from headstart.weights import weight_layers
 
 Model = nn.Module | Mapping[str, Tensor] | str | Path
 Names = str | Sequence[str] | None

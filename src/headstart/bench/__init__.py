@@ -6,8 +6,9 @@ turns the store into verdicts, and `write_report` into a page. The command line 
 
 from headstart.bench.analysis import Analysis, analyse
 from headstart.bench.arms import Arm, parse_arm, with_controls
-from headstart.bench.experiment import Experiment, run
+from headstart.bench.experiment import Experiment
 from headstart.bench.models import ModelBuilder, resolve_model
+from headstart.bench.run import run
 from headstart.bench.store import Store
 from headstart.bench.tasks import Task, from_arrays, load_task
 from headstart.bench.training import Training

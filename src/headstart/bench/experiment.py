@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from headstart import rng
 from headstart.bench import hardware
 from headstart.bench.arms import Arm, check_labels, check_starts
 from headstart.bench.autotune import tune
 from headstart.bench.batches import DeviceTask
 from headstart.bench.budget import settle
-from headstart.bench.claims import Claims
-from headstart.bench.executors.base import Executor, Working
-from headstart.bench.executors.in_process import InProcess
-from headstart.bench.models import parameter_count, resolve_model
-from headstart.bench.store import Damage, Decide, Record, Store, content_key
+from headstart.bench.models import resolve_model
+from headstart.bench.store import Decide, content_key
 from headstart.bench.tasks import load_task
 from headstart.bench.timing import measured
 from headstart.bench.training import Training
@@ -27,7 +21,6 @@ from headstart.errors import HeadstartError
 
 FORMAT = "headstart-experiment-1"
 AUTO = "auto"
-_POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
 
 @dataclass(frozen=True)
@@ -153,167 +146,3 @@ def distinct(trials: Iterable[Trial]) -> list[Trial]:
     for trial in trials:
         first.setdefault(trial.key, trial)
     return list(first.values())
-
-
-class Progress(Protocol):
-    """What a run tells while it goes on."""
-
-    def begin(self, total: int, kept: int) -> None:
-        """Say how many trials there are and how many of them were already done."""
-
-    def working(self, trials: Sequence[Working]) -> None:
-        """Say which trials are at work, all of them, and how far."""
-
-    def end(self, result: dict[str, Any]) -> None:
-        """Say that the trial ended, and with what."""
-
-
-class Silent:
-    """Progress that says nothing."""
-
-    def begin(self, total: int, kept: int) -> None:
-        """Do nothing."""
-
-    def working(self, trials: Sequence[Working]) -> None:
-        """Do nothing."""
-
-    def end(self, result: dict[str, Any]) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did.
-
-    Args:
-        ran: Trials that were run.
-        kept: Trials that had been finished before.
-        redone: Files that could not be trusted; those that belong to the experiment were run again.
-        seconds: Wall time.
-        elsewhere: Trials that another driver on the same store finished meanwhile.
-    """
-
-    ran: int
-    kept: int
-    redone: tuple[Damage, ...]
-    seconds: float
-    elsewhere: int = 0
-
-
-def run(
-    experiment: Experiment,
-    store: Store,
-    progress: Progress | None = None,
-    command: Sequence[str] = (),
-    executor: Executor | None = None,
-    ground: Ground | None = None,
-) -> Summary:
-    """Run the trials that the store does not hold yet.
-
-    Killed at any point, the next run goes on with the trials that are not finished. Several drivers, also on
-    several machines, may share a store: they share the work, and each returns when all trials are finished.
-
-    Args:
-        experiment: What to compare.
-        store: Where finished trials are and go.
-        progress: Is told what happens.
-        command: The command line, for the report.
-        executor: Where trials run; one after the other in this process by default. It is closed afterwards.
-        ground: From `Experiment.ground`, if it is at hand.
-
-    Returns:
-        What was run and what was kept.
-
-    Raises:
-        HeadstartError: If the task, the model, the store or the executor cannot serve. A method that refuses
-            the model does not raise: its arm says so.
-    """
-    started = time.perf_counter()
-    progress = progress or Silent()
-    executor = executor or InProcess()
-    ground = experiment.prepare(store.decide, ground)
-    cells = experiment.trials(ground)
-    trials = distinct(cells)
-    damaged = tuple(store.damaged())
-    before = store.present(trial.key for trial in trials)
-    pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
-    kept, ran, elsewhere = len(trials) - len(pending), 0, 0
-    provenance = {
-        **hardware.provenance(ground.training.device),
-        "threads": executor.threads(),
-        "data": ground.fingerprint,
-        "command": list(command),
-    }
-    store.write_experiment(_plan(experiment, ground, cells, provenance))
-    progress.begin(len(trials), kept)
-    refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
-    with Claims(store.claims) as claims, contextlib.closing(executor):
-        while pending:
-            taken: list[Trial] = []
-            ours = _claimed(pending, taken, claims, store, refused)
-            with contextlib.closing(executor.execute(experiment, ground, ours, progress)) as running:
-                for trial, result, where in running:
-                    store.put(Record(trial.determinants, result, {**provenance, **where}))
-                    claims.release(trial.key)
-                    ran += 1
-                    progress.end(result)
-            done = {trial.key: record for trial in taken if (record := _settled(trial, store, refused))}
-            for record in done.values():
-                elsewhere += 1
-                progress.end(dict(record.result))
-            if taken and len(taken) == len(pending) and not done:
-                time.sleep(_POLL)
-            pending = [trial for trial in taken if trial.key not in done]
-    return Summary(ran, kept, damaged, time.perf_counter() - started, elsewhere)
-
-
-def _claimed(
-    pending: Sequence[Trial], taken: list[Trial], claims: Claims, store: Store, refused: Mapping[str, Record]
-) -> Iterator[Trial]:
-    """Claim trials one by one, as they are asked for; those that another driver works on or finished are put aside."""
-    for trial in pending:
-        if not claims.take(trial.key):
-            taken.append(trial)
-        elif _settled(trial, store, refused):
-            claims.release(trial.key)
-            taken.append(trial)
-        else:
-            yield trial
-
-
-def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Record | None:
-    """Return the trial's record if it is there and need not be run again."""
-    record = store.get(trial.key)
-    return None if record == refused.get(trial.key) else record
-
-
-def _plan(
-    experiment: Experiment, ground: Ground, trials: Sequence[Trial], provenance: dict[str, Any]
-) -> dict[str, Any]:
-    """Describe the experiment so that its report can be made from the folder alone."""
-    task = ground.data.task
-    with rng.untouched():
-        model = ground.builder(task.channels, task.classes, task.image_size)
-    return {
-        "format": FORMAT,
-        "task": {
-            "name": experiment.task,
-            "description": task.describe(),
-            "classes": task.classes,
-            "split_seed": experiment.split_seed,
-            "test_images": len(task.test),
-        },
-        "model": {"name": experiment.model, "parameters": parameter_count(model)},
-        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in ground.arms],
-        "seeds": list(experiment.seeds),
-        "training": asdict(ground.training),
-        "margin": experiment.margin,
-        "alpha": experiment.alpha,
-        "stopping": experiment.stopping,
-        "looks": experiment.looks,
-        "test": experiment.test,
-        "selection": experiment.selection,
-        "decided": ground.decided,
-        "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
-        "provenance": provenance,
-    }

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.bench.analysis import Analysis, analyse
-from headstart.bench.experiment import Experiment, Progress, Summary, run
+from headstart.bench.executors.base import Progress
+from headstart.bench.experiment import Experiment
+from headstart.bench.run import Summary, run
 from headstart.bench.store import Damage, Store
 from headstart.bench.verdicts import Verdict, least_seeds
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from headstart import api, guard, inputs, rng
+from headstart import guard, inputs, rng
 from headstart.cli import _models
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._sources import Source, load_data
 from headstart.errors import HeadstartError
+from headstart.lazy import materialize
 from headstart.report import Report
 
 
@@ -112,7 +113,7 @@ def load(
     if args.checkpoint is not None:
         notes.append(_models.load_checkpoint(model, args.checkpoint))
     if source is not None and guard.is_lazy(model) and not own_channels:
-        api.materialize(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
+        materialize(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
     return model, source, notes
 
 

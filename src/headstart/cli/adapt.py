@@ -58,10 +58,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Adapt, write, report."""
-    from headstart import __version__, rng
+    from headstart import rng
     from headstart.adapt import adapt_conv
     from headstart.cli import _common, _models
     from headstart.cli._sources import load_data
+    from headstart.version import __version__
 
     _common.check_output(args)
     mapping = None if args.map is None else parse_map(args.map)

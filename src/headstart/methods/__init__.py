@@ -14,7 +14,7 @@ from headstart.methods.baselines import (
     Xavier,
     Zero,
 )
-from headstart.methods.calibrate import Calibrate, calibrate
+from headstart.methods.calibrate import Calibrate
 from headstart.methods.controls import MatchedRandom, ZeroDCRandom
 from headstart.methods.covariance import CovarianceTransfer, StructuredCovariance
 from headstart.methods.data_dependent import WithinLayer
@@ -61,5 +61,4 @@ __all__ = [
     "Xavier",
     "Zero",
     "ZeroDCRandom",
-    "calibrate",
 ]

@@ -9,13 +9,14 @@ from headstart.errors import DataError, ModelError
 from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.banked import match, open_banks
-from headstart.methods.data_dependent import WithinLayer, leave_normed
+from headstart.methods.data_dependent import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
+from headstart.methods.normalization import leave_normed
 from headstart.methods.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 from headstart.whole import Whole
 

@@ -17,7 +17,7 @@ from torch.nn import init
 from headstart.method import Method
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 _COST = "no forward pass of its own"

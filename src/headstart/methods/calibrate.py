@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from headstart.dataflow import Flow
-from headstart.folding import fold_batch_norms
+from headstart.forward import Where, failing_forward
 from headstart.gradients import LossFunction
-from headstart.inputs import GetInputs
 from headstart.method import Method
 from headstart.methods.balance import Balance
-from headstart.methods.data_dependent import constant_channels
+from headstart.methods.normalization import constant_channels
 from headstart.moments import Moments, channel_moments
 from headstart.norms import batch_statistics
 from headstart.operations import PINNED
-from headstart.plan import Selection, Where, failing_forward
 from headstart.registry import register
-from headstart.report import Report
 from headstart.rescaling import follow, rescale_seen, within_range
 from headstart.weights import Layer
 from headstart.whole import Whole
@@ -91,55 +88,6 @@ class Calibrate(Method):
             _report(whole, moments, _moments(whole))
         if self.balance:
             Balance(loss_fn=self.loss_fn, almost="leave").finish(whole)
-
-
-def calibrate(
-    model: nn.Module,
-    data: Any,
-    *,
-    balance: bool = True,
-    fold: bool = False,
-    loss_fn: LossFunction | None = None,
-    include: Selection = None,
-    exclude: Selection = None,
-    samples: int | None = None,
-    get_inputs: GetInputs | None = None,
-) -> Report:
-    """Calibrate a trained network in place, keeping its function: ``initialize`` with `Calibrate`, after folding.
-
-    Replace the head first if it will be replaced, and exclude what will be initialized anew.
-
-    Args:
-        model: Trained; parameters keep identity, dtype, device and memory format.
-        data: As for :func:`headstart.initialize`.
-        balance: Also bring the layers to one rate of learning.
-        fold: First fold trained batch norms into the layers before them, see :func:`headstart.fold_batch_norms`.
-        loss_fn: Whose gradients count for that; random ones by default.
-        include: Only these layers.
-        exclude: Not these layers.
-        samples: How many samples to use.
-        get_inputs: For data of any other form.
-
-    Returns:
-        A report; ``statistics`` names the batch norms that followed.
-
-    Raises:
-        HeadstartError: Nothing was changed then.
-    """
-    method = Calibrate(balance=balance, loss_fn=loss_fn)
-    options: dict[str, Any] = {"samples": samples, "get_inputs": get_inputs}
-    if fold and isinstance(data, Iterator):
-        data = next(data, ())  # it gives its first batch once
-    folded = fold_batch_norms(model, data, **options) if fold else None
-    try:
-        report = method(model, data, include=include, exclude=exclude, **options)
-    except BaseException:
-        if folded is not None:
-            folded.undo()
-        raise
-    if folded is not None:
-        report.findings.insert(0, f"calibrate: {folded}")
-    return report
 
 
 def _moments(whole: Whole) -> dict[str, Moments]:

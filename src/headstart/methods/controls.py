@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.plan import Plan
 from headstart.registry import parse, register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 from headstart.whole import Whole
 

@@ -23,7 +23,7 @@ from headstart.methods.spatial import (
 from headstart.methods.stem import check_scale
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 REFERENCE = (

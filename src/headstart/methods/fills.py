@@ -19,7 +19,7 @@ from headstart.clustering import SAME, spherical_kmeans
 from headstart.errors import DataError
 from headstart.layer_patches import LayerPatches
 from headstart.principal import largest_side, mean_square, principal
-from headstart.walk import Visit
+from headstart.visit import Visit
 
 ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance
 MEGABYTE = 2**20

@@ -14,7 +14,7 @@ from headstart.method import Method
 from headstart.methods.stem import check_scale, first_convolutions, matched_rms
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 REFERENCE_KERNEL = 7  # the ranges below are stated for it

@@ -10,10 +10,10 @@ import torch
 
 from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
-from headstart.methods.data_dependent import constant_channels, leave_constant, leave_normed
+from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 

@@ -31,7 +31,7 @@ from headstart.methods.stem import (
 from headstart.patches import batched, foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
 from headstart.plan import Plan
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 NORM_RULE = 6.65  # the published constant c of the colour rule

@@ -10,7 +10,7 @@ from torch import Tensor
 from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.plan import Plan
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 

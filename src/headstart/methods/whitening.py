@@ -30,7 +30,7 @@ from headstart.patches import batched, every_patch, positions, sample_patches
 from headstart.plan import Plan
 from headstart.principal import mean_square, principal
 from headstart.registry import register
-from headstart.walk import Visit
+from headstart.visit import Visit
 from headstart.weights import Layer
 
 PATCHES = 2**18

@@ -2,47 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
 from headstart.bench.executors.base import Executor, Finished
 from headstart.bench.executors.in_process import InProcess
-from headstart.bench.executors.processes import Processes, cores
-from headstart.errors import HeadstartError
+from headstart.bench.executors.processes import Processes
 
-__all__ = ["Executor", "Finished", "InProcess", "Processes", "add_executor_arguments", "executor_from"]
-
-
-def add_executor_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add ``--jobs``, ``--ray`` and ``--gpus-per-trial``.
-
-    Args:
-        group: Of a command's parser.
-    """
-    group.add_argument("--jobs", type=int, metavar="N", help="trials at a time, each in a process (default: 1)")
-    group.add_argument(
-        "--ray", metavar="ADDRESS", help="run trials on Ray: 'local', or a cluster's address such as 'auto'"
-    )
-    group.add_argument(
-        "--gpus-per-trial", type=float, metavar="X", help="on Ray; 0.25 lets four trials share a GPU (default: 1)"
-    )
-
-
-def executor_from(args: argparse.Namespace) -> Executor:
-    """Make the executor that the arguments ask for.
-
-    Raises:
-        HeadstartError: If they do not go together.
-        MissingExtraError: If Ray is asked for and not installed.
-
-    Example:
-        >>> type(executor_from(argparse.Namespace(jobs=None, ray=None, gpus_per_trial=None))).__name__
-        'InProcess'
-    """
-    if args.ray:
-        from headstart.bench.executors.on_ray import LOCAL, OnRay
-
-        local = args.ray == LOCAL and args.jobs
-        return OnRay(args.ray, args.jobs, args.gpus_per_trial, max(1, cores() // args.jobs) if local else 1)
-    if args.gpus_per_trial is not None:
-        raise HeadstartError("--gpus-per-trial is for Ray.", remedy="Add --ray local, or leave it out.")
-    return InProcess() if args.jobs in (None, 1) else Processes(args.jobs)
+__all__ = ["Executor", "Finished", "InProcess", "Processes"]

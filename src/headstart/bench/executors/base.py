@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headstart.bench.trial import Ground
 
 if TYPE_CHECKING:
-    from headstart.bench.experiment import Experiment, Progress, Trial
+    from headstart.bench.experiment import Experiment, Trial
 
 
 class Finished(NamedTuple):
@@ -72,3 +72,29 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Let go of all workers and stop what they do. If the executor is used again, it starts new ones."""
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def begin(self, total: int, kept: int) -> None:
+        """Say how many trials there are and how many of them were already done."""
+
+    def working(self, trials: Sequence[Working]) -> None:
+        """Say which trials are at work, all of them, and how far."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Say that the trial ended, and with what."""
+
+
+class Silent:
+    """Progress that says nothing."""
+
+    def begin(self, total: int, kept: int) -> None:
+        """Do nothing."""
+
+    def working(self, trials: Sequence[Working]) -> None:
+        """Do nothing."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Do nothing."""

@@ -12,7 +12,8 @@ from headstart.bench.executors.worker import Job, run_job
 from headstart.bench.trial import Ground
 
 if TYPE_CHECKING:
-    from headstart.bench.experiment import Experiment, Progress, Trial
+    from headstart.bench.executors.base import Progress
+    from headstart.bench.experiment import Experiment, Trial
 
 
 class InProcess:

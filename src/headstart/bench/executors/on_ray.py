@@ -18,7 +18,8 @@ from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:
-    from headstart.bench.experiment import Experiment, Progress, Trial
+    from headstart.bench.executors.base import Progress
+    from headstart.bench.experiment import Experiment, Trial
 
 LOCAL = "local"
 

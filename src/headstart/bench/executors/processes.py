@@ -23,7 +23,8 @@ from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
-    from headstart.bench.experiment import Experiment, Progress, Trial
+    from headstart.bench.executors.base import Progress
+    from headstart.bench.experiment import Experiment, Trial
 
 RETRIES = 2
 """How often a trial is run again whose worker died."""

@@ -1,0 +1,69 @@
+"""One forward pass of a user's model: where it is, and what it raises as one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.errors import HeadstartError, ModelError
+from headstart.inputs import Batch
+from headstart.weights import Layer, weight_layers
+
+
+def full_precision(model: nn.Module) -> torch.autocast:
+    """Switch off an autocast that the caller may be in: statistics want the model's own precision."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return torch.autocast(device, enabled=False)
+
+
+class Where:
+    """Which layer is computing, for errors."""
+
+    layer: Layer | None = None
+    shape: tuple[int, ...] = ()
+
+    def enter(self, layer: Layer, value: Any) -> None:
+        """Note that ``layer`` starts on ``value``."""
+        self.layer, self.shape = layer, tuple(value.shape) if isinstance(value, Tensor) else ()
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Keep track of the layers of ``model`` by hooks."""
+        handles = []
+        for layer in weight_layers(model):
+            handles += [
+                layer.module.register_forward_pre_hook(
+                    lambda _module, args, kwargs, layer=layer: self.enter(layer, first_input(args, kwargs)),
+                    with_kwargs=True,
+                ),
+                layer.module.register_forward_hook(lambda *_: setattr(self, "layer", None)),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tensor that a layer is called with."""
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
+@contextmanager
+def failing_forward(batch: Batch, where: Where) -> Iterator[None]:
+    """Turn whatever the model's own code raises into one clear error."""
+    try:
+        yield
+    except HeadstartError:
+        raise
+    except Exception as error:
+        inside = f" in {where.layer.where}, given an input of shape {where.shape}" if where.layer else ""
+        raise ModelError(
+            f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {str(error).rstrip('.')}.",
+            remedy="Check the shape, channels, size and dtype of the data against the model, or pass get_inputs=.",
+        ) from error

@@ -1,0 +1,28 @@
+"""Give lazy modules their shapes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from headstart import rng
+from headstart.forward import Where, failing_forward
+from headstart.inputs import Batch
+
+
+def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
+    """Give lazy modules their shapes; their default weights come from the call's seed."""
+    training = [(m, m.training) for m in model.modules()]
+    model.eval()
+    small, where = batch.head(2), Where()
+    try:
+        with (
+            rng.untouched(rng.derive(seed, "lazy")),
+            torch.no_grad(),
+            failing_forward(small, where),
+            where.following(model),
+        ):
+            model(*small.args, **small.kwargs)
+    finally:
+        for module, flag in training:
+            module.training = flag

@@ -1,0 +1,57 @@
+"""What methods that normalize outputs share: which layers and channels they leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headstart.method import Method
+from headstart.moments import Moments
+from headstart.plan import Plan
+from headstart.visit import Visit
+from headstart.weights import Layer
+
+DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
+
+
+def leave_normed(
+    method: Method, layers: Sequence[Layer], plan: Plan, before_norm: str, output_layer: str
+) -> list[Layer]:
+    """Drop layers that a normalization follows, and output layers, where the options say so."""
+    chosen, normed = [], 0
+    for layer in layers:
+        norm = plan.norm_after.get(layer.name)
+        if norm is not None and before_norm == "skip":
+            plan.skip(layer, f"'{norm}' normalizes its output")
+            normed += 1
+        elif layer.name in plan.outputs and output_layer == "keep" and len(plan.layers) > 1:
+            plan.skip(layer, "an output layer, whose scale sets the first loss")
+        else:
+            chosen.append(layer)
+    if normed:
+        plan.find(f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are.")
+    return chosen
+
+
+def constant_channels(moments: Moments, dtype: torch.dtype) -> Tensor:
+    """Which channels do not vary over the batch beyond the rounding of ``dtype``, as a mask."""
+    std = moments.var.sqrt()
+    finfo = torch.finfo(dtype)
+    # A half-precision value is rounded once; float32 sums round at every term.
+    rounding = finfo.eps if finfo.bits == 16 else 8 * finfo.eps
+    return (std <= DEAD * math.sqrt(float(moments.var.mean()))) | (std <= rounding * moments.mean.abs())
+
+
+def leave_constant(visit: Visit, dead: Tensor) -> bool:
+    """Leave a layer none of whose channels vary, say so, and return whether that was the case."""
+    if not bool(dead.all()):
+        return False
+    visit.leave("its output does not vary over the batch")
+    visit.find(
+        f"{visit.method.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
+        " rescaled; layers before it, or the data, have lost all variation."
+    )
+    return True

@@ -1,0 +1,136 @@
+"""Which layers a call may write: patterns, frozen and loaded weights, ties."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from headstart.errors import HeadstartError, unknown
+from headstart.plan import Plan
+from headstart.weights import LAYERS, Layer
+
+Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+
+
+Selection = Pattern | Sequence[Pattern] | None
+
+
+_KEEP_FLAGS = ("_is_hf_initialized", "_no_reinit")
+
+
+def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection) -> list[Layer]:
+    """Choose the layers that may be written; every other one gets its reason.
+
+    A text pattern is a glob over qualified names, or the name of a block that holds layers. Frozen layers
+    (``requires_grad=False``) and those flagged as already loaded are left alone unless ``include`` names them in
+    full. Of tied weights and biases, the first in execution order is the owner.
+
+    Raises:
+        UnknownNameError: A pattern matches no layer.
+    """
+    includes, excludes = _known([*plan.layers, *plan.unreached], include, exclude)
+    everything = [*plan.layers, *plan.unreached]
+    plan.excluded = {la.name for la in everything} - {la.name for la in named(everything, include, exclude)}
+    owners = _owners(model)
+    taken: dict[int, str] = {}
+    chosen = []
+    for layer in plan.layers:
+        by_name = layer.name in includes
+        reason = _reason_to_leave(layer, includes, excludes, by_name, owners, taken)
+        for p in layer.weight_parameters():
+            taken.setdefault(id(p), layer.name)
+        bias = layer.module.bias
+        if bias is not None and taken.setdefault(id(bias), layer.name) != layer.name:
+            plan.tied_biases.add(layer.name)
+        if reason:
+            plan.skip(layer, reason)
+            if reason.startswith("frozen"):
+                plan.frozen.add(layer.name)
+            if reason.startswith("flagged"):
+                plan.excluded.add(layer.name)
+        else:
+            chosen.append(layer)
+    return chosen
+
+
+def named(layers: Sequence[Layer], include: Selection, exclude: Selection) -> list[Layer]:
+    """Filter layers by patterns alone, frozen ones included.
+
+    Raises:
+        UnknownNameError: A pattern matches no layer.
+    """
+    includes, excludes = _known(layers, include, exclude)
+    wanted = [la for la in layers if not includes or any(_matches(p, la) for p in includes)]
+    return [la for la in wanted if not any(_matches(p, la) for p in excludes)]
+
+
+def _known(layers: Sequence[Layer], include: Selection, exclude: Selection) -> tuple[list[Pattern], list[Pattern]]:
+    """List the patterns, each of which must match a layer."""
+    includes, excludes = _patterns(include), _patterns(exclude)
+    for pattern in [*includes, *excludes]:
+        if not any(_matches(pattern, layer) for layer in layers):
+            name = getattr(pattern, "__name__", str(pattern))
+            raise unknown("layer that matches", name, [la.name for la in layers])
+    return includes, excludes
+
+
+def _reason_to_leave(
+    layer: Layer,
+    includes: list[Pattern],
+    excludes: list[Pattern],
+    by_name: bool,
+    owners: dict[int, list[tuple[str, nn.Module]]],
+    taken: dict[int, str],
+) -> str:
+    if includes and not any(_matches(p, layer) for p in includes):
+        return "not included"
+    if any(_matches(p, layer) for p in excludes):
+        return "excluded"
+    params = layer.weight_parameters()
+    if not by_name:
+        if not all(p.requires_grad for p in params):
+            return "frozen (requires_grad=False)"
+        if any(getattr(p, flag, False) for p in params for flag in _KEEP_FLAGS):
+            return "flagged as already loaded"
+    for p in params:
+        if id(p) in taken:
+            return f"tied to '{taken[id(p)]}', which runs first"
+        for name, module in owners.get(id(p), []):
+            if not isinstance(module, LAYERS):
+                return f"tied to '{name}' ({type(module).__name__})"
+    return ""
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    owners: dict[int, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        if "parametrizations" in name.split("."):
+            continue
+        for p in module._parameters.values():
+            if p is not None:
+                owners.setdefault(id(p), []).append((name, module))
+    return owners
+
+
+def _patterns(selection: Selection) -> list[Pattern]:
+    if selection is None:
+        return []
+    if isinstance(selection, (str, type)) or callable(selection):
+        return [selection]
+    patterns = list(selection) if isinstance(selection, Sequence) else []
+    if not patterns or not all(isinstance(p, (str, type)) or callable(p) for p in patterns):
+        raise HeadstartError(
+            f"{selection!r} does not select layers.",
+            remedy="Pass a name, a glob, a module type, a predicate (name, module) -> bool, or a list of those.",
+        )
+    return patterns
+
+
+def _matches(pattern: Pattern, layer: Layer) -> bool:
+    if isinstance(pattern, str):
+        return fnmatch.fnmatchcase(layer.name, pattern) or layer.name.startswith(pattern + ".")
+    if isinstance(pattern, type):
+        return isinstance(layer.module, pattern)
+    return bool(pattern(layer.name, layer.module))
