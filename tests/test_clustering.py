@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import headstart as hs
-from headstart.clustering import far_apart, kmeans, spherical_kmeans
+from headstart.numerics.clustering import far_apart, kmeans, spherical_kmeans
 
 
 def blobs(count: int = 600, clusters: int = 5, dims: int = 4, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.moments import ACROSS_SAMPLES, Moments, across_sample_std, channel_moments
+from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_std, channel_moments
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 

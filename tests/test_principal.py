@@ -8,8 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from headstart import principal as module
-from headstart.principal import largest_side, mean_square, principal
+from headstart.numerics import principal as module
+from headstart.numerics.principal import largest_side, mean_square, principal
 
 
 def rows(n: int, dimensions: int, seed: int = 0) -> Tensor:

@@ -22,7 +22,7 @@ from headstart.gradients import LossFunction, Passes, both_ways
 from headstart.health import Diagnosis
 from headstart.inputs import Batch, GetInputs
 from headstart.lazy import materialize
-from headstart.moments import across_sample_std
+from headstart.numerics.moments import across_sample_std
 from headstart.parameters import scales
 from headstart.plan import Plan, make_plan
 from headstart.rows import LayerHealth

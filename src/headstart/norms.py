@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.moments import Moments, channel_moments
+from headstart.numerics.moments import Moments, channel_moments
 from headstart.weights import LAYERS
 
 CONSTRUCTORS_SHARE = 0.1

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from headstart.forward import Where, first_input
-from headstart.moments import across_sample_std, channel_moments
 from headstart.norms import is_norm
+from headstart.numerics.moments import across_sample_std, channel_moments
 from headstart.plan import Plan
 from headstart.weights import Layer
 

@@ -14,8 +14,8 @@ from headstart.channels import RULES
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
-from headstart.moments import MIN_VALUES, Moments, channel_moments
 from headstart.norms import fresh_batch_norms, never_run
+from headstart.numerics.moments import MIN_VALUES, Moments, channel_moments
 from headstart.plan import make_plan
 from headstart.stems import Stem, Stems
 from headstart.weights import from_canonical, to_canonical

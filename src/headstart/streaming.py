@@ -18,8 +18,8 @@ from headstart.errors import ModelError
 from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.moments import Moments, channel_moments, pooled
 from headstart.norms import fresh_batch_norms, settled
+from headstart.numerics.moments import Moments, channel_moments, pooled
 from headstart.plan import Plan
 from headstart.transaction import Transaction
 from headstart.visit import Visit

@@ -13,7 +13,7 @@ from torch import Tensor
 from headstart import rng, weights
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.method import Method
-from headstart.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
+from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
 from headstart.plan import Plan
 from headstart.report import Row, summarize
 from headstart.transaction import Transaction

@@ -16,8 +16,8 @@ from headstart.errors import ModelError
 from headstart.forward import Where, failing_forward, first_input
 from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.moments import Moments
 from headstart.norms import batch_statistics
+from headstart.numerics.moments import Moments
 from headstart.plan import Plan
 from headstart.transaction import Transaction
 from headstart.visit import Visit

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from headstart import rng
-from headstart.clustering import kmeans, spherical_kmeans
 from headstart.errors import DataError, unknown
+from headstart.numerics.clustering import kmeans, spherical_kmeans
 
 DISTANCES = ("euclidean", "cosine", "even", "magnitude")
 _BLOCK = 2**16  # atoms that are transformed at once

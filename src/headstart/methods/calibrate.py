@@ -16,8 +16,8 @@ from headstart.gradients import LossFunction
 from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.normalization import constant_channels
-from headstart.moments import Moments, channel_moments
 from headstart.norms import batch_statistics
+from headstart.numerics.moments import Moments, channel_moments
 from headstart.operations import PINNED
 from headstart.registry import register
 from headstart.rescaling import follow, rescale_seen, within_range

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headstart.clustering import SAME, spherical_kmeans
 from headstart.errors import DataError
 from headstart.layer_patches import LayerPatches
-from headstart.principal import largest_side, mean_square, principal
+from headstart.numerics.clustering import SAME, spherical_kmeans
+from headstart.numerics.principal import largest_side, mean_square, principal
 from headstart.visit import Visit
 
 ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance

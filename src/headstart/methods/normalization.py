@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headstart.method import Method
-from headstart.moments import Moments
+from headstart.numerics.moments import Moments
 from headstart.plan import Plan
 from headstart.visit import Visit
 from headstart.weights import Layer

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.clustering import kmeans
 from headstart.errors import DataError
 from headstart.method import Method
 from headstart.methods.stem import (
@@ -28,6 +27,7 @@ from headstart.methods.stem import (
     parity_bound,
     share,
 )
+from headstart.numerics.clustering import kmeans
 from headstart.patches import batched, foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
 from headstart.plan import Plan
 from headstart.registry import register

@@ -26,9 +26,9 @@ from headstart.methods.stem import (
     note_missing,
     share,
 )
+from headstart.numerics.principal import mean_square, principal
 from headstart.patches import batched, every_patch, positions, sample_patches
 from headstart.plan import Plan
-from headstart.principal import mean_square, principal
 from headstart.registry import register
 from headstart.visit import Visit
 from headstart.weights import Layer
