@@ -61,7 +61,7 @@ from headstart.methods import (
     ZeroDCRandom,
 )
 from headstart.registry import describe, list_methods, register
-from headstart.report import Init, Report, Row
+from headstart.results.report import Init, Report, Row
 from headstart.rows import Finding, LayerHealth
 from headstart.version import __version__ as __version__
 

@@ -15,9 +15,9 @@ from headstart.channels import RULES, ChannelMap, Mix, check_per, mix, mixed
 from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.forward import full_precision
 from headstart.inputs import Batch, GetInputs
-from headstart.render import Grid, number
-from headstart.report import Report, Row, summarize
 from headstart.response import Responder, Response
+from headstart.results.display import Grid, number
+from headstart.results.report import Report, Row, summarize
 from headstart.stems import Stem, Stems, named_layers
 from headstart.transaction import Transaction
 from headstart.weights import Layer, to_canonical

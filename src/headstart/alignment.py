@@ -15,7 +15,7 @@ from headstart.errors import HeadstartError, ModelError
 from headstart.inputs import Batch, GetInputs
 from headstart.matching import Matcher, Weights, units
 from headstart.permutation import Wiring, order, permute
-from headstart.render import Grid, Shown
+from headstart.results.display import Grid, Shown
 from headstart.transaction import Transaction
 from headstart.weights import weight_layers
 from headstart.wiring import distance, outputs, wire

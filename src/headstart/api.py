@@ -19,7 +19,7 @@ from headstart.inputs import Batch, GetInputs
 from headstart.lazy import materialize
 from headstart.method import Method
 from headstart.plan import Plan, make_plan
-from headstart.report import Init, Report, Row
+from headstart.results.report import Init, Report, Row
 from headstart.selection import Selection, select
 from headstart.transaction import Transaction
 from headstart.version import __version__

@@ -12,7 +12,7 @@ from headstart.folding import fold_batch_norms
 from headstart.gradients import LossFunction
 from headstart.inputs import GetInputs
 from headstart.methods.calibrate import Calibrate
-from headstart.report import Report
+from headstart.results.report import Report
 from headstart.selection import Selection
 
 

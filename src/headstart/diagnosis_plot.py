@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from headstart.errors import HeadstartError
-from headstart.plot import AFTER, BEFORE
+from headstart.results.filter_plot import AFTER, BEFORE
 
 if TYPE_CHECKING:
     from headstart.health import Diagnosis

@@ -15,7 +15,7 @@ from headstart import api, guard, rng
 from headstart.api import MethodLike
 from headstart.errors import HeadstartError, ModelError
 from headstart.inputs import GetInputs
-from headstart.report import Report
+from headstart.results.report import Report
 from headstart.selection import Selection
 from headstart.weights import store
 

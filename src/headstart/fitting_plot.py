@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headstart.plot import AFTER, BEFORE
+from headstart.results.filter_plot import AFTER, BEFORE
 
 if TYPE_CHECKING:
     from headstart.curves import SampleCurves

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import MissingExtraError
-from headstart.render import Grid, Shown, number
+from headstart.results.display import Grid, Shown, number
 from headstart.rows import HE, Finding, LayerHealth
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.method import Method
 from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
 from headstart.plan import Plan
-from headstart.report import Row, summarize
+from headstart.results.report import Row, summarize
 from headstart.transaction import Transaction
 from headstart.weights import Layer
 

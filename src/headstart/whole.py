@@ -14,7 +14,7 @@ from headstart import weights
 from headstart.errors import WriteError
 from headstart.inputs import Batch, GetInputs
 from headstart.plan import Plan
-from headstart.report import summarize
+from headstart.results.report import summarize
 from headstart.transaction import Transaction
 from headstart.weights import Layer
 

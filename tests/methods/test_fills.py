@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import headstart as hs
 from headstart import rng
 from headstart.methods import fills
-from headstart.report import Report
+from headstart.results.report import Report
 
 DATA_FILLS = ("pca", "zca", "kmeans", "patches")
 

@@ -16,7 +16,7 @@ from headstart.banks.distances import Found, cluster, require_distance
 from headstart.banks.gather import Progress, gather
 from headstart.banks.sources import Model, Names
 from headstart.errors import HeadstartError
-from headstart.render import Grid, Shown, number
+from headstart.results.display import Grid, Shown, number
 
 KS = (2, 3, 5, 10, 20, 30)
 _POINTS = 1000  # that a silhouette is measured on: it takes all their pairs

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.banks.entry import Entry
-from headstart.plot import DIVERGING, tiles
+from headstart.results.filter_plot import DIVERGING, tiles
 
 ROWS = 24  # entries that are drawn
 COLUMNS = 12  # clusters of an entry that are drawn, the largest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.banks.entry import Entry
-from headstart.render import Grid, Shown, number
+from headstart.results.display import Grid, Shown, number
 
 _COLUMNS = ("layer", "atoms", "depth", "clusters", "filters", "shares", "rms", "of centroids", "within")
 _SHARES = 4  # that are listed

@@ -20,7 +20,7 @@ from headstart.distributed import initialize
 from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.methods.sample_training import SampleTraining
-from headstart.report import Report
+from headstart.results.report import Report
 
 
 class TrainingImages(Dataset[Any]):

@@ -20,7 +20,7 @@ from headstart.cli._dataroot import add_data_root
 from headstart.cli._sources import Source, load_data
 from headstart.errors import HeadstartError
 from headstart.lazy import materialize
-from headstart.report import Report
+from headstart.results.report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> None:

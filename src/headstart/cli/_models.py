@@ -118,7 +118,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
         HeadstartError: No such file, not a file of tensors, or one that does not fit the model.
     """
     from headstart.api import apply
-    from headstart.report import Init
+    from headstart.results.report import Init
 
     found, metadata = files.read_checkpoint(path)
     if metadata.get("format") == "headstart-init-1":

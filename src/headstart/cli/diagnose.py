@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         )
     diagnosis.notes = [*notes, *diagnosis.notes]
     if args.html is not None:
-        from headstart.render import html_page
+        from headstart.results.display import html_page
 
         args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
     if args.json:

@@ -15,7 +15,7 @@ from headstart.api import MethodLike, apply, compute
 from headstart.conformance.models import Branched, Reference, Reordered, images, labels
 from headstart.conformance.runs import build, contract, couples, needs_data, result, run, writes_stem
 from headstart.conformance.state import Snapshot, require, require_close, require_equal, same_bits, weights_of
-from headstart.report import Init
+from headstart.results.report import Init
 
 
 def _scramble(seed: int) -> None:

@@ -23,7 +23,7 @@ from headstart.conformance.models import (
 )
 from headstart.conformance.runs import attempt, build, contract, knows_some_kernels, refused, run
 from headstart.conformance.state import Snapshot, require, require_close, require_equal, weights_of
-from headstart.report import Report
+from headstart.results.report import Report
 
 
 def _precision(method: MethodLike, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ from headstart import registry, rng
 from headstart.api import MethodLike, initialize
 from headstart.conformance.state import Snapshot, require, weights_of
 from headstart.errors import HeadstartError
-from headstart.report import Report
+from headstart.results.report import Report
 
 M = TypeVar("M", bound=nn.Module)
 Check = Callable[[MethodLike], None]

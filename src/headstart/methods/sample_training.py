@@ -17,7 +17,7 @@ from headstart.fitting import Classify, Fit
 from headstart.inputs import fingerprint
 from headstart.method import Method
 from headstart.registry import register
-from headstart.report import summarize
+from headstart.results.report import summarize
 from headstart.stages import Checkpoint, Stage, require_finite
 from headstart.whole import Whole
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
-from headstart.render import Grid, Shown, number
+from headstart.results.display import Grid, Shown, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ class Report(Shown):
         if self.filters is None:
             raise HeadstartError("No convolution was written, so there are no filters to plot.")
         try:
-            from headstart.plot import filter_pair
+            from headstart.results.filter_plot import filter_pair
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "plot_filters()") from error
         return filter_pair(*self.filters)
