@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import headstart as hs
-from headstart import inputs
 from headstart.alignment import canonical
 from headstart.bench.models import resolve_model
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.matching import Matcher, units
+from headstart.model import inputs
+from headstart.model.weights import weight_layers
 from headstart.permutation import order, permute
-from headstart.weights import weight_layers
 from headstart.wiring import distance, outputs, wire
 
 

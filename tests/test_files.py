@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from headstart import files
 from headstart.errors import HeadstartError
+from headstart.model import checkpoints as files
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

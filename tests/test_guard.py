@@ -6,8 +6,8 @@ import torch.distributed as dist
 from torch import nn
 
 import headstart as hs
-from headstart import guard
 from headstart.conformance.state import Snapshot
+from headstart.model import guard
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from headstart.layer_patches import LayerPatches, mean_patch
-from headstart.weights import Layer, read
+from headstart.model.weights import Layer, read
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import headstart as hs
-from headstart.inputs import Batch
-from headstart.plan import make_plan
-from headstart.selection import select
+from headstart.model.inputs import Batch
+from headstart.model.selection import select
+from headstart.model.trace import make_plan
 
 
 def plan_of(model, *args):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart import inputs, streaming
+from headstart import streaming
+from headstart.model import inputs
 from headstart.numerics.moments import channel_moments, pooled
 
 X = torch.randn(70, 3, 10, 10, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.5, 3, 70).view(

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import headstart as hs
-from headstart import weights
 from headstart.conformance.state import Snapshot
-from headstart.transaction import Transaction
-from headstart.weights import Layer
+from headstart.model import weights
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer
 
 KINDS = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headstart import guard, inputs, rng
+from headstart import rng
 from headstart.channels import RULES, ChannelMap, Mix, check_per, mix, mixed
 from headstart.errors import DataError, HeadstartError, ModelError, unknown
-from headstart.forward import full_precision
-from headstart.inputs import Batch, GetInputs
+from headstart.model import guard, inputs
+from headstart.model.forward import full_precision
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer, to_canonical
 from headstart.response import Responder, Response
 from headstart.results.display import Grid, number
 from headstart.results.report import Report, Row, summarize
 from headstart.stems import Stem, Stems, named_layers
-from headstart.transaction import Transaction
-from headstart.weights import Layer, to_canonical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart import guard, inputs, rng, weights
+from headstart import rng
 from headstart.errors import HeadstartError, ModelError
-from headstart.inputs import Batch, GetInputs
 from headstart.matching import Matcher, Weights, units
+from headstart.model import guard, inputs, weights
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.transaction import Transaction
+from headstart.model.weights import weight_layers
 from headstart.permutation import Wiring, order, permute
 from headstart.results.display import Grid, Shown
-from headstart.transaction import Transaction
-from headstart.weights import weight_layers
 from headstart.wiring import distance, outputs, wire
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same

@@ -12,19 +12,20 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer
 
-from headstart import guard, inputs, registry, rng
+from headstart import registry, rng
 from headstart.errors import DataError, HeadstartError
-from headstart.forward import full_precision
-from headstart.inputs import Batch, GetInputs
-from headstart.lazy import materialize
 from headstart.method import Method
-from headstart.plan import Plan, make_plan
+from headstart.model import guard, inputs
+from headstart.model.forward import full_precision
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.lazy import materialize
+from headstart.model.selection import Selection, select
+from headstart.model.trace import Plan, make_plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import store
 from headstart.results.report import Init, Report, Row
-from headstart.selection import Selection, select
-from headstart.transaction import Transaction
 from headstart.version import __version__
 from headstart.walk import walk
-from headstart.weights import store
 from headstart.whole import Whole
 
 MethodLike = str | Method | type[Method] | Sequence[str | Method]
@@ -47,7 +48,7 @@ def initialize(
     Args:
         model: Any eager module; parameters keep identity, dtype, device and memory format.
         data: A tensor, ``(inputs, targets)``, a dict, an iterable of those, a ``DataLoader`` or a ``Dataset``;
-            None for methods that need none. See ``headstart.inputs.load``.
+            None for methods that need none. See ``headstart.model.inputs.load``.
         method: A name (``"prewarm"``, ``"prewarm:fraction=0.25"``, ``"prewarm:paper"``), a configured method,
             or a list of those, applied in this order at every layer.
         seed: A number, or a generator (advanced by one draw). Every layer draws from its own stream.

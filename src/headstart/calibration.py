@@ -10,10 +10,10 @@ from torch import nn
 from headstart.api import initialize
 from headstart.folding import fold_batch_norms
 from headstart.gradients import LossFunction
-from headstart.inputs import GetInputs
 from headstart.methods.calibrate import Calibrate
+from headstart.model.inputs import GetInputs
+from headstart.model.selection import Selection
 from headstart.results.report import Report
-from headstart.selection import Selection
 
 
 def calibrate(

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from headstart import fitting, guard, rng, samples
+from headstart import fitting, rng, samples
 from headstart.errors import HeadstartError, MissingExtraError
 from headstart.fitting import Classify
-from headstart.inputs import GetInputs
+from headstart.model import guard
+from headstart.model.inputs import GetInputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,11 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
-from headstart.norms import is_norm, never_run
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.norms import is_norm, never_run
+from headstart.model.weights import Layer
 from headstart.operations import ANY, PINNED, Classes, Operation, written
-from headstart.weights import Layer
 
 _ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach

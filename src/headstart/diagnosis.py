@@ -13,22 +13,23 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, IterableDataset
 
-from headstart import guard, inputs, rng, weights
+from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.filter_metrics import filter_metrics
 from headstart.findings import Scene, judge
-from headstart.forward import full_precision
 from headstart.gradients import LossFunction, Passes, both_ways
 from headstart.health import Diagnosis
-from headstart.inputs import Batch, GetInputs
-from headstart.lazy import materialize
+from headstart.model import guard, inputs, weights
+from headstart.model.forward import full_precision
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.lazy import materialize
+from headstart.model.selection import Selection, named
+from headstart.model.trace import Plan, make_plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer, to_canonical
 from headstart.numerics.moments import across_sample_std
 from headstart.parameters import scales
-from headstart.plan import Plan, make_plan
 from headstart.rows import LayerHealth
-from headstart.selection import Selection, named
-from headstart.transaction import Transaction
-from headstart.weights import Layer, to_canonical
 
 SAMPLES = 64  # the backward pass keeps every activation of them
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart import api, guard, rng
+from headstart import api, rng
 from headstart.api import MethodLike
 from headstart.errors import HeadstartError, ModelError
-from headstart.inputs import GetInputs
+from headstart.model import guard
+from headstart.model.inputs import GetInputs
+from headstart.model.selection import Selection
+from headstart.model.weights import store
 from headstart.results.report import Report
-from headstart.selection import Selection
-from headstart.weights import store
 
 
 def initialize(

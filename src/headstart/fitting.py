@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from headstart import inputs, samples
+from headstart import samples
 from headstart.errors import DataError, HeadstartError
-from headstart.inputs import GetInputs
+from headstart.model import inputs
+from headstart.model.inputs import GetInputs
 
 OnEpoch = Callable[[nn.Module, int], None]
 

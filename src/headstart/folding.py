@@ -13,14 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headstart import guard, inputs, rng, weights
+from headstart import rng
 from headstart.errors import ModelError, WriteError
-from headstart.forward import Where, failing_forward, full_precision
-from headstart.inputs import Batch, GetInputs
-from headstart.norms import never_run
+from headstart.model import guard, inputs, weights
+from headstart.model.forward import Where, failing_forward, full_precision
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.norms import never_run
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer, weight_layers
 from headstart.rescaling import alike
-from headstart.transaction import Transaction
-from headstart.weights import Layer, weight_layers
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

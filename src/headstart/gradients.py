@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from headstart import inputs, rng
+from headstart import rng
 from headstart.errors import HeadstartError
-from headstart.forward import Where, failing_forward
-from headstart.inputs import Batch
-from headstart.norms import as_in_training
-from headstart.plan import Plan
+from headstart.model import inputs
+from headstart.model.forward import Where, failing_forward
+from headstart.model.inputs import Batch
+from headstart.model.norms import as_in_training
+from headstart.model.trace import Plan
 from headstart.probe import Probe, weight_gradients
 
 LossFunction = Callable[[Any, Any], Tensor]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstart.model.weights import Layer, working_dtype
 from headstart.patches import batched
-from headstart.weights import Layer, working_dtype
 
 BLOCK = 2**20  # values that are gathered at a time
 

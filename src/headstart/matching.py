@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from headstart.model.weights import Layer
 from headstart.permutation import Wiring, permuted
-from headstart.weights import Layer
 
 Weights = Mapping[str, Tensor]  # by layer name, canonical
 _ROUNDS = 50

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from headstart.errors import HeadstartError
-from headstart.weights import Layer
+from headstart.model.weights import Layer
 
 if TYPE_CHECKING:
-    from headstart.plan import Plan
+    from headstart.model.trace import Plan
     from headstart.visit import Visit
     from headstart.whole import Whole
 

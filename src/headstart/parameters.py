@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from headstart.norms import is_norm
-from headstart.weights import LAYERS
+from headstart.model.norms import is_norm
+from headstart.model.weights import LAYERS
 
 QUIET = 0.01  # a parameter of one value up to this is a branch scaled down on purpose
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headstart.errors import DataError
-from headstart.weights import Layer
+from headstart.model.weights import Layer
 
 BINS = 256
 CHUNK = 2**22  # values that the histogram widens at a time

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from headstart import weights
 from headstart.dataflow import Use
+from headstart.model import weights
+from headstart.model.weights import Layer, weight_layers
 from headstart.operations import PINNED
-from headstart.weights import Layer, weight_layers
 
 
 @dataclass

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from headstart.forward import Where, first_input
-from headstart.norms import is_norm
+from headstart.model.forward import Where, first_input
+from headstart.model.norms import is_norm
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.numerics.moments import across_sample_std, channel_moments
-from headstart.plan import Plan
-from headstart.weights import Layer
 
 _RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}
 _CLAMPS = {torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clamp_min, Tensor.clamp_min, F.hardtanh}

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart import weights
 from headstart.dataflow import Flow, trace
 from headstart.errors import ModelError
-from headstart.forward import Where, failing_forward
-from headstart.inputs import Batch
-from headstart.weights import Layer
+from headstart.model import weights
+from headstart.model.forward import Where, failing_forward
+from headstart.model.inputs import Batch
+from headstart.model.weights import Layer
 from headstart.whole import Whole
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from headstart.channels import RULES
 from headstart.errors import DataError, HeadstartError, WriteError
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
-from headstart.norms import fresh_batch_norms, never_run
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.norms import fresh_batch_norms, never_run
+from headstart.model.trace import make_plan
+from headstart.model.weights import from_canonical, to_canonical
 from headstart.numerics.moments import MIN_VALUES, Moments, channel_moments
-from headstart.plan import make_plan
 from headstart.stems import Stem, Stems
-from headstart.weights import from_canonical, to_canonical
 
 NEGLIGIBLE = 1e-4  # a channel whose deviation is so small a part of its layer's is not made larger
 OFF_CENTRE = 0.5  # deviations by which means may differ from those that a batch norm expects

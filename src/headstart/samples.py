@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from headstart import rng
 from headstart.errors import DataError
-from headstart.inputs import Batch, map_tensors
+from headstart.model.inputs import Batch, map_tensors
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
 DRAWS = ("nested", "disjoint", "independent")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from headstart.channels import Mix
 from headstart.errors import DataError, ModelError, WriteError, unknown
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
-from headstart.weights import Layer, is_plain, weight_layers
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.weights import Layer, is_plain, weight_layers
 
 RECORDS = ("in_channels", "in_chans", "input_channels", "num_channels", "n_channels")
 _CONFIGS = ("pretrained_cfg", "default_cfg", "config")

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.errors import ModelError
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.norms import fresh_batch_norms, settled
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.norms import fresh_batch_norms, settled
+from headstart.model.trace import Plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments, pooled
-from headstart.plan import Plan
-from headstart.transaction import Transaction
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 See = Callable[[int, nn.Module, Any, Any], None]
 

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart import rng, weights
+from headstart import rng
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.method import Method
+from headstart.model import weights
+from headstart.model.trace import Plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer
 from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
-from headstart.plan import Plan
 from headstart.results.report import Row, summarize
-from headstart.transaction import Transaction
-from headstart.weights import Layer
 
 
 class Visit:

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
 from headstart.method import Method
-from headstart.norms import batch_statistics
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.norms import batch_statistics
+from headstart.model.trace import Plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
-from headstart.plan import Plan
-from headstart.transaction import Transaction
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
 
@@ -45,7 +45,7 @@ def walk(
     Args:
         model: In evaluation mode, inside ``transaction``.
         batch: The calibration batch; None runs the fills in registration order.
-        plan: From :func:`headstart.plan.make_plan`.
+        plan: From :func:`headstart.model.trace.make_plan`.
         jobs: Methods with the layers that each wants.
         transaction: Learns what is written.
         seed: Names the streams.

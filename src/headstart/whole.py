@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart import weights
 from headstart.errors import WriteError
-from headstart.inputs import Batch, GetInputs
-from headstart.plan import Plan
+from headstart.model import weights
+from headstart.model.inputs import Batch, GetInputs
+from headstart.model.trace import Plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer
 from headstart.results.report import summarize
-from headstart.transaction import Transaction
-from headstart.weights import Layer
 
 
 @dataclass(frozen=True)

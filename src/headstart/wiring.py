@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from headstart import inputs
 from headstart.dataflow import Tracer, Use
 from headstart.errors import ModelError
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
+from headstart.model import inputs
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.trace import make_plan
+from headstart.model.transaction import Transaction
+from headstart.model.weights import Layer, weight_layers
 from headstart.operations import ANY, PINNED, Operation, close, joined
 from headstart.permutation import Wiring, order, permute
-from headstart.plan import make_plan
-from headstart.transaction import Transaction
-from headstart.weights import Layer, weight_layers
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _SAME = 1e-4  # of the outputs' size

@@ -3,8 +3,8 @@
 import torch
 
 from headstart import rng
-from headstart.files import key_of
-from headstart.weights import weight_layers
+from headstart.model.checkpoints import key_of
+from headstart.model.weights import weight_layers
 
 
 def _network(model, number):

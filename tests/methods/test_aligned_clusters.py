@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart import inputs
 from headstart.bench.models import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
+from headstart.model import inputs
 from headstart.permutation import permute
 from headstart.wiring import wire
 

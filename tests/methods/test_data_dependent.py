@@ -19,8 +19,8 @@ from torch.nn import functional as F
 import headstart as hs
 from headstart import rng
 from headstart.layer_patches import mean_patch
+from headstart.model.weights import Layer
 from headstart.numerics.clustering import spherical_kmeans
-from headstart.weights import Layer
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from headstart import files, guard, weights
 from headstart.errors import HeadstartError, ModelError, unknown
-from headstart.weights import weight_layers
+from headstart.model import checkpoints as files
+from headstart.model import guard, weights
+from headstart.model.weights import weight_layers
 
 Model = nn.Module | Mapping[str, Tensor] | str | Path
 Names = str | Sequence[str] | None

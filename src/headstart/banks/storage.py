@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from headstart import files
 from headstart.banks.entry import Entry
 from headstart.errors import HeadstartError, unknown
+from headstart.model import checkpoints as files
 
 FORMAT = "headstart-bank-1"
 MAX_JSON = 1_000_000  # characters of metadata that are parsed

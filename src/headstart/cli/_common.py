@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from headstart import guard, inputs, rng
+from headstart import rng
 from headstart.cli import _models
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._sources import Source, load_data
 from headstart.errors import HeadstartError
-from headstart.lazy import materialize
+from headstart.model import guard, inputs
+from headstart.model.lazy import materialize
 from headstart.results.report import Report
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart import files, registry
+from headstart import registry
 from headstart.cli._sources import Source
 from headstart.errors import HeadstartError, ModelError, unknown
+from headstart.model import checkpoints as files
 
 _DEFAULT_CLASSES = {"headstart": 10}  # the families of larger models have 1,000 by default
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from headstart.alignment import tables_of
 from headstart.errors import HeadstartError
-from headstart.files import Source, canonical_in, source_of
 from headstart.matching import Matcher, units
 from headstart.method import Method
 from headstart.methods.spatial import check_count
 from headstart.methods.stem import check_scale
-from headstart.plan import Plan
+from headstart.model.checkpoints import Source, canonical_in, source_of
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer, look
 from headstart.registry import register
-from headstart.weights import Layer, look
 from headstart.whole import Whole
 from headstart.wiring import wire
 

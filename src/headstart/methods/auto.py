@@ -14,10 +14,10 @@ from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.normalization import leave_normed
 from headstart.methods.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 from headstart.whole import Whole
 
 PATCHES = 4000  # of a layer: more cost more and gained nothing

@@ -15,8 +15,8 @@ from headstart.banks import Entry, FilterBank, storage
 from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.methods.spatial import depths, is_depthwise, resizing, sizes
-from headstart.plan import Plan
-from headstart.weights import Layer
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 
 Banks = str | Path | FilterBank | tuple[str | Path | FilterBank, ...]
 DEFAULT = ("cifar10-resnets", "efficientnet-lite0", "cifar100-pairs-resnet18")

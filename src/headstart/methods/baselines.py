@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import init
 
 from headstart.method import Method
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 _COST = "no forward pass of its own"
 _FAN = (

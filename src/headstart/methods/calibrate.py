@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from headstart.dataflow import Flow
-from headstart.forward import Where, failing_forward
 from headstart.gradients import LossFunction
 from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.normalization import constant_channels
-from headstart.norms import batch_statistics
+from headstart.model.forward import Where, failing_forward
+from headstart.model.norms import batch_statistics
+from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments
 from headstart.operations import PINNED
 from headstart.registry import register
 from headstart.rescaling import follow, rescale_seen, within_range
-from headstart.weights import Layer
 from headstart.whole import Whole
 
 SAMPLES = 64

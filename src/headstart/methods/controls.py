@@ -15,10 +15,10 @@ from torch import Tensor
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import parse, register
 from headstart.visit import Visit
-from headstart.weights import Layer
 from headstart.whole import Whole
 
 

@@ -21,10 +21,10 @@ from headstart.methods.spatial import (
     write_sized,
 )
 from headstart.methods.stem import check_scale
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 REFERENCE = (
     "Trockman, Willmott and Kolter 2023, Understanding the Covariance Structure of Convolutional Filters"

@@ -29,10 +29,10 @@ from headstart.methods.banked import (
 )
 from headstart.methods.spatial import check_count, spatial_convolutions, wanted_rms, write_sized
 from headstart.methods.stem import check_scale
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 
 @register(

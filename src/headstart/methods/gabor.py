@@ -12,10 +12,10 @@ from torch import Tensor
 
 from headstart.method import Method
 from headstart.methods.stem import check_scale, first_convolutions, matched_rms
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 REFERENCE_KERNEL = 7  # the ranges below are stated for it
 

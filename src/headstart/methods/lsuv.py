@@ -11,10 +11,10 @@ import torch
 from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 
 @register(

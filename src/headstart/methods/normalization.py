@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from headstart.method import Method
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
-from headstart.plan import Plan
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
 

@@ -27,12 +27,12 @@ from headstart.methods.stem import (
     parity_bound,
     share,
 )
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.numerics.clustering import kmeans
 from headstart.patches import batched, foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
-from headstart.plan import Plan
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 NORM_RULE = 6.65  # the published constant c of the colour rule
 RULE_PATCHES = 20  # patches per image in which the colour rule measures the mean norm

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from headstart import fitting, progress, rng, samples, weights
+from headstart import fitting, progress, rng, samples
 from headstart.errors import HeadstartError
 from headstart.fitting import Classify, Fit
-from headstart.inputs import fingerprint
 from headstart.method import Method
+from headstart.model import weights
+from headstart.model.inputs import fingerprint
 from headstart.registry import register
 from headstart.results.report import summarize
 from headstart.stages import Checkpoint, Stage, require_finite

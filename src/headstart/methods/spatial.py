@@ -11,9 +11,9 @@ from torch import Tensor
 from headstart.errors import HeadstartError
 from headstart.method import Method
 from headstart.methods.stem import matched_rms
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 DEAD = 1e-6  # of the longest filter: a shorter one is none
 

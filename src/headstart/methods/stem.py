@@ -9,9 +9,9 @@ from torch import Tensor
 
 from headstart.errors import HeadstartError
 from headstart.method import Method
-from headstart.plan import Plan
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 
 def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, count: int = 1) -> list[Layer]:

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
-from headstart.files import Source, bias_in, canonical_in, key_of, source_of
 from headstart.method import Method
-from headstart.plan import Plan
+from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.registry import register
-from headstart.weights import Layer
 from headstart.whole import Whole
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from headstart.dataflow import Use
 from headstart.errors import HeadstartError, ModelError
-from headstart.files import bias_in, key_of, source_of, weight_in
 from headstart.method import Method
 from headstart.methods.transfer import copy_others, heads, identity_of, read
+from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
+from headstart.model.weights import Layer, to_canonical
 from headstart.operations import PINNED
 from headstart.permutation import Wiring
 from headstart.registry import register
-from headstart.weights import Layer, to_canonical
 from headstart.whole import Whole
 from headstart.wiring import wire
 

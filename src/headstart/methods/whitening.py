@@ -26,12 +26,12 @@ from headstart.methods.stem import (
     note_missing,
     share,
 )
+from headstart.model.trace import Plan
+from headstart.model.weights import Layer
 from headstart.numerics.principal import mean_square, principal
 from headstart.patches import batched, every_patch, positions, sample_patches
-from headstart.plan import Plan
 from headstart.registry import register
 from headstart.visit import Visit
-from headstart.weights import Layer
 
 PATCHES = 2**18
 ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from headstart.errors import HeadstartError, unknown
-from headstart.plan import Plan
-from headstart.weights import LAYERS, Layer
+from headstart.model.trace import Plan
+from headstart.model.weights import LAYERS, Layer
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from headstart import rng
-from headstart.forward import Where, failing_forward
-from headstart.inputs import Batch
+from headstart.model.forward import Where, failing_forward
+from headstart.model.inputs import Batch
 
 
 def materialize(model: nn.Module, batch: Batch, seed: int) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.forward import Where, failing_forward, first_input
-from headstart.inputs import Batch
-from headstart.norms import is_norm
+from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.inputs import Batch
+from headstart.model.norms import is_norm
+from headstart.model.weights import Layer, weight_layers
 from headstart.results.report import Row
-from headstart.weights import Layer, weight_layers
 
 _RECENT = 16  # layer outputs held alive while looking for the norm that takes them
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.weights import Layer, is_plain, refresh, to_canonical
+from headstart.model.weights import Layer, is_plain, refresh, to_canonical
 
 
 def _version(tensor: Tensor) -> int | None:

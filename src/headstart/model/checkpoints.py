@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
-from headstart.weights import Layer, is_plain, to_canonical, weight_layers, working_dtype
+from headstart.model.weights import Layer, is_plain, to_canonical, weight_layers, working_dtype
 
 SAFETENSORS = ".safetensors"
 _NESTED = ("state_dict", "model_state_dict", "model")

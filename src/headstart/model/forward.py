@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError
-from headstart.inputs import Batch
-from headstart.weights import Layer, weight_layers
+from headstart.model.inputs import Batch
+from headstart.model.weights import Layer, weight_layers
 
 
 def full_precision(model: nn.Module) -> torch.autocast:

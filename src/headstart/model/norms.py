@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.model.weights import LAYERS
 from headstart.numerics.moments import Moments, channel_moments
-from headstart.weights import LAYERS
 
 CONSTRUCTORS_SHARE = 0.1
 
