@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from headstart.layer_patches import LayerPatches, mean_patch
+from headstart.measure.layer_patches import LayerPatches, mean_patch
 from headstart.model.weights import Layer, read
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -11,8 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import headstart as hs
-from headstart.model.weights import Layer
-from headstart.patches import (
+from headstart.measure.patches import (
     every_patch,
     foreground_density,
     mean_patch_norm,
@@ -21,6 +20,7 @@ from headstart.patches import (
     sample_patches,
     taper,
 )
+from headstart.model.weights import Layer
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from headstart.api import initialize
 from headstart.folding import fold_batch_norms
-from headstart.gradients import LossFunction
+from headstart.measure.gradients import LossFunction
 from headstart.methods.calibrate import Calibrate
 from headstart.model.inputs import GetInputs
 from headstart.model.selection import Selection

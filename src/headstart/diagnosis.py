@@ -17,8 +17,8 @@ from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.filter_metrics import filter_metrics
 from headstart.findings import Scene, judge
-from headstart.gradients import LossFunction, Passes, both_ways
 from headstart.health import Diagnosis
+from headstart.measure.gradients import LossFunction, Passes, both_ways
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs

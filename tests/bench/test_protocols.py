@@ -18,7 +18,7 @@ from headstart.bench.words import WORDS, check, defaults, experiment
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, UnknownNameError
-from headstart.patches import foreground_density, mean_patch_norm
+from headstart.measure.patches import foreground_density, mean_patch_norm
 
 TASK = {"data-dependent-published": ("--task", "mine.py:load"), "data-dependent-corrected": ("--task", "mine.py:load")}
 VERSIONS = ("published", "corrected")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import headstart as hs
 from headstart import rng
-from headstart.layer_patches import mean_patch
+from headstart.measure.layer_patches import mean_patch
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import spherical_kmeans
 

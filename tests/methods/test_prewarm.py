@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart import rng
-from headstart.patches import foreground_density
+from headstart.measure.patches import foreground_density
 
 CONVS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

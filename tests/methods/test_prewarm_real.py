@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart import rng
+from headstart.measure.patches import foreground_density, otsu_threshold
 from headstart.methods.prewarm import NORM_RULE
-from headstart.patches import foreground_density, otsu_threshold
 
 RealData = Callable[[str], Path]
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

@@ -13,7 +13,7 @@ from headstart import rng
 from headstart.balance import Energies, solve
 from headstart.dataflow import Flow
 from headstart.errors import ModelError
-from headstart.gradients import LossFunction, both_ways
+from headstart.measure.gradients import LossFunction, both_ways
 from headstart.method import Method
 from headstart.model import weights
 from headstart.model.weights import Layer, to_canonical

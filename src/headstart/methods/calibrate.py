@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.dataflow import Flow
-from headstart.gradients import LossFunction
+from headstart.measure.gradients import LossFunction
 from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.normalization import constant_channels

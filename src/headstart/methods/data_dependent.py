@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headstart.layer_patches import mean_patch
+from headstart.measure.layer_patches import mean_patch
 from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.fills import FILLS, Limits, fill

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headstart.errors import DataError
-from headstart.layer_patches import LayerPatches
+from headstart.measure.layer_patches import LayerPatches
 from headstart.numerics.clustering import SAME, spherical_kmeans
 from headstart.numerics.principal import largest_side, mean_square, principal
 from headstart.visit import Visit

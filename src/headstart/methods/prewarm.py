@@ -15,6 +15,14 @@ import torch
 from torch import Tensor
 
 from headstart.errors import DataError
+from headstart.measure.patches import (
+    batched,
+    foreground_density,
+    mean_patch_norm,
+    raw_pixels,
+    sample_patches,
+    taper,
+)
 from headstart.method import Method
 from headstart.methods.stem import (
     by_group,
@@ -30,7 +38,6 @@ from headstart.methods.stem import (
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import kmeans
-from headstart.patches import batched, foreground_density, mean_patch_norm, raw_pixels, sample_patches, taper
 from headstart.registry import register
 from headstart.visit import Visit
 

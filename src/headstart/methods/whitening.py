@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headstart.errors import DataError
+from headstart.measure.patches import batched, every_patch, positions, sample_patches
 from headstart.method import Method
 from headstart.methods.stem import (
     by_group,
@@ -29,7 +30,6 @@ from headstart.methods.stem import (
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 from headstart.numerics.principal import mean_square, principal
-from headstart.patches import batched, every_patch, positions, sample_patches
 from headstart.registry import register
 from headstart.visit import Visit
 

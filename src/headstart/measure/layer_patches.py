@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstart.measure.patches import batched
 from headstart.model.weights import Layer, working_dtype
-from headstart.patches import batched
 
 BLOCK = 2**20  # values that are gathered at a time
 

@@ -14,12 +14,12 @@ from torch.nn.utils import parametrize
 
 from headstart import rng
 from headstart.errors import HeadstartError
+from headstart.measure.probe import Probe, weight_gradients
 from headstart.model import inputs
 from headstart.model.forward import Where, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
 from headstart.model.trace import Plan
-from headstart.probe import Probe, weight_gradients
 
 LossFunction = Callable[[Any, Any], Tensor]
 
