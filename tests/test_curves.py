@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart import rng, samples
-from headstart.fitting import Classify
+from headstart import rng
+from headstart.fitting import samples
+from headstart.fitting.classify import Classify
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 1).long()

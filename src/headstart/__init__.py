@@ -14,7 +14,6 @@ from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.calibration import calibrate
 from headstart.channels import adapt_weight
-from headstart.curves import SampleCurves, sample_curves
 from headstart.diagnosis import diagnose
 from headstart.errors import (
     DataError,
@@ -24,6 +23,7 @@ from headstart.errors import (
     UnknownNameError,
     WriteError,
 )
+from headstart.fitting.curves import SampleCurves, sample_curves
 from headstart.folding import Folded, fold_batch_norms
 from headstart.health import Diagnosis
 from headstart.methods import (

@@ -2,8 +2,8 @@
 
 import torch
 
-from headstart import samples
-from headstart.fitting import run
+from headstart.fitting import samples
+from headstart.fitting.classify import run
 
 
 class Bend:

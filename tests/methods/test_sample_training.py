@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import headstart as hs
 from headstart import rng
 from headstart.errors import HeadstartError
-from headstart.fitting import Classify
+from headstart.fitting.classify import Classify
 
 N, CLASSES = 200, 4
 X = torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(1))

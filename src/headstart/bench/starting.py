@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from headstart import progress, samples
+from headstart import progress
 from headstart.bench.augment import draw
 from headstart.bench.batches import DeviceTask
 from headstart.bench.optimizers import Schedule, make_optimizer
 from headstart.bench.training import Training
 from headstart.distributed import initialize
 from headstart.errors import HeadstartError
+from headstart.fitting import samples
 from headstart.method import Method
 from headstart.methods.sample_training import SampleTraining
 from headstart.results.report import Report

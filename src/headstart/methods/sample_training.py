@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from headstart import fitting, progress, rng, samples
+from headstart import progress, rng
 from headstart.errors import HeadstartError
-from headstart.fitting import Classify, Fit
+from headstart.fitting import classify as fitting
+from headstart.fitting import samples
+from headstart.fitting.classify import Classify, Fit
+from headstart.fitting.stages import Checkpoint, Stage, require_finite
 from headstart.method import Method
 from headstart.model import weights
 from headstart.model.inputs import fingerprint
 from headstart.registry import register
 from headstart.results.report import summarize
-from headstart.stages import Checkpoint, Stage, require_finite
 from headstart.whole import Whole
 
 NORMS = ("keep", "reset", "reestimate")
@@ -52,7 +54,7 @@ class SampleTraining(Method):
         batch_size: Samples per step; None for that of the trial in ``headstart compare``, 64 elsewhere.
         frozen_batches: Draw batches and augmentations once per stage and repeat them in every epoch.
         fit: ``(model, dataset, epochs) -> None`` that trains one stage, instead of the default: cross-entropy by AdamW
-            (`headstart.fitting.Classify`), or in ``headstart compare`` the trial's own training.
+            (`headstart.fitting.classify.Classify`), or in ``headstart compare`` the trial's own training.
         checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
             call goes on there, with the same result as in one go. It is removed at the end.
 

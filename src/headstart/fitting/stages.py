@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from headstart import samples
 from headstart.errors import HeadstartError
+from headstart.fitting import samples
 
 _FORMAT = "headstart-stages-1"
 

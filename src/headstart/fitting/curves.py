@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from headstart import fitting, rng, samples
+from headstart import rng
 from headstart.errors import HeadstartError, MissingExtraError
-from headstart.fitting import Classify
+from headstart.fitting import classify as fitting
+from headstart.fitting import samples
+from headstart.fitting.classify import Classify
 from headstart.model import guard
 from headstart.model.inputs import GetInputs
 
@@ -74,7 +76,7 @@ class SampleCurves:
             MissingExtraError: matplotlib is not installed.
         """
         try:
-            from headstart.fitting_plot import sample_curves
+            from headstart.fitting.plot import sample_curves
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "SampleCurves.plot()") from error
         return sample_curves(self)

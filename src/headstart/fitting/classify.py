@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from headstart import samples
 from headstart.errors import DataError, HeadstartError
+from headstart.fitting import samples
 from headstart.model import inputs
 from headstart.model.inputs import GetInputs
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from headstart.results.filter_plot import AFTER, BEFORE
 
 if TYPE_CHECKING:
-    from headstart.curves import SampleCurves
+    from headstart.fitting.curves import SampleCurves
 
 
 def sample_curves(curves: SampleCurves) -> Figure:
