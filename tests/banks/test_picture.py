@@ -56,6 +56,6 @@ def test_many_entries_are_cut_and_it_is_said():
 
 
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "headstart.banks.picture", None)
+    monkeypatch.setitem(sys.modules, "headstart.banks.plot", None)
     with pytest.raises(MissingExtraError, match=r"headstart\[plot\]"):
         bank((3, 3)).plot()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from headstart.banks import FilterBank
-from headstart.banks.sources import each_source
+from headstart.banks.source_filters import each_source
 from headstart.bench.models import resolve_model
 from headstart.errors import HeadstartError, ModelError
 

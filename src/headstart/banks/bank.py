@@ -15,7 +15,7 @@ from headstart.banks.build import BINS, SAMPLE, build
 from headstart.banks.entry import Entry
 from headstart.banks.gather import Progress
 from headstart.banks.merge import merged
-from headstart.banks.sources import Model, Names
+from headstart.banks.source_filters import Model, Names
 from headstart.banks.summary import Summary
 from headstart.errors import HeadstartError, MissingExtraError
 
@@ -186,7 +186,7 @@ class FilterBank:
             MissingExtraError: matplotlib is not installed.
         """
         try:
-            from headstart.banks.picture import plot_bank
+            from headstart.banks.plot import plot_bank
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "plot()") from error
         return plot_bank(self.title, self.entries)

@@ -12,7 +12,7 @@ from headstart import rng
 from headstart.banks.distances import Found, cluster, require_distance
 from headstart.banks.entry import Entry
 from headstart.banks.gather import Gathered, Group, Progress, gather
-from headstart.banks.sources import Model, Names
+from headstart.banks.source_filters import Model, Names
 from headstart.errors import HeadstartError, unknown
 from headstart.version import __version__
 

@@ -14,7 +14,7 @@ from headstart import rng
 from headstart.banks.build import BINS, SAMPLE
 from headstart.banks.distances import Found, cluster, require_distance
 from headstart.banks.gather import Progress, gather
-from headstart.banks.sources import Model, Names
+from headstart.banks.source_filters import Model, Names
 from headstart.errors import HeadstartError
 from headstart.results.display import Grid, Shown, number
 

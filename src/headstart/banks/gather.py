@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headstart import rng
 from headstart.banks.reservoir import Reservoir
-from headstart.banks.sources import Convolution, Model, Names, chosen, each_source, require_known
+from headstart.banks.source_filters import Convolution, Model, Names, chosen, each_source, require_known
 from headstart.errors import HeadstartError
 
 Progress = Callable[[str, int, int | None], None]

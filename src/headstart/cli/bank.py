@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.banks import FilterBank
-    from headstart.banks.sources import Model
+    from headstart.banks.source_filters import Model
 
 _EXAMPLES = """\
 examples:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headstart.banks.sources import Model
+from headstart.banks.source_filters import Model
 from headstart.method import Method
 from headstart.methods.banked import DEFAULT, Banks, identity, match, matched, open_banks, plain
 from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured

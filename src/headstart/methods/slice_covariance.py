@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headstart.banks import Entry, FilterBank
-from headstart.banks.sources import Model, chosen, each_source
+from headstart.banks.source_filters import Model, chosen, each_source
 from headstart.errors import HeadstartError
 
 
