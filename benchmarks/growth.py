@@ -20,7 +20,7 @@ from calibration import BALANCED, WITHIN, forward, machine, seconds
 
 import headstart as hs
 from headstart.bench.models import resolve_model
-from headstart.method import Method
+from headstart.engine.method import Method
 
 MIDDLE = {"batch": 64, "depth": 16, "width": 32}
 RANGES = {"batch": (16, 32, 64, 128, 256), "depth": (4, 8, 16, 32, 64), "width": (8, 16, 32, 64, 128)}

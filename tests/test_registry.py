@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import headstart as hs
-from headstart import registry
+from headstart.engine import registry
 
 VALUES = {
     "kaiming": {"distribution": ["normal", "uniform"], "mode": ["fan_in", "fan_out"], "nonlinearity": ["relu", "tanh"]},

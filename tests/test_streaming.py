@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart import streaming
+from headstart.engine import streamed_walk as streaming
 from headstart.model import inputs
 from headstart.numerics.moments import channel_moments, pooled
 

@@ -11,8 +11,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from headstart.method import Method
-from headstart.registry import get, list_methods
+from headstart.engine.method import Method
+from headstart.engine.registry import get, list_methods
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "methods"
 INDEX = PAGES / "README.md"

@@ -15,6 +15,7 @@ from headstart.banks import FilterBank
 from headstart.calibration import calibrate
 from headstart.channels import adapt_weight
 from headstart.diagnosis import diagnose
+from headstart.engine.registry import describe, list_methods, register
 from headstart.errors import (
     DataError,
     HeadstartError,
@@ -60,7 +61,6 @@ from headstart.methods import (
     Zero,
     ZeroDCRandom,
 )
-from headstart.registry import describe, list_methods, register
 from headstart.results.report import Init, Report, Row
 from headstart.rows import Finding, LayerHealth
 from headstart.version import __version__ as __version__

@@ -12,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer
 
-from headstart import registry, rng
+from headstart import rng
+from headstart.engine import registry
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.walk import walk
 from headstart.errors import DataError, HeadstartError
-from headstart.method import Method
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
@@ -25,8 +28,6 @@ from headstart.model.transaction import Transaction
 from headstart.model.weights import store
 from headstart.results.report import Init, Report, Row
 from headstart.version import __version__
-from headstart.walk import walk
-from headstart.whole import Whole
 
 MethodLike = str | Method | type[Method] | Sequence[str | Method]
 

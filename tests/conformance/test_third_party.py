@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import headstart as hs
-from headstart import conformance, registry
+from headstart import conformance
+from headstart.engine import registry
 
 ABOUT = {"reference": "none", "scope": "all layers", "needs_data": False, "cost": "none"}
 

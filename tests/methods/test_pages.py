@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart import registry
+from headstart.engine import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

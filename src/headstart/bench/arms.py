@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from headstart.engine.method import Method
+from headstart.engine.registry import get, list_methods, literal, parse, split
 from headstart.errors import HeadstartError
-from headstart.method import Method
 from headstart.methods.sample_training import SampleTraining
-from headstart.registry import get, list_methods, literal, parse, split
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"

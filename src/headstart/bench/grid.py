@@ -14,9 +14,9 @@ from headstart import rng
 from headstart.bench.arms import Arm, spec_of
 from headstart.bench.store import canonical
 from headstart.bench.training import Training
+from headstart.engine.method import Method
+from headstart.engine.registry import literal, parse, resolve, split
 from headstart.errors import HeadstartError, unknown
-from headstart.method import Method
-from headstart.registry import literal, parse, resolve, split
 
 Configuration = dict[str, Any]  # values by the axes' keys
 _BUDGET = ("steps", "epochs", "batch_size", "evaluations", "devices", "device", "precision", "memory_format")

@@ -17,9 +17,9 @@ from headstart.bench.batches import DeviceTask
 from headstart.bench.optimizers import Schedule, make_optimizer
 from headstart.bench.training import Training
 from headstart.distributed import initialize
+from headstart.engine.method import Method
 from headstart.errors import HeadstartError
 from headstart.fitting import samples
-from headstart.method import Method
 from headstart.methods.sample_training import SampleTraining
 from headstart.results.report import Report
 

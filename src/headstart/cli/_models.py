@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart import registry
 from headstart.cli._sources import Source
+from headstart.engine import registry
 from headstart.errors import HeadstartError, ModelError, unknown
 from headstart.model import checkpoints as files
 

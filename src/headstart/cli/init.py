@@ -53,8 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Initialize, write, report."""
-    from headstart import api, registry
+    from headstart import api
     from headstart.cli import _common, _models
+    from headstart.engine import registry
     from headstart.errors import HeadstartError
     from headstart.methods.sample_training import SampleTraining
 

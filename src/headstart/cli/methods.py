@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the description."""
-    from headstart import registry
+    from headstart.engine import registry
 
     names = [args.name] if args.name else registry.list_methods()
     if args.json:
@@ -50,7 +50,7 @@ def as_dict(name: str) -> dict[str, Any]:
         >>> as_dict("kaiming")["options"]["mode"]
         "'fan_in'"
     """
-    from headstart import registry
+    from headstart.engine import registry
 
     cls = registry.get(name)
     options = {f.name: repr(f.default) for f in fields(cls)}  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def _table(names: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from headstart import registry
+    from headstart.engine import registry
 
     table = Table(box=None, pad_edge=False)
     for column in ("method", "what it writes", "data", "summary"):

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from headstart import registry, rng
+from headstart import rng
 from headstart.api import MethodLike, initialize
 from headstart.conformance.state import Snapshot, require, weights_of
+from headstart.engine import registry
 from headstart.errors import HeadstartError
 from headstart.results.report import Report
 

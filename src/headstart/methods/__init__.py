@@ -1,6 +1,6 @@
 """One file per paper. Importing this package registers every method."""
 
-from headstart.method import Info, Method
+from headstart.engine.method import Info, Method
 from headstart.methods.aligned_clusters import AlignedClusters
 from headstart.methods.auto import Auto
 from headstart.methods.balance import Balance

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.errors import DataError, ModelError
-from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.banked import match, open_banks
 from headstart.methods.data_dependent import WithinLayer
@@ -16,9 +19,6 @@ from headstart.methods.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
-from headstart.whole import Whole
 
 PATCHES = 4000  # of a layer: more cost more and gained nothing
 LARGEST = 7  # side of the largest kernel on which whitening was tried

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 _COST = "no forward pass of its own"
 _FAN = (

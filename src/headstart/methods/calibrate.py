@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from headstart.dataflow import Flow
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
-from headstart.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.normalization import constant_channels
 from headstart.model.forward import Where, failing_forward
@@ -20,9 +22,7 @@ from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments
 from headstart.operations import PINNED
-from headstart.registry import register
 from headstart.rescaling import follow, rescale_seen, within_range
-from headstart.whole import Whole
 
 SAMPLES = 64
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import parse, register
+from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.method import Method
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import parse, register
-from headstart.visit import Visit
-from headstart.whole import Whole
 
 
 @dataclass(frozen=True)

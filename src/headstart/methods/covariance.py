@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from headstart.banks.source_filters import Model
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.methods.banked import DEFAULT, Banks, identity, match, matched, open_banks, plain
 from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured
 from headstart.methods.spatial import (
@@ -23,8 +25,6 @@ from headstart.methods.spatial import (
 from headstart.methods.stem import check_scale
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 REFERENCE = (
     "Trockman, Willmott and Kolter 2023, Understanding the Covariance Structure of Convolutional Filters"

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
-from headstart.method import Method
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.fills import FILLS, Limits, fill
 from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 
 @register(

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.layer_patches import LayerPatches
 from headstart.numerics.clustering import SAME, spherical_kmeans
 from headstart.numerics.principal import largest_side, mean_square, principal
-from headstart.visit import Visit
 
 ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance
 MEGABYTE = 2**20

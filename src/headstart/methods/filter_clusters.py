@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.methods.banked import (
     DEFAULT,
     Banks,
@@ -31,8 +33,6 @@ from headstart.methods.spatial import check_count, spatial_convolutions, wanted_
 from headstart.methods.stem import check_scale
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 
 @register(

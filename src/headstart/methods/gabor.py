@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.methods.stem import check_scale, first_convolutions, matched_rms
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 REFERENCE_KERNEL = 7  # the ranges below are stated for it
 

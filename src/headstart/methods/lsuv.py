@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.visit import Visit
 
 
 @register(

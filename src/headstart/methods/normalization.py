@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headstart.method import Method
+from headstart.engine.method import Method
+from headstart.engine.visit import Visit
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
-from headstart.visit import Visit
 
 DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
 

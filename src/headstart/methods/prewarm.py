@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.patches import (
     batched,
@@ -23,7 +26,6 @@ from headstart.measure.patches import (
     sample_patches,
     taper,
 )
-from headstart.method import Method
 from headstart.methods.stem import (
     by_group,
     check_fraction,
@@ -38,8 +40,6 @@ from headstart.methods.stem import (
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import kmeans
-from headstart.registry import register
-from headstart.visit import Visit
 
 NORM_RULE = 6.65  # the published constant c of the colour rule
 RULE_PATCHES = 20  # patches per image in which the colour rule measures the mean norm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.method import Method
+from headstart.engine.method import Method
 from headstart.methods.balance import Balance
 from headstart.methods.data_dependent import WithinLayer
 

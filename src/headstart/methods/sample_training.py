@@ -12,17 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from headstart import progress, rng
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import register
 from headstart.errors import HeadstartError
 from headstart.fitting import classify as fitting
 from headstart.fitting import samples
 from headstart.fitting.classify import Classify, Fit
 from headstart.fitting.stages import Checkpoint, Stage, require_finite
-from headstart.method import Method
 from headstart.model import weights
 from headstart.model.inputs import fingerprint
-from headstart.registry import register
 from headstart.results.report import summarize
-from headstart.whole import Whole
 
 NORMS = ("keep", "reset", "reestimate")
 _ENOUGH = 64  # batches that give a batch norm's statistics again

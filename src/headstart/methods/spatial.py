@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headstart.engine.method import Method
+from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.method import Method
 from headstart.methods.stem import matched_rms
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.visit import Visit
 
 DEAD = 1e-6  # of the longest filter: a shorter one is none
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from headstart.engine.method import Method
+from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.method import Method
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.visit import Visit
 
 
 def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, count: int = 1) -> list[Layer]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.method import Method
 from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
-from headstart.registry import register
-from headstart.whole import Whole
 
 
 @register(

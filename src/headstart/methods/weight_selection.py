@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from headstart.dataflow import Use
+from headstart.engine.method import Method
+from headstart.engine.model_view import Whole
+from headstart.engine.registry import register
 from headstart.errors import HeadstartError, ModelError
-from headstart.method import Method
 from headstart.methods.transfer import copy_others, heads, identity_of, read
 from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
 from headstart.model.weights import Layer, to_canonical
 from headstart.operations import PINNED
 from headstart.permutation import Wiring
-from headstart.registry import register
-from headstart.whole import Whole
 from headstart.wiring import wire
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstart.engine.method import Method
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.patches import batched, every_patch, positions, sample_patches
-from headstart.method import Method
 from headstart.methods.stem import (
     by_group,
     check_fraction,
@@ -30,8 +32,6 @@ from headstart.methods.stem import (
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 from headstart.numerics.principal import mean_square, principal
-from headstart.registry import register
-from headstart.visit import Visit
 
 PATCHES = 2**18
 ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart.engine.method import Method
+from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.method import Method
 from headstart.model.forward import Where, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
@@ -21,7 +22,6 @@ from headstart.model.trace import Plan
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
-from headstart.visit import Visit
 
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
 
@@ -49,7 +49,7 @@ def walk(
         jobs: Methods with the layers that each wants.
         transaction: Learns what is written.
         seed: Names the streams.
-        batch_size: Run at most so many samples at a time: see :mod:`headstart.streaming`.
+        batch_size: Run at most so many samples at a time: see :mod:`headstart.engine.streamed_walk`.
 
     Raises:
         HeadstartError: A method, a write or the model's forward failed.
@@ -66,7 +66,7 @@ def walk(
             visit.finish()
         return
     if batch_size is not None and batch_size < batch.size:
-        from headstart.streaming import stream
+        from headstart.engine.streamed_walk import stream
 
         parts = batch.parts(batch_size)
         plan.find(f"Statistics of {batch.size} samples, {batch_size} at a time.")

@@ -17,8 +17,8 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from headstart.engine.method import Info, Method, Scope
 from headstart.errors import HeadstartError, unknown
-from headstart.method import Info, Method, Scope
 
 M = TypeVar("M", bound=type[Method])
 _METHODS: dict[str, type[Method]] = {}

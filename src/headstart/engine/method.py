@@ -10,9 +10,9 @@ from headstart.errors import HeadstartError
 from headstart.model.weights import Layer
 
 if TYPE_CHECKING:
+    from headstart.engine.model_view import Whole
+    from headstart.engine.visit import Visit
     from headstart.model.trace import Plan
-    from headstart.visit import Visit
-    from headstart.whole import Whole
 
 # "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
 Scope = Literal["first convolution", "convolutions", "all layers"]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.engine.method import Method
+from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.method import Method
 from headstart.model.forward import Where, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
@@ -23,7 +24,6 @@ from headstart.model.trace import Plan
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments, pooled
-from headstart.visit import Visit
 
 See = Callable[[int, nn.Module, Any, Any], None]
 

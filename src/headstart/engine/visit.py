@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from headstart import rng
+from headstart.engine.method import Method
 from headstart.errors import DataError, HeadstartError, WriteError
-from headstart.method import Method
 from headstart.model import weights
 from headstart.model.trace import Plan
 from headstart.model.transaction import Transaction
