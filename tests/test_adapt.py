@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import headstart as hs
-from headstart.adapt import MATCHES
-from headstart.channels import FILLS, RULES, STRATEGIES, mix
-from headstart.stems import RECORDS, Stems
+from headstart.adapt.adapt_conv import MATCHES
+from headstart.adapt.channel_mix import FILLS, RULES, STRATEGIES, mix
+from headstart.adapt.input_layers import RECORDS, Stems
 
 
 def draw(*shape, seed=0):

@@ -8,12 +8,12 @@
 """
 
 from headstart import distributed
-from headstart.adapt import AdaptReport, adapt_conv
+from headstart.adapt.adapt_conv import AdaptReport, adapt_conv
+from headstart.adapt.channel_mix import adapt_weight
 from headstart.alignment import Alignment, align
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.calibration import calibrate
-from headstart.channels import adapt_weight
 from headstart.diagnosis import diagnose
 from headstart.engine.registry import describe, list_methods, register
 from headstart.errors import (

@@ -23,8 +23,8 @@ Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, a
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart adapt``."""
-    from headstart.adapt import MATCHES
-    from headstart.channels import FILLS, STRATEGIES
+    from headstart.adapt.adapt_conv import MATCHES
+    from headstart.adapt.channel_mix import FILLS, STRATEGIES
     from headstart.cli import _common
 
     parser = subparsers.add_parser(
@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Adapt, write, report."""
     from headstart import rng
-    from headstart.adapt import adapt_conv
+    from headstart.adapt.adapt_conv import adapt_conv
     from headstart.cli import _common, _models
     from headstart.cli._sources import load_data
     from headstart.version import __version__

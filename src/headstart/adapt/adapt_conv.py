@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from headstart import rng
-from headstart.channels import RULES, ChannelMap, Mix, check_per, mix, mixed
+from headstart.adapt.channel_mix import RULES, ChannelMap, Mix, check_per, mix, mixed
+from headstart.adapt.input_layers import Stem, Stems, named_layers
+from headstart.adapt.response import Responder, Response
 from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
-from headstart.response import Responder, Response
 from headstart.results.display import Grid, number
 from headstart.results.report import Report, Row, summarize
-from headstart.stems import Stem, Stems, named_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

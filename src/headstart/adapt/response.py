@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.channels import RULES
+from headstart.adapt.channel_mix import RULES
+from headstart.adapt.input_layers import Stem, Stems
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.model.forward import Where, failing_forward, first_input
 from headstart.model.inputs import Batch
@@ -18,7 +19,6 @@ from headstart.model.norms import fresh_batch_norms, never_run
 from headstart.model.trace import make_plan
 from headstart.model.weights import from_canonical, to_canonical
 from headstart.numerics.moments import MIN_VALUES, Moments, channel_moments
-from headstart.stems import Stem, Stems
 
 NEGLIGIBLE = 1e-4  # a channel whose deviation is so small a part of its layer's is not made larger
 OFF_CENTRE = 0.5  # deviations by which means may differ from those that a batch norm expects

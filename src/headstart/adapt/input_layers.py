@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headstart.channels import Mix
+from headstart.adapt.channel_mix import Mix
 from headstart.errors import DataError, ModelError, WriteError, unknown
 from headstart.model.forward import Where, failing_forward, first_input
 from headstart.model.inputs import Batch
