@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import headstart as hs
-from headstart.alignment import canonical
 from headstart.bench.models import resolve_model
 from headstart.conformance.state import Snapshot, same_bits
-from headstart.matching import Matcher, units
 from headstart.model import inputs
 from headstart.model.weights import weight_layers
-from headstart.permutation import order, permute
-from headstart.wiring import distance, outputs, wire
+from headstart.symmetries.alignment import canonical
+from headstart.symmetries.channel_flow import distance, outputs, wire
+from headstart.symmetries.matching import Matcher, units
+from headstart.symmetries.permutation import order, permute
 
 
 def make(spec, size, seed=0):
@@ -316,7 +316,7 @@ def test_a_function_that_does_not_stay_is_refused(monkeypatch):
     broken = copy.deepcopy(wiring)
     name = list(broken.layers)[1]
     broken.layers[name].inputs[:] = 0  # a consumer that does not follow
-    monkeypatch.setattr("headstart.alignment.wire", lambda *_: broken)
+    monkeypatch.setattr("headstart.symmetries.alignment.wire", lambda *_: broken)
     before = Snapshot(twin)
     with pytest.raises(hs.ModelError, match=r"Model 1 computes something else.*differ by"):
         hs.align([model, twin], x)

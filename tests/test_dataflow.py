@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from headstart.dataflow import trace
 from headstart.model import inputs
 from headstart.model.trace import make_plan
 from headstart.model.transaction import Transaction
-from headstart.operations import ANY, PINNED
+from headstart.symmetries.operations import ANY, PINNED
+from headstart.symmetries.scale_flow import trace
 
 
 def follow(model, x, fixed=(), rigid=()):

@@ -10,7 +10,6 @@
 from headstart import distributed
 from headstart.adapt.adapt_conv import AdaptReport, adapt_conv
 from headstart.adapt.channel_mix import adapt_weight
-from headstart.alignment import Alignment, align
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.calibration import calibrate
@@ -25,7 +24,6 @@ from headstart.errors import (
     WriteError,
 )
 from headstart.fitting.curves import SampleCurves, sample_curves
-from headstart.folding import Folded, fold_batch_norms
 from headstart.health import Diagnosis
 from headstart.methods import (
     LSUV,
@@ -63,6 +61,8 @@ from headstart.methods import (
 )
 from headstart.results.report import Init, Report, Row
 from headstart.rows import Finding, LayerHealth
+from headstart.symmetries.alignment import Alignment, align
+from headstart.symmetries.folding import Folded, fold_batch_norms
 from headstart.version import __version__ as __version__
 
 __all__ = [

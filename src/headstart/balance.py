@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.operations import PINNED
+from headstart.symmetries.operations import PINNED
 
 Floats = NDArray[np.float64]
 _ITERATIONS = 100

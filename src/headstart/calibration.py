@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from headstart.api import initialize
-from headstart.folding import fold_batch_norms
 from headstart.measure.gradients import LossFunction
 from headstart.methods.calibrate import Calibrate
 from headstart.model.inputs import GetInputs
 from headstart.model.selection import Selection
 from headstart.results.report import Report
+from headstart.symmetries.folding import fold_batch_norms
 
 
 def calibrate(

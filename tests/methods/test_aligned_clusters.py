@@ -13,8 +13,8 @@ from headstart.bench.models import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs
-from headstart.permutation import permute
-from headstart.wiring import wire
+from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.permutation import permute
 
 
 def net(seed=0, classes=4, width=8):

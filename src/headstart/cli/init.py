@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         everything = sys.maxsize if any(isinstance(m, SampleTraining) for m in methods) else None
         model, source, notes = _common.load(args, everything)
     if args.fold:
-        from headstart.folding import fold_batch_norms
+        from headstart.symmetries.folding import fold_batch_norms
 
         if source is None:
             raise HeadstartError("--fold needs --data.", remedy="Pass --data: it shows what runs behind what.")

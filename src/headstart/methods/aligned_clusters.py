@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.alignment import tables_of
 from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.matching import Matcher, units
 from headstart.methods.spatial import check_count
 from headstart.methods.stem import check_scale
 from headstart.model.checkpoints import Source, canonical_in, source_of
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer, look
-from headstart.wiring import wire
+from headstart.symmetries.alignment import tables_of
+from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.matching import Matcher, units
 
 
 @register(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from headstart import rng
 from headstart.balance import Energies, solve
-from headstart.dataflow import Flow
 from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
@@ -19,8 +18,9 @@ from headstart.errors import ModelError
 from headstart.measure.gradients import LossFunction, both_ways
 from headstart.model import weights
 from headstart.model.weights import Layer, to_canonical
-from headstart.operations import PINNED
-from headstart.rescaling import follow, rescale, rescale_seen, within_range
+from headstart.symmetries.operations import PINNED
+from headstart.symmetries.rescaling import follow, rescale, rescale_seen, within_range
+from headstart.symmetries.scale_flow import Flow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
 

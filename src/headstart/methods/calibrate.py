@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.dataflow import Flow
 from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
@@ -21,8 +20,9 @@ from headstart.model.forward import Where, failing_forward
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments
-from headstart.operations import PINNED
-from headstart.rescaling import follow, rescale_seen, within_range
+from headstart.symmetries.operations import PINNED
+from headstart.symmetries.rescaling import follow, rescale_seen, within_range
+from headstart.symmetries.scale_flow import Flow
 
 SAMPLES = 64
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.dataflow import Use
 from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
@@ -18,9 +17,10 @@ from headstart.errors import HeadstartError, ModelError
 from headstart.methods.transfer import copy_others, heads, identity_of, read
 from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
 from headstart.model.weights import Layer, to_canonical
-from headstart.operations import PINNED
-from headstart.permutation import Wiring
-from headstart.wiring import wire
+from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.operations import PINNED
+from headstart.symmetries.permutation import Wiring
+from headstart.symmetries.scale_flow import Use
 
 
 @register(

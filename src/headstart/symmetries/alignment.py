@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from headstart import rng
 from headstart.errors import HeadstartError, ModelError
-from headstart.matching import Matcher, Weights, units
 from headstart.model import guard, inputs, weights
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.transaction import Transaction
 from headstart.model.weights import weight_layers
-from headstart.permutation import Wiring, order, permute
 from headstart.results.display import Grid, Shown
-from headstart.wiring import distance, outputs, wire
+from headstart.symmetries.channel_flow import distance, outputs, wire
+from headstart.symmetries.matching import Matcher, Weights, units
+from headstart.symmetries.permutation import Wiring, order, permute
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 _SAME, _SAME_IN = 1e-4, {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from headstart.dataflow import Use
 from headstart.model import weights
 from headstart.model.weights import Layer, weight_layers
-from headstart.operations import PINNED
+from headstart.symmetries.operations import PINNED
+from headstart.symmetries.scale_flow import Use
 
 
 @dataclass
@@ -82,7 +82,7 @@ def permute(model: nn.Module, wiring: Wiring, table: Tensor) -> None:
 
     Args:
         model: Of the wiring's architecture.
-        wiring: From :func:`headstart.wiring.wire`.
+        wiring: From :func:`headstart.symmetries.channel_flow.wire`.
         table: Where each label goes.
 
     Raises:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.dataflow import Flow, trace
 from headstart.engine.model_view import Whole
 from headstart.errors import ModelError
 from headstart.model import weights
 from headstart.model.forward import Where, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer
+from headstart.symmetries.scale_flow import Flow, trace
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 # Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.

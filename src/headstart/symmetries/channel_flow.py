@@ -1,6 +1,6 @@
 """Which channels of a network may trade places, and which axes of its tensors go with them.
 
-Every value of a traced pass carries labels of the channels that it is made of, as in `headstart.dataflow`. A weight
+Every value of a traced pass carries labels of the channels that it is made of, as in `headstart.symmetries.scale_flow`. A weight
 layer's outputs start new ones; values that are added share theirs. What an operation does to channels is tried: it is
 run again on inputs whose channels have traded places. Parameters and buffers outside of weight layers have labels as
 well, so whatever meets a channel (a norm's weight and statistics, a layer scale, a slope) goes with it.
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from headstart.dataflow import Tracer, Use
 from headstart.errors import ModelError
 from headstart.model import inputs
 from headstart.model.forward import Where, failing_forward, first_input
@@ -27,8 +26,9 @@ from headstart.model.inputs import Batch
 from headstart.model.trace import make_plan
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
-from headstart.operations import ANY, PINNED, Operation, close, joined
-from headstart.permutation import Wiring, order, permute
+from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
+from headstart.symmetries.permutation import Wiring, order, permute
+from headstart.symmetries.scale_flow import Tracer, Use
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _SAME = 1e-4  # of the outputs' size

@@ -23,7 +23,7 @@ from headstart.model.forward import Where, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
 from headstart.model.weights import Layer
-from headstart.operations import ANY, PINNED, Classes, Operation, written
+from headstart.symmetries.operations import ANY, PINNED, Classes, Operation, written
 
 _ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach

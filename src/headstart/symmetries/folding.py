@@ -21,7 +21,7 @@ from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
-from headstart.rescaling import alike
+from headstart.symmetries.rescaling import alike
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

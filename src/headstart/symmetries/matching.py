@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from headstart.model.weights import Layer
-from headstart.permutation import Wiring, permuted
+from headstart.symmetries.permutation import Wiring, permuted
 
 Weights = Mapping[str, Tensor]  # by layer name, canonical
 _ROUNDS = 50
