@@ -9,7 +9,7 @@ from torch import nn
 
 from headstart.api import initialize
 from headstart.measure.gradients import LossFunction
-from headstart.methods.calibrate import Calibrate
+from headstart.methods.data_dependent.calibrate import Calibrate
 from headstart.model.inputs import GetInputs
 from headstart.model.selection import Selection
 from headstart.results.report import Report

@@ -13,8 +13,8 @@ from torch import nn
 
 import headstart as hs
 from headstart import rng
-from headstart.balance import Energies, solve
-from headstart.methods import balance
+from headstart.methods.data_dependent import balance
+from headstart.methods.data_dependent.rates import Energies, solve
 
 X = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(5))
 

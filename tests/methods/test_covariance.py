@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart.banks import Entry
-from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured
-from headstart.methods.spatial import resizing
+from headstart.methods.shared.slice_covariance import covariance_of, factor_of, measure, structured
+from headstart.methods.shared.spatial import resizing
 
 from .banks import bank, entry
 

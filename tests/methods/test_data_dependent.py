@@ -284,7 +284,7 @@ def test_equals_the_plain_algorithm(kind: str) -> None:
 @pytest.mark.parametrize("kind", NETS)
 def test_equals_the_plain_algorithm_with_every_fill(kind: str, fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From all patches and in double precision, in which rounding decides on no eigenvector and no cluster."""
-    monkeypatch.setattr("headstart.methods.fills.ENOUGH", 10_000)
+    monkeypatch.setattr("headstart.methods.data_dependent.fills.ENOUGH", 10_000)
     model, x = make(kind)
     model, x = model.double(), x.double()
     reference = copy.deepcopy(model)

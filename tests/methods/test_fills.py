@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart import rng
-from headstart.methods import fills
+from headstart.methods.data_dependent import fills
 from headstart.results.report import Report
 
 DATA_FILLS = ("pca", "zca", "kmeans", "patches")

@@ -15,7 +15,7 @@ import headstart as hs
 from headstart import rng
 from headstart.banks import Entry, FilterBank
 from headstart.bench import zoo
-from headstart.methods.spatial import resizing
+from headstart.methods.shared.spatial import resizing
 
 from .banks import bank, entry
 

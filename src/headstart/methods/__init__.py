@@ -3,7 +3,6 @@
 from headstart.engine.method import Info, Method
 from headstart.methods.aligned_clusters import AlignedClusters
 from headstart.methods.auto import Auto
-from headstart.methods.balance import Balance
 from headstart.methods.baselines import (
     Default,
     DeltaOrthogonal,
@@ -14,15 +13,16 @@ from headstart.methods.baselines import (
     Xavier,
     Zero,
 )
-from headstart.methods.calibrate import Calibrate
 from headstart.methods.controls import MatchedRandom, ZeroDCRandom
 from headstart.methods.covariance import CovarianceTransfer, StructuredCovariance
-from headstart.methods.data_dependent import WithinLayer
+from headstart.methods.data_dependent.balance import Balance
+from headstart.methods.data_dependent.calibrate import Calibrate
+from headstart.methods.data_dependent.recipes import DataDependent, KrahenbuhlKMeans
+from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
 from headstart.methods.prewarm import PreWarm
-from headstart.methods.recipes import DataDependent, KrahenbuhlKMeans
 from headstart.methods.sample_training import SampleTraining, ShrinkPerturb, SmartInit, WarmStart
 from headstart.methods.transfer import Pretrained
 from headstart.methods.weight_selection import WeightSelection

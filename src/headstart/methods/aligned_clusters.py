@@ -16,8 +16,8 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.methods.spatial import check_count
-from headstart.methods.stem import check_scale
+from headstart.methods.shared.first_convolution import check_scale
+from headstart.methods.shared.spatial import check_count
 from headstart.model.checkpoints import Source, canonical_in, source_of
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer, look

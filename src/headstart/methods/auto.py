@@ -10,12 +10,12 @@ from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import DataError, ModelError
-from headstart.methods.balance import Balance
-from headstart.methods.banked import match, open_banks
-from headstart.methods.data_dependent import WithinLayer
+from headstart.methods.data_dependent.balance import Balance
+from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
-from headstart.methods.normalization import leave_normed
-from headstart.methods.spatial import is_depthwise
+from headstart.methods.shared.bank_lookup import match, open_banks
+from headstart.methods.shared.normalization import leave_normed
+from headstart.methods.shared.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer

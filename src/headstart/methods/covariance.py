@@ -13,16 +13,24 @@ from headstart.banks.source_filters import Model
 from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.methods.banked import DEFAULT, Banks, identity, match, matched, open_banks, plain
-from headstart.methods.slice_covariance import covariance_of, factor_of, measure, structured
-from headstart.methods.spatial import (
+from headstart.methods.shared.bank_lookup import (
+    DEFAULT,
+    Banks,
+    identity,
+    match,
+    matched,
+    open_banks,
+    plain,
+)
+from headstart.methods.shared.first_convolution import check_scale
+from headstart.methods.shared.slice_covariance import covariance_of, factor_of, measure, structured
+from headstart.methods.shared.spatial import (
     check_count,
     depths,
     spatial_convolutions,
     wanted_rms,
     write_sized,
 )
-from headstart.methods.stem import check_scale
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

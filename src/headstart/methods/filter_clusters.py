@@ -16,7 +16,7 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.methods.banked import (
+from headstart.methods.shared.bank_lookup import (
     DEFAULT,
     Banks,
     Match,
@@ -29,8 +29,8 @@ from headstart.methods.banked import (
     resized,
     resized_deviations,
 )
-from headstart.methods.spatial import check_count, spatial_convolutions, wanted_rms, write_sized
-from headstart.methods.stem import check_scale
+from headstart.methods.shared.first_convolution import check_scale
+from headstart.methods.shared.spatial import check_count, spatial_convolutions, wanted_rms, write_sized
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.methods.stem import check_scale, first_convolutions, matched_rms
+from headstart.methods.shared.first_convolution import check_scale, first_convolutions, matched_rms
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

@@ -12,7 +12,7 @@ from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.baselines import orthonormal_weight
-from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
+from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

@@ -26,7 +26,7 @@ from headstart.measure.patches import (
     sample_patches,
     taper,
 )
-from headstart.methods.stem import (
+from headstart.methods.shared.first_convolution import (
     by_group,
     check_fraction,
     check_scale,

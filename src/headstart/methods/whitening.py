@@ -19,7 +19,7 @@ from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.patches import batched, every_patch, positions, sample_patches
-from headstart.methods.stem import (
+from headstart.methods.shared.first_convolution import (
     by_group,
     check_fraction,
     check_scale,

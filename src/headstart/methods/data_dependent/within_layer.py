@@ -20,8 +20,8 @@ from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
 from headstart.methods.baselines import orthonormal_weight
-from headstart.methods.fills import FILLS, Limits, fill
-from headstart.methods.normalization import constant_channels, leave_constant, leave_normed
+from headstart.methods.data_dependent.fills import FILLS, Limits, fill
+from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

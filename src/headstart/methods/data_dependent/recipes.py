@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from headstart.engine.method import Method
-from headstart.methods.balance import Balance
-from headstart.methods.data_dependent import WithinLayer
+from headstart.methods.data_dependent.balance import Balance
+from headstart.methods.data_dependent.within_layer import WithinLayer
 
 
 def DataDependent(fill: str = "gaussian", **options: Any) -> list[Method]:  # noqa: N802 - named and used as a method

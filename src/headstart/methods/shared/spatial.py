@@ -11,7 +11,7 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.methods.stem import matched_rms
+from headstart.methods.shared.first_convolution import matched_rms
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

@@ -14,8 +14,8 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
-from headstart.methods.balance import Balance
-from headstart.methods.normalization import constant_channels
+from headstart.methods.data_dependent.balance import Balance
+from headstart.methods.shared.normalization import constant_channels
 from headstart.model.forward import Where, failing_forward
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer

@@ -14,7 +14,7 @@ from torch import Tensor
 from headstart.banks import Entry, FilterBank, storage
 from headstart.engine.method import Method
 from headstart.errors import HeadstartError
-from headstart.methods.spatial import depths, is_depthwise, resizing, sizes
+from headstart.methods.shared.spatial import depths, is_depthwise, resizing, sizes
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from headstart import rng
-from headstart.balance import Energies, solve
 from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.errors import ModelError
 from headstart.measure.gradients import LossFunction, both_ways
+from headstart.methods.data_dependent.rates import Energies, solve
 from headstart.model import weights
 from headstart.model.weights import Layer, to_canonical
 from headstart.symmetries.operations import PINNED

@@ -1,0 +1,1 @@
+"""What several methods share. Imports the rooms below methods; methods alone may import it."""
