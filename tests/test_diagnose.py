@@ -538,7 +538,8 @@ def test_the_page_defines_every_column_finding_and_threshold():
     from dataclasses import fields
     from pathlib import Path
 
-    from headstart import findings, parameters
+    from headstart.diagnosis import parameters
+    from headstart.diagnosis import rules as findings
 
     page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]

@@ -9,7 +9,13 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from headstart.filter_metrics import filter_metrics, orthogonality, randomness_threshold, sparsity, variance_entropy
+from headstart.diagnosis.filter_metrics import (
+    filter_metrics,
+    orthogonality,
+    randomness_threshold,
+    sparsity,
+    variance_entropy,
+)
 
 
 @pytest.mark.parametrize(

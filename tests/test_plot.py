@@ -13,7 +13,7 @@ import headstart as hs
 
 pytest.importorskip("matplotlib")
 
-from headstart.diagnosis_plot import plot_diagnosis
+from headstart.diagnosis.plot import plot_diagnosis
 from headstart.results.filter_plot import filter_pair
 
 
@@ -114,7 +114,7 @@ def test_report_draws_its_filters():
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     diagnosis = hs.diagnose(nn.Linear(3, 2), torch.randn(16, 3))
     report = hs.initialize(nn.Conv2d(1, 8, 3), torch.rand(32, 1, 10, 10), "gabor")
-    for name in ("headstart.results.filter_plot", "headstart.diagnosis_plot"):
+    for name in ("headstart.results.filter_plot", "headstart.diagnosis.plot"):
         monkeypatch.delitem(sys.modules, name)
     for name in [n for n in sys.modules if n == "matplotlib" or n.startswith("matplotlib.")]:
         monkeypatch.delitem(sys.modules, name)

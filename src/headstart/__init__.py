@@ -13,7 +13,9 @@ from headstart.adapt.channel_mix import adapt_weight
 from headstart.api import apply, compute, initialize
 from headstart.banks import FilterBank
 from headstart.calibration import calibrate
-from headstart.diagnosis import diagnose
+from headstart.diagnosis.diagnose import diagnose
+from headstart.diagnosis.health import Diagnosis
+from headstart.diagnosis.rows import Finding, LayerHealth
 from headstart.engine.registry import describe, list_methods, register
 from headstart.errors import (
     DataError,
@@ -24,7 +26,6 @@ from headstart.errors import (
     WriteError,
 )
 from headstart.fitting.curves import SampleCurves, sample_curves
-from headstart.health import Diagnosis
 from headstart.methods import (
     LSUV,
     AlignedClusters,
@@ -60,7 +61,6 @@ from headstart.methods import (
     ZeroDCRandom,
 )
 from headstart.results.report import Init, Report, Row
-from headstart.rows import Finding, LayerHealth
 from headstart.symmetries.alignment import Alignment, align
 from headstart.symmetries.folding import Folded, fold_batch_norms
 from headstart.version import __version__ as __version__

@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Diagnose and show."""
     from headstart.cli import _common, _models
-    from headstart.diagnosis import SAMPLES, diagnose
+    from headstart.diagnosis.diagnose import SAMPLES, diagnose
 
     if args.html is not None:
         _models.check_output(args.html, force=True, suffixes=(".html", ".htm"))

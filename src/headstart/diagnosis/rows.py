@@ -32,7 +32,7 @@ class LayerHealth:
         gradient_rms: Root mean square of the gradient of the weight.
         gradient_ratio: ``gradient_rms`` over the root mean square of the weight: the layer's *rate*.
         rate_variation: Coefficient of variation of the rates of its input channels.
-        sparsity, variance_entropy, orthogonality: See ``headstart.filter_metrics``.
+        sparsity, variance_entropy, orthogonality: See ``headstart.diagnosis.filter_metrics``.
         notes: Anything else to know.
     """
 
@@ -67,7 +67,7 @@ class Finding:
     """Something that is wrong with a start.
 
     Attributes:
-        kind: Which rule found it; the rules and their thresholds are in ``headstart.findings``.
+        kind: Which rule found it; the rules and their thresholds are in ``headstart.diagnosis.rules``.
         layers: Qualified names (of parameters, where the rule is about those).
         text: What is the matter, in plain words.
         mend: What to do about it.

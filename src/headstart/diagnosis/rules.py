@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from headstart.health import Diagnosis
+from headstart.diagnosis.health import Diagnosis
+from headstart.diagnosis.parameters import duplicates, quiet_scales, starts_at_zero, tensors
+from headstart.diagnosis.rows import Finding, LayerHealth
 from headstart.model.weights import LAYERS
-from headstart.parameters import duplicates, quiet_scales, starts_at_zero, tensors
-from headstart.rows import Finding, LayerHealth
 
 LOST = 1e-3  # across-sample deviation over total deviation, below which a layer hardly tells inputs apart
 VANISHED = 1e-3  # output deviation, absolute and relative to the input's, below which activations vanish

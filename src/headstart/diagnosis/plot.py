@@ -13,7 +13,7 @@ from headstart.errors import HeadstartError
 from headstart.results.filter_plot import AFTER, BEFORE
 
 if TYPE_CHECKING:
-    from headstart.health import Diagnosis
+    from headstart.diagnosis.health import Diagnosis
 
 
 def plot_diagnosis(diagnosis: Diagnosis) -> Figure:

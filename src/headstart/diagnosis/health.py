@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from headstart.diagnosis.rows import HE, Finding, LayerHealth
 from headstart.errors import MissingExtraError
 from headstart.results.display import Grid, Shown, number
-from headstart.rows import HE, Finding, LayerHealth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ class Diagnosis(Shown):
             HeadstartError: The diagnosis had no data.
         """
         try:
-            from headstart.diagnosis_plot import plot_diagnosis
+            from headstart.diagnosis.plot import plot_diagnosis
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
         return plot_diagnosis(self)
@@ -115,7 +115,7 @@ class Diagnosis(Shown):
             HeadstartError: A diagnosis had no gradients.
         """
         try:
-            from headstart.diagnosis_plot import plot_rates
+            from headstart.diagnosis.plot import plot_rates
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
         return plot_rates(self, after)

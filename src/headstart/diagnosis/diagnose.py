@@ -14,10 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, IterableDataset
 
 from headstart import rng
+from headstart.diagnosis.filter_metrics import filter_metrics
+from headstart.diagnosis.health import Diagnosis
+from headstart.diagnosis.parameters import scales
+from headstart.diagnosis.rows import LayerHealth
+from headstart.diagnosis.rules import Scene, judge
 from headstart.errors import HeadstartError
-from headstart.filter_metrics import filter_metrics
-from headstart.findings import Scene, judge
-from headstart.health import Diagnosis
 from headstart.measure.gradients import LossFunction, Passes, both_ways
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import full_precision
@@ -28,8 +30,6 @@ from headstart.model.trace import Plan, make_plan
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
 from headstart.numerics.moments import across_sample_std
-from headstart.parameters import scales
-from headstart.rows import LayerHealth
 
 SAMPLES = 64  # the backward pass keeps every activation of them
 
