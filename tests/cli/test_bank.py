@@ -17,7 +17,7 @@ from headstart.cli.main import main
 def nets(folder):
     """Weights of two small networks of ``net.py`` under ``nets/``."""
     sys.path.insert(0, str(folder))
-    from headstart.bench import userfile
+    from headstart.bench.specs import user_function as userfile
 
     build = userfile.load_function("net.py:build_model")
     (folder / "nets").mkdir()

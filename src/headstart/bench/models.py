@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.bench import userfile, zoo
+from headstart.bench import zoo
+from headstart.bench.specs import user_function as userfile
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
 Build = Callable[[int, int, tuple[int, int]], nn.Module]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from headstart import rng
-from headstart.bench import userfile
 from headstart.bench.arms import Arm
 from headstart.bench.batches import DeviceTask
 from headstart.bench.loop import train
 from headstart.bench.models import ModelBuilder, first_layer
+from headstart.bench.specs import user_function as userfile
 from headstart.bench.starting import start
 from headstart.bench.statistics import area_under_curve
 from headstart.bench.training import Axes, Training

@@ -59,8 +59,9 @@ def load_data(
     Raises:
         HeadstartError: There is no such data, or it cannot be read.
     """
-    from headstart.bench import tasks, userfile
+    from headstart.bench import tasks
     from headstart.bench.data.catalogue import DATASETS
+    from headstart.bench.specs import user_function as userfile
 
     for option, number in (("--samples", samples), ("--resize", resize)):
         if number is not None and number < 1:

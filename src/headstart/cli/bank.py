@@ -230,7 +230,7 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
     Where models are named, ``sources`` learns what all of them are called.
     """
     from headstart import rng
-    from headstart.bench import userfile
+    from headstart.bench.specs import user_function as userfile
     from headstart.cli import _models
     from headstart.errors import HeadstartError
 

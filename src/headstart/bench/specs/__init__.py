@@ -1,0 +1,1 @@
+"""Names with options, and functions in a user's file. Imports the ground alone; the benchmark and the command line may import it."""
