@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headstart.bench import Arm, analyse, run
+from headstart.bench.statistics.verdicts import Verdict
 from headstart.bench.summary import as_dict, cells, markdown
-from headstart.bench.verdicts import Verdict
 from headstart.errors import HeadstartError
 
 

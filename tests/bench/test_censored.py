@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from headstart.bench.censored import censored_median, median_interval, steps_to
-from headstart.bench.statistics import Interval
+from headstart.bench.statistics.censored import censored_median, median_interval, steps_to
+from headstart.bench.statistics.paired import Interval
 
 
 @pytest.mark.parametrize(

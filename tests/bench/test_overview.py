@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 
 from headstart.bench import Store
-from headstart.bench import statistics as s
 from headstart.bench.overview import combine
 from headstart.bench.overview_page import COLUMNS, as_dict, markdown, render, write_overview
-from headstart.bench.verdicts import Verdict
+from headstart.bench.statistics import paired as s
+from headstart.bench.statistics.verdicts import Verdict
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

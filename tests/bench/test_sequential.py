@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from headstart.bench import Arm, Store, analyse, run, with_controls
 from headstart.bench.executors.base import Finished
 from headstart.bench.sequential import plan_looks, run_until_decided
-from headstart.bench.statistics import holm, sign_flip
+from headstart.bench.statistics.paired import holm, sign_flip
+from headstart.bench.statistics.verdicts import least_seeds
 from headstart.bench.summary import markdown
 from headstart.bench.timing import Clock
-from headstart.bench.verdicts import least_seeds
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from headstart.bench import statistics as s
+from headstart.bench.statistics import paired as s
 
 # Accuracies on 1,500 images: coarse, with ties and zeros, as real differences are.
 accuracies = st.lists(st.integers(-30, 30).map(lambda k: k * 100 / 1500), min_size=1, max_size=9)

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from headstart.bench import statistics, verdicts
-from headstart.bench.verdicts import Verdict, compare_family
+from headstart.bench.statistics import paired as statistics
+from headstart.bench.statistics import verdicts
+from headstart.bench.statistics.verdicts import Verdict, compare_family
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import numpy as np
 
 from headstart.bench.figures import place, share_axis
 from headstart.bench.overview import MethodRows, Overview, Row
-from headstart.bench.statistics import Interval
+from headstart.bench.statistics.paired import Interval
+from headstart.bench.statistics.verdicts import signed
 from headstart.bench.summary import span
 from headstart.bench.svg import FAINT, HUES, INK, PAPER, STATES, clean, figure, style, to_svg
 from headstart.bench.templating import PILLS
-from headstart.bench.verdicts import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench import statistics
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.statistics import paired as statistics
+from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store import Store
 from headstart.bench.summary import listed
-from headstart.bench.verdicts import Comparison, Verdict, signed
 from headstart.errors import HeadstartError
 
 RULES = (

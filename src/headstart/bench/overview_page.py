@@ -9,9 +9,9 @@ from typing import Any
 from headstart.bench import summary
 from headstart.bench.forest import forest
 from headstart.bench.overview import RULES, MethodRows, Overview, Part, Row
+from headstart.bench.statistics.verdicts import p_text, signed
 from headstart.bench.store import Store
 from headstart.bench.templating import drawing, fill
-from headstart.bench.verdicts import p_text, signed
 
 COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.bench.overview import Overview
+from headstart.bench.statistics.verdicts import signed
 from headstart.bench.summary import cells, span
 from headstart.bench.templating import PILLS
-from headstart.bench.verdicts import signed
 
 _COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
 

@@ -16,8 +16,8 @@ from headstart.bench.analysis import Analysis, analyse
 from headstart.bench.executors.base import Progress
 from headstart.bench.experiment import Experiment
 from headstart.bench.run import Summary, run
+from headstart.bench.statistics.verdicts import Verdict, least_seeds
 from headstart.bench.store import Damage, Store
-from headstart.bench.verdicts import Verdict, least_seeds
 
 LOOKS = 4
 

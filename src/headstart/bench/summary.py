@@ -11,9 +11,9 @@ import numpy as np
 
 from headstart.bench.analysis import Analysis, ArmSummary
 from headstart.bench.selection import Selection
-from headstart.bench.speed import Speed
-from headstart.bench.statistics import Estimate, Interval
-from headstart.bench.verdicts import Comparison, p_text, signed
+from headstart.bench.statistics.paired import Estimate, Interval
+from headstart.bench.statistics.speed import Speed
+from headstart.bench.statistics.verdicts import Comparison, p_text, signed
 
 _NAMED = 4  # methods that a heading names
 COLUMNS = (

@@ -17,7 +17,7 @@ from headstart.bench.loop import train
 from headstart.bench.models import ModelBuilder, first_layer
 from headstart.bench.specs import user_function as userfile
 from headstart.bench.starting import start
-from headstart.bench.statistics import area_under_curve
+from headstart.bench.statistics.paired import area_under_curve
 from headstart.bench.training import Axes, Training
 from headstart.errors import HeadstartError
 

@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from headstart.bench import statistics
+from headstart.bench.statistics import paired as statistics
 
 POWER = 0.8
 

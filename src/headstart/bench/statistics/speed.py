@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.censored import censored_median, median_interval, steps_to
-from headstart.bench.statistics import Interval
+from headstart.bench.statistics.censored import censored_median, median_interval, steps_to
+from headstart.bench.statistics.paired import Interval
 
 RULE = (
     "Steps to the baseline's accuracy decide nothing by themselves. The target is the mean over seeds of the "

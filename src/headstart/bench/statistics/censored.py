@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from headstart.bench.statistics import Floats, Interval
+from headstart.bench.statistics.paired import Floats, Interval
 
 
 def steps_to(steps: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
