@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headstart.bench import Arm, Experiment, Store, Training, from_arrays, timing
-from headstart.bench.store import Record
+from headstart.bench.store.store import Record
 
 TASK = """
 import numpy as np

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from headstart.bench.claims import Claims
+from headstart.bench.store.claims import Claims
 from headstart.errors import HeadstartError
 
 

@@ -10,11 +10,12 @@ import sys
 
 import pytest
 
-from headstart.bench import Arm, Store, export, run
-from headstart.bench.claims import LIMIT, Claims
+from headstart.bench import Arm, Store, run
 from headstart.bench.executors.base import Silent
-from headstart.bench.progress import status
-from headstart.bench.store import Record
+from headstart.bench.store import export
+from headstart.bench.store.claims import LIMIT, Claims
+from headstart.bench.store.status import status
+from headstart.bench.store.store import Record
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError
 

@@ -9,7 +9,7 @@ import torch
 
 from headstart.bench import Arm, Store, Training, run, timing
 from headstart.bench.forecast import MEASURED, STORED, forecast
-from headstart.bench.store import Record
+from headstart.bench.store.store import Record
 from headstart.cli.main import main
 
 

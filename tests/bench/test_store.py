@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from headstart.bench.store import Record, Store, content_key
+from headstart.bench.store.store import Record, Store, content_key
 from headstart.errors import HeadstartError
 
 RECORD = Record({"seed": 3, "lr": 0.1}, {"test_accuracy": 97.25, "curve": [1, 2.5]}, {"threads": 2})

@@ -17,7 +17,7 @@ from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
 from headstart.bench.statistics.verdicts import RULES, Comparison, Verdict, compare_family
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.errors import HeadstartError
 
 Result = Mapping[str, Any]

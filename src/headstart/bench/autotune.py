@@ -13,7 +13,7 @@ from torch import nn
 
 from headstart import rng
 from headstart.bench import hardware
-from headstart.bench.store import Decide, Facts
+from headstart.bench.store.store import Decide, Facts
 from headstart.bench.timing import measured, shortened, train_briefly
 from headstart.bench.trial import Ground
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from headstart.bench.arms import EQUAL_STEPS, Arm
-from headstart.bench.store import Decide
+from headstart.bench.store.store import Decide
 from headstart.bench.timing import Clock, measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground

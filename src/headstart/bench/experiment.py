@@ -12,7 +12,7 @@ from headstart.bench.autotune import tune
 from headstart.bench.batches import DeviceTask
 from headstart.bench.budget import settle
 from headstart.bench.models import resolve_model
-from headstart.bench.store import Decide, content_key
+from headstart.bench.store.store import Decide, content_key
 from headstart.bench.tasks import load_task
 from headstart.bench.timing import measured
 from headstart.bench.training import Training

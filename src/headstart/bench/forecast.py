@@ -9,7 +9,7 @@ from typing import Any
 
 from headstart.bench.experiment import Experiment, Trial
 from headstart.bench.search import Search, folder_of, results_of
-from headstart.bench.store import Record, Store
+from headstart.bench.store.store import Record, Store
 from headstart.bench.timing import Clock
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError

@@ -12,7 +12,7 @@ import torch
 
 from headstart import rng
 from headstart.bench.arms import Arm, spec_of
-from headstart.bench.store import canonical
+from headstart.bench.store.store import canonical
 from headstart.bench.training import Training
 from headstart.engine.method import Method
 from headstart.engine.registry import literal, parse, resolve, split

@@ -13,7 +13,7 @@ from typing import Any
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.bench.summary import listed
 from headstart.errors import HeadstartError
 

@@ -10,7 +10,7 @@ from headstart.bench import summary
 from headstart.bench.forest import forest
 from headstart.bench.overview import RULES, MethodRows, Overview, Part, Row
 from headstart.bench.statistics.verdicts import p_text, signed
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.bench.templating import drawing, fill
 
 COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")

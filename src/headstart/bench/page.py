@@ -11,7 +11,7 @@ import numpy as np
 
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.bench.templating import PILLS, drawing, fill
 
 _ROLES = {

@@ -10,12 +10,12 @@ from typing import Any
 
 from headstart import rng
 from headstart.bench import hardware
-from headstart.bench.claims import Claims
 from headstart.bench.executors.base import Executor, Progress, Silent
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.experiment import FORMAT, Experiment, Trial, distinct
 from headstart.bench.models import parameter_count
-from headstart.bench.store import Damage, Record, Store
+from headstart.bench.store.claims import Claims
+from headstart.bench.store.store import Damage, Record, Store
 from headstart.bench.trial import Ground
 
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on

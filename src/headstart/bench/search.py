@@ -14,7 +14,7 @@ from headstart.bench.executors.base import Executor, Progress
 from headstart.bench.experiment import Experiment
 from headstart.bench.grid import Axis, Configuration, configurations, configured, make_grid
 from headstart.bench.run import Summary, run
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.bench.training import Training
 from headstart.errors import HeadstartError
 

@@ -17,7 +17,7 @@ from headstart.bench.executors.base import Progress
 from headstart.bench.experiment import Experiment
 from headstart.bench.run import Summary, run
 from headstart.bench.statistics.verdicts import Verdict, least_seeds
-from headstart.bench.store import Damage, Store
+from headstart.bench.store.store import Damage, Store
 
 LOOKS = 4
 

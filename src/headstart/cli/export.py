@@ -31,7 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Read the folder, write the table."""
-    from headstart.bench import Store, export
+    from headstart.bench import Store
+    from headstart.bench.store import export
 
     store = Store(args.folder)
     rows, columns = (export.curves(store), export.CURVES) if args.curves else (export.trials(store), export.TRIALS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart.bench.reproduction import PAPERS, SCALES, available, fetch, plan
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from headstart.bench.progress import Status
+    from headstart.bench.store.status import Status
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from headstart.bench import Store
-    from headstart.bench.progress import status
     from headstart.bench.search import folder_of
+    from headstart.bench.store.status import status
 
     store = Store(args.folder)
     search = status(folder_of(store)) if folder_of(store).begun else None

@@ -14,7 +14,7 @@ import torch
 from headstart.bench import hardware
 from headstart.bench.devices import launch
 from headstart.bench.executors.base import Finished
-from headstart.bench.store import content_key
+from headstart.bench.store.store import content_key
 from headstart.bench.trial import Ground, run_trial
 from headstart.errors import HeadstartError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.claims import Claims
+from headstart.bench.store.claims import Claims
 from headstart.errors import HeadstartError
 
 Facts = dict[str, Any]

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from headstart.bench.claims import LIMIT
-from headstart.bench.store import Damage, Record, Store
+from headstart.bench.store.claims import LIMIT
+from headstart.bench.store.store import Damage, Record, Store
 
 _BREAK = 10.0  # a gap of so many trials' own time between two ends is a break, not work
 

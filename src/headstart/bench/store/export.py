@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.store import Store
+from headstart.bench.store.store import Store
 from headstart.errors import HeadstartError, MissingExtraError
 
 _RESULT = (

@@ -1,0 +1,1 @@
+"""Trials as files: what is finished, what is claimed, what is exported. Imports the ground alone; runs, analysis and report may import it."""
