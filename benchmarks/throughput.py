@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.bench import Task, hardware, load_task, loop, resolve_model
-from headstart.bench.batches import DeviceTask
 from headstart.bench.executors.processes import cores
 from headstart.bench.optimizers import make_optimizer
-from headstart.bench.tasks import Split
+from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.task import Split
 from headstart.bench.training import Axes, Training
 
 MODELS = ("prewarm-cnn", "cifar-resnet20", "resnet18")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from headstart.bench.augment import AUGMENTATIONS, Draws, augment, check_augmentations, draw
+from headstart.bench.tasks.augment import AUGMENTATIONS, Draws, augment, check_augmentations, draw
 from headstart.errors import UnknownNameError
 
 

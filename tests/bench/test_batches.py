@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from headstart.bench.batches import DeviceTask, data_order, steps_per_epoch
+from headstart.bench.tasks.batches import DeviceTask, data_order, steps_per_epoch
 from headstart.errors import DataError
 
 

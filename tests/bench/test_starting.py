@@ -10,10 +10,10 @@ from torch import nn
 import headstart as hs
 from headstart.bench import optimizers
 from headstart.bench.arms import parse_arm, with_controls
-from headstart.bench.batches import DeviceTask
 from headstart.bench.experiment import Experiment
 from headstart.bench.starting import TrainingImages, start
-from headstart.bench.tasks import load_task
+from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.task import load_task
 from headstart.bench.training import Training
 from headstart.bench.trial import run_trial
 

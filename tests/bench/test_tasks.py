@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headstart.bench import from_arrays, load_task
-from headstart.bench.splits import as_images, stratified
+from headstart.bench.tasks.splits import as_images, stratified
 from headstart.errors import DataError, HeadstartError, MissingExtraError, UnknownNameError
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from headstart.bench import loop, training
-from headstart.bench.batches import DeviceTask, data_order
 from headstart.bench.loop import evaluate, train
-from headstart.bench.tasks import Split
+from headstart.bench.tasks.batches import DeviceTask, data_order
+from headstart.bench.tasks.task import Split
 from headstart.bench.training import Axes, Training
 from headstart.errors import HeadstartError, UnknownNameError
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.bench.data.catalogue import DATASETS
-from headstart.bench.data.listing import look_up
-from headstart.bench.tasks import OWN, load_task
+from headstart.bench.tasks.data.catalogue import DATASETS
+from headstart.bench.tasks.data.listing import look_up
+from headstart.bench.tasks.task import OWN, load_task
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from headstart.bench.experiment import Experiment
 from headstart.bench.models import ModelBuilder, resolve_model
 from headstart.bench.run import run
 from headstart.bench.store.store import Store
-from headstart.bench.tasks import Task, from_arrays, load_task
+from headstart.bench.tasks.task import Task, from_arrays, load_task
 from headstart.bench.training import Training
 
 __all__ = [

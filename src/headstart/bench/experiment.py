@@ -9,11 +9,11 @@ from typing import Any
 from headstart.bench import hardware
 from headstart.bench.arms import Arm, check_labels, check_starts
 from headstart.bench.autotune import tune
-from headstart.bench.batches import DeviceTask
 from headstart.bench.budget import settle
 from headstart.bench.models import resolve_model
 from headstart.bench.store.store import Decide, content_key
-from headstart.bench.tasks import load_task
+from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.task import load_task
 from headstart.bench.timing import measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground

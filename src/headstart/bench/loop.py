@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headstart.bench.augment import draw
-from headstart.bench.batches import DeviceTask, data_order
 from headstart.bench.devices import make_fabric
 from headstart.bench.optimizers import Schedule, make_optimizer
-from headstart.bench.tasks import Split
+from headstart.bench.tasks.augment import draw
+from headstart.bench.tasks.batches import DeviceTask, data_order
+from headstart.bench.tasks.task import Split
 from headstart.bench.training import Axes, Training
 from headstart.rng import derive
 

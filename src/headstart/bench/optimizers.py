@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from headstart.bench.batches import steps_per_epoch
+from headstart.bench.tasks.batches import steps_per_epoch
 from headstart.bench.training import Training
 
 

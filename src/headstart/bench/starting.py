@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from headstart import progress
-from headstart.bench.augment import draw
-from headstart.bench.batches import DeviceTask
 from headstart.bench.optimizers import Schedule, make_optimizer
+from headstart.bench.tasks.augment import draw
+from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.training import Training
 from headstart.distributed import initialize
 from headstart.engine.method import Method

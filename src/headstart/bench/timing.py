@@ -13,11 +13,11 @@ import torch
 
 from headstart import rng
 from headstart.bench.arms import Arm
-from headstart.bench.batches import DeviceTask
 from headstart.bench.loop import Outcome, evaluate, train
 from headstart.bench.starting import start
 from headstart.bench.store.store import Facts, content_key
-from headstart.bench.tasks import Split
+from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.task import Split
 from headstart.bench.training import Axes, Training
 from headstart.bench.trial import Ground, build
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from headstart.bench.augment import check_augmentations
-from headstart.bench.batches import NORMALIZATIONS, SAME, steps_per_epoch
+from headstart.bench.tasks.augment import check_augmentations
+from headstart.bench.tasks.batches import NORMALIZATIONS, SAME, steps_per_epoch
 from headstart.errors import HeadstartError, unknown
 from headstart.rng import derive
 

@@ -59,9 +59,9 @@ def load_data(
     Raises:
         HeadstartError: There is no such data, or it cannot be read.
     """
-    from headstart.bench import tasks
-    from headstart.bench.data.catalogue import DATASETS
     from headstart.bench.specs import user_function as userfile
+    from headstart.bench.tasks import task as tasks
+    from headstart.bench.tasks.data.catalogue import DATASETS
 
     for option, number in (("--samples", samples), ("--resize", resize)):
         if number is not None and number < 1:
@@ -179,7 +179,7 @@ def _standardize(source: Source, seed: int, limit: int) -> None:
     value = source.value[0] if pair else source.value
     if not (_is_array(value) and torch.as_tensor(value).dtype == torch.uint8 and torch.as_tensor(value).dim() >= 3):
         return
-    from headstart.bench.splits import as_images
+    from headstart.bench.tasks.splits import as_images
 
     images = as_images(value, "data")
     counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])

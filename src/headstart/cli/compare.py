@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench.search import run_search
     from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
-    from headstart.bench.tasks import load_task
+    from headstart.bench.tasks.task import load_task
     from headstart.bench.terminal import Bars, show
 
     chosen, typed, config = settings(args)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headstart.cli._dataroot import add_data_root
 
 if TYPE_CHECKING:
-    from headstart.bench.data.listing import Listed
+    from headstart.bench.tasks.data.listing import Listed
 
 _EXAMPLES = """\
 examples:
@@ -36,8 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the description."""
-    from headstart.bench.data.catalogue import DATASETS
-    from headstart.bench.data.listing import look_up
+    from headstart.bench.tasks.data.catalogue import DATASETS
+    from headstart.bench.tasks.data.listing import look_up
 
     found = [look_up(name) for name in ([args.name] if args.name else DATASETS)]
     if args.json:
@@ -55,8 +55,8 @@ def _table(tasks: list[Listed]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench.data.files import data_root
-    from headstart.bench.tasks import OWN
+    from headstart.bench.tasks.data.files import data_root
+    from headstart.bench.tasks.task import OWN
 
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -83,7 +83,7 @@ def _table(tasks: list[Listed]) -> None:
 
 
 def _lines(task: Listed) -> list[str]:
-    from headstart.bench.data.files import brace, data_root
+    from headstart.bench.tasks.data.files import brace, data_root
 
     sizes = ", ".join(f"{count:,} {part}" for part, count in task.splits.items())
     drawn = "test is as published" if task.official else "drawn from all images"

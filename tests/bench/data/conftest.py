@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from headstart.bench.data import files
+from headstart.bench.tasks.data import files
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from headstart.bench.data import cache
-from headstart.bench.tasks import load_task
+from headstart.bench.tasks.data import cache
+from headstart.bench.tasks.task import load_task
 from headstart.errors import DataError
 
 
@@ -118,7 +118,7 @@ def test_of_two_conversions_at_once_one_is_kept_and_both_get_it(source, tmp_path
 
 def test_a_killed_conversion_is_no_conversion(source, tmp_path):
     code = (
-        "import os, sys, numpy as np\nfrom pathlib import Path\nfrom headstart.bench.data import cache\n"
+        "import os, sys, numpy as np\nfrom pathlib import Path\nfrom headstart.bench.tasks.data import cache\n"
         "def convert(writer):\n    writer.save('images', np.zeros((2, 1), np.uint8))\n    os._exit(9)\n"
         "cache.converted('s', [Path(sys.argv[1])], convert)\n"
     )

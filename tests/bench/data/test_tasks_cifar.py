@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.bench.data import catalogue, pairs, unpickle
-from headstart.bench.tasks import load_task
+from headstart.bench.tasks.data import catalogue, pairs, unpickle
+from headstart.bench.tasks.task import load_task
 from headstart.errors import DataError, HeadstartError
 
 

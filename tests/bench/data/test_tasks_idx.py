@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.bench.data import files, idx
-from headstart.bench.tasks import load_task
+from headstart.bench.tasks.data import files, idx
+from headstart.bench.tasks.task import load_task
 from headstart.errors import DataError
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}

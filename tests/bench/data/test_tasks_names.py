@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.bench import tasks
-from headstart.bench.data import files
-from headstart.bench.data.catalogue import DATASETS
-from headstart.bench.data.download import download
-from headstart.bench.splits import subset
-from headstart.bench.tasks import is_task, load_task
+from headstart.bench.tasks import task as tasks
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.catalogue import DATASETS
+from headstart.bench.tasks.data.download import download
+from headstart.bench.tasks.splits import subset
+from headstart.bench.tasks.task import is_task, load_task
 from headstart.errors import DataError, HeadstartError, MissingExtraError, UnknownNameError
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstart.bench.data import files
-from headstart.bench.data.catalogue import DATASETS
-from headstart.bench.data.download import download
-from headstart.bench.data.listing import lacking
 from headstart.bench.reproduction.plan import Comparison, base
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.catalogue import DATASETS
+from headstart.bench.tasks.data.download import download
+from headstart.bench.tasks.data.listing import lacking
 from headstart.errors import DataError
 
 

@@ -13,14 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headstart.bench import splits
-from headstart.bench.data import folders
-from headstart.bench.data.cache import Progress
-from headstart.bench.data.catalogue import DATASETS, SIZES, Option, Part, Parts, Request, image_folder
-from headstart.bench.data.download import download as fetch
-from headstart.bench.data.files import data_root
 from headstart.bench.specs import options as reader
 from headstart.bench.specs import user_function as userfile
+from headstart.bench.tasks import splits
+from headstart.bench.tasks.data import folders
+from headstart.bench.tasks.data.cache import Progress
+from headstart.bench.tasks.data.catalogue import (
+    DATASETS,
+    SIZES,
+    Option,
+    Part,
+    Parts,
+    Request,
+    image_folder,
+)
+from headstart.bench.tasks.data.download import download as fetch
+from headstart.bench.tasks.data.files import data_root
 from headstart.errors import DataError, unknown
 
 

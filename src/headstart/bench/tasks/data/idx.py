@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.bench.data import files
-from headstart.bench.data.cache import Array, Writer
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.cache import Array, Writer
 from headstart.errors import DataError
 
 PARTS = {

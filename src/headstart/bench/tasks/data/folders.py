@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.bench.data import files, pictures
-from headstart.bench.data.cache import Array, Writer
+from headstart.bench.tasks.data import files, pictures
+from headstart.bench.tasks.data.cache import Array, Writer
 from headstart.errors import DataError
 
 Labelled = dict[str, tuple[list[Path], Array]]

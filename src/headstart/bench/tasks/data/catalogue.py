@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench import splits
-from headstart.bench.data import cifar, downsampled, files, folders, idx, pairs, pictures, svhn
-from headstart.bench.data.cache import Array, Progress, Stored, Writer, converted
+from headstart.bench.tasks import splits
+from headstart.bench.tasks.data import cifar, downsampled, files, folders, idx, pairs, pictures, svhn
+from headstart.bench.tasks.data.cache import Array, Progress, Stored, Writer, converted
 from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
 
 
@@ -89,7 +89,7 @@ class Dataset:
         load: Loads it.
         options: Its options, besides the sizes of the splits.
         positional: Options that values without a key stand for.
-        downloads: Whether `headstart.bench.data.download` has it.
+        downloads: Whether `headstart.bench.tasks.data.download` has it.
         shares: What the training images are parted into: train and validation, and test if there is no test set.
     """
 

@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.data import files
-from headstart.bench.data.catalogue import DATASETS
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.errors import DataError, MissingExtraError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.bench.data import files
-from headstart.bench.data.cache import Writer
-from headstart.bench.data.unpickle import array
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.cache import Writer
+from headstart.bench.tasks.data.unpickle import array
 from headstart.errors import DataError
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from headstart.bench.augment import Draws, augment
-from headstart.bench.tasks import Split, Task
+from headstart.bench.tasks.augment import Draws, augment
+from headstart.bench.tasks.task import Split, Task
 from headstart.errors import DataError
 
 NORMALIZATIONS = ("task", "imagenet", "none")

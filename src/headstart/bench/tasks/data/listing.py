@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.bench.data import files, folders
-from headstart.bench.data.catalogue import DATASETS, SIZES, Option, layouts_of_test_set
 from headstart.bench.specs import options as reader
+from headstart.bench.tasks.data import files, folders
+from headstart.bench.tasks.data.catalogue import DATASETS, SIZES, Option, layouts_of_test_set
 from headstart.errors import unknown
 
 THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.data import files
-from headstart.bench.data.cache import Array
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.cache import Array
 from headstart.errors import DataError, MissingExtraError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")

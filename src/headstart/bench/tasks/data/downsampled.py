@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.bench.data import files
-from headstart.bench.data.cache import Array, Writer
-from headstart.bench.data.unpickle import array, plain
+from headstart.bench.tasks.data import files
+from headstart.bench.tasks.data.cache import Array, Writer
+from headstart.bench.tasks.data.unpickle import array, plain
 from headstart.errors import DataError
 
 TRAIN = [f"train_data_batch_{i}" for i in range(1, 11)]
