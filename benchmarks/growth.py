@@ -19,7 +19,7 @@ import torch
 from calibration import BALANCED, WITHIN, forward, machine, seconds
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.engine.method import Method
 
 MIDDLE = {"batch": 64, "depth": 16, "width": 32}

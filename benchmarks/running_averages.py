@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart.bench import load_task
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.bench.tasks.task import Split
 
 STEPS, BATCH = 200, 64

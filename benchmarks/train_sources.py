@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from headstart.bench.loop import train
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
 from headstart.bench.training import Axes, Training

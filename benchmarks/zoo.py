@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 
 _CIFAR = "cifar-"
 

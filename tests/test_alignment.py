@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs
 from headstart.model.weights import weight_layers

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 
 METHODS = ["within-layer", "lsuv", "auto", "kaiming", "balance"]

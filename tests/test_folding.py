@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import weight_norm
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.errors import HeadstartError
 
 X = torch.randn(48, 4, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.bench.training import Axes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -11,7 +11,7 @@ from torch import nn
 
 from headstart.banks import FilterBank
 from headstart.banks.source_filters import each_source
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.errors import HeadstartError, ModelError
 
 EXPECTED = [("0", (3, 3), False, 0.0), ("2.0", (5, 5), True, 0.5), ("3", (3, 3), False, 1.0)]

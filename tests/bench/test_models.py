@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.bench.models import first_layer, parameter_count, resolve_model
+from headstart.bench.models.builders import first_layer, parameter_count, resolve_model
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, UnknownNameError
 
 

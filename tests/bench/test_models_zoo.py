@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.bench import zoo
-from headstart.bench.models import parameter_count, resolve_model
+from headstart.bench.models import zoo
+from headstart.bench.models.builders import parameter_count, resolve_model
 from headstart.errors import HeadstartError, ModelError, UnknownNameError
 
 
@@ -99,7 +99,7 @@ def test_the_plain_stage_adds_nothing_and_the_others_do():
 
 
 def test_option_a_shortcuts_skip_pixels_and_add_zero_channels():
-    from headstart.bench.zoo.cifar_resnets import Block
+    from headstart.bench.models.zoo.cifar_resnets import Block
 
     block = Block(2, 4, 2, norm=True).eval()
     nn.init.zeros_(block.bn2.weight)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 
 
 def user(folder, name, *args, **kwargs):

@@ -1,7 +1,7 @@
 import pytest
 
-from headstart.bench import zoo
-from headstart.bench.models import parameter_count, resolve_model
+from headstart.bench.models import zoo
+from headstart.bench.models.builders import parameter_count, resolve_model
 
 
 def test_lists_every_model(headstart):

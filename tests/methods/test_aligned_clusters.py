@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import headstart as hs
 from headstart import rng
 from headstart.banks import Entry, FilterBank
-from headstart.bench import zoo
+from headstart.bench.models import zoo
 from headstart.methods.shared.spatial import resizing
 
 from .banks import bank, entry

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import headstart as hs
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.methods.weight_selection import block_names, pick

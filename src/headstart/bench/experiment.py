@@ -10,7 +10,7 @@ from headstart.bench import hardware
 from headstart.bench.arms import Arm, check_labels, check_starts
 from headstart.bench.autotune import tune
 from headstart.bench.budget import settle
-from headstart.bench.models import resolve_model
+from headstart.bench.models.builders import resolve_model
 from headstart.bench.store.store import Decide, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task

@@ -13,7 +13,7 @@ from headstart.bench import hardware
 from headstart.bench.executors.base import Executor, Progress, Silent
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.experiment import FORMAT, Experiment, Trial, distinct
-from headstart.bench.models import parameter_count
+from headstart.bench.models.builders import parameter_count
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import Damage, Record, Store
 from headstart.bench.trial import Ground

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headstart import rng
 from headstart.bench.arms import Arm
 from headstart.bench.loop import train
-from headstart.bench.models import ModelBuilder, first_layer
+from headstart.bench.models.builders import ModelBuilder, first_layer
 from headstart.bench.specs import user_function as userfile
 from headstart.bench.starting import start
 from headstart.bench.statistics.paired import area_under_curve

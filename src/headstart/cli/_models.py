@@ -32,7 +32,7 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
     Raises:
         HeadstartError: There is no such model, or it cannot be built so.
     """
-    from headstart.bench.models import resolve_model
+    from headstart.bench.models.builders import resolve_model
     from headstart.bench.specs import user_function as userfile
 
     given = parse_arguments(model_args)

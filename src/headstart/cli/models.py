@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the description."""
-    from headstart.bench import zoo
+    from headstart.bench.models import zoo
 
     shape = _shape(args.input)
     if args.classes < 1:
@@ -73,7 +73,7 @@ def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, 
         >>> describe("prewarm-cnn", (1, 28, 28), 10)["parameters"]
         824650
     """
-    from headstart.bench import zoo
+    from headstart.bench.models import zoo
 
     base = name.removeprefix("headstart:")
     if base.partition(":")[0] not in zoo.ZOO:
@@ -97,7 +97,7 @@ def _parameters(spec: str, shape: tuple[int, int, int], classes: int) -> int:
     import torch
 
     from headstart import rng
-    from headstart.bench.models import parameter_count, resolve_model
+    from headstart.bench.models.builders import parameter_count, resolve_model
 
     builder = resolve_model(spec)
     device = torch.device("meta" if spec.startswith("headstart:") else "cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.bench import zoo
+from headstart.bench.models import zoo
 from headstart.bench.specs import user_function as userfile
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 

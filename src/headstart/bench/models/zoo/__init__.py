@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from headstart.bench.models.zoo import cifar_resnets, mobilenets, plain, resnets, vgg
 from headstart.bench.specs import options as reader
-from headstart.bench.zoo import cifar_resnets, mobilenets, plain, resnets, vgg
 from headstart.errors import HeadstartError, ModelError, unknown
 
 Size = tuple[int, int]

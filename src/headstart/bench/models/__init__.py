@@ -1,0 +1,1 @@
+"""Models by name. Imports specs; trials and everything above may import it."""
