@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.bench import Arm, Experiment, Store, Training, analyse, hardware, run
+from headstart.bench import Arm, Experiment, Store, Training, analyse, run
 from headstart.bench.executors import Executor, Finished, InProcess, Processes
 from headstart.bench.executors.base import Progress, Silent
 from headstart.bench.executors.processes import cores
 from headstart.bench.experiment import Trial
 from headstart.bench.page import write_report
-from headstart.bench.trial import Ground, run_trial
+from headstart.bench.trials import hardware
+from headstart.bench.trials.trial import Ground, run_trial
 
 TASK = """
 import numpy as np

@@ -29,12 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from headstart.bench import Task, hardware, load_task, loop, resolve_model
+from headstart.bench import Task, load_task, resolve_model
 from headstart.bench.executors.processes import cores
-from headstart.bench.optimizers import make_optimizer
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import Split
-from headstart.bench.training import Axes, Training
+from headstart.bench.trials import hardware, loop
+from headstart.bench.trials.optimizers import make_optimizer
+from headstart.bench.trials.training import Axes, Training
 
 MODELS = ("prewarm-cnn", "cifar-resnet20", "resnet18")
 AUGMENT = ("flip", "crop", "rotate")

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from headstart.bench.loop import train
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
-from headstart.bench.training import Axes, Training
+from headstart.bench.trials.loop import train
+from headstart.bench.trials.training import Axes, Training
 
 PAIRS = ("0,1", "2,3", "4,5", "6,7", "8,9", "0,5")
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import headstart as hs
 from headstart.bench.models.builders import resolve_model
-from headstart.bench.training import Axes
+from headstart.bench.trials.training import Axes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from train_sources import PAIRS

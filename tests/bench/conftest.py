@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from headstart.bench import Arm, Experiment, Store, Training, from_arrays, timing
+from headstart.bench import Arm, Experiment, Store, Training, from_arrays
 from headstart.bench.store.store import Record
+from headstart.bench.trials import timing
 
 TASK = """
 import numpy as np

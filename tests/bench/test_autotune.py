@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, Training, analyse, autotune, hardware, run, timing
-from headstart.bench.autotune import Combination, candidates, measure, pick, tune
+from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.forecast import forecast
-from headstart.bench.loop import Outcome, Point
+from headstart.bench.trials import autotune, hardware, timing
+from headstart.bench.trials.autotune import Combination, candidates, measure, pick, tune
+from headstart.bench.trials.loop import Outcome, Point
 
 AUTO = ("precision", "memory_format")
 NET = """

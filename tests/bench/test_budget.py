@@ -10,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, Training, analyse, run, timing, with_controls
-from headstart.bench.budget import LEAST, extra_steps, remarks, stretch
+from headstart.bench import Arm, Store, Training, analyse, run, with_controls
 from headstart.bench.executors import Processes
-from headstart.bench.optimizers import Schedule
-from headstart.bench.timing import Clock
+from headstart.bench.trials import timing
+from headstart.bench.trials.budget import LEAST, extra_steps, remarks, stretch
+from headstart.bench.trials.optimizers import Schedule
+from headstart.bench.trials.timing import Clock
 from headstart.errors import HeadstartError
 
 METHODS = (Arm("prewarm", "prewarm"), Arm("lsuv", "lsuv"))

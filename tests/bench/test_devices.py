@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headstart.bench import Arm, devices, run
-from headstart.bench.training import Training
+from headstart.bench import Arm, run
+from headstart.bench.trials import devices
+from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError
 
 # No batch norm, whose statistics are those of each device's part of the batch, and no dropout.

@@ -8,10 +8,10 @@ import torch
 from headstart.banks import Entry, FilterBank
 from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_controls
 from headstart.bench import experiment as module
-from headstart.bench.arms import parse_arms
 from headstart.bench.executors import worker
 from headstart.bench.executors.base import Silent
-from headstart.bench.trial import run_trial
+from headstart.bench.trials.arms import parse_arms
+from headstart.bench.trials.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.bench import Arm, Training, with_controls
-from headstart.bench.grid import Axis, configurations, configured, make_grid, read_grid
+from headstart.bench.trials.grid import Axis, configurations, configured, make_grid, read_grid
 from headstart.errors import HeadstartError, UnknownNameError
 
 ARMS = with_controls([Arm("prewarm", "prewarm"), Arm("q=a.b", "prewarm:fraction=0.25+lsuv"), Arm("lsuv", "lsuv")])

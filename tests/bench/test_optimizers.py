@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from headstart.bench.optimizers import Schedule, make_optimizer
-from headstart.bench.training import Training
+from headstart.bench.trials.optimizers import Schedule, make_optimizer
+from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError
 
 CONFIG = Training(steps=12, batch_size=10, lr=0.5)

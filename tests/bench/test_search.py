@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from headstart.bench import Arm, Store, Training, analyse, autotune, config, run, with_controls, words
+from headstart.bench import Arm, Store, Training, analyse, config, run, with_controls, words
 from headstart.bench.executors.base import Finished
 from headstart.bench.forecast import forecast
-from headstart.bench.grid import make_grid
 from headstart.bench.page import render
 from headstart.bench.search import FIRST_SEED, Search, run_search, search
 from headstart.bench.selection import selection_of
 from headstart.bench.summary import as_dict, markdown
-from headstart.bench.timing import Clock
+from headstart.bench.trials import autotune
+from headstart.bench.trials.grid import make_grid
+from headstart.bench.trials.timing import Clock
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

@@ -16,7 +16,7 @@ from headstart.bench.sequential import plan_looks, run_until_decided
 from headstart.bench.statistics.paired import holm, sign_flip
 from headstart.bench.statistics.verdicts import least_seeds
 from headstart.bench.summary import markdown
-from headstart.bench.timing import Clock
+from headstart.bench.trials.timing import Clock
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart.bench import optimizers
-from headstart.bench.arms import parse_arm, with_controls
 from headstart.bench.experiment import Experiment
-from headstart.bench.starting import TrainingImages, start
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
-from headstart.bench.training import Training
-from headstart.bench.trial import run_trial
+from headstart.bench.trials import optimizers
+from headstart.bench.trials.arms import parse_arm, with_controls
+from headstart.bench.trials.starting import TrainingImages, start
+from headstart.bench.trials.training import Training
+from headstart.bench.trials.trial import run_trial
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def watched(monkeypatch):
         optimizer.register_step_pre_hook(lambda o, a, k: rates.append(o.param_groups[0]["lr"]))
         return optimizer
 
-    monkeypatch.setattr("headstart.bench.starting.make_optimizer", watching)
+    monkeypatch.setattr("headstart.bench.trials.starting.make_optimizer", watching)
     return seen
 
 

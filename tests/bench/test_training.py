@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.bench import loop, training
-from headstart.bench.loop import evaluate, train
 from headstart.bench.tasks.batches import DeviceTask, data_order
 from headstart.bench.tasks.task import Split
-from headstart.bench.training import Axes, Training
+from headstart.bench.trials import loop, training
+from headstart.bench.trials.loop import evaluate, train
+from headstart.bench.trials.training import Axes, Training
 from headstart.errors import HeadstartError, UnknownNameError
 
 CONFIG = Training(steps=6, batch_size=16, evaluations=3, augment=("flip", "crop"))

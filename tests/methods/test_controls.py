@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import headstart as hs
-from headstart.bench.arms import spec_of
+from headstart.bench.trials.arms import spec_of
 
 from .banks import bank, entry
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.arms import CONTROLS, EQUAL_STEPS, RESTARTS
-from headstart.bench.autotune import rule as measured
-from headstart.bench.budget import more_steps, remarks
 from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.statistics import paired as statistics
@@ -18,6 +15,9 @@ from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
 from headstart.bench.statistics.verdicts import RULES, Comparison, Verdict, compare_family
 from headstart.bench.store.store import Store
+from headstart.bench.trials.arms import CONTROLS, EQUAL_STEPS, RESTARTS
+from headstart.bench.trials.autotune import rule as measured
+from headstart.bench.trials.budget import more_steps, remarks
 from headstart.errors import HeadstartError
 
 Result = Mapping[str, Any]

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headstart.bench import hardware
-from headstart.bench.arms import Arm, check_labels, check_starts
-from headstart.bench.autotune import tune
-from headstart.bench.budget import settle
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.store.store import Decide, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
-from headstart.bench.timing import measured
-from headstart.bench.training import Training
-from headstart.bench.trial import Ground
+from headstart.bench.trials import hardware
+from headstart.bench.trials.arms import Arm, check_labels, check_starts
+from headstart.bench.trials.autotune import tune
+from headstart.bench.trials.budget import settle
+from headstart.bench.trials.timing import measured
+from headstart.bench.trials.training import Training
+from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError
 
 FORMAT = "headstart-experiment-1"

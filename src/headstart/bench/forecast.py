@@ -10,8 +10,8 @@ from typing import Any
 from headstart.bench.experiment import Experiment, Trial
 from headstart.bench.search import Search, folder_of, results_of
 from headstart.bench.store.store import Record, Store
-from headstart.bench.timing import Clock
-from headstart.bench.trial import Ground
+from headstart.bench.trials.timing import Clock
+from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError
 
 STORED, MEASURED = "stored trials", "timed steps"

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstart import rng
-from headstart.bench import hardware
 from headstart.bench.executors.base import Executor, Progress, Silent
 from headstart.bench.executors.in_process import InProcess
 from headstart.bench.experiment import FORMAT, Experiment, Trial, distinct
 from headstart.bench.models.builders import parameter_count
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import Damage, Record, Store
-from headstart.bench.trial import Ground
+from headstart.bench.trials import hardware
+from headstart.bench.trials.trial import Ground
 
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.arms import EQUAL_STEPS, Arm
 from headstart.bench.executors.base import Executor, Progress
 from headstart.bench.experiment import Experiment
-from headstart.bench.grid import Axis, Configuration, configurations, configured, make_grid
 from headstart.bench.run import Summary, run
 from headstart.bench.store.store import Store
-from headstart.bench.training import Training
+from headstart.bench.trials.arms import EQUAL_STEPS, Arm
+from headstart.bench.trials.grid import Axis, Configuration, configurations, configured, make_grid
+from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError
 
 Result = Mapping[str, Any]

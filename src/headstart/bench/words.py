@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from headstart.bench.arms import parse_arms, with_controls, with_default
 from headstart.bench.experiment import AUTO, Experiment
-from headstart.bench.grid import make_grid, read_grid
 from headstart.bench.search import Search
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
-from headstart.bench.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
+from headstart.bench.trials.arms import parse_arms, with_controls, with_default
+from headstart.bench.trials.grid import make_grid, read_grid
+from headstart.bench.trials.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from headstart.errors import HeadstartError, unknown
 
 Kind = Literal["text", "texts", "whole", "number", "numbers", "switch", "seeds"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from headstart.bench.trial import Ground
+from headstart.bench.trials.trial import Ground
 
 if TYPE_CHECKING:
     from headstart.bench.experiment import Experiment, Trial

@@ -9,7 +9,7 @@ import torch
 
 from headstart.bench.executors.base import Finished, Working
 from headstart.bench.executors.worker import Job, run_job
-from headstart.bench.trial import Ground
+from headstart.bench.trials.trial import Ground
 
 if TYPE_CHECKING:
     from headstart.bench.executors.base import Progress

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.bench.executors.base import Finished, Working
 from headstart.bench.executors.processes import LOOK, RETRIES, cores
 from headstart.bench.executors.worker import Job, Reply, work
-from headstart.bench.trial import Ground
+from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:

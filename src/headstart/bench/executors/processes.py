@@ -19,7 +19,7 @@ import torch
 
 from headstart.bench.executors.base import Finished, Working
 from headstart.bench.executors.worker import Job, Reply, work
-from headstart.bench.trial import Ground
+from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:

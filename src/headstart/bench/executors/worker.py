@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstart.bench import hardware
-from headstart.bench.devices import launch
 from headstart.bench.executors.base import Finished
 from headstart.bench.store.store import content_key
-from headstart.bench.trial import Ground, run_trial
+from headstart.bench.trials import hardware
+from headstart.bench.trials.devices import launch
+from headstart.bench.trials.trial import Ground, run_trial
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:

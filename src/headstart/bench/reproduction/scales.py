@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headstart.bench.arms import parse_arm
 from headstart.bench.protocols import find
+from headstart.bench.trials.arms import parse_arm
 
 SCALES = {
     "smoke": "It shows that everything runs, in minutes. Its numbers say nothing about the paper: other images "

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from headstart import rng
-from headstart.bench.arms import Arm
-from headstart.bench.loop import train
 from headstart.bench.models.builders import ModelBuilder, first_layer
 from headstart.bench.specs import user_function as userfile
-from headstart.bench.starting import start
 from headstart.bench.statistics.paired import area_under_curve
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.training import Axes, Training
+from headstart.bench.trials.arms import Arm
+from headstart.bench.trials.loop import train
+from headstart.bench.trials.starting import start
+from headstart.bench.trials.training import Axes, Training
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from headstart.bench.training import Training
+from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:

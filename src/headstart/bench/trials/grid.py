@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from headstart import rng
-from headstart.bench.arms import Arm, spec_of
 from headstart.bench.store.store import canonical
-from headstart.bench.training import Training
+from headstart.bench.trials.arms import Arm, spec_of
+from headstart.bench.trials.training import Training
 from headstart.engine.method import Method
 from headstart.engine.registry import literal, parse, resolve, split
 from headstart.errors import HeadstartError, unknown

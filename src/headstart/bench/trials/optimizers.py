@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from headstart.bench.tasks.batches import steps_per_epoch
-from headstart.bench.training import Training
+from headstart.bench.trials.training import Training
 
 
 def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headstart.bench.devices import make_fabric
-from headstart.bench.optimizers import Schedule, make_optimizer
 from headstart.bench.tasks.augment import draw
 from headstart.bench.tasks.batches import DeviceTask, data_order
 from headstart.bench.tasks.task import Split
-from headstart.bench.training import Axes, Training
+from headstart.bench.trials.devices import make_fabric
+from headstart.bench.trials.optimizers import Schedule, make_optimizer
+from headstart.bench.trials.training import Axes, Training
 from headstart.rng import derive
 
 if TYPE_CHECKING:

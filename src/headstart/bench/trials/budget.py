@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headstart.bench.arms import EQUAL_STEPS, Arm
 from headstart.bench.store.store import Decide
-from headstart.bench.timing import Clock, measured
-from headstart.bench.training import Training
-from headstart.bench.trial import Ground
+from headstart.bench.trials.arms import EQUAL_STEPS, Arm
+from headstart.bench.trials.timing import Clock, measured
+from headstart.bench.trials.training import Training
+from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError
 from headstart.methods.sample_training import SampleTraining
 

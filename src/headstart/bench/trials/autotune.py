@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from headstart import rng
-from headstart.bench import hardware
 from headstart.bench.store.store import Decide, Facts
-from headstart.bench.timing import measured, shortened, train_briefly
-from headstart.bench.trial import Ground
+from headstart.bench.trials import hardware
+from headstart.bench.trials.timing import measured, shortened, train_briefly
+from headstart.bench.trials.trial import Ground
 
 GAIN = 0.1
 """How much of a step's time another combination must save to be taken."""

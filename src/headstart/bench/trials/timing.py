@@ -12,14 +12,14 @@ from statistics import median
 import torch
 
 from headstart import rng
-from headstart.bench.arms import Arm
-from headstart.bench.loop import Outcome, evaluate, train
-from headstart.bench.starting import start
 from headstart.bench.store.store import Facts, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import Split
-from headstart.bench.training import Axes, Training
-from headstart.bench.trial import Ground, build
+from headstart.bench.trials.arms import Arm
+from headstart.bench.trials.loop import Outcome, evaluate, train
+from headstart.bench.trials.starting import start
+from headstart.bench.trials.training import Axes, Training
+from headstart.bench.trials.trial import Ground, build
 
 _STEPS = 9  # in three stretches, of which the median counts: the first one warms up
 _MOST = 300

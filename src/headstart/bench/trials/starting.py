@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from headstart import progress
-from headstart.bench.optimizers import Schedule, make_optimizer
 from headstart.bench.tasks.augment import draw
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.training import Training
+from headstart.bench.trials.optimizers import Schedule, make_optimizer
+from headstart.bench.trials.training import Training
 from headstart.distributed import initialize
 from headstart.engine.method import Method
 from headstart.errors import HeadstartError
