@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.bench import Arm, Experiment, Store, Training, analyse, run
-from headstart.bench.executors import Executor, Finished, InProcess, Processes
-from headstart.bench.executors.base import Progress, Silent
-from headstart.bench.executors.processes import cores
-from headstart.bench.experiment import Trial
+from headstart.bench import Arm, Experiment, Store, Training, analyse
 from headstart.bench.page import write_report
+from headstart.bench.runs import run
+from headstart.bench.runs.executors import Executor, Finished, InProcess, Processes
+from headstart.bench.runs.executors.base import Progress, Silent
+from headstart.bench.runs.executors.processes import cores
+from headstart.bench.runs.experiment import Trial
 from headstart.bench.trials import hardware
 from headstart.bench.trials.trial import Ground, run_trial
 
@@ -182,7 +183,7 @@ def _executor(name: str, workers: int) -> Executor:
         return InProcess()
     if name == "--jobs":
         return Processes(workers, threads=1)
-    from headstart.bench.executors.on_ray import OnRay
+    from headstart.bench.runs.executors.on_ray import OnRay
 
     return OnRay("local", jobs=workers)
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.bench import Task, load_task, resolve_model
-from headstart.bench.executors.processes import cores
+from headstart.bench.runs.executors.processes import cores
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import Split
 from headstart.bench.trials import hardware, loop

@@ -5,16 +5,17 @@ import os
 import pytest
 import torch
 
-from headstart.bench import Arm, Store, run
+from headstart.bench import Arm, Store
+from headstart.bench.runs import run
 from headstart.cli._executors import executor_from
 from headstart.errors import HeadstartError
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.slow
 
-from headstart.bench.executors import on_ray  # noqa: E402
-from headstart.bench.executors.base import Silent  # noqa: E402
-from headstart.bench.executors.on_ray import OnRay  # noqa: E402
+from headstart.bench.runs.executors import on_ray  # noqa: E402
+from headstart.bench.runs.executors.base import Silent  # noqa: E402
+from headstart.bench.runs.executors.on_ray import OnRay  # noqa: E402
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")
 NET = """

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headstart.bench import Store, analyse, run
+from headstart.bench import Store, analyse
+from headstart.bench.runs import run
 from headstart.bench.summary import as_dict
 from headstart.errors import HeadstartError
 

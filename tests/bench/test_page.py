@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from headstart.bench import Arm, Store, Training, analyse, run
-from headstart.bench.experiment import Experiment
+from headstart.bench import Arm, Store, Training, analyse
 from headstart.bench.page import render, write_report
 from headstart.bench.pictures import filter_picture
+from headstart.bench.runs import run
+from headstart.bench.runs.experiment import Experiment
 from headstart.bench.summary import inert, markdown, printable
 from headstart.errors import MissingExtraError
 

@@ -10,8 +10,8 @@ from torch import nn
 import headstart as hs
 from headstart.bench import Store
 from headstart.bench.config import read
-from headstart.bench.experiment import Experiment
 from headstart.bench.protocols import PROTOCOLS, find, words_of
+from headstart.bench.runs.experiment import Experiment
 from headstart.bench.tasks.task import load_task
 from headstart.bench.trials.optimizers import Schedule
 from headstart.bench.words import WORDS, check, defaults, experiment

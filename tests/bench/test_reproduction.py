@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from headstart.bench import Store, analyse, load_task, resolve_model
-from headstart.bench import run as run_experiment
 from headstart.bench.protocols import PROTOCOLS
 from headstart.bench.published import figures, of_arm
 from headstart.bench.reproduction import (
@@ -25,6 +24,7 @@ from headstart.bench.reproduction import (
 )
 from headstart.bench.reproduction.plan import base
 from headstart.bench.reproduction.scales import SMOKE
+from headstart.bench.runs import run as run_experiment
 from headstart.bench.tasks.data.listing import lacking, look_up
 from headstart.bench.words import check
 from headstart.cli import reproduce

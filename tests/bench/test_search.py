@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from headstart.bench import Arm, Store, Training, analyse, config, run, with_controls, words
-from headstart.bench.executors.base import Finished
-from headstart.bench.forecast import forecast
+from headstart.bench import Arm, Store, Training, analyse, config, with_controls, words
 from headstart.bench.page import render
-from headstart.bench.search import FIRST_SEED, Search, run_search, search
+from headstart.bench.runs import run
+from headstart.bench.runs.executors.base import Finished
+from headstart.bench.runs.forecast import forecast
+from headstart.bench.runs.search import FIRST_SEED, Search, run_search, search
 from headstart.bench.selection import selection_of
 from headstart.bench.summary import as_dict, markdown
 from headstart.bench.trials import autotune
@@ -336,7 +337,7 @@ def test_a_file_says_the_same_words(tmp_path):
 def test_the_documented_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Made(best_at(default=0.003))
-    monkeypatch.setattr("headstart.bench.experiment.InProcess", lambda: made)
+    monkeypatch.setattr("headstart.bench.runs.experiment.InProcess", lambda: made)
     monkeypatch.setattr(autotune, "_BLOCK", 0.0)
     monkeypatch.setattr(autotune, "_ROUNDS", 1)
     text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart.bench.experiment import Experiment
+from headstart.bench.runs.experiment import Experiment
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
 from headstart.bench.trials import optimizers

@@ -5,9 +5,9 @@ turns the store into verdicts, and `write_report` into a page. The command line 
 """
 
 from headstart.bench.analysis import Analysis, analyse
-from headstart.bench.experiment import Experiment
 from headstart.bench.models.builders import ModelBuilder, resolve_model
-from headstart.bench.run import run
+from headstart.bench.runs.experiment import Experiment
+from headstart.bench.runs.run import run
 from headstart.bench.store.store import Store
 from headstart.bench.tasks.task import Task, from_arrays, load_task
 from headstart.bench.trials.arms import Arm, parse_arm, with_controls

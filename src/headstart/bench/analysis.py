@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.experiment import FORMAT
+from headstart.bench.runs.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.speed import RULE as SPEED

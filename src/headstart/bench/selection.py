@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from headstart.bench.search import FOLDER, text
+from headstart.bench.runs.search import FOLDER, text
 
 
 class Cell(NamedTuple):

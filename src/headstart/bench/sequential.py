@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.bench.analysis import Analysis, analyse
-from headstart.bench.executors.base import Progress
-from headstart.bench.experiment import Experiment
-from headstart.bench.run import Summary, run
+from headstart.bench.runs.executors.base import Progress
+from headstart.bench.runs.experiment import Experiment
+from headstart.bench.runs.run import Summary, run
 from headstart.bench.statistics.verdicts import Verdict, least_seeds
 from headstart.bench.store.store import Damage, Store
 

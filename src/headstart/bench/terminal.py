@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.bench.analysis import Analysis
-from headstart.bench.executors.base import Working
+from headstart.bench.runs.executors.base import Working
 from headstart.bench.summary import cells, facts, heading
 
 _COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}

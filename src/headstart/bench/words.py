@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from headstart.bench.experiment import AUTO, Experiment
-from headstart.bench.search import Search
+from headstart.bench.runs.experiment import AUTO, Experiment
+from headstart.bench.runs.search import Search
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
 from headstart.bench.trials.arms import parse_arms, with_controls, with_default
 from headstart.bench.trials.grid import make_grid, read_grid

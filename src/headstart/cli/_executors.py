@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from headstart.bench.executors.base import Executor
-from headstart.bench.executors.in_process import InProcess
-from headstart.bench.executors.processes import Processes, cores
+from headstart.bench.runs.executors.base import Executor
+from headstart.bench.runs.executors.in_process import InProcess
+from headstart.bench.runs.executors.processes import Processes, cores
 from headstart.errors import HeadstartError
 
 
@@ -37,7 +37,7 @@ def executor_from(args: argparse.Namespace) -> Executor:
         'InProcess'
     """
     if args.ray:
-        from headstart.bench.executors.on_ray import LOCAL, OnRay
+        from headstart.bench.runs.executors.on_ray import LOCAL, OnRay
 
         local = args.ray == LOCAL and args.jobs
         return OnRay(args.ray, args.jobs, args.gpus_per_trial, max(1, cores() // args.jobs) if local else 1)

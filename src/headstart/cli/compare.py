@@ -12,8 +12,8 @@ from typing import Any
 from headstart.bench import Experiment, Store
 from headstart.bench.config import Config, read, save
 from headstart.bench.protocols import PREFIX, words_of
-from headstart.bench.run import Summary
-from headstart.bench.search import Search
+from headstart.bench.runs.run import Summary
+from headstart.bench.runs.search import Search
 from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
 from headstart.bench.words import experiment as build
 from headstart.bench.words import parse_seeds as parse_seeds
@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from headstart.bench import analyse
-    from headstart.bench import run as run_experiment
     from headstart.bench.page import write_report
-    from headstart.bench.search import run_search
+    from headstart.bench.runs import run as run_experiment
+    from headstart.bench.runs.search import run_search
     from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
     from headstart.bench.tasks.task import load_task
@@ -144,7 +144,7 @@ def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_j
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench.forecast import duration, forecast, ranges
+    from headstart.bench.runs.forecast import duration, forecast, ranges
     from headstart.cli._common import working
 
     with working("Timing a few steps"):

@@ -96,9 +96,9 @@ def _outcome(
 ) -> Outcome:
     """Run one comparison, as far as its folder does not hold it, and write its page."""
     from headstart.bench import analyse
-    from headstart.bench import run as run_experiment
     from headstart.bench.page import write_report
     from headstart.bench.reproduction import Outcome
+    from headstart.bench.runs import run as run_experiment
     from headstart.bench.terminal import Bars
 
     store = Store(out / comparison.name)
@@ -117,7 +117,7 @@ def _dry_run(comparisons: list[Comparison], out: Path, left_out: list[str], as_j
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench.forecast import duration, forecast
+    from headstart.bench.runs.forecast import duration, forecast
     from headstart.cli._common import working
 
     found = []

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from headstart.bench import Store
-    from headstart.bench.search import folder_of
+    from headstart.bench.runs.search import folder_of
     from headstart.bench.store.status import status
 
     store = Store(args.folder)
@@ -53,7 +53,7 @@ def _show(found: Status, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench.forecast import duration, ranges
+    from headstart.bench.runs.forecast import duration, ranges
 
     table = Table("arm", "done", "missing", "notes", box=None, header_style="bold", pad_edge=False)
     for arm in found.arms:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from headstart.bench.trials.trial import Ground
 
 if TYPE_CHECKING:
-    from headstart.bench.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import Experiment, Trial
 
 
 class Finished(NamedTuple):

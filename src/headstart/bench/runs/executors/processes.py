@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstart.bench.executors.base import Finished, Working
-from headstart.bench.executors.worker import Job, Reply, work
+from headstart.bench.runs.executors.base import Finished, Working
+from headstart.bench.runs.executors.worker import Job, Reply, work
 from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
-    from headstart.bench.executors.base import Progress
-    from headstart.bench.experiment import Experiment, Trial
+    from headstart.bench.runs.executors.base import Progress
+    from headstart.bench.runs.experiment import Experiment, Trial
 
 RETRIES = 2
 """How often a trial is run again whose worker died."""

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstart import rng
-from headstart.bench.executors.base import Executor, Progress, Silent
-from headstart.bench.executors.in_process import InProcess
-from headstart.bench.experiment import FORMAT, Experiment, Trial, distinct
+from headstart.bench.runs.executors.base import Executor, Progress, Silent
+from headstart.bench.runs.executors.in_process import InProcess
+from headstart.bench.runs.experiment import FORMAT, Experiment, Trial, distinct
 from headstart.bench.models.builders import parameter_count
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import Damage, Record, Store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstart.bench.executors.base import Finished
+from headstart.bench.runs.executors.base import Finished
 from headstart.bench.store.store import content_key
 from headstart.bench.trials import hardware
 from headstart.bench.trials.devices import launch
@@ -21,7 +21,7 @@ from headstart.errors import HeadstartError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from headstart.bench.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import Experiment, Trial
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headstart.bench.executors.base import Executor, Finished
-from headstart.bench.executors.in_process import InProcess
-from headstart.bench.executors.processes import Processes
+from headstart.bench.runs.executors.base import Executor, Finished
+from headstart.bench.runs.executors.in_process import InProcess
+from headstart.bench.runs.executors.processes import Processes
 
 __all__ = ["Executor", "Finished", "InProcess", "Processes"]

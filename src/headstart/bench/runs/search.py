@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench.executors.base import Executor, Progress
-from headstart.bench.experiment import Experiment
-from headstart.bench.run import Summary, run
+from headstart.bench.runs.executors.base import Executor, Progress
+from headstart.bench.runs.experiment import Experiment
+from headstart.bench.runs.run import Summary, run
 from headstart.bench.store.store import Store
 from headstart.bench.trials.arms import EQUAL_STEPS, Arm
 from headstart.bench.trials.grid import Axis, Configuration, configurations, configured, make_grid

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from headstart.bench.experiment import Experiment, Trial
-from headstart.bench.search import Search, folder_of, results_of
+from headstart.bench.runs.experiment import Experiment, Trial
+from headstart.bench.runs.search import Search, folder_of, results_of
 from headstart.bench.store.store import Record, Store
 from headstart.bench.trials.timing import Clock
 from headstart.bench.trials.trial import Ground

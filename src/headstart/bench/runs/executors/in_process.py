@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstart.bench.executors.base import Finished, Working
-from headstart.bench.executors.worker import Job, run_job
+from headstart.bench.runs.executors.base import Finished, Working
+from headstart.bench.runs.executors.worker import Job, run_job
 from headstart.bench.trials.trial import Ground
 
 if TYPE_CHECKING:
-    from headstart.bench.executors.base import Progress
-    from headstart.bench.experiment import Experiment, Trial
+    from headstart.bench.runs.executors.base import Progress
+    from headstart.bench.runs.experiment import Experiment, Trial
 
 
 class InProcess:

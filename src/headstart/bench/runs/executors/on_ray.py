@@ -11,15 +11,15 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from headstart.bench.executors.base import Finished, Working
-from headstart.bench.executors.processes import LOOK, RETRIES, cores
-from headstart.bench.executors.worker import Job, Reply, work
+from headstart.bench.runs.executors.base import Finished, Working
+from headstart.bench.runs.executors.processes import LOOK, RETRIES, cores
+from headstart.bench.runs.executors.worker import Job, Reply, work
 from headstart.bench.trials.trial import Ground
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:
-    from headstart.bench.executors.base import Progress
-    from headstart.bench.experiment import Experiment, Trial
+    from headstart.bench.runs.executors.base import Progress
+    from headstart.bench.runs.experiment import Experiment, Trial
 
 LOCAL = "local"
 
