@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from page import COLOURS, facts, read, write_tables, write_trials
 
-from headstart.bench.analysis import Analysis
+from headstart.bench.analysis.analysis import Analysis
 from headstart.bench.statistics.paired import Interval
 from headstart.bench.summary import cells, inert
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.statistics.verdicts import Comparison, compare_family, p_text, signed
 from headstart.bench.store.store import Store
 from headstart.bench.summary import cells, span

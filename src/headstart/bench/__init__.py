@@ -4,7 +4,7 @@ An `Experiment` is task × model × arms × seeds. `run` trains what its `Store`
 turns the store into verdicts, and `write_report` into a page. The command line is ``headstart compare``.
 """
 
-from headstart.bench.analysis import Analysis, analyse
+from headstart.bench.analysis.analysis import Analysis, analyse
 from headstart.bench.models.builders import ModelBuilder, resolve_model
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import run

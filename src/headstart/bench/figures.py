@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.analysis.analysis import Analysis, ArmSummary
 from headstart.bench.statistics.paired import Floats, mean_band
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg

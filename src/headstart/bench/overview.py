@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headstart.bench import figures, pictures, summary
-from headstart.bench.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.store.store import Store
 from headstart.bench.templating import PILLS, drawing, fill
 

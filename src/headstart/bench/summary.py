@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.bench.analysis import Analysis, ArmSummary
-from headstart.bench.selection import Selection
+from headstart.bench.analysis.analysis import Analysis, ArmSummary
+from headstart.bench.analysis.selection import Selection
 from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed

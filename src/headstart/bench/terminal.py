@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from headstart.bench.analysis import Analysis
+from headstart.bench.analysis.analysis import Analysis
 from headstart.bench.runs.executors.base import Working
 from headstart.bench.summary import cells, facts, heading
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headstart.bench.analysis import Analysis, ArmSummary
+from headstart.bench.analysis.analysis import Analysis, ArmSummary
 from headstart.bench.published import Figure, of_arm
 from headstart.bench.reproduction.plan import Comparison, base
 from headstart.bench.statistics.paired import Interval

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headstart.bench.analysis import Analysis, analyse
+from headstart.bench.analysis.analysis import Analysis, analyse
 from headstart.bench.runs.executors.base import Progress
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run

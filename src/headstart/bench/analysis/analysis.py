@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.runs.experiment import FORMAT
-from headstart.bench.selection import Selection, selection_of
 from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
