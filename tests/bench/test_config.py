@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.bench import Training, config
-from headstart.bench.words import HOW, WORDS, check, defaults, experiment, parse_seeds
+from headstart.bench import Training
+from headstart.bench.settings import config
+from headstart.bench.settings.words import HOW, WORDS, check, defaults, experiment, parse_seeds
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError

@@ -9,12 +9,12 @@ from torch import nn
 
 import headstart as hs
 from headstart.bench import Store
-from headstart.bench.config import read
 from headstart.bench.protocols import PROTOCOLS, find, words_of
 from headstart.bench.runs.experiment import Experiment
+from headstart.bench.settings.config import read
+from headstart.bench.settings.words import WORDS, check, defaults, experiment
 from headstart.bench.tasks.task import load_task
 from headstart.bench.trials.optimizers import Schedule
-from headstart.bench.words import WORDS, check, defaults, experiment
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, UnknownNameError

@@ -12,7 +12,7 @@ from scipy import stats
 
 from headstart.bench.protocols import PROTOCOLS, find
 from headstart.bench.published import figures, of_arm
-from headstart.bench.words import defaults, experiment
+from headstart.bench.settings.words import defaults, experiment
 
 ROOT = Path(__file__).parents[2]
 FIGURES = figures()

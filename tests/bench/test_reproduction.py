@@ -25,8 +25,8 @@ from headstart.bench.reproduction import (
 from headstart.bench.reproduction.plan import base
 from headstart.bench.reproduction.scales import SMOKE
 from headstart.bench.runs import run as run_experiment
+from headstart.bench.settings.words import check
 from headstart.bench.tasks.data.listing import lacking, look_up
-from headstart.bench.words import check
 from headstart.cli import reproduce
 from headstart.errors import DataError, HeadstartError, UnknownNameError
 

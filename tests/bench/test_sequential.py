@@ -182,7 +182,7 @@ def test_the_command_says_when_it_stopped(task_file, tmp_path, capsys):
 
 @pytest.mark.parametrize(("words", "message"), [("until = 'decide'", "Did you mean 'decided'"), ("looks = 0", "1")])
 def test_wrong_words_are_refused_at_their_line(tmp_path, words, message):
-    from headstart.bench import config
+    from headstart.bench.settings import config
 
     (tmp_path / "e.toml").write_text(words)
     with pytest.raises(HeadstartError, match=message) as caught:

@@ -1,5 +1,5 @@
 from headstart.bench.protocols import PROTOCOLS
-from headstart.bench.words import WORDS
+from headstart.bench.settings.words import WORDS
 
 
 def test_lists_every_protocol(headstart):

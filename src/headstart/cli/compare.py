@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headstart.bench import Experiment, Store
-from headstart.bench.config import Config, read, save
 from headstart.bench.protocols import PREFIX, words_of
 from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
-from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
-from headstart.bench.words import experiment as build
-from headstart.bench.words import parse_seeds as parse_seeds
+from headstart.bench.settings.config import Config, read, save
+from headstart.bench.settings.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
+from headstart.bench.settings.words import experiment as build
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.errors import HeadstartError

@@ -38,8 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the description, or write the file."""
-    from headstart.bench.config import save
     from headstart.bench.protocols import PROTOCOLS, find, words_of
+    from headstart.bench.settings.config import save
     from headstart.errors import HeadstartError
 
     found = [find(args.name)] if args.name else list(PROTOCOLS.values())
@@ -77,8 +77,8 @@ def _table(protocols: list[Protocol]) -> None:
 
 def _lines(protocol: Protocol) -> list[str]:
     """Describe one; words are written as an experiment's file writes them."""
-    from headstart.bench.config import write
-    from headstart.bench.words import WORDS
+    from headstart.bench.settings.config import write
+    from headstart.bench.settings.words import WORDS
 
     file = [line.partition(" = ") for line in write(protocol.words).splitlines() if " = " in line]
     values = {name: value for name, equals, value in file if name in WORDS}

@@ -11,7 +11,7 @@ from headstart.bench.protocols import PREFIX, Protocol, clusters, data_dependent
 from headstart.bench.protocols.base import VERSIONS
 from headstart.bench.reproduction.scales import SCALES, SMALL, SMOKE, Part
 from headstart.bench.runs.experiment import Experiment
-from headstart.bench.words import WORDS, check, defaults, experiment
+from headstart.bench.settings.words import WORDS, check, defaults, experiment
 from headstart.errors import HeadstartError, unknown
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, seeds_text
+from headstart.bench.settings.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, seeds_text
 from headstart.errors import HeadstartError
 
 if sys.version_info >= (3, 11):
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> Config:
     r"""Read an experiment's file.
 
     Args:
-        path: A TOML file whose keys are words of `headstart.bench.words`. Paths in it are taken as on the
+        path: A TOML file whose keys are words of `headstart.bench.settings.words`. Paths in it are taken as on the
             command line, from the working directory.
 
     Raises:
