@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from page import COLOURS, facts, read, write_tables, write_trials
 
 from headstart.bench.analysis.analysis import Analysis
+from headstart.bench.report.summary import cells, inert
 from headstart.bench.statistics.paired import Interval
-from headstart.bench.summary import cells, inert
 
 BUDGETS = (50, 100, 200, 400, 1600, 3200)
 RESAMPLES = 10_000

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from headstart.bench import Arm, Experiment, Store, Training, analyse
-from headstart.bench.page import write_report
+from headstart.bench.report.page import write_report
 from headstart.bench.runs import run
 from headstart.bench.runs.executors import Executor, Finished, InProcess, Processes
 from headstart.bench.runs.executors.base import Progress, Silent

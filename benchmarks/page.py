@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.report.summary import cells, span
 from headstart.bench.statistics.verdicts import Comparison, compare_family, p_text, signed
 from headstart.bench.store.store import Store
-from headstart.bench.summary import cells, span
 
 COLOURS = ("#8a8a8a", "#b08b2e", "#7a5195", "#3a7d7c", "#5b8fc7", "#1f5fa8", "#c2829a", "#b3541e", "#2b2b2b", "#86a93f")
 LEVEL = 1e-3  # at which a test accuracy is above guessing

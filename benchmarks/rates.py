@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from page import COLOURS, read, write_tables
 
-from headstart.bench.summary import inert
+from headstart.bench.report.summary import inert
 
 PANELS = {
     "trainability/plain20": "plain, 20 layers, no norm (SGD, 500 steps)",

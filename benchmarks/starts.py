@@ -16,9 +16,9 @@ import numpy as np
 from page import Study, effort, facts, forest, read, table, write_tables, write_trials
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
+from headstart.bench.report.summary import cells, inert, span
 from headstart.bench.statistics.paired import stratified_mean
 from headstart.bench.statistics.verdicts import Verdict, compare_family, signed
-from headstart.bench.summary import cells, inert, span
 
 TASKS = {
     "small-cnn-fashion": "small CNN, batch norm · Fashion-MNIST",

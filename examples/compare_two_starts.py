@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 from headstart.bench import Arm, Experiment, Store, Training, analyse, parse_arm
-from headstart.bench.page import write_report
+from headstart.bench.report.page import write_report
 from headstart.bench.runs import run
 
 experiment = Experiment(

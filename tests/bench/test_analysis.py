@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from headstart.bench import Arm, analyse
+from headstart.bench.report.summary import as_dict, cells, markdown
 from headstart.bench.runs import run
 from headstart.bench.statistics.verdicts import Verdict
-from headstart.bench.summary import as_dict, cells, markdown
 from headstart.errors import HeadstartError
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 import headstart.bench
 from headstart.bench import Arm, Store
+from headstart.bench.report.terminal import Bars
 from headstart.bench.runs import run
 from headstart.bench.runs.executors import InProcess, Processes, processes, worker
 from headstart.bench.runs.executors.base import Silent, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
-from headstart.bench.terminal import Bars
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError

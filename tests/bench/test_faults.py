@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from headstart.bench import Store, analyse
+from headstart.bench.report.summary import as_dict
 from headstart.bench.runs import run
-from headstart.bench.summary import as_dict
 from headstart.errors import HeadstartError
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from headstart.bench import Store
-from headstart.bench.overview import combine
-from headstart.bench.overview_page import COLUMNS, as_dict, markdown, render, write_overview
+from headstart.bench.report.overview import combine
+from headstart.bench.report.overview_page import COLUMNS, as_dict, markdown, render, write_overview
 from headstart.bench.statistics import paired as s
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.cli.main import main

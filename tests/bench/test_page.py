@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from headstart.bench import Arm, Store, Training, analyse
-from headstart.bench.page import render, write_report
-from headstart.bench.pictures import filter_picture
+from headstart.bench.report.page import render, write_report
+from headstart.bench.report.pictures import filter_picture
+from headstart.bench.report.summary import inert, markdown, printable
 from headstart.bench.runs import run
 from headstart.bench.runs.experiment import Experiment
-from headstart.bench.summary import inert, markdown, printable
 from headstart.errors import MissingExtraError
 
 HOSTILE = "<script>alert('x')</script>&\"|$\\frac{1}{0}$ ]]> -->\x07{{ 7*7 }}"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from headstart.bench import Store, analyse
-from headstart.bench.overview import combine
-from headstart.bench.overview_page import write_overview
-from headstart.bench.page import write_report
-from headstart.bench.summary import printable
+from headstart.bench.report.overview import combine
+from headstart.bench.report.overview_page import write_overview
+from headstart.bench.report.page import write_report
+from headstart.bench.report.summary import printable
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing (extra test)")
 

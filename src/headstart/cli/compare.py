@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
     from headstart.bench import analyse
     from headstart.bench.analysis.sequential import run_until_decided
-    from headstart.bench.page import write_report
+    from headstart.bench.report.page import write_report
+    from headstart.bench.report.summary import as_dict
+    from headstart.bench.report.terminal import Bars, show
     from headstart.bench.runs import run as run_experiment
     from headstart.bench.runs.search import run_search
-    from headstart.bench.summary import as_dict
     from headstart.bench.tasks.task import load_task
-    from headstart.bench.terminal import Bars, show
 
     chosen, typed, config = settings(args)
     with _pointing(config, typed):

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     if len(args.folders) > 1:
-        from headstart.bench import overview_page, overview_terminal
-        from headstart.bench.overview import combine
+        from headstart.bench.report import overview_page, overview_terminal
+        from headstart.bench.report.overview import combine
 
         overview = combine(args.folders)
         page = overview_page.write_overview(overview, args.out or OVERVIEW)
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     from headstart.bench import Store, analyse
-    from headstart.bench.page import write_report
-    from headstart.bench.summary import as_dict
-    from headstart.bench.terminal import show
+    from headstart.bench.report.page import write_report
+    from headstart.bench.report.summary import as_dict
+    from headstart.bench.report.terminal import show
 
     store = Store(args.folders[0])
     analysis = analyse(store)

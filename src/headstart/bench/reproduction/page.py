@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from headstart.bench.published import Figure, figures
+from headstart.bench.report.summary import facts, inert, printable
 from headstart.bench.reproduction.plan import PAPERS, base
 from headstart.bench.reproduction.rows import CAVEAT, Outcome, Side, side
 from headstart.bench.reproduction.scales import SCALES
 from headstart.bench.statistics.verdicts import p_text
-from headstart.bench.summary import facts, inert, printable
 
 _READING = (
     "A published figure is that of the paper's data, network and budget. What was run here stands under each "

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.report import figures, pictures, summary
+from headstart.bench.report.templating import PILLS, drawing, fill
 from headstart.bench.store.store import Store
-from headstart.bench.templating import PILLS, drawing, fill
 
 _ROLES = {
     "": "method",

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from headstart.bench import summary
-from headstart.bench.forest import forest
-from headstart.bench.overview import RULES, MethodRows, Overview, Part, Row
+from headstart.bench.report import summary
+from headstart.bench.report.forest import forest
+from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, Row
+from headstart.bench.report.templating import drawing, fill
 from headstart.bench.statistics.verdicts import p_text, signed
 from headstart.bench.store.store import Store
-from headstart.bench.templating import drawing, fill
 
 COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
 

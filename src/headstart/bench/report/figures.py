@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
+from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg
 from headstart.bench.statistics.paired import Floats, mean_band
 from headstart.bench.statistics.speed import Speed
-from headstart.bench.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

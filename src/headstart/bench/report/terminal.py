@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.bench.analysis.analysis import Analysis
+from headstart.bench.report.summary import cells, facts, heading
 from headstart.bench.runs.executors.base import Working
-from headstart.bench.summary import cells, facts, heading
 
 _COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
 

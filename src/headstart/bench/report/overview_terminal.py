@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headstart.bench.overview import Overview
+from headstart.bench.report.overview import Overview
+from headstart.bench.report.summary import cells, span
+from headstart.bench.report.templating import PILLS
 from headstart.bench.statistics.verdicts import signed
-from headstart.bench.summary import cells, span
-from headstart.bench.templating import PILLS
 
 _COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
 

@@ -7,7 +7,7 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from headstart.bench.summary import printable
+from headstart.bench.report.summary import printable
 from headstart.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.report.summary import listed
 from headstart.bench.statistics import paired as statistics
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store
-from headstart.bench.summary import listed
 from headstart.errors import HeadstartError
 
 RULES = (

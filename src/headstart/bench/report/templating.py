@@ -6,8 +6,8 @@ import importlib.resources
 import math
 from typing import Any
 
+from headstart.bench.report.summary import printable, span
 from headstart.bench.statistics.verdicts import Verdict, p_text, signed
-from headstart.bench.summary import printable, span
 from headstart.errors import MissingExtraError
 
 PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.bench.figures import place, share_axis
-from headstart.bench.overview import MethodRows, Overview, Row
+from headstart.bench.report.figures import place, share_axis
+from headstart.bench.report.overview import MethodRows, Overview, Row
+from headstart.bench.report.summary import span
+from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, STATES, clean, figure, style, to_svg
+from headstart.bench.report.templating import PILLS
 from headstart.bench.statistics.paired import Interval
 from headstart.bench.statistics.verdicts import signed
-from headstart.bench.summary import span
-from headstart.bench.svg import FAINT, HUES, INK, PAPER, STATES, clean, figure, style, to_svg
-from headstart.bench.templating import PILLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
