@@ -9,7 +9,7 @@ from torch import nn
 
 import headstart as hs
 from headstart.bench import Store
-from headstart.bench.protocols import PROTOCOLS, find, words_of
+from headstart.bench.papers.protocols import PROTOCOLS, find, words_of
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.settings.config import read
 from headstart.bench.settings.words import WORDS, check, defaults, experiment

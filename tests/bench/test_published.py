@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headstart.bench.protocols import PROTOCOLS, find
-from headstart.bench.published import figures, of_arm
+from headstart.bench.papers.protocols import PROTOCOLS, find
+from headstart.bench.papers.published import figures, of_arm
 from headstart.bench.settings.words import defaults, experiment
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,11 @@ def test_the_figures_of_warm_start_come_back_from_the_published_differences():
 
 
 def test_the_file_has_a_column_per_field():
-    text = importlib.resources.files("headstart.bench.published").joinpath("figures.csv").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files("headstart.bench.papers.published")
+        .joinpath("figures.csv")
+        .read_text(encoding="utf-8")
+    )
     rows = list(csv.reader(text.splitlines()))
     assert {len(row) for row in rows} == {len(rows[0])}
     assert len(rows) == len(FIGURES) + 1

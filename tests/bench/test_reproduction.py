@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from headstart.bench import Store, analyse, load_task, resolve_model
-from headstart.bench.protocols import PROTOCOLS
-from headstart.bench.published import figures, of_arm
-from headstart.bench.reproduction import (
+from headstart.bench.papers.protocols import PROTOCOLS
+from headstart.bench.papers.published import figures, of_arm
+from headstart.bench.papers.reproduction import (
     PAPERS,
     SCALES,
     Outcome,
@@ -22,8 +22,8 @@ from headstart.bench.reproduction import (
     markdown,
     plan,
 )
-from headstart.bench.reproduction.plan import base
-from headstart.bench.reproduction.scales import SMOKE
+from headstart.bench.papers.reproduction.plan import base
+from headstart.bench.papers.reproduction.scales import SMOKE
 from headstart.bench.runs import run as run_experiment
 from headstart.bench.settings.words import check
 from headstart.bench.tasks.data.listing import lacking, look_up

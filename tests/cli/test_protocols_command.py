@@ -1,4 +1,4 @@
-from headstart.bench.protocols import PROTOCOLS
+from headstart.bench.papers.protocols import PROTOCOLS
 from headstart.bench.settings.words import WORDS
 
 

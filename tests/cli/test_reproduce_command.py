@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from headstart.bench.reproduction import PAPERS
-from headstart.bench.reproduction.scales import SMOKE
+from headstart.bench.papers.reproduction import PAPERS
+from headstart.bench.papers.reproduction.scales import SMOKE
 from headstart.cli import main
 from headstart.cli.reproduce import _command, add_parser
 

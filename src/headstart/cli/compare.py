@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headstart.bench import Experiment, Store
-from headstart.bench.protocols import PREFIX, words_of
+from headstart.bench.papers.protocols import PREFIX, words_of
 from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
 from headstart.bench.settings.config import Config, read, save

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headstart.bench.protocols import Protocol
+    from headstart.bench.papers.protocols import Protocol
 
 _WIDTH = 100
 _EXAMPLES = """\
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the description, or write the file."""
-    from headstart.bench.protocols import PROTOCOLS, find, words_of
+    from headstart.bench.papers.protocols import PROTOCOLS, find, words_of
     from headstart.bench.settings.config import save
     from headstart.errors import HeadstartError
 

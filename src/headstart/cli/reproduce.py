@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.bench.reproduction import PAPERS, SCALES, available, fetch, plan
+from headstart.bench.papers.reproduction import PAPERS, SCALES, available, fetch, plan
 from headstart.bench.store.store import Store
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
@@ -16,7 +16,7 @@ from headstart.cli._executors import add_executor_arguments, executor_from
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from headstart.bench.reproduction import Comparison, Outcome, Reproduction
+    from headstart.bench.papers.reproduction import Comparison, Outcome, Reproduction
 
 _EXAMPLES = """\
 examples:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the comparisons one after the other, write the page, print the table."""
     from rich.console import Console
 
-    from headstart.bench.reproduction import Reproduction, markdown
+    from headstart.bench.papers.reproduction import Reproduction, markdown
 
     comparisons = plan(args.paper, args.scale, args.only, args.seeds, args.task)
     if args.download:
@@ -96,9 +96,9 @@ def _outcome(
 ) -> Outcome:
     """Run one comparison, as far as its folder does not hold it, and write its page."""
     from headstart.bench import analyse
+    from headstart.bench.papers.reproduction import Outcome
     from headstart.bench.report.page import write_report
     from headstart.bench.report.terminal import Bars
-    from headstart.bench.reproduction import Outcome
     from headstart.bench.runs import run as run_experiment
 
     store = Store(out / comparison.name)
@@ -156,7 +156,7 @@ def _show(found: Reproduction, page: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from headstart.bench.reproduction import CAVEAT
+    from headstart.bench.papers.reproduction import CAVEAT
 
     console = Console()
     for outcome in found.outcomes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headstart.bench.protocols import find
+from headstart.bench.papers.protocols import find
 from headstart.bench.trials.arms import parse_arm
 
 SCALES = {

@@ -15,7 +15,7 @@ class Figure:
     """A published difference between two starts.
 
     Args:
-        paper: As `headstart.bench.reproduction` names it.
+        paper: As `headstart.bench.papers.reproduction` names it.
         protocol: The comparison, without its version.
         arm: The start, as the protocol calls it.
         setting: What sets it apart from what the protocol runs; empty if the protocol's arm measures it again.

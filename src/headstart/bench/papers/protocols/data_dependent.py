@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
+from headstart.bench.papers.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs"
 _PUBLISHED = ("gaussian=within-layer:paper+balance:paper", "k-means=within-layer:paper,fill=kmeans+balance:paper")

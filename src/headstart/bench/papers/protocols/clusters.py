@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
+from headstart.bench.papers.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification"
 _BANK = "bank=cifar100-pairs-resnet18"

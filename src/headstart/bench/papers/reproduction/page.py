@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from headstart.bench.published import Figure, figures
+from headstart.bench.papers.published import Figure, figures
+from headstart.bench.papers.reproduction.plan import PAPERS, base
+from headstart.bench.papers.reproduction.rows import CAVEAT, Outcome, Side, side
+from headstart.bench.papers.reproduction.scales import SCALES
 from headstart.bench.report.summary import facts, inert, printable
-from headstart.bench.reproduction.plan import PAPERS, base
-from headstart.bench.reproduction.rows import CAVEAT, Outcome, Side, side
-from headstart.bench.reproduction.scales import SCALES
 from headstart.bench.statistics.verdicts import p_text
 
 _READING = (

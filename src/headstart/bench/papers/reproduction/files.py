@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstart.bench.reproduction.plan import Comparison, base
+from headstart.bench.papers.reproduction.plan import Comparison, base
 from headstart.bench.tasks.data import files
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.download import download

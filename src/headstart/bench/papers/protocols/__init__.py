@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from headstart.bench.protocols import clusters, data_dependent, prewarm, smart_init
-from headstart.bench.protocols.base import Note, Protocol
+from headstart.bench.papers.protocols import clusters, data_dependent, prewarm, smart_init
+from headstart.bench.papers.protocols.base import Note, Protocol
 from headstart.errors import HeadstartError, unknown
 
 __all__ = ["PREFIX", "PROTOCOLS", "Note", "Protocol", "find", "words_of"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
-from headstart.bench.published import Figure, of_arm
+from headstart.bench.papers.published import Figure, of_arm
+from headstart.bench.papers.reproduction.plan import Comparison, base
 from headstart.bench.report.summary import as_dict, cells, span
-from headstart.bench.reproduction.plan import Comparison, base
 from headstart.bench.statistics.paired import Interval
 from headstart.bench.statistics.verdicts import signed
 

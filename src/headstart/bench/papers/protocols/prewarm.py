@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
+from headstart.bench.papers.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Martinshn 2026, Pre-Warm: Input-Conditioned Weight Initialization for Convolutional Neural Networks"
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.protocols import PREFIX, Protocol, clusters, data_dependent, find, prewarm, smart_init
-from headstart.bench.protocols.base import VERSIONS
-from headstart.bench.reproduction.scales import SCALES, SMALL, SMOKE, Part
+from headstart.bench.papers.protocols import (
+    PREFIX,
+    Protocol,
+    clusters,
+    data_dependent,
+    find,
+    prewarm,
+    smart_init,
+)
+from headstart.bench.papers.protocols.base import VERSIONS
+from headstart.bench.papers.reproduction.scales import SCALES, SMALL, SMOKE, Part
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.settings.words import WORDS, check, defaults, experiment
 from headstart.errors import HeadstartError, unknown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.bench.protocols.base import VERSIONS, Entry, Protocol, Version
+from headstart.bench.papers.protocols.base import VERSIONS, Entry, Protocol, Version
 
 PAPER = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
 _PUBLISHED = ("smart-init=smart-init:paper{sample}",)
