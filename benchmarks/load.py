@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.bench import Arm, Experiment, Store, Training, analyse
+from headstart.bench import Arm, Experiment, Store, Training, analyse, run
 from headstart.bench.report.page import write_report
-from headstart.bench.runs import run
 from headstart.bench.runs.executors import Executor, Finished, InProcess, Processes
 from headstart.bench.runs.executors.base import Progress, Silent
 from headstart.bench.runs.executors.processes import cores

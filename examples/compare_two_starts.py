@@ -8,9 +8,8 @@ Run: python examples/compare_two_starts.py [FOLDER]
 import sys
 import tempfile
 
-from headstart.bench import Arm, Experiment, Store, Training, analyse, parse_arm
-from headstart.bench.report.page import write_report
-from headstart.bench.runs import run
+from headstart.bench import Arm, Experiment, Store, Training, analyse, parse_arm, run
+from headstart.bench.page import write_report
 
 experiment = Experiment(
     # A real one: with_controls([parse_arm("prewarm")]) adds scale-matched, zero-mean and null arms.

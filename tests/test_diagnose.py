@@ -538,17 +538,16 @@ def test_the_page_defines_every_column_finding_and_threshold():
     from dataclasses import fields
     from pathlib import Path
 
-    from headstart.diagnosis import parameters
-    from headstart.diagnosis import rules as findings
+    from headstart.diagnosis import parameters, rules
 
     page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|\n]", page, re.MULTILINE)[: len(columns)] == columns
     constants = {
-        k: v for k, v in {**vars(findings), **vars(parameters)}.items() if k.isupper() and isinstance(v, (int, float))
+        k: v for k, v in {**vars(rules), **vars(parameters)}.items() if k.isupper() and isinstance(v, (int, float))
     }
     stated = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.e-]+) \|", page, re.MULTILINE))
     assert {k: float(v) for k, v in stated.items()} == constants
-    kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', inspect.getsource(findings)))
+    kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', inspect.getsource(rules)))
     kinds = kinds - {"activations {word}"} | {"activations vanish", "activations explode"}
     assert kinds == set(re.findall(r"^\| `([a-z ]+)` \|.*\|.*\|$", page, re.MULTILINE)) - {"notes"} - set(columns)

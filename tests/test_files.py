@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from headstart.errors import HeadstartError
-from headstart.model import checkpoints as files
+from headstart.model import checkpoints
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_round_trip_readable_by_others(tmp_path, suffix):
     path, plain = tmp_path / f"a{suffix}", tmp_path / "plain"
     tensors = {"x.weight": torch.randn(3, 2), "x.bias": torch.arange(3)}
-    files.write(path, tensors, {"format": "pt", "note": "n"})
+    checkpoints.write(path, tensors, {"format": "pt", "note": "n"})
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode
-    found, metadata = files.read_checkpoint(path)
-    state, note = files.state_dict(found, path)
+    found, metadata = checkpoints.read_checkpoint(path)
+    state, note = checkpoints.state_dict(found, path)
     assert {k: v.tolist() for k, v in state.items()} == {k: v.tolist() for k, v in tensors.items()}
     assert (metadata.get("note"), note) == ("n" if suffix == ".safetensors" else None, "")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, "plain"])
@@ -24,23 +24,23 @@ def test_round_trip_readable_by_others(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_failed_write_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
-    files.write(path, {"x": torch.zeros(2)}, {})
+    checkpoints.write(path, {"x": torch.zeros(2)}, {})
     before = path.read_bytes()
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(checkpoints.os, "replace", fail)
     with pytest.raises(HeadstartError, match=r"cannot be written: disk full"):
-        files.write(path, {"x": torch.ones(2)}, {})
+        checkpoints.write(path, {"x": torch.ones(2)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_was_done_to_find_the_state_dict(tmp_path):
-    state, note = files.state_dict({"model": {"module.a": torch.zeros(1)}, "epoch": 1}, tmp_path)
+    state, note = checkpoints.state_dict({"model": {"module.a": torch.zeros(1)}, "epoch": 1}, tmp_path)
     assert list(state) == ["a"]
     assert note == " under 'model', without the prefix 'module.'"
     for nothing in ([], {}, {"a": 1}, torch.zeros(2), None):
         with pytest.raises(HeadstartError, match="holds no state_dict"):
-            files.state_dict(nothing, tmp_path)
+            checkpoints.state_dict(nothing, tmp_path)

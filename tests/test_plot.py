@@ -13,7 +13,7 @@ import headstart as hs
 
 pytest.importorskip("matplotlib")
 
-from headstart.diagnosis.plot import plot_diagnosis
+from headstart.diagnosis.plot import plot_signals
 from headstart.results.filter_plot import filter_pair
 
 
@@ -127,7 +127,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 def test_diagnosis_over_depth(tmp_path):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     diagnosis = hs.diagnose(model, torch.randn(32, 4))
-    figure = plot_diagnosis(diagnosis)
+    figure = plot_signals(diagnosis.title, diagnosis.rows)
     above, below = figure.axes
     assert list(above.lines[0].get_ydata()) == [r.output_std for r in diagnosis.rows]
     assert list(above.lines[1].get_ydata()) == [r.across_sample_std for r in diagnosis.rows]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart.engine import streamed_walk as streaming
+from headstart.engine import streamed_walk
 from headstart.model import inputs
 from headstart.numerics.moments import channel_moments, pooled
 
@@ -129,5 +129,5 @@ def test_what_is_no_batch_is_named(batch_size):
 
 
 def test_a_batch_that_holds_all_takes_the_usual_single_pass(monkeypatch):
-    monkeypatch.setattr(streaming, "stream", None)
+    monkeypatch.setattr(streamed_walk, "stream", None)
     assert hs.initialize(Net(), X, "within-layer", batch_size=70).changed

@@ -7,8 +7,8 @@ from pathlib import Path
 NEEDED = (
     "headstart/py.typed",
     "headstart/cli/main.py",
-    "headstart/bench/templates/",
-    "headstart/bench/published/figures.csv",
+    "headstart/bench/report/templates/",
+    "headstart/bench/papers/published/figures.csv",
     "headstart/banks/shipped/cifar10-resnets.safetensors",
     "headstart/banks/shipped/efficientnet-lite0.safetensors",
 )

@@ -3,9 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from headstart.bench import Arm, analyse
+from headstart.bench import Arm, analyse, run
 from headstart.bench.report.summary import as_dict, cells, markdown
-from headstart.bench.runs import run
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.errors import HeadstartError
 

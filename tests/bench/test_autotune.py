@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, Training, analyse
-from headstart.bench.runs import run
+from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.runs.forecast import forecast
 from headstart.bench.trials import autotune, hardware, timing
 from headstart.bench.trials.autotune import Combination, candidates, measure, pick, tune

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, Training, analyse, with_controls
-from headstart.bench.runs import run
+from headstart.bench import Arm, Store, Training, analyse, run, with_controls
 from headstart.bench.runs.executors import Processes
 from headstart.bench.trials import timing
 from headstart.bench.trials.budget import LEAST, extra_steps, remarks, stretch

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headstart.bench import Arm
-from headstart.bench.runs import run
+from headstart.bench import Arm, run
 from headstart.bench.trials import devices
 from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError

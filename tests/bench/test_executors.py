@@ -10,9 +10,8 @@ import torch
 from rich.console import Console
 
 import headstart.bench
-from headstart.bench import Arm, Store
+from headstart.bench import Arm, Store, run
 from headstart.bench.report.terminal import Bars
-from headstart.bench.runs import run
 from headstart.bench.runs.executors import InProcess, Processes, processes, worker
 from headstart.bench.runs.executors.base import Silent, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work

@@ -5,8 +5,7 @@ import os
 import pytest
 import torch
 
-from headstart.bench import Arm, Store
-from headstart.bench.runs import run
+from headstart.bench import Arm, Store, run
 from headstart.cli._executors import executor_from
 from headstart.errors import HeadstartError
 

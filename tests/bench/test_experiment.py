@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from headstart.banks import Entry, FilterBank
-from headstart.bench import Arm, Store, Training, analyse, parse_arm, with_controls
+from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_controls
 from headstart.bench.runs import experiment as module
-from headstart.bench.runs import run
 from headstart.bench.runs.executors import worker
 from headstart.bench.runs.executors.base import Silent
 from headstart.bench.trials.arms import parse_arms

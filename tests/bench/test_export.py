@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from headstart.bench import Arm, Store
-from headstart.bench.runs import run
+from headstart.bench import Arm, Store, run
 from headstart.bench.runs.executors.base import Silent
 from headstart.bench.store import export
 from headstart.bench.store.claims import LIMIT, Claims

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headstart.bench import Store, analyse
+from headstart.bench import Store, analyse, run
 from headstart.bench.report.summary import as_dict
-from headstart.bench.runs import run
 from headstart.errors import HeadstartError
 
 TIMES = ("init_seconds", "train_seconds", "step_seconds", "report")

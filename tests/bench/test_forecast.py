@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from headstart.bench import Arm, Store, Training
-from headstart.bench.runs import run
+from headstart.bench import Arm, Store, Training, run
 from headstart.bench.runs.forecast import MEASURED, STORED, forecast
 from headstart.bench.store.store import Record
 from headstart.bench.trials import timing

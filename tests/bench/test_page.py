@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from headstart.bench import Arm, Store, Training, analyse
+from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.report.page import render, write_report
 from headstart.bench.report.pictures import filter_picture
 from headstart.bench.report.summary import inert, markdown, printable
-from headstart.bench.runs import run
 from headstart.bench.runs.experiment import Experiment
 from headstart.errors import MissingExtraError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headstart.bench import Store, analyse, load_task, resolve_model
+from headstart.bench import run as run_experiment
 from headstart.bench.papers.protocols import PROTOCOLS
 from headstart.bench.papers.published import figures, of_arm
 from headstart.bench.papers.reproduction import (
@@ -24,7 +25,6 @@ from headstart.bench.papers.reproduction import (
 )
 from headstart.bench.papers.reproduction.plan import base
 from headstart.bench.papers.reproduction.scales import SMOKE
-from headstart.bench.runs import run as run_experiment
 from headstart.bench.settings.words import check
 from headstart.bench.tasks.data.listing import lacking, look_up
 from headstart.cli import reproduce

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from headstart.bench import Arm, Store, Training, analyse, with_controls
+from headstart.bench import Arm, Store, Training, analyse, run, with_controls
 from headstart.bench.analysis.selection import selection_of
 from headstart.bench.report.page import render
 from headstart.bench.report.summary import as_dict, markdown
-from headstart.bench.runs import run
 from headstart.bench.runs.executors.base import Finished
 from headstart.bench.runs.forecast import forecast
 from headstart.bench.runs.search import FIRST_SEED, Search, run_search, search

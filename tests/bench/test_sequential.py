@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.bench import Arm, Store, analyse, with_controls
+from headstart.bench import Arm, Store, analyse, run, with_controls
 from headstart.bench.analysis.sequential import plan_looks, run_until_decided
 from headstart.bench.report.summary import markdown
-from headstart.bench.runs import run
 from headstart.bench.runs.executors.base import Finished
 from headstart.bench.statistics.paired import holm, sign_flip
 from headstart.bench.statistics.verdicts import least_seeds

@@ -3,15 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from headstart.bench.statistics import paired as statistics
-from headstart.bench.statistics import verdicts
+from headstart.bench.statistics import paired, verdicts
 from headstart.bench.statistics.verdicts import Verdict, compare_family
 
 
 @pytest.fixture
 def no_bootstrap(monkeypatch):
     """Verdicts do not depend on the interval; simulations need not wait for it."""
-    monkeypatch.setattr(statistics, "bca_interval", lambda d: statistics.Interval(-math.inf, math.inf))
+    monkeypatch.setattr(paired, "bca_interval", lambda d: paired.Interval(-math.inf, math.inf))
 
 
 def simulate(rng, seeds, effects, images=1500):
@@ -42,7 +41,7 @@ def test_no_true_difference_seldom_gets_a_verdict(no_bootstrap, seeds, arms):
 
 def test_a_true_difference_is_found_as_often_as_the_design_says(no_bootstrap):
     rng = np.random.default_rng(0)
-    effect = statistics.detectable_effect(0.3 * math.sqrt(2), 12, 0.05 / 2)
+    effect = paired.detectable_effect(0.3 * math.sqrt(2), 12, 0.05 / 2)
     found = [judge(simulate(rng, 12, [effect, 0.0]))[0].verdict for _ in range(400)]
     assert 0.7 < np.mean([v is Verdict.HELPS for v in found]) < 0.9
     assert Verdict.HURTS not in found
@@ -73,8 +72,8 @@ def test_seeds_needed_is_the_least_number_that_detects_the_margin():
     comparison = judge(simulate(np.random.default_rng(3), 8, [0.0, 0.1]), margin=0.2)[0]
     deviation = float(np.std(comparison.differences, ddof=1))
     needed = comparison.seeds_needed
-    assert statistics.detectable_effect(deviation, needed, 0.025) <= 0.2
-    assert statistics.detectable_effect(deviation, needed - 1, 0.025) > 0.2
+    assert paired.detectable_effect(deviation, needed, 0.025) <= 0.2
+    assert paired.detectable_effect(deviation, needed - 1, 0.025) > 0.2
     assert f"about {needed} seeds would detect 0.2" in comparison.sentence()
 
 
@@ -105,4 +104,4 @@ def test_arms_that_never_differ_give_no_evidence():
 @pytest.mark.parametrize("family", [1, 2, 5])
 def test_least_seeds_is_where_the_exact_test_can_first_reach_the_level(family):
     n = verdicts.least_seeds(0.05 / family)
-    assert statistics.sign_flip([1.0] * n).p <= 0.05 / family < statistics.sign_flip([1.0] * (n - 1)).p
+    assert paired.sign_flip([1.0] * n).p <= 0.05 / family < paired.sign_flip([1.0] * (n - 1)).p

@@ -17,9 +17,9 @@ from headstart.cli.main import main
 def nets(folder):
     """Weights of two small networks of ``net.py`` under ``nets/``."""
     sys.path.insert(0, str(folder))
-    from headstart.bench.specs import user_function as userfile
+    from headstart.bench.specs import user_function
 
-    build = userfile.load_function("net.py:build_model")
+    build = user_function.load_function("net.py:build_model")
     (folder / "nets").mkdir()
     for seed in range(2):
         with torch.random.fork_rng():

@@ -1,1 +1,4 @@
-"""First layers for other numbers of channels. Imports the engine and what is below it; the front door and the command line may import it."""
+"""First layers for other numbers of input channels.
+
+Imports the engine and what lies below it. The front door and the command line may import it.
+"""

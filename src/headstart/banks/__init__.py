@@ -1,4 +1,7 @@
-"""Filter banks: clusters of the filters of trained networks, which new networks start from."""
+"""Filter banks: clusters of the filters of trained networks, which new networks start from.
+
+Imports `model` and what lies below it. The engine, the methods and everything above may import it.
+"""
 
 from headstart.banks.bank import FilterBank
 from headstart.banks.elbow import Elbow, Tried, elbow

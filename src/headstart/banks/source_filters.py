@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from headstart.errors import HeadstartError, ModelError, unknown
-from headstart.model import checkpoints as files
-from headstart.model import guard, weights
+from headstart.model import checkpoints, guard, weights
 from headstart.model.weights import weight_layers
 
 Model = nn.Module | Mapping[str, Tensor] | str | Path
 Names = str | Sequence[str] | None
 
-SUFFIXES = (files.SAFETENSORS, ".pt", ".pth", ".bin")
+SUFFIXES = (checkpoints.SAFETENSORS, ".pt", ".pth", ".bin")
 _NORMED = {  # the two forms in which weight norm stores a length and a direction
     "weight_v": "weight_g",
     "parametrizations.weight.original1": "parametrizations.weight.original0",
@@ -69,12 +68,12 @@ def each_source(models: Iterable[Model] | Model) -> Iterator[tuple[str, list[Con
     for model in [models] if isinstance(models, (nn.Module, Mapping, str, Path)) else models:
         if isinstance(model, (str, Path)):
             for path in _files(Path(model)):
-                found, metadata = files.read_checkpoint(path)
+                found, metadata = checkpoints.read_checkpoint(path)
                 if metadata.get("format") == "headstart-bank-1":
                     raise HeadstartError(
                         f"'{path}' is a filter bank, not weights.", remedy="FilterBank.merge joins banks."
                     )
-                yield f"'{path}'", _of_state(files.state_dict(found, path)[0], f"'{path}'")
+                yield f"'{path}'", _of_state(checkpoints.state_dict(found, path)[0], f"'{path}'")
                 del found
         elif isinstance(model, nn.Module):
             yield f"models[{number}] ({type(model).__name__})", _of_module(model, f"models[{number}]")

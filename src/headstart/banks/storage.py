@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from headstart.banks.entry import Entry
 from headstart.errors import HeadstartError, unknown
-from headstart.model import checkpoints as files
+from headstart.model import checkpoints
 
 FORMAT = "headstart-bank-1"
 MAX_JSON = 1_000_000  # characters of metadata that are parsed
@@ -27,7 +27,7 @@ _FIELDS = ("kernel", "depth", "depthwise", "layer", "inertia", "norm", "whole")
 
 def shipped() -> list[str]:
     """Names of the banks that come with the package."""
-    return sorted(path.stem for path in _SHIPPED.glob(f"*{files.SAFETENSORS}"))
+    return sorted(path.stem for path in _SHIPPED.glob(f"*{checkpoints.SAFETENSORS}"))
 
 
 def locate(path: str | Path) -> Path:
@@ -37,10 +37,10 @@ def locate(path: str | Path) -> Path:
         HeadstartError: There is none.
     """
     if str(path) in shipped():
-        return _SHIPPED / f"{path}{files.SAFETENSORS}"
+        return _SHIPPED / f"{path}{checkpoints.SAFETENSORS}"
     if Path(path).is_file():
         return Path(path)
-    if Path(path).suffix == files.SAFETENSORS or Path(path).name != str(path):
+    if Path(path).suffix == checkpoints.SAFETENSORS or Path(path).name != str(path):
         raise HeadstartError(f"There is no filter bank '{path}'.", remedy="'headstart bank build' writes one.")
     raise unknown("filter bank", str(path), shipped())
 
@@ -51,8 +51,10 @@ def write(path: str | Path, entries: Sequence[Entry], provenance: dict[str, Any]
     Raises:
         HeadstartError: It cannot be written there, or not in half precision.
     """
-    if Path(path).suffix != files.SAFETENSORS:
-        raise HeadstartError(f"'{path}' does not end in {files.SAFETENSORS}.", remedy="The ending names the format.")
+    if Path(path).suffix != checkpoints.SAFETENSORS:
+        raise HeadstartError(
+            f"'{path}' does not end in {checkpoints.SAFETENSORS}.", remedy="The ending names the format."
+        )
     tensors, rows = {}, []
     for index, entry in enumerate(entries):
         for name in _TENSORS:
@@ -65,7 +67,7 @@ def write(path: str | Path, entries: Sequence[Entry], provenance: dict[str, Any]
     for name, text in texts.items():
         if len(text) > MAX_JSON:
             raise HeadstartError(f"The bank's {name} take {len(text):,} characters, more than {MAX_JSON:,}.")
-    files.write(Path(path), tensors, {"format": FORMAT, **texts})
+    checkpoints.write(Path(path), tensors, {"format": FORMAT, **texts})
 
 
 def read(path: Path) -> tuple[tuple[Entry, ...], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 An `Experiment` is task × model × arms × seeds. `run` trains what its `Store` does not hold yet, `analyse`
 turns the store into verdicts, and `write_report` into a page. The command line is ``headstart compare``.
+
+Imports the front door and what lies below it. The command line alone may import it.
 """
 
 from headstart.bench.analysis.analysis import Analysis, analyse

@@ -1,1 +1,4 @@
-"""The command line: one module per command, each with ``add_parser(subparsers)`` and ``run(args) -> int``."""
+"""The command line: one module per command, each with ``add_parser(subparsers)`` and ``run(args) -> int``.
+
+Imports everything. Nobody imports it.
+"""

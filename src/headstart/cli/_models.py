@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headstart.cli._sources import Source
 from headstart.engine import registry
 from headstart.errors import HeadstartError, ModelError, unknown
-from headstart.model import checkpoints as files
+from headstart.model import checkpoints
 
 _DEFAULT_CLASSES = {"headstart": 10}  # the families of larger models have 1,000 by default
 
@@ -33,7 +33,7 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
         HeadstartError: There is no such model, or it cannot be built so.
     """
     from headstart.bench.models.builders import resolve_model
-    from headstart.bench.specs import user_function as userfile
+    from headstart.bench.specs import user_function
 
     given = parse_arguments(model_args)
     family = spec.partition(":")[0]
@@ -42,8 +42,8 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
         found = {"in_channels": source.channels, "classes": source.classes, "image_size": source.image_size}
         known.update({k: v for k, v in found.items() if v is not None})
     torch.manual_seed(seed)
-    if userfile.is_user_function(spec):
-        function = userfile.load_function(spec)
+    if user_function.is_user_function(spec):
+        function = user_function.load_function(spec)
         # Only what is known is offered: a guess would hide that the function needs an answer.
         offered = {k: v for k, v in known.items() if source is not None and found[k] is not None}
         for name, other in (("classes", "num_classes"), ("in_channels", "in_chans")):
@@ -53,7 +53,7 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
         refused = sorted(set(given) - accepted)
         if refused:
             raise unknown(f"argument of '{spec}':", refused[0], accepted)
-        model = userfile.call_with_known(function, used, spec)
+        model = user_function.call_with_known(function, used, spec)
         if not isinstance(model, nn.Module):
             raise ModelError(f"'{spec}' returned {type(model).__name__}, not a torch.nn.Module.")
     else:
@@ -121,11 +121,11 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
     from headstart.api import apply
     from headstart.results.report import Init
 
-    found, metadata = files.read_checkpoint(path)
+    found, metadata = checkpoints.read_checkpoint(path)
     if metadata.get("format") == "headstart-init-1":
         apply(model, Init.load(path))
         return f"Applied the initialization '{path}'."
-    state, notes = files.state_dict(found, path)
+    state, notes = checkpoints.state_dict(found, path)
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
@@ -158,7 +158,7 @@ def save_checkpoint(model: nn.Module, path: Path, provenance: dict[str, Any]) ->
         shared = tensor.untyped_storage().data_ptr() in places
         places.add(tensor.untyped_storage().data_ptr())
         state[name] = tensor.clone() if shared else tensor
-    files.write(path, state, {"format": "pt", "headstart": json.dumps(provenance)})
+    checkpoints.write(path, state, {"format": "pt", "headstart": json.dumps(provenance)})
 
 
 def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:

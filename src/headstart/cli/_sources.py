@@ -59,22 +59,22 @@ def load_data(
     Raises:
         HeadstartError: There is no such data, or it cannot be read.
     """
-    from headstart.bench.specs import user_function as userfile
-    from headstart.bench.tasks import task as tasks
+    from headstart.bench.specs import user_function
     from headstart.bench.tasks.data.catalogue import DATASETS
+    from headstart.bench.tasks.task import Task, is_task, load_task
 
     for option, number in (("--samples", samples), ("--resize", resize)):
         if number is not None and number < 1:
             raise DataError(f"{option} {number} is not positive.", remedy="Pass at least 1.")
     limit = samples or SAMPLES
     path = Path(spec)
-    if tasks.is_task(spec) or (path / "train-images.npy").is_file():
-        task = tasks.load_task(spec)
+    if is_task(spec) or (path / "train-images.npy").is_file():
+        task = load_task(spec)
         source = Source((task.train.images, task.train.labels), [task.describe()], classes=task.classes)
-    elif userfile.is_user_function(spec):
-        made = userfile.call_with_known(userfile.load_function(spec), {"seed": seed}, spec)
+    elif user_function.is_user_function(spec):
+        made = user_function.call_with_known(user_function.load_function(spec), {"seed": seed}, spec)
         source = Source(made)
-        if isinstance(made, tasks.Task):
+        if isinstance(made, Task):
             source = Source((made.train.images, made.train.labels), [made.describe()], classes=made.classes)
     elif path.is_dir():
         source = _image_folder(path, seed, limit, resize)

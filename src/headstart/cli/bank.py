@@ -230,7 +230,7 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
     Where models are named, ``sources`` learns what all of them are called.
     """
     from headstart import rng
-    from headstart.bench.specs import user_function as userfile
+    from headstart.bench.specs import user_function
     from headstart.cli import _models
     from headstart.errors import HeadstartError
 
@@ -252,7 +252,7 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
                 sources.append(f"{source} with {checkpoint}")
             else:
                 sources.append(source)
-                random = not userfile.is_user_function(source)
+                random = not user_function.is_user_function(source)
                 built += " Its weights are random: --checkpoint loads trained ones." if random else ""
             if built not in notes:
                 notes.append(built)

@@ -76,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from headstart.bench import analyse
+    from headstart.bench import run as run_experiment
     from headstart.bench.analysis.sequential import run_until_decided
     from headstart.bench.report.page import write_report
     from headstart.bench.report.summary import as_dict
     from headstart.bench.report.terminal import Bars, show
-    from headstart.bench.runs import run as run_experiment
     from headstart.bench.runs.search import run_search
     from headstart.bench.tasks.task import load_task
 

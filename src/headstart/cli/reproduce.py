@@ -96,10 +96,10 @@ def _outcome(
 ) -> Outcome:
     """Run one comparison, as far as its folder does not hold it, and write its page."""
     from headstart.bench import analyse
+    from headstart.bench import run as run_experiment
     from headstart.bench.papers.reproduction import Outcome
     from headstart.bench.report.page import write_report
     from headstart.bench.report.terminal import Bars
-    from headstart.bench.runs import run as run_experiment
 
     store = Store(out / comparison.name)
     with Bars(errors, hidden=args.quiet) as bars:

@@ -11,6 +11,8 @@ In a test file::
 
 or in one call, ``headstart.conformance.check(MyMethod())``. Each check is a function of a method (a name, a
 configured method, or a list of those) that raises ``AssertionError`` and says what was broken.
+
+Imports the front door and what lies below it. Nothing else in the package imports it; tests do.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""What is wrong with a start: measurements, rules, findings, their picture. Imports everything below the call ``api``; the front door may import it."""
+"""What is wrong with a start: measurements, rules, findings, their picture.
+
+Imports the rooms below the front door. The front door and the command line may import it.
+"""

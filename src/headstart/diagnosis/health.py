@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from headstart.diagnosis.rows import HE, Finding, LayerHealth
+from headstart.diagnosis.rows import HE, Finding, LayerHealth, rate_spread
 from headstart.errors import MissingExtraError
 from headstart.results.display import Grid, Shown, number
 
@@ -67,8 +67,7 @@ class Diagnosis(Shown):
     @property
     def rate_spread(self) -> float | None:
         """The largest of the layers' rates over the smallest; None where fewer than two were measured."""
-        rates = [r.gradient_ratio for r in self.rows if r.gradient_ratio]
-        return max(rates) / min(rates) if len(rates) > 1 else None
+        return rate_spread(self.rows)
 
     def found(self, kind: str) -> list[Finding]:
         """Return the findings of one kind."""
@@ -99,10 +98,10 @@ class Diagnosis(Shown):
             HeadstartError: The diagnosis had no data.
         """
         try:
-            from headstart.diagnosis.plot import plot_diagnosis
+            from headstart.diagnosis.plot import plot_signals
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
-        return plot_diagnosis(self)
+        return plot_signals(self.title, self.rows)
 
     def plot_rates(self, after: Diagnosis | None = None) -> Figure:
         """Draw how fast each layer would learn, and how much that varies inside it (needs the extra ``plot``).
@@ -118,7 +117,7 @@ class Diagnosis(Shown):
             from headstart.diagnosis.plot import plot_rates
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
-        return plot_rates(self, after)
+        return plot_rates(self.title, self.rows, None if after is None else after.rows)
 
 
 def _signals(r: LayerHealth) -> list[str]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from headstart.diagnosis.rows import LayerHealth, rate_spread
 from headstart.errors import HeadstartError
 from headstart.results.filter_plot import AFTER, BEFORE
 
-if TYPE_CHECKING:
-    from headstart.diagnosis.health import Diagnosis
 
-
-def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
+def plot_signals(title: str, rows: Sequence[LayerHealth]) -> Figure:
     """Draw what a diagnosis measured over depth.
 
     Args:
-        diagnosis: With data.
+        title: Above the picture.
+        rows: Of a diagnosis with data, a layer each.
 
     Returns:
         Above, each layer's output deviation and how much of it tells samples apart; below, its gradient/weight
@@ -29,7 +29,7 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
     Raises:
         HeadstartError: The diagnosis had no data.
     """
-    rows = [r for r in diagnosis.rows if r.output_std is not None]
+    rows = [r for r in rows if r.output_std is not None]
     if not rows:
         raise HeadstartError("The diagnosis had no data, so there are no signals to plot.", remedy="Pass data to it.")
     depth = np.arange(1, len(rows) + 1)
@@ -45,16 +45,17 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
     for axis in (above, below):
         _logarithmic(axis)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(diagnosis.title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
-def plot_rates(before: Diagnosis, after: Diagnosis | None = None) -> Figure:
+def plot_rates(title: str, before: Sequence[LayerHealth], after: Sequence[LayerHealth] | None = None) -> Figure:
     """Draw how fast each layer would learn relative to its size, as in the paper on data-dependent initialization.
 
     Args:
-        before: With gradients.
-        after: Of the same model later, beside it.
+        title: Of the model.
+        before: Rows of a diagnosis with gradients.
+        after: Those of the same model later, beside it.
 
     Returns:
         One point per layer, its gradient over its weight, with a bar as long as the coefficient of variation over
@@ -67,11 +68,11 @@ def plot_rates(before: Diagnosis, after: Diagnosis | None = None) -> Figure:
     axis = figure.subplots()
     shown = [(before, "before" if after else "rate", BEFORE if after else AFTER, 0.0)]
     shown += [(after, "after", AFTER, 0.15)] if after else []
-    for diagnosis, label, colour, shift in shown:
-        spread = diagnosis.rate_spread
+    for layers, label, colour, shift in shown:
+        spread = rate_spread(layers)
         if spread is None:
             raise HeadstartError("The diagnosis has no gradients, so there are no rates to plot.", remedy="Pass data.")
-        rows = [(i, r) for i, r in enumerate(diagnosis.rows, 1) if r.gradient_ratio]
+        rows = [(i, r) for i, r in enumerate(layers, 1) if r.gradient_ratio]
         rates = np.array([r.gradient_ratio for _, r in rows])
         part = np.array([min(r.rate_variation or 0.0, 0.95) for _, r in rows])  # a bar to zero has no logarithm
         axis.errorbar(
@@ -91,7 +92,7 @@ def plot_rates(before: Diagnosis, after: Diagnosis | None = None) -> Figure:
     axis.set_xlabel("layer, in the order data reaches it")
     axis.set_ylabel("gradient / weight")
     axis.legend(frameon=False, fontsize=9)
-    figure.suptitle(f"{before.title}: how fast layers learn", fontsize=10)
+    figure.suptitle(f"{title}: how fast layers learn", fontsize=10)
     return figure
 
 

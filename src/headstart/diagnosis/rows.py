@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,3 +81,9 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.text} Mend: {self.mend}"
+
+
+def rate_spread(rows: Sequence[LayerHealth]) -> float | None:
+    """The largest of the layers' rates of learning over the smallest; None where fewer than two were measured."""
+    rates = [r.gradient_ratio for r in rows if r.gradient_ratio]
+    return max(rates) / min(rates) if len(rates) > 1 else None

@@ -1,4 +1,5 @@
-"""How methods run: method, registry, visit, view of the whole model, the walk and the streamed walk.
+"""How methods run: what a method is, the registry, the visit of a layer, the view of a model, the walk.
 
-Imports model and what is below it; methods, symmetries and everything above may import it.
+Imports `measure`, `fitting`, `banks`, `model` and what lies below. Adaptation, symmetries, methods and everything above
+may import it.
 """

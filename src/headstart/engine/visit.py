@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from headstart import rng
-from headstart.engine.method import Method
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.model import weights
 from headstart.model.trace import Plan
@@ -19,6 +18,18 @@ from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
 from headstart.results.report import Row, summarize
+
+
+class Steps(Protocol):
+    """What a visit asks of a method."""
+
+    info: ClassVar[Any]
+
+    def before(self, visit: Visit) -> None:
+        """Write the layer from its real input, before it computes."""
+
+    def after(self, visit: Visit) -> None:
+        """Rescale the layer after it computed."""
 
 
 class Visit:
@@ -29,10 +40,10 @@ class Visit:
         plan: What is known of the whole model.
         input: The layer's real input; None without data.
         output: Its output, inside :meth:`Method.after`; None before.
-        method: The method whose turn it is.
+        method: Name of the method whose turn it is.
     """
 
-    method: Method
+    method: str
 
     def __init__(self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None) -> None:
         self.layer, self.plan, self.input = layer, plan, value
@@ -193,10 +204,10 @@ class Visit:
 
     def _wrote(self, action: Any) -> None:
         self.row.action = action
-        if self.method.info.name not in self.row.methods:
-            self.row.methods.append(self.method.info.name)
+        if self.method not in self.row.methods:
+            self.row.methods.append(self.method)
 
-    def run(self, methods: Sequence[Method], step: str) -> None:
+    def run(self, methods: Sequence[Steps], step: str) -> None:
         """Let the methods take their step, one after the other, and charge the layer with the time.
 
         Raises:
@@ -204,21 +215,19 @@ class Visit:
         """
         start = time.perf_counter()
         for method in methods:
-            self.method = method
+            self.method = method.info.name
             try:
                 getattr(method, step)(self)
             except HeadstartError:
                 raise
             except Exception as error:
                 raise HeadstartError(
-                    f"{method.info.name} failed in {self.layer.where}: {type(error).__name__}: {error}.",
+                    f"{self.method} failed in {self.layer.where}: {type(error).__name__}: {error}.",
                     remedy=f"This is a defect of the method; exclude='{self.layer.name}' goes around it.",
                 ) from error
         self.row.seconds += time.perf_counter() - start
 
-    def leave_with(
-        self, output: Tensor, methods: Sequence[Method], inputs: Any, moments: Moments | None = None
-    ) -> None:
+    def leave_with(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
         """Let the methods rescale the layer now that its output is there, and fill the row.
 
         Args:

@@ -1,1 +1,4 @@
-"""Training on samples: draws, classification, stages, curves. Imports model and what is below it; methods and everything above may import it."""
+"""Training on samples: which samples, the loop, its stages, its curves.
+
+Imports `model` and what lies below it. The engine, the methods and everything above may import it.
+"""

@@ -15,8 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from headstart import rng
 from headstart.errors import HeadstartError, MissingExtraError
-from headstart.fitting import classify as fitting
-from headstart.fitting import samples
+from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify
 from headstart.model import guard
 from headstart.model.inputs import GetInputs
@@ -76,10 +75,35 @@ class SampleCurves:
             MissingExtraError: matplotlib is not installed.
         """
         try:
-            from headstart.fitting.plot import sample_curves
+            from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
+
+            from headstart.results.filter_plot import AFTER, BEFORE
         except ImportError as error:
             raise MissingExtraError("matplotlib", "plot", "SampleCurves.plot()") from error
-        return sample_curves(self)
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        colours = {"sample": "#b3541e", "training": AFTER, "validation": "#2e7d4f"}
+        names = {"sample": f"the sample ({self.size})", "training": "all training data", "validation": "validation"}
+        for place, (measure, label) in enumerate((("loss", "cross-entropy"), ("accuracy", "accuracy (%)")), start=1):
+            axes = figure.add_subplot(1, 2, place)
+            values = []
+            for data, colour in colours.items():
+                for norm, style in (("evaluation", "-"), ("training", "--")):
+                    points = self.of(data, norm)
+                    if points:
+                        heights = [getattr(p, measure) for p in points]
+                        values += heights
+                        text = names[data] if norm == "evaluation" else None
+                        axes.plot([p.epoch for p in points], heights, style, color=colour, label=text, linewidth=1.6)
+            if measure == "loss" and min(values) > 0 and max(values) > 10 * min(values):
+                axes.set_yscale("log")
+            axes.set_xlabel("epochs over the sample")
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+        axes.plot([], [], "--", color=BEFORE, label="batch norm by the batch")
+        axes.legend(frameon=False, fontsize=8)
+        return figure
 
 
 def sample_curves(
@@ -148,7 +172,7 @@ def sample_curves(
                         loss, accuracy = _look(trained, dataset, norm, fit, seed)
                     found.points.append(CurvePoint(epoch, name, norm, loss, accuracy))
 
-        with fitting.training(twin, []):
+        with classify.training(twin, []):
             fit(twin, sample, epochs, seed=seed, on_epoch=look)
     return found
 
@@ -162,7 +186,7 @@ def _look(model: nn.Module, dataset: Dataset[Any], norm: str, fit: Classify, see
     right: list[Tensor] = []
     with _acting(model, norm):
         for batch in samples.fetch(dataset, chosen):
-            logits, target = fitting.predict(model, batch, fit.get_inputs)
+            logits, target = classify.predict(model, batch, fit.get_inputs)
             losses.append(nn.functional.cross_entropy(logits, target, reduction="none"))
             right.append((logits.argmax(1) == target).float())
     return float(torch.cat(losses).mean()), 100 * float(torch.cat(right).mean())

@@ -1,1 +1,4 @@
-"""What one pass shows of a layer: patches, probes, gradients. Imports model and what is below it; methods and everything above may import it."""
+"""What one pass shows of a layer: patches, probes, gradients.
+
+Imports `model` and what lies below it. The engine, the methods and everything above may import it.
+"""

@@ -1,4 +1,8 @@
-"""One file per paper. Importing this package registers every method."""
+"""One file per paper. Importing this package registers every method.
+
+Imports the rooms below, never the front door or the benchmark. The front door, diagnosis, the benchmark and the command
+line may import it.
+"""
 
 from headstart.engine.method import Info, Method
 from headstart.methods.aligned_clusters import AlignedClusters

@@ -16,8 +16,7 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import Whole
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.fitting import classify as fitting
-from headstart.fitting import samples
+from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify, Fit
 from headstart.fitting.stages import Checkpoint, Stage, require_finite
 from headstart.model import weights
@@ -125,7 +124,7 @@ class SampleTraining(Method):
             whole.plan.find(f"{self.info.name}: no epochs, so nothing was trained.")
             return
         before = _Before(whole)
-        with fitting.training(whole.model, before.frozen):
+        with classify.training(whole.model, before.frozen):
             self._train(whole, dataset, plan)
         whole.model.eval()
         self._statistics(whole, dataset, plan[-1], before)
@@ -153,7 +152,7 @@ class SampleTraining(Method):
         if isinstance(fit, Classify) and fit.get_inputs is None:
             fit = replace(fit, get_inputs=whole.get_inputs)
         assert whole.batch is not None
-        work = [repr(self), fitting.name_of(fit), str(whole.seed), str(len(dataset)), fingerprint(whole.batch)]  # type: ignore[arg-type]
+        work = [repr(self), classify.name_of(fit), str(whole.seed), str(len(dataset)), fingerprint(whole.batch)]  # type: ignore[arg-type]
         kept = Checkpoint(self.checkpoint, whole.model, work)
         done = kept.resume()
         if done:
@@ -206,7 +205,7 @@ class SampleTraining(Method):
                 m.training = True
             try:
                 for batch in samples.fetch(dataset, chosen):
-                    fitting.run(whole.model, batch, whole.get_inputs)
+                    classify.run(whole.model, batch, whole.get_inputs)
             finally:
                 for m, momentum in kept:
                     m.momentum, m.training = momentum, False

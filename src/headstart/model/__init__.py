@@ -1,4 +1,4 @@
-"""A user's model as this package sees it: layers and their weights, inputs, trace, selection, forward passes, checkpoints, the transaction.
+"""A user's model as the package sees it: layers and weights, inputs, trace, selection, checkpoints, transaction.
 
-Imports results, numerics and the ground; every room above may import it.
+Imports `results`, `numerics` and the ground. Every room above may import it.
 """

@@ -1,1 +1,4 @@
-"""Moments, clustering and principal directions of plain tensors. Knows no model; imports the ground alone, and anyone may import it."""
+"""Moments, clustering and principal directions of plain tensors; knows no model.
+
+Imports nothing of the package but the ground. Every room above may import it.
+"""

@@ -1,1 +1,4 @@
-"""What calls return and how it is shown: reports, tables, filter pictures. Imports the ground alone; every room above may import it."""
+"""What calls return, and how it is shown: reports, tables, pictures of filters.
+
+Imports nothing of the package but the ground. Every room above may import it.
+"""

@@ -1,6 +1,6 @@
 """Which channels of a network may trade places, and which axes of its tensors go with them.
 
-Every value of a traced pass carries labels of the channels that it is made of, as in `headstart.symmetries.scale_flow`. A weight
+Every value of a traced pass carries labels of the channels that it is made of, as in `scale_flow`. A weight
 layer's outputs start new ones; values that are added share theirs. What an operation does to channels is tried: it is
 run again on inputs whose channels have traded places. Parameters and buffers outside of weight layers have labels as
 well, so whatever meets a channel (a norm's weight and statistics, a layer scale, a slope) goes with it.

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.bench.tasks import task as tasks
 from headstart.bench.tasks.data import files
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.download import download
 from headstart.bench.tasks.splits import subset
-from headstart.bench.tasks.task import is_task, load_task
+from headstart.bench.tasks.task import OWN, is_task, load_task
 from headstart.errors import DataError, HeadstartError, MissingExtraError, UnknownNameError
 
 
@@ -96,7 +95,7 @@ def test_names_and_options_that_are_wrong_get_the_nearest(root, spec, error, mat
 
 def test_every_task_is_on_the_page(pytestconfig):
     page = (pytestconfig.rootpath / "docs" / "tasks.md").read_text()
-    for name in (*DATASETS, *(f"{kind}:PATH" for kind in tasks.OWN), "file.py:function"):
+    for name in (*DATASETS, *(f"{kind}:PATH" for kind in OWN), "file.py:function"):
         assert f"`{name}`" in page
     for entry in DATASETS.values():
         for option in entry.choices:

@@ -1,1 +1,4 @@
-"""From stored trials to comparisons. Imports runs, statistics and store; report and papers may import it."""
+"""From stored trials to comparisons and verdicts.
+
+Imports runs, statistics and store. Report and papers may import it.
+"""

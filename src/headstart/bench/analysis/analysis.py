@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.runs.experiment import FORMAT
-from headstart.bench.statistics import paired as statistics
+from headstart.bench.statistics import paired
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
 from headstart.bench.statistics.verdicts import RULES, Comparison, Verdict, compare_family
@@ -52,7 +52,7 @@ class ArmSummary:
     refusal: str
     comparison: Comparison | None
     speed: Speed | None
-    area_difference: statistics.Estimate | None
+    area_difference: paired.Estimate | None
     init_seconds: float
     init_steps: float
 
@@ -71,7 +71,7 @@ class ArmSummary:
         """Mean over seeds of the area under the validation curve, in percent."""
         return float(np.mean([result["area"] for result in self.results.values()])) if self.results else float("nan")
 
-    def curves(self) -> tuple[list[int], statistics.Floats]:
+    def curves(self) -> tuple[list[int], paired.Floats]:
         """Return steps, and validation accuracies of shape ``(seeds, steps)``, of the trials that did not diverge."""
         whole = [r["curve"] for r in self.results.values() if r["status"] == "done"]
         if not whole:
@@ -266,7 +266,7 @@ def _summarize(
         refusals.get(arm["label"], ""),
         judged.get(arm["label"]),
         speed_to(target, own, cost) if target and own else None,
-        None if arm["label"] == baseline else statistics.estimate(areas),
+        None if arm["label"] == baseline else paired.estimate(areas),
         seconds,
         cost,
     )

@@ -1,1 +1,4 @@
-"""Models by name. Imports specs; trials and everything above may import it."""
+"""Models by name: the package's own, torchvision's, timm's, the user's.
+
+Imports `specs` and the ground. Trials and everything above may import it.
+"""

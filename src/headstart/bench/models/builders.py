@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from headstart.bench.models import zoo
-from headstart.bench.specs import user_function as userfile
+from headstart.bench.specs import user_function
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
 Build = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -65,7 +65,7 @@ def resolve_model(spec: str) -> ModelBuilder:
         MissingExtraError: If the package is not installed or does not import.
         HeadstartError: If the user's file is missing or fails.
     """
-    if userfile.is_user_function(spec):
+    if user_function.is_user_function(spec):
         return _from_file(spec)
     family, _, name = spec.partition(":")
     if family not in _FAMILIES or not name:
@@ -74,7 +74,7 @@ def resolve_model(spec: str) -> ModelBuilder:
 
 
 def _from_file(spec: str) -> ModelBuilder:
-    function = userfile.load_function(spec)
+    function = user_function.load_function(spec)
 
     def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
         offered = {
@@ -84,9 +84,9 @@ def _from_file(spec: str) -> ModelBuilder:
             "num_classes": classes,
             "image_size": image_size,
         }
-        return userfile.call_with_known(function, offered, spec)
+        return user_function.call_with_known(function, offered, spec)
 
-    return ModelBuilder(spec, userfile.file_fingerprint(spec), build)
+    return ModelBuilder(spec, user_function.file_fingerprint(spec), build)
 
 
 def _headstart(name: str) -> ModelBuilder:

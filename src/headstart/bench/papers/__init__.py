@@ -1,1 +1,4 @@
-"""The papers' comparisons: protocols, published figures, reproduction. Imports the whole benchmark; the command line may import it."""
+"""The papers' comparisons: protocols, published figures, reproduction.
+
+Imports everything else of the benchmark. The command line may import it.
+"""

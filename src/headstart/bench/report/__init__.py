@@ -1,1 +1,4 @@
-"""An analysis as page, Markdown, terminal and dictionary. Imports analysis; papers and the command line may import it."""
+"""An analysis as page, Markdown, terminal text and dictionary.
+
+Imports analysis and what lies below. Papers and the command line may import it.
+"""

@@ -12,7 +12,7 @@ from typing import Any
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.report.summary import listed
-from headstart.bench.statistics import paired as statistics
+from headstart.bench.statistics import paired
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store
 from headstart.errors import HeadstartError
@@ -98,7 +98,7 @@ class MethodRows:
     label: str
     configurations: tuple[str, ...]
     rows: tuple[Row, ...]
-    overall: statistics.Estimate | None
+    overall: paired.Estimate | None
 
     @property
     def compared(self) -> tuple[Row, ...]:
@@ -194,7 +194,7 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     for label, group in zip(labels, groups.values(), strict=True):
         rows = tuple(Row(part, arm, adjusted.get((part.number, arm.label))) for part, arm in group)
         differences = [row.comparison.differences for row in rows if row.comparison]
-        overall = statistics.stratified_mean(differences) if len(differences) > 1 else None
+        overall = paired.stratified_mean(differences) if len(differences) > 1 else None
         methods.append(MethodRows(label, _configurations(group), rows, overall))
     return Overview(parts, tuple(methods), tuple(notes))
 
@@ -231,7 +231,7 @@ def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str],
         for part, arm in pairs
         if arm.comparison and arm.comparison.seeds
     }
-    return dict(zip(found, statistics.holm(list(found.values())), strict=True))
+    return dict(zip(found, paired.holm(list(found.values())), strict=True))
 
 
 def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -30,7 +30,7 @@ def fill(name: str, /, **values: Any) -> str:
         import jinja2
     except ImportError as error:
         raise MissingExtraError("jinja2", "bench", "The report page") from error
-    folder = importlib.resources.files("headstart.bench").joinpath("templates")
+    folder = importlib.resources.files("headstart.bench.report").joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: folder.joinpath(wanted).read_text(encoding="utf-8")),
         autoescape=True,

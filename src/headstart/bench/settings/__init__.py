@@ -1,1 +1,4 @@
-"""The words of an experiment: on the command line, in a file. Imports runs; papers and the command line may import it."""
+"""The words of an experiment: options of the command line, keys of a file.
+
+Imports runs and what lies below. Papers and the command line may import it.
+"""

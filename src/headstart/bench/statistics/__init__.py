@@ -1,1 +1,4 @@
-"""From paired differences to numbers and verdicts: pure functions. Imports nothing else of the benchmark; analysis and report may import it."""
+"""From paired differences to intervals, tests and verdicts: pure functions.
+
+Imports nothing else of the benchmark. Analysis, report and papers may import it.
+"""

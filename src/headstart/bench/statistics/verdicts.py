@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from headstart.bench.statistics import paired as statistics
+from headstart.bench.statistics import paired
 
 POWER = 0.8
 
@@ -64,9 +64,9 @@ class Comparison:
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
     mean: float
-    interval: statistics.Interval
+    interval: paired.Interval
     t_p: float
-    flip: statistics.SignFlip
+    flip: paired.SignFlip
     adjusted_p: float
     family: int
     detectable: float
@@ -92,11 +92,11 @@ class Comparison:
         if not math.isfinite(deviation):
             return None
         low, high = least_seeds(level), 10_000
-        if statistics.detectable_effect(deviation, high, level, POWER) > self.margin:
+        if paired.detectable_effect(deviation, high, level, POWER) > self.margin:
             return None
         while low < high:
             middle = (low + high) // 2
-            if statistics.detectable_effect(deviation, middle, level, POWER) <= self.margin:
+            if paired.detectable_effect(deviation, middle, level, POWER) <= self.margin:
                 high = middle
             else:
                 low = middle + 1
@@ -189,14 +189,14 @@ def compare_family(
         tuple(results[arm][s] - results[against][s] for s in shared)
         for (arm, against), shared in zip(pairs, seeds, strict=True)
     ]
-    flips = [statistics.sign_flip(d) for d in differences]
-    adjusted = statistics.holm([flip.p for flip in flips])
+    flips = [paired.sign_flip(d) for d in differences]
+    adjusted = paired.holm([flip.p for flip in flips])
     family = max(1, len(pairs))
     judged = []
     for (arm, against), shared, d, flip, p in zip(pairs, seeds, differences, flips, adjusted, strict=True):
         mean = float(np.mean(d)) if d else 0.0
         spread = float(np.std(d, ddof=1)) if len(d) > 1 else math.inf
-        detectable = statistics.detectable_effect(spread, len(d), alpha / family, POWER)
+        detectable = paired.detectable_effect(spread, len(d), alpha / family, POWER)
         judged.append(
             Comparison(
                 arm,
@@ -204,8 +204,8 @@ def compare_family(
                 shared,
                 d,
                 mean,
-                statistics.bca_interval(d),
-                statistics.paired_t(d),
+                paired.bca_interval(d),
+                paired.paired_t(d),
                 flip,
                 p,
                 family,

@@ -1,1 +1,4 @@
-"""Trials as files: what is finished, what is claimed, what is exported. Imports the ground alone; runs, analysis and report may import it."""
+"""Trials as files: what is finished, what is claimed, what is exported.
+
+Imports the ground alone. Trials, runs, analysis and report may import it.
+"""

@@ -1,1 +1,4 @@
-"""Tasks: data, splits, batches, augmentation. Imports specs; trials and everything above may import it."""
+"""Tasks: data, splits, batches on a device, augmentation.
+
+Imports `specs` and the ground. Trials and everything above may import it.
+"""

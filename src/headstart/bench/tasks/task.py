@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headstart.bench.specs import options as reader
-from headstart.bench.specs import user_function as userfile
+from headstart.bench.specs import user_function
 from headstart.bench.tasks import splits
 from headstart.bench.tasks.data import folders
 from headstart.bench.tasks.data.cache import Progress
@@ -154,8 +154,8 @@ def load_task(
         MissingExtraError: If a package that is needed is not installed.
     """
     name, _, rest = spec.partition(":")
-    if userfile.is_user_function(spec):
-        made = userfile.call_with_known(userfile.load_function(spec), {"seed": split_seed}, spec)
+    if user_function.is_user_function(spec):
+        made = user_function.call_with_known(user_function.load_function(spec), {"seed": split_seed}, spec)
         return made if isinstance(made, Task) else _from_pair(spec, made, split_seed)
     if name in OWN and rest:
         found = _TAIL.fullmatch(rest)

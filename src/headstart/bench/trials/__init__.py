@@ -1,1 +1,4 @@
-"""One trial: arm, start, training, budget, and what the machine decides. Imports tasks, models and store; runs may import it."""
+"""One trial: its arm, start, training and budget, and what the machine decides.
+
+Imports tasks, models and store. Runs and everything above may import it.
+"""

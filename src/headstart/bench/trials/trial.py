@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headstart import rng
 from headstart.bench.models.builders import ModelBuilder, first_layer
-from headstart.bench.specs import user_function as userfile
+from headstart.bench.specs import user_function
 from headstart.bench.statistics.paired import area_under_curve
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.trials.arms import Arm
@@ -65,7 +65,7 @@ class Ground:
     def identity(self) -> dict[str, Any]:
         """Name the task and the model by what they hold: paths do not take part."""
         spec = self.builder.spec
-        name = spec.rpartition(":")[2] if userfile.is_user_function(spec) else spec
+        name = spec.rpartition(":")[2] if user_function.is_user_function(spec) else spec
         return {"task": self.fingerprint, "model": [name, self.builder.fingerprint]}
 
     def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:

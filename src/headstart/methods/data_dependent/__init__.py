@@ -1,4 +1,4 @@
-"""Krähenbühl, Doersch, Donahue and Darrell 2016: fills, within-layer normalization, balance, calibration, the recipes.
+"""Data-dependent initializations (Krähenbühl, Doersch, Donahue and Darrell, 2016): a file for each part of the paper.
 
-Imports what every method may; other methods may import it.
+Imports what every method may. Other methods may import it.
 """

@@ -196,6 +196,5 @@ def _tell(visit: Visit, written: int, why: str) -> None:
     if written < filters:
         visit.note(f"{filters - written} of {filters} filters Gaussian")
         visit.find(
-            f"{visit.method.info.name}: {filters - written} of {filters} filters of '{visit.layer.name}' are Gaussian:"
-            f" {why}."
+            f"{visit.method}: {filters - written} of {filters} filters of '{visit.layer.name}' are Gaussian: {why}."
         )

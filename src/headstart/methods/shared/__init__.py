@@ -1,1 +1,4 @@
-"""What several methods share. Imports the rooms below methods; methods alone may import it."""
+"""What several methods share: first convolutions, look-ups in banks, which layers are left.
+
+Imports the rooms below the methods. The methods alone may import it.
+"""

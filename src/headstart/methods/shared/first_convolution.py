@@ -76,7 +76,7 @@ def matched_rms(visit: Visit) -> float:
     size = math.sqrt(float(weight.double().square().mean()))
     if size == 0:
         raise HeadstartError(
-            f"{visit.method.info.name}: the weights of {visit.layer.where} are all zero, so there is no size to match.",
+            f"{visit.method}: the weights of {visit.layer.where} are all zero, so there is no size to match.",
             remedy="Pass a number as scale=, or initialize the layer first, such as 'default' before this method.",
         )
     return size
@@ -87,7 +87,7 @@ def note_missing(visit: Visit, written: int, filters: int, why: str) -> None:
     if written < filters:
         visit.note(f"{written} of {filters} filters written, the rest kept")
         visit.find(
-            f"{visit.method.info.name}: {why} in '{visit.layer.name}': {filters - written} of {filters} filters keep"
+            f"{visit.method}: {why} in '{visit.layer.name}': {filters - written} of {filters} filters keep"
             " their random values."
         )
 

@@ -51,7 +51,7 @@ def leave_constant(visit: Visit, dead: Tensor) -> bool:
         return False
     visit.leave("its output does not vary over the batch")
     visit.find(
-        f"{visit.method.info.name}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
+        f"{visit.method}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
         " rescaled; layers before it, or the data, have lost all variation."
     )
     return True

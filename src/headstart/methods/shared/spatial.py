@@ -123,7 +123,7 @@ def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> Non
         dead = int((~alive).sum())
         visit.note(f"{dead} filters came out as zero and keep their values")
         visit.find(
-            f"{visit.method.info.name}: {dead} of {len(block)} filters of '{visit.layer.name}' came out as zero and"
+            f"{visit.method}: {dead} of {len(block)} filters of '{visit.layer.name}' came out as zero and"
             " keep their values."
         )
     visit.write(block)

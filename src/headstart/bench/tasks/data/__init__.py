@@ -1,1 +1,4 @@
-"""Image data sets from their standard files: one module per layout on disk, converted once to mapped arrays."""
+"""Data sets by name, files and folders; a file is opened only after its checksum matched.
+
+Imports `specs` and the ground. The tasks and the command line may import it.
+"""

@@ -1,0 +1,3 @@
+"""The public place of the report's page."""
+
+from headstart.bench.report.page import write_report as write_report
