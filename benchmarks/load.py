@@ -29,7 +29,7 @@ from headstart.bench.runs.executors.base import Progress, Silent
 from headstart.bench.runs.executors.processes import cores
 from headstart.bench.runs.experiment import Trial
 from headstart.bench.trials import hardware
-from headstart.bench.trials.trial import Ground, run_trial
+from headstart.bench.trials.trial import TrialContext, run_trial
 
 TASK = """
 import numpy as np
@@ -78,13 +78,13 @@ class Made:
         return torch.get_num_threads()
 
     def execute(
-        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Yield made-up results."""
         draw = np.random.default_rng(0)
         result: dict[str, Any] = {}
         for trial in trials:
-            result = result or run_trial(ground, trial.arm, trial.seed)
+            result = result or run_trial(context, trial.arm, trial.seed)
             yield Finished(trial, {**result, "test_accuracy": 50 + float(draw.normal())}, {})
 
     def close(self) -> None:

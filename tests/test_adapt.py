@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import headstart as hs
 from headstart.adapt.adapt_conv import MATCHES
 from headstart.adapt.channel_mix import FILLS, RULES, STRATEGIES, mix
-from headstart.adapt.input_layers import RECORDS, Stems
+from headstart.adapt.input_layers import RECORDS, InputLayers
 
 
 def draw(*shape, seed=0):
@@ -713,7 +713,7 @@ def test_lazy_models_are_refused():
 
 
 def test_an_interrupt_at_the_last_moment_changes_nothing(monkeypatch):
-    redo = Stems.redo
+    redo = InputLayers.redo
 
     def interrupted(stems):
         redo(stems)
@@ -721,7 +721,7 @@ def test_an_interrupt_at_the_last_moment_changes_nothing(monkeypatch):
 
     model = trained_net()
     before = snapshot(model)
-    monkeypatch.setattr(Stems, "redo", interrupted)
+    monkeypatch.setattr(InputLayers, "redo", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hs.adapt_conv(model, 4, data=draw(16, 4, 10, 10), recentre=True)
     assert_unchanged(model, before)

@@ -20,7 +20,7 @@ from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs
 from headstart.model.weights import weight_layers
 from headstart.symmetries.alignment import canonical
-from headstart.symmetries.channel_flow import distance, outputs, wire
+from headstart.symmetries.channel_flow import distance, outputs, trace_channels
 from headstart.symmetries.matching import Matcher, units
 from headstart.symmetries.permutation import order, permute
 
@@ -51,7 +51,7 @@ def images(size, channels=3, n=8):
 
 def shuffled(model, x, seed=0):
     """A copy with the same function and its channels in other places, with its wiring and table."""
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     table = wiring.shuffled(torch.Generator().manual_seed(seed))
     twin = copy.deepcopy(model)
     permute(twin, wiring, table)
@@ -256,7 +256,7 @@ def test_trained_cifar_resnets(depth):
 
 def test_shortcuts_move_together_and_padded_channels_apart():
     model, x = build("option A")
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     # The first stage's 16 channels run through all stages; each later stage adds its own to them.
     assert sizes(wiring) == [16, 16, 16, 16, 32, 16, 32, 32, 64, 32, 64, 64]
     stream = set(wiring.groups[0].tolist())
@@ -267,7 +267,7 @@ def test_shortcuts_move_together_and_padded_channels_apart():
 
 def test_parts_of_a_concatenation_stay_parts():
     model, x = build("dense")
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     assert sizes(wiring) == [6, 4, 4, 4]
     labels = wiring.layers["convs.2"].inputs.tolist()
     assert [set(labels[:6]), set(labels[6:10])] == [set(g.tolist()) for g in wiring.groups[:2]]
@@ -287,7 +287,7 @@ def test_what_stays_in_place_is_told():
 
 def test_per_channel_parameters_go_along():
     model, x = build("affine")
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     assert {"slope.weight", "scale", "group.weight", "instance.running_var", "layer.bias"} <= set(wiring.others)
     assert "place" not in wiring.others
     assert sizes(wiring) == [4, 4]  # one stream, in the two groups of its norm
@@ -384,7 +384,7 @@ def test_different_architectures_are_refused():
 
 
 def matcher_of(model, x, **options):
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     return Matcher(wiring, {la.name: la for la in weight_layers(model)}, **options)
 
 

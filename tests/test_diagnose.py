@@ -461,7 +461,7 @@ def test_shared_lazy_and_low_precision():
 
 def test_without_data_only_the_weights():
     diagnosis = hs.diagnose(deep_stack(depth=3))
-    assert len(diagnosis.grids()) == 1
+    assert len(diagnosis.to_tables()) == 1
     assert diagnosis.row("2").gain == pytest.approx(1 / math.sqrt(3), rel=0.05)
     assert diagnosis.row("2").output_std is None
     assert diagnosis.findings == []

@@ -112,9 +112,9 @@ class TestFile:
         with pytest.raises(hs.HeadstartError, match=r"not an initialization.*load_state_dict"):
             hs.Init.load(path)
         hs.compute(model, method="kaiming").save(path)
-        whole = path.read_bytes()
-        for size in (4, 100, len(whole) - 10):
-            path.write_bytes(whole[:size])
+        view = path.read_bytes()
+        for size in (4, 100, len(view) - 10):
+            path.write_bytes(view[:size])
             with pytest.raises(hs.HeadstartError, match="cannot be read"):
                 hs.Init.load(path)
         save_file({"a": torch.zeros(1)}, path, metadata={"format": "headstart-init-1", "provenance": "{"})

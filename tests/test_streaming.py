@@ -41,10 +41,10 @@ METHODS = ["within-layer:center=false", "within-layer:paper", "lsuv", "within-la
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [2, 32, 69])
 def test_batches_give_what_one_batch_gives(method, batch_size):
-    whole, parts = Net(), Net()
-    one = hs.initialize(whole, X, method)
+    view, parts = Net(), Net()
+    one = hs.initialize(view, X, method)
     several = hs.initialize(parts, X, method, batch_size=batch_size)
-    for (name, a), (_, b) in zip(whole.state_dict().items(), parts.state_dict().items(), strict=True):
+    for (name, a), (_, b) in zip(view.state_dict().items(), parts.state_dict().items(), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5), name
     assert one.changed == several.changed
     assert any(f"70 samples, {batch_size} at a time" in finding for finding in several.findings)
@@ -79,13 +79,13 @@ def test_the_order_of_the_batches_does_not_matter():
 
 def test_pooled_moments_are_those_of_the_whole():
     values = torch.randn(100, 6, 4) * 3 + 100
-    whole = channel_moments(values, 1)
+    view = channel_moments(values, 1)
     parts = [channel_moments(part, 1) for part in values.split([1, 60, 39])]
     for these in (parts, parts[::-1]):
         both = pooled(these)
-        assert both.count == whole.count == 400
-        assert torch.allclose(both.mean, whole.mean, rtol=1e-6)
-        assert torch.allclose(both.var, whole.var, rtol=1e-4)
+        assert both.count == view.count == 400
+        assert torch.allclose(both.mean, view.mean, rtol=1e-6)
+        assert torch.allclose(both.var, view.var, rtol=1e-4)
 
 
 def test_no_forward_sees_more_than_the_batch_size(monkeypatch):

@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedBuffer
 from headstart import rng
 from headstart.engine import registry
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.walk import walk
 from headstart.errors import DataError, HeadstartError
 from headstart.model import guard, inputs
@@ -221,15 +221,15 @@ def _inside(
     with Transaction(model) as transaction, full_precision(model):
         plan = make_plan(model, batch)
         if batch is not None and batch.note:
-            plan.find(f"Used {batch.note}.")
+            plan.add_finding(f"Used {batch.note}.")
         chosen = select(plan, model, include, exclude)
         jobs = [(m, m.select(chosen, plan)) for m in methods]
-        wholes = [Whole(model, batch, plan, layers, transaction, seed, m.info.name, *given) for m, layers in jobs]
-        for m, whole in zip(methods, wholes, strict=True):
-            m.start(whole)
+        views = [ModelView(model, batch, plan, layers, transaction, seed, m.info.name, *given) for m, layers in jobs]
+        for m, view in zip(methods, views, strict=True):
+            m.start(view)
         walk(model, batch, plan, jobs, transaction, seed, batch_size)
-        for m, whole in zip(methods, wholes, strict=True):
-            m.finish(whole)
+        for m, view in zip(methods, views, strict=True):
+            m.finish(view)
         report = _report(plan, methods, seed)
         if keep:
             transaction.commit()

@@ -14,7 +14,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def told_to(listener: Listener) -> Iterator[None]:
+def report_progress_to(listener: Listener) -> Iterator[None]:
     """Hand progress to a function of what is being done, how many are done, and of how many.
 
     Example:
@@ -31,13 +31,13 @@ def told_to(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def silently() -> AbstractContextManager[None]:
+def no_progress() -> AbstractContextManager[None]:
     """Return a context in which nothing is drawn: for code that draws itself."""
-    return told_to(lambda *_: None)
+    return report_progress_to(lambda *_: None)
 
 
 @contextmanager
-def telling() -> Iterator[Listener]:
+def progress_reporter() -> Iterator[Listener]:
     """Yield a function to tell progress with: to the listener, or else to a bar, on a terminal, after two seconds."""
     listener = _listener.get()
     if listener is not None:

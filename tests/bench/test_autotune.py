@@ -66,8 +66,8 @@ def pretend(monkeypatch):
     def replace(seconds, losses=None):
         calls = []
 
-        def brief(ground, data, steps):
-            key = ground.training.precision, ground.training.memory_format
+        def brief(context, data, steps):
+            key = context.training.precision, context.training.memory_format
             calls.append((*key, steps))
             if isinstance(seconds[key], Exception):
                 raise seconds[key]
@@ -90,18 +90,18 @@ def times(a, b, c, d):
     }
 
 
-def chosen(ground):
-    return ground.training.precision, ground.training.memory_format
+def chosen(context):
+    return context.training.precision, context.training.memory_format
 
 
 def test_real_steps_are_timed_in_every_combination_that_runs(make_experiment, net):
     state = torch.get_rng_state(), random.getstate()
-    ground = make_experiment().prepare()
-    found = measure(ground, candidates(ground, AUTO))
+    context = make_experiment().prepare()
+    found = measure(context, candidates(context, AUTO))
     assert [(each.precision, each.memory_format) for each in found] == list(times(1, 1, 1, 1))
     assert all(0 < each.step_seconds < 10 and not each.problem for each in found)
-    ground = make_experiment(model=f"{net}:Net", arms=(Arm("default"),)).prepare()
-    found = measure(ground, candidates(ground, AUTO))
+    context = make_experiment(model=f"{net}:Net", arms=(Arm("default"),)).prepare()
+    found = measure(context, candidates(context, AUTO))
     assert [each.step_seconds is None for each in found] == [False, True, False, True]
     assert "view" in found[1].problem  # a view does not work on channels-last tensors
     assert torch.equal(torch.get_rng_state(), state[0])
@@ -109,9 +109,9 @@ def test_real_steps_are_timed_in_every_combination_that_runs(make_experiment, ne
 
 
 def test_only_what_is_asked_for_and_possible_is_tried(make_experiment, net, monkeypatch):
-    ground = make_experiment().prepare()
-    assert [each.memory_format for each in candidates(ground, ["memory_format"])] == ["contiguous", "channels_last"]
-    assert [each.precision for each in candidates(ground, ["precision"])] == ["float32", "bfloat16"]
+    context = make_experiment().prepare()
+    assert [each.memory_format for each in candidates(context, ["memory_format"])] == ["contiguous", "channels_last"]
+    assert [each.precision for each in candidates(context, ["precision"])] == ["float32", "bfloat16"]
     flat = make_experiment(model=f"{net}:flat", arms=(Arm("default"),)).prepare()
     assert len(candidates(flat, AUTO)) == 2  # no convolution: no channels-last
     monkeypatch.setattr(hardware, "computes_bfloat16", lambda device: False)
@@ -172,7 +172,7 @@ def test_the_choice_is_made_once_and_every_later_run_takes_it(make_experiment, p
     assert forecast(again, Store(store.folder)).to_do == 0
     assert calls == []
     plan = store.read_experiment()
-    assert chosen(again.prepare(store.decide)) == ("float32", "channels_last")
+    assert chosen(again.prepare(store.measure_once)) == ("float32", "channels_last")
     assert "float32, channels-last (500 ms, chosen); bfloat16" in " ".join(analyse(store).rules())
     measured = plan["decided"]["format"]["measured"]
     assert [each["step_seconds"] for each in measured] == [1, 0.5, 1, 1]

@@ -55,21 +55,21 @@ def controlled(make_experiment):
     return make
 
 
-def steps_of(ground):
-    return {arm.of: ground.training_of(arm).steps for arm in ground.arms if arm.control == "equal-steps"}
+def steps_of(context):
+    return {arm.of: context.training_of(arm).steps for arm in context.arms if arm.control == "equal-steps"}
 
 
 def test_the_control_is_the_default_start_with_the_methods_cost_in_steps(controlled, costing):
     costing(prewarm=7.2, lsuv=0.4)
-    ground = controlled().prepare()
-    assert steps_of(ground) == {"prewarm": 108, "lsuv": 101}
-    control = next(arm for arm in ground.arms if arm.control == "equal-steps")
-    default = ground.determinants(ground.arms[0], 3)
-    longer = ground.determinants(control, 3)
+    context = controlled().prepare()
+    assert steps_of(context) == {"prewarm": 108, "lsuv": 101}
+    control = next(arm for arm in context.arms if arm.control == "equal-steps")
+    default = context.determinants(context.arms[0], 3)
+    longer = context.determinants(control, 3)
     assert longer["training"].pop("steps") == 108
     assert default["training"].pop("steps") == 100
     assert default == longer
-    assert ground.decided["equal_steps"][0]["steps"] == 8
+    assert context.decided["equal_steps"][0]["steps"] == 8
 
 
 @given(st.floats(LEAST, 5), st.integers(1, 100_000))
@@ -84,11 +84,11 @@ def test_a_start_by_training_is_counted_and_not_timed(controlled, costing):
     timed = costing(lsuv=7.2, first=3)
     methods = (Arm("short", "smart-init:epochs=2"), Arm("warm", "warm-start:epochs=1"), Arm("lsuv", "lsuv"))
     methods += (Arm("shrunk", "shrink-perturb:epochs=1"), Arm("first", "warm-start:epochs=1,batch_size=8"))
-    ground = controlled(methods=methods).prepare()
-    size = len(ground.data.train)
+    context = controlled(methods=methods).prepare()
+    size = len(context.data.train)
     short = 2 * (ceil(round(0.0125 * size) / 16) + ceil(round(0.125 * size) / 16))
     warm = ceil(round(0.5 * size) / 16)
-    assert steps_of(ground) == {
+    assert steps_of(context) == {
         "short": 100 + short,
         "warm": 100 + warm,
         "shrunk": 100 + warm,
@@ -101,9 +101,9 @@ def test_a_start_by_training_is_counted_and_not_timed(controlled, costing):
 def test_what_costs_next_to_nothing_has_no_control_and_the_report_says_so(controlled, costing, store):
     costing(prewarm=5, lsuv=0.1)
     experiment = controlled(seeds=(0,))
-    ground = experiment.prepare(store.decide)
-    assert steps_of(ground) == {"prewarm": 105}
-    assert remarks(ground.decided) == [
+    context = experiment.prepare(store.measure_once)
+    assert steps_of(context) == {"prewarm": 105}
+    assert remarks(context.decided) == [
         "The start of lsuv takes less than 0.2 % of the training's time: budgets are equal to within that, "
         "and there is no equal-steps control."
     ]
@@ -112,21 +112,21 @@ def test_what_costs_next_to_nothing_has_no_control_and_the_report_says_so(contro
 
 def test_a_method_that_refuses_has_none_and_is_asked_again(controlled, costing, store):
     timed = costing(prewarm="no convolution", lsuv=3)
-    assert steps_of(controlled().prepare(store.decide)) == {"lsuv": 103}
+    assert steps_of(controlled().prepare(store.measure_once)) == {"lsuv": 103}
     timing._answers.clear()
     costing(prewarm=4, lsuv=30)
-    assert steps_of(controlled().prepare(store.decide)) == {"prewarm": 104, "lsuv": 103}
+    assert steps_of(controlled().prepare(store.measure_once)) == {"prewarm": 104, "lsuv": 103}
     assert timed == ["prewarm", "lsuv"]
 
 
 def test_the_cost_is_found_out_once_whatever_the_budget(controlled, costing, store):
     timed = costing(prewarm=7.2, lsuv=3)
-    controlled().prepare(store.decide)
+    controlled().prepare(store.measure_once)
     timing._answers.clear()
     costing(prewarm=50, lsuv=50)
     again = Store(store.folder)
-    assert steps_of(controlled().prepare(again.decide)) == {"prewarm": 108, "lsuv": 103}
-    assert steps_of(controlled(steps=1000).prepare(again.decide)) == {"prewarm": 1010, "lsuv": 1010}
+    assert steps_of(controlled().prepare(again.measure_once)) == {"prewarm": 108, "lsuv": 103}
+    assert steps_of(controlled(steps=1000).prepare(again.measure_once)) == {"prewarm": 1010, "lsuv": 1010}
     assert steps_of(controlled().prepare(again.decided)) == {"prewarm": 108, "lsuv": 103}
     assert timed == ["prewarm", "lsuv"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headstart.bench import Training
 from headstart.bench.settings import config
-from headstart.bench.settings.words import HOW, WORDS, check, defaults, experiment, parse_seeds
+from headstart.bench.settings.words import HOW, SETTINGS, check, defaults, experiment, parse_seeds
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -38,7 +38,7 @@ VALUES = {
     ),
     "texts": st.lists(texts, min_size=1, max_size=3).map(tuple),
 }
-any_settings = st.fixed_dictionaries({}, optional={name: VALUES[word.kind] for name, word in WORDS.items()})
+any_settings = st.fixed_dictionaries({}, optional={name: VALUES[word.kind] for name, word in SETTINGS.items()})
 
 
 def command_line(words):
@@ -90,12 +90,12 @@ def written_folder(tmp_path_factory):
 
 
 def test_every_setting_of_a_training_has_a_word():
-    assert {field.name for field in fields(Training)} <= {word.field for word in WORDS.values()}
+    assert {field.name for field in fields(Training)} <= {word.field for word in SETTINGS.values()}
 
 
 def test_the_defaults_of_words_and_training_agree():
     for field in fields(Training):
-        word = next(word for word in WORDS.values() if word.field == field.name)
+        word = next(word for word in SETTINGS.values() if word.field == field.name)
         assert word.default in (field.default, "auto")
 
 
@@ -244,7 +244,7 @@ def test_values_that_make_no_sense_are_refused(words):
 def test_the_page_on_training_has_every_word_with_its_default():
     page = Path(__file__).parents[2].joinpath("docs", "training.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, flags=re.MULTILINE))
-    words = {name: word for name, word in WORDS.items() if word.group == HOW}
+    words = {name: word for name, word in SETTINGS.items() if word.group == HOW}
     assert set(rows) == set(words)
     for name, word in words.items():
         if word.choices:

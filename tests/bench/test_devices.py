@@ -32,8 +32,8 @@ def experiment(make_experiment, tmp_path):
 
 
 def only_result(store, experiment):
-    ground = experiment.prepare()
-    (trial,) = experiment.trials(ground)
+    context = experiment.prepare()
+    (trial,) = experiment.trials(context)
     return store.get(trial.key).result
 
 

@@ -155,19 +155,19 @@ def test_an_error_of_the_users_model_in_a_worker_is_one_error(make_experiment, n
 
 def test_an_error_of_our_own_keeps_its_trace(make_experiment, monkeypatch):
     experiment = make_experiment()
-    ground = experiment.prepare()
-    trial = experiment.trials(ground)[0]
+    context = experiment.prepare()
+    trial = experiment.trials(context)[0]
     monkeypatch.setattr(worker, "run_trial", lambda *args: 1 / 0)
-    reply = work(Job.of(experiment, ground, trial, torch.get_num_threads()))
+    reply = work(Job.of(experiment, context, trial, torch.get_num_threads()))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         reply.finished(trial)
 
 
 def test_a_worker_that_sees_other_data_says_so(make_experiment, tmp_path):
     experiment = make_experiment()
-    ground = experiment.prepare()
-    trial = replace(experiment.trials(ground)[0], key="0" * 32)
-    reply = work(Job.of(experiment, ground, trial, torch.get_num_threads()))
+    context = experiment.prepare()
+    trial = replace(experiment.trials(context)[0], key="0" * 32)
+    reply = work(Job.of(experiment, context, trial, torch.get_num_threads()))
     assert reply.result is None
     with pytest.raises(HeadstartError, match="sees other data"):
         reply.finished(trial)
@@ -175,13 +175,13 @@ def test_a_worker_that_sees_other_data_says_so(make_experiment, tmp_path):
 
 def test_a_worker_prepares_once(make_experiment, monkeypatch):
     experiment = make_experiment()
-    ground = experiment.prepare()
+    context = experiment.prepare()
     calls = []
     real = type(experiment).prepare
     monkeypatch.setattr(type(experiment), "prepare", lambda self: calls.append(1) or real(self))
     monkeypatch.setattr(worker, "_prepared", {})
-    for trial in experiment.trials(ground)[:3]:
-        assert isinstance(work(Job.of(experiment, ground, trial, torch.get_num_threads())), Reply)
+    for trial in experiment.trials(context)[:3]:
+        assert isinstance(work(Job.of(experiment, context, trial, torch.get_num_threads())), Reply)
     assert len(calls) == 1
 
 

@@ -161,10 +161,10 @@ def test_the_global_random_states_are_as_before(make_experiment, store):
 
 def test_the_first_arms_trials_do_not_depend_on_the_other_arms(make_experiment):
     experiment = make_experiment()
-    ground = experiment.prepare()
-    alone = run_trial(ground, experiment.arms[0], 1)
-    run_trial(ground, experiment.arms[1], 1)
-    again = run_trial(ground, experiment.arms[0], 1)
+    context = experiment.prepare()
+    alone = run_trial(context, experiment.arms[0], 1)
+    run_trial(context, experiment.arms[1], 1)
+    again = run_trial(context, experiment.arms[0], 1)
     assert alone["curve"] == again["curve"]
 
 

@@ -12,7 +12,7 @@ from headstart.bench import Store
 from headstart.bench.papers.protocols import PROTOCOLS, find, words_of
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.settings.config import read
-from headstart.bench.settings.words import WORDS, check, defaults, experiment
+from headstart.bench.settings.words import SETTINGS, check, defaults, experiment
 from headstart.bench.tasks.task import load_task
 from headstart.bench.trials.optimizers import Schedule
 from headstart.cli import compare
@@ -68,7 +68,7 @@ def test_the_names_are_those_of_papers_data_sets_and_versions():
 def test_every_protocol_is_an_experiment_and_its_file_says_the_same(name, tmp_path, capsys):
     made = built(name)
     check(settings(f"protocol:{name}", *TASK.get(name, ())))
-    assert set(find(name).words) < set(WORDS)
+    assert set(find(name).words) < set(SETTINGS)
     path = str(tmp_path / "experiment.toml")
     assert main(["compare", f"protocol:{name}", *TASK.get(name, ()), "--write", path]) == 0
     assert experiment({**defaults(), **read(path).settings}) == made

@@ -42,14 +42,14 @@ class Made:
     def threads(self):
         return 1
 
-    def execute(self, experiment, ground, trials, progress):
+    def execute(self, experiment, context, trials, progress):
         for trial in trials:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
             self.seen.append(trial)
-            assert len(ground.data.test) == (len(ground.data.task.test) if experiment.test else 0)
-            value = self.accuracy(trial.arm, ground.training_of(trial.arm), trial.seed)
+            assert len(context.data.test) == (len(context.data.task.test) if experiment.test else 0)
+            value = self.accuracy(trial.arm, context.training_of(trial.arm), trial.seed)
             if value is None:
                 yield Finished(trial, {"status": "refused", "reason": "no convolution"}, {})
                 continue
@@ -104,8 +104,8 @@ def test_the_best_on_validation_is_taken_and_the_null_follows_the_default(make_e
     assert set(counts.values()) == {6}  # three configurations with two seeds, for every arm
     assert {trial.seed for trial in made.seen} == {FIRST_SEED, FIRST_SEED + 1}
     assert not {trial.determinants["test"] for trial in made.seen} - {False}
-    ground = chosen.prepare(store.decide)
-    assert {ground.training_of(arm).lr for arm in ground.arms if arm.control == "equal-steps"} == {0.003}
+    context = chosen.prepare(store.measure_once)
+    assert {context.training_of(arm).lr for arm in context.arms if arm.control == "equal-steps"} == {0.003}
 
 
 def test_options_are_searched_too_with_no_more_trials(make_experiment, store):

@@ -32,7 +32,7 @@ class Made:
     def threads(self):
         return 1
 
-    def execute(self, experiment, ground, trials, progress):
+    def execute(self, experiment, context, trials, progress):
         for trial in trials:
             if self.left == 0:
                 raise KeyboardInterrupt

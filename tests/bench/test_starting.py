@@ -143,22 +143,22 @@ def test_trials_run_and_are_charged():
         arms, task="mnist5k:train=200,validation=50,test=50", model="headstart:prewarm-cnn", seeds=(0,),
         training=Training(steps=20, batch_size=16, evaluations=2, precision="float32", memory_format="contiguous"),
     )  # fmt: skip
-    ground = experiment.prepare()
-    results = {arm.label: run_trial(ground, arm, 0) for arm in ground.arms}
+    context = experiment.prepare()
+    results = {arm.label: run_trial(context, arm, 0) for arm in context.arms}
     assert {result["status"] for result in results.values()} == {"done"}
     label = "smart-init:fractions=(0.1,),epochs=2"
     assert results[label]["init_seconds"] > 0
     assert results[label]["curve"][0]["accuracy"] != results["default"]["curve"][0]["accuracy"]
-    longer = next(arm for arm in ground.arms if arm.control == "equal-steps")
+    longer = next(arm for arm in context.arms if arm.control == "equal-steps")
     assert dict(longer.changes)["steps"] >= 22  # two passes over 20 images in batches of 16 are 4 of 20 steps
 
 
 def test_a_diverging_start_is_refused(data):
     arm = replace(parse_arm("smart-init:lr=1e30,fractions=(0.5,)"))
-    ground = Experiment(
+    context = Experiment(
         (parse_arm("default"), arm), task="mnist5k:train=200,validation=50,test=50", model="headstart:prewarm-cnn",
         seeds=(0,), training=Training(steps=2, batch_size=16, precision="float32", memory_format="contiguous"),
     ).prepare()  # fmt: skip
-    result = run_trial(ground, arm, 0)
+    result = run_trial(context, arm, 0)
     assert result["status"] == "refused"
     assert "stage 1 of 1" in result["reason"]

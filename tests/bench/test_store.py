@@ -205,11 +205,11 @@ QUESTION = {"what": "format", "task": "abc"}
 
 
 def test_a_question_is_answered_once(store):
-    assert store.decide(QUESTION, lambda: {"format": ("a", 1.5)}) == {"format": ["a", 1.5]}
+    assert store.measure_once(QUESTION, lambda: {"format": ("a", 1.5)}) == {"format": ["a", 1.5]}
     again = Store(store.folder)
-    assert again.decide(QUESTION, lambda: pytest.fail("asked again")) == {"format": ["a", 1.5]}
+    assert again.measure_once(QUESTION, lambda: pytest.fail("asked again")) == {"format": ["a", 1.5]}
     assert again.decided(QUESTION, lambda: pytest.fail("asked again")) == {"format": ["a", 1.5]}
-    assert again.decide({**QUESTION, "task": "other"}, lambda: {"format": "b"}) == {"format": "b"}
+    assert again.measure_once({**QUESTION, "task": "other"}, lambda: {"format": "b"}) == {"format": "b"}
     assert list(store.claims.glob("*.json")) == []
 
 
@@ -223,8 +223,8 @@ def test_an_answer_that_fails_leaves_the_question_open(store):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.decide(QUESTION, fail)
-    assert store.decide(QUESTION, lambda: {"format": "a"}) == {"format": "a"}
+        store.measure_once(QUESTION, fail)
+    assert store.measure_once(QUESTION, lambda: {"format": "a"}) == {"format": "a"}
 
 
 def test_of_many_that_ask_at_once_one_answers_and_all_get_its_answer(store):
@@ -238,7 +238,7 @@ def test_of_many_that_ask_at_once_one_answers_and_all_get_its_answer(store):
             time.sleep(0.05)
             return {"number": number}
 
-        got.append(Store(store.folder).decide(QUESTION, answer)["number"])
+        got.append(Store(store.folder).measure_once(QUESTION, answer)["number"])
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -251,19 +251,19 @@ def test_of_many_that_ask_at_once_one_answers_and_all_get_its_answer(store):
 
 @pytest.mark.parametrize("harm", [cut, no_object, lambda text: text.replace('"a"', '"b"'), lambda text: ""])
 def test_a_damaged_answer_is_no_reason_to_choose_anew_unasked(store, harm):
-    store.decide(QUESTION, lambda: {"format": "a"})
+    store.measure_once(QUESTION, lambda: {"format": "a"})
     (path,) = store.choices.iterdir()
     path.write_text(harm(path.read_text()))
-    for ask in (store.decide, store.decided):
+    for ask in (store.measure_once, store.decided):
         with pytest.raises(HeadstartError, match="Remove it: the choice is made again"):
             ask(QUESTION, lambda: {"format": "c"})
     path.unlink()
-    assert store.decide(QUESTION, lambda: {"format": "c"}) == {"format": "c"}
+    assert store.measure_once(QUESTION, lambda: {"format": "c"}) == {"format": "c"}
 
 
 def test_an_answer_to_another_question_is_not_taken(store):
-    store.decide(QUESTION, lambda: {"format": "a"})
+    store.measure_once(QUESTION, lambda: {"format": "a"})
     (path,) = store.choices.iterdir()
     path.rename(path.with_stem(content_key({"what": "else"})))
     with pytest.raises(HeadstartError, match="another choice than its name says"):
-        store.decide({"what": "else"}, dict)
+        store.measure_once({"what": "else"}, dict)

@@ -13,7 +13,7 @@ from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs
-from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.permutation import permute
 
 
@@ -32,7 +32,7 @@ X = torch.randn(8, 3, 9, 9, generator=torch.Generator().manual_seed(5))
 
 def shuffled(model, x, seed):
     """The same function with channels in other places."""
-    wiring = wire(model, inputs.load(x, model, seed=0))
+    wiring = trace_channels(model, inputs.load(x, model, seed=0))
     twin = copy.deepcopy(model)
     permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(seed)))
     return twin

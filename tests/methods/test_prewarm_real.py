@@ -52,8 +52,8 @@ def test_gray_counts_are_the_published_ones_raw_and_standardized(
 
 def test_colour_counts_on_raw_and_on_standardized_pixels(real_data: RealData) -> None:
     array = np.load(real_data("cifar100") / "cifar100" / "train-images.npy", mmap_mode="r")
-    whole = torch.from_numpy(array[:1024].copy()).permute(0, 3, 1, 2)
-    unit = whole.float() / 255
+    view = torch.from_numpy(array[:1024].copy()).permute(0, 3, 1, 2)
+    unit = view.float() / 255
     shape = (1, 3, 1, 1)
     standardized = (unit - torch.tensor(MEAN).reshape(shape)) / torch.tensor(STD).reshape(shape)
     stream = rng.generator(0, "", "rule")
@@ -69,7 +69,7 @@ def test_colour_counts_on_raw_and_on_standardized_pixels(real_data: RealData) ->
     assert 0.45 < np.mean(lengths) < 0.65
     for x, method in (
         (unit, hs.PreWarm(patches="rule")),
-        (whole.float(), hs.PreWarm(patches="rule")),
+        (view.float(), hs.PreWarm(patches="rule")),
         (standardized, hs.PreWarm(mean=MEAN, std=STD)),
         (unit, hs.PreWarm.paper()),
     ):

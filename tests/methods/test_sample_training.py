@@ -324,9 +324,9 @@ class Drawing(Dataset):
 
 def test_resumed_is_bitwise_as_in_one_go(tmp_path, monkeypatch):
     path = str(tmp_path / "stages.safetensors")
-    whole, model = net(), net()
+    view, model = net(), net()
     before = state(model)
-    hs.initialize(whole, Drawing(), quick())
+    hs.initialize(view, Drawing(), quick())
     train, calls = Classify.__call__, []
 
     def interrupted(self, *args, **kwargs):
@@ -343,7 +343,7 @@ def test_resumed_is_bitwise_as_in_one_go(tmp_path, monkeypatch):
     assert load_file(path).keys() == before.keys()
     report = hs.initialize(model, Drawing(), quick(checkpoint=path))
     assert "went on after stage 1 of 2" in " ".join(report.findings)
-    assert same(state(model), state(whole))
+    assert same(state(model), state(view))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -234,9 +234,9 @@ class Grouped(nn.Module):
 def test_grouped_layers_are_selected_where_groups_stay_whole():
     teacher, student = make(lambda: Grouped(24, 2)), make(lambda: Grouped(8, 2), 1)
     run(hs.WeightSelection(teacher), student, images())
-    whole = torch.block_diag(*teacher.mix.weight.flatten(1).unflatten(0, (2, -1)))[::3, ::3]
+    view = torch.block_diag(*teacher.mix.weight.flatten(1).unflatten(0, (2, -1)))[::3, ::3]
     mine = torch.block_diag(*student.mix.weight.flatten(1).unflatten(0, (2, -1)))
-    assert torch.equal(mine, whole)
+    assert torch.equal(mine, view)
     for other in (Grouped(24, 6), Grouped(12, 2)):  # other groups, and sizes that do not divide
         first = copy.deepcopy(student)
         report = run(hs.WeightSelection(other), first, images())

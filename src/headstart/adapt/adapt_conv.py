@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from headstart import rng
 from headstart.adapt.channel_mix import RULES, ChannelMap, Mix, check_per, mix, mixed
-from headstart.adapt.input_layers import Stem, Stems, named_layers
-from headstart.adapt.response import Responder, Response
+from headstart.adapt.input_layers import InputLayers, Stem, named_layers
+from headstart.adapt.response import Response, ResponseMatcher
 from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
-from headstart.results.display import Grid, number
+from headstart.results.display import Table, number
 from headstart.results.report import Report, Row, summarize
 
 if TYPE_CHECKING:
@@ -94,13 +94,13 @@ class AdaptReport(Report):
             "responses": [asdict(r) for r in self.responses],
         }
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """Layers, channels, and outputs."""
         channels = [[c.layer, c.name, str(c)] for c in self.channels]
-        grids = [*super().grids(), Grid(("layer", "new channel", "made of"), channels, "channels")]
+        tables = [*super().to_tables(), Table(("layer", "new channel", "made of"), channels, "channels")]
         if self.responses:
-            grids.append(Grid(_RESPONSES, [_cells(r) for r in self.responses], "outputs"))
-        return grids
+            tables.append(Table(_RESPONSES, [_cells(r) for r in self.responses], "outputs"))
+        return tables
 
 
 def _cells(r: Response) -> list[str]:
@@ -220,10 +220,10 @@ def adapt_conv(
         )
         if batch is not None and match not in RULES:
             inputs.require_variation(batch)
-        stems = Stems(model, in_channels, make)
+        stems = InputLayers(model, in_channels, make)
         with Transaction(model), full_precision(model):  # everything is tried here, and taken back
             stems.find(batch, chosen)
-            responder = Responder(model, stems, match, per, recentre)
+            responder = ResponseMatcher(model, stems, match, per, recentre)
             if batch is not None:
                 responder.run(batch, old_batch)
         report = _report(model, stems, responder, batch)
@@ -234,7 +234,7 @@ def adapt_conv(
     return report
 
 
-def _keep(stems: Stems, responder: Responder) -> None:
+def _keep(stems: InputLayers, responder: ResponseMatcher) -> None:
     """Make the changes for good, all or none."""
     kept = [(buffer, buffer.clone()) for _, buffer, _ in responder.means]
     try:
@@ -248,7 +248,7 @@ def _keep(stems: Stems, responder: Responder) -> None:
         raise
 
 
-def _report(model: nn.Module, stems: Stems, responder: Responder, batch: Batch | None) -> AdaptReport:
+def _report(model: nn.Module, stems: InputLayers, responder: ResponseMatcher, batch: Batch | None) -> AdaptReport:
     """Tell what was done; the model is as it was."""
     old = stems.found[0].layer.in_channels
     report = AdaptReport("headstart: adapt_conv", old_channels=old, new_channels=stems.channels)

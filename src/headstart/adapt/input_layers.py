@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headstart.adapt.channel_mix import Mix
 from headstart.errors import DataError, ModelError, WriteError, unknown
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, is_plain, weight_layers
 
@@ -41,7 +41,7 @@ class Stem:
         return self.layer.name
 
 
-class Stems:
+class InputLayers:
     """Layers whose number of input channels changes.
 
     The changes are made in dictionaries of the modules, so that they can be undone and made again: the parameter is a
@@ -275,7 +275,7 @@ def _stumble(model: nn.Module, batch: Batch) -> tuple[Layer | None, tuple[int, .
     """Run two samples (all, where the model wants a fixed number): the layer that fails, its input, and the error."""
     found: tuple[Layer | None, tuple[int, ...], ModelError | None] = (None, (), None)
     for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
-        where = Where()
+        where = CurrentLayer()
         try:
             with failing_forward(part, where), where.following(model):
                 model(*part.args, **part.kwargs)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from headstart.adapt.channel_mix import RULES
-from headstart.adapt.input_layers import Stem, Stems
+from headstart.adapt.input_layers import InputLayers, Stem
 from headstart.errors import DataError, HeadstartError, WriteError
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, never_run
 from headstart.model.trace import make_plan
@@ -50,7 +50,7 @@ class _Seen(BaseException):
     """Ends a forward pass that has shown what it was run for."""
 
 
-class Responder:
+class ResponseMatcher:
     """Measures and rescales.
 
     Args:
@@ -67,7 +67,7 @@ class Responder:
         findings: Sentences for the report.
     """
 
-    def __init__(self, model: nn.Module, stems: Stems, match: str, per: str, recentre: bool) -> None:
+    def __init__(self, model: nn.Module, stems: InputLayers, match: str, per: str, recentre: bool) -> None:
         self.responses: list[Response] = []
         self.moments: dict[str, Moments] = {}
         self.means: list[tuple[str, Tensor, Tensor]] = []
@@ -113,7 +113,7 @@ class Responder:
             for stem in self._stems.found
         ]
         try:
-            with failing_forward(batch, Where()):
+            with failing_forward(batch, CurrentLayer()):
                 self._model(*batch.args, **batch.kwargs)
         except _Seen:
             pass

@@ -16,7 +16,7 @@ from headstart.banks.distances import Found, cluster, require_distance
 from headstart.banks.gather import Progress, gather
 from headstart.banks.source_filters import Model, Names
 from headstart.errors import HeadstartError
-from headstart.results.display import Grid, Shown, number
+from headstart.results.display import Displayable, Table, number
 
 KS = (2, 3, 5, 10, 20, 30)
 _POINTS = 1000  # that a silhouette is measured on: it takes all their pairs
@@ -45,7 +45,7 @@ class Tried:
 
 
 @dataclass
-class Elbow(Shown):
+class Elbow(Displayable):
     """The result of :func:`elbow`: a table per measure, one row per group.
 
     Attributes:
@@ -82,7 +82,7 @@ class Elbow(Shown):
             " more clusters keep more of it, and fewer average more away.",
         ]
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """Explained share and silhouette by number of clusters."""
         ks = sorted({row.clusters for row in self.tried})
         groups = list(dict.fromkeys(row.group for row in self.tried))
@@ -90,7 +90,7 @@ class Elbow(Shown):
         columns = ["filters", *map(str, ks)]
         explained = [[g, *(number(by[g, k].explained) for k in ks)] for g in groups]
         silhouette = [[g, *(number(by[g, k].silhouette) for k in ks)] for g in groups]
-        return [Grid(columns, explained, "explained share, by clusters"), Grid(columns, silhouette, "silhouette")]
+        return [Table(columns, explained, "explained share, by clusters"), Table(columns, silhouette, "silhouette")]
 
 
 def elbow(

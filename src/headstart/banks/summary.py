@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.banks.entry import Entry
-from headstart.results.display import Grid, Shown, number
+from headstart.results.display import Displayable, Table, number
 
 _COLUMNS = ("layer", "atoms", "depth", "clusters", "filters", "shares", "rms", "of centroids", "within")
 _SHARES = 4  # that are listed
 
 
 @dataclass
-class Summary(Shown):
+class Summary(Displayable):
     """The table of a bank.
 
     Attributes:
@@ -37,9 +37,9 @@ class Summary(Shown):
         lines += [f"Part: {part.get('title', 'untitled')}." for part in known.get("merged", [])]
         return [*lines, *map(str, known.get("notes", []))]
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """One table, a row per entry."""
-        return [Grid(_COLUMNS, [_cells(entry) for entry in self.entries])]
+        return [Table(_COLUMNS, [_cells(entry) for entry in self.entries])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the filters as plain values, ready for JSON."""

@@ -126,10 +126,10 @@ def working(text: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    from headstart.progress import told_to
+    from headstart.progress import report_progress_to
 
     status = Console(stderr=True).status(text)
-    with status, told_to(lambda what, done, total: status.update(f"{text}: {what}, {done} of {total}")):
+    with status, report_progress_to(lambda what, done, total: status.update(f"{text}: {what}, {done} of {total}")):
         yield
 
 

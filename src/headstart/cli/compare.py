@@ -14,7 +14,7 @@ from headstart.bench.papers.protocols import PREFIX, words_of
 from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
 from headstart.bench.settings.config import Config, read, save
-from headstart.bench.settings.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, search
+from headstart.bench.settings.words import HOW, OUTPUT, SETTINGS, WHAT, Setting, check, defaults, search
 from headstart.bench.settings.words import experiment as build
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options overrule it"
     parser.add_argument("file", nargs="?", metavar="FILE", help=file)
     groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
-    for word in WORDS.values():
+    for word in SETTINGS.values():
         _add(groups[word.group], word)
     add_data_root(groups[WHAT])
     groups[WHAT].add_argument("--download", action="store_true", help="first fetch files of the task that are missing")
@@ -175,7 +175,7 @@ def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_j
     return 0
 
 
-def _add(group: argparse._ArgumentGroup, word: Word) -> None:
+def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
     """Add a word's option. Its default is None, so that a file's value can be told from one that was typed."""
     shown = " ".join(map(str, word.default)) if isinstance(word.default, tuple) else f"{word.default}"
     text = f"{word.help} (default: {shown or 'none'})"
@@ -198,7 +198,9 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
     Returns:
         Every word with its value, those that were typed, and the file if there is one.
     """
-    typed = {name: getattr(args, word.field) for name, word in WORDS.items() if getattr(args, word.field) is not None}
+    typed = {
+        name: getattr(args, word.field) for name, word in SETTINGS.items() if getattr(args, word.field) is not None
+    }
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
     if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml") or arm.startswith(PREFIX)]:
         raise HeadstartError(

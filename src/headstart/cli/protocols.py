@@ -78,14 +78,14 @@ def _table(protocols: list[Protocol]) -> None:
 def _lines(protocol: Protocol) -> list[str]:
     """Describe one; words are written as an experiment's file writes them."""
     from headstart.bench.settings.config import write
-    from headstart.bench.settings.words import WORDS
+    from headstart.bench.settings.words import SETTINGS
 
     file = [line.partition(" = ") for line in write(protocol.words).splitlines() if " = " in line]
-    values = {name: value for name, equals, value in file if name in WORDS}
+    values = {name: value for name, equals, value in file if name in SETTINGS}
     lines = [f"{protocol.name}: {protocol.about}", *_wrapped("paper", protocol.paper), ""]
     width = max(map(len, protocol.words))
-    lines += [f"  {name:<{width}} = {values[name]}" for name in WORDS if name in protocol.words]
-    others = [f"{name}={values[name]}" for name in WORDS if name not in (*protocol.words, *protocol.needs, "out")]
+    lines += [f"  {name:<{width}} = {values[name]}" for name in SETTINGS if name in protocol.words]
+    others = [f"{name}={values[name]}" for name in SETTINGS if name not in (*protocol.words, *protocol.needs, "out")]
     lines += ["", *_wrapped("by default", "; ".join(others))]
     lines += [line for word in protocol.needs for line in _wrapped("left to you", word)]
     for note in protocol.notes:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from headstart import rng
 from headstart.api import MethodLike, apply, compute
 from headstart.conformance.models import Branched, Reference, Reordered, images, labels
-from headstart.conformance.runs import build, contract, couples, needs_data, result, run, writes_stem
+from headstart.conformance.runs import build, contract, depends_on_other_layers, needs_data, result, run, writes_stem
 from headstart.conformance.state import Snapshot, require, require_close, require_equal, same_bits, weights_of
 from headstart.results.report import Init
 
@@ -63,7 +63,7 @@ def excluding_a_layer_changes_no_other(method: MethodLike) -> None:
         part = result(method, model, images(), exclude=name)
         inside = {n for n in part if n.startswith(f"{name}.")}
         require_equal({n: part[n] for n in inside}, before, f"the excluded layer '{name}'")
-        if not couples(method):
+        if not depends_on_other_layers(method):
             others = {n: v for n, v in part.items() if n not in inside}
             require_equal(others, full, f"layers beside the excluded '{name}'")
 
@@ -74,7 +74,7 @@ def adding_a_layer_changes_no_other(method: MethodLike) -> None:
 
     Unless the method couples layers: then all of them are what it is about.
     """
-    if couples(method):
+    if depends_on_other_layers(method):
         return
     small, large = build(Reference), build(Branched)
     large.load_state_dict(small.state_dict(), strict=False)

@@ -47,9 +47,9 @@ def needs_data(method: MethodLike) -> bool:
     return any(m.info.needs_data for m in registry.resolve(method))
 
 
-def couples(method: MethodLike) -> bool:
+def depends_on_other_layers(method: MethodLike) -> bool:
     """Tell whether what a layer gets depends on the layers behind it."""
-    return any(m.info.couples for m in registry.resolve(method))
+    return any(m.info.depends_on_other_layers for m in registry.resolve(method))
 
 
 def build(factory: Callable[[], M], seed: int = 0) -> M:

@@ -20,7 +20,7 @@ from headstart.diagnosis.parameters import scales
 from headstart.diagnosis.rows import LayerHealth
 from headstart.diagnosis.rules import Scene, judge
 from headstart.errors import HeadstartError
-from headstart.measure.gradients import LossFunction, Passes, both_ways
+from headstart.measure.gradients import LossFunction, Passes, forward_backward
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
@@ -130,7 +130,7 @@ def _look(
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)
-    passes = None if batch is None else both_ways(model, plan, batch, raw, loss_fn, seed)
+    passes = None if batch is None else forward_backward(model, plan, batch, raw, loss_fn, seed)
     diagnosis.rows = [_row(la, plan, passes) for la in everything if la.name in shown]
     if batch is not None and passes is not None:
         _describe_input(diagnosis, batch)

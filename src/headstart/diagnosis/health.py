@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.diagnosis.rows import HE, Finding, LayerHealth, rate_spread
 from headstart.errors import MissingExtraError
-from headstart.results.display import Grid, Shown, number
+from headstart.results.display import Displayable, Table, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ _FILTERS = ("sparse", "entropy", "orthogonal")
 
 
 @dataclass
-class Diagnosis(Shown):
+class Diagnosis(Displayable):
     """What :func:`headstart.diagnose` saw.
 
     Attributes:
@@ -81,10 +81,10 @@ class Diagnosis(Shown):
         """The findings, or that there are none; then how it was measured."""
         return [*(map(str, self.findings) if self.findings else ["No finding."]), *self.notes]
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """Signals (with data) and weights."""
-        weights = Grid((*_WEIGHTS, *_FILTERS, "notes"), [_weight_cells(r) for r in self.rows], "weights")
-        return [Grid(_SIGNALS, self._signal_cells(), "signals"), weights] if self.samples else [weights]
+        weights = Table((*_WEIGHTS, *_FILTERS, "notes"), [_weight_cells(r) for r in self.rows], "weights")
+        return [Table(_SIGNALS, self._signal_cells(), "signals"), weights] if self.samples else [weights]
 
     def _signal_cells(self) -> list[list[str]]:
         measured = [number(self.input_mean), number(self.input_std), number(self.input_across_sample_std)]

@@ -10,7 +10,7 @@ from headstart.errors import HeadstartError
 from headstart.model.weights import Layer
 
 if TYPE_CHECKING:
-    from headstart.engine.model_view import Whole
+    from headstart.engine.model_view import ModelView
     from headstart.engine.visit import Visit
     from headstart.model.trace import Plan
 
@@ -31,7 +31,7 @@ class Info:
         cost: Forward passes and memory, in words.
         presets: Named configurations (class methods), the published form among them.
         deviations: What differs from the source, each a sentence.
-        couples: Whether what a layer gets depends on the layers behind it, or all others, too.
+        depends_on_other_layers: Whether what a layer gets depends on the layers behind it, or all others, too.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Info:
     cost: str
     presets: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
-    couples: bool = False
+    depends_on_other_layers: bool = False
 
 
 class Method:
@@ -68,7 +68,7 @@ class Method:
         """
         return layers
 
-    def start(self, whole: Whole) -> None:
+    def start(self, view: ModelView) -> None:
         """Work on the whole model, before any layer is visited."""
 
     def before(self, visit: Visit) -> None:
@@ -77,7 +77,7 @@ class Method:
     def after(self, visit: Visit) -> None:
         """Rescale the layer after it computed, with ``visit.affine``."""
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, view: ModelView) -> None:
         """Work on the whole model, after all layers were visited."""
 
     def identity(self) -> str:

@@ -20,7 +20,7 @@ from headstart.results.report import summarize
 
 
 @dataclass(frozen=True)
-class Whole:
+class ModelView:
     """What a method works with in its ``start`` and its ``finish``.
 
     Attributes:
@@ -68,7 +68,7 @@ class Whole:
         if self.method not in row.methods:
             row.methods.append(self.method)
 
-    def write_other(self, name: str, tensor: Tensor, value: Tensor) -> None:
+    def write_tensor(self, name: str, tensor: Tensor, value: Tensor) -> None:
         """Set a parameter or buffer outside of the weight layers.
 
         Args:

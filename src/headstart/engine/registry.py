@@ -34,7 +34,7 @@ def register(
     cost: str,
     presets: Iterable[str] = (),
     deviations: Iterable[str] = (),
-    couples: bool = False,
+    depends_on_other_layers: bool = False,
 ) -> Callable[[M], M]:
     """Register a method class under a name; third parties use it on theirs.
 
@@ -48,7 +48,7 @@ def register(
         cost: Forward passes and memory, in words.
         presets: Names of class methods that return published or otherwise named configurations.
         deviations: What differs from the source.
-        couples: Whether what one layer gets depends on which others are written, too.
+        depends_on_other_layers: Whether what one layer gets depends on which others are written, too.
 
     Returns:
         A class decorator. The class must be a frozen dataclass derived from ``Method``.
@@ -62,7 +62,7 @@ def register(
         if name in _METHODS and _origin(_METHODS[name]) != _origin(cls):
             raise HeadstartError(f"The method name {name!r} is taken by {_METHODS[name].__qualname__}.")
         texts = tuple(presets), tuple(deviations)
-        cls.info = Info(name, summary, reference, scope, needs_data, cost, *texts, couples)
+        cls.info = Info(name, summary, reference, scope, needs_data, cost, *texts, depends_on_other_layers)
         _METHODS[name] = cls
         return cls
 

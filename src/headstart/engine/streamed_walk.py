@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.engine.method import Method
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
 from headstart.model.trace import Plan
@@ -103,7 +103,7 @@ def _layer(
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
         found.append(channel_moments(output, layer.channel_axis(output)))
         if number == len(parts) - 1:
-            visits[0].leave_with(output, methods, inputs, pooled(found))
+            visits[0]._complete(output, methods, inputs, pooled(found))
 
     _sweep(model, parts, layer.module, leave, enter)
     return pooled(found) if visits[0].measured is None else visits[0].measured
@@ -138,7 +138,7 @@ def _sweep(
                 leave(number, module, (args, kwargs), output)
             raise _Reached
 
-        with _hooked(module, before, after), failing_forward(part, Where()):
+        with _hooked(module, before, after), failing_forward(part, CurrentLayer()):
             try:
                 fresh = part.head(part.size)  # a model may write into its input
                 model(*fresh.args, **fresh.kwargs)
@@ -169,7 +169,7 @@ def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list
     handles = [m.register_forward_pre_hook(lambda m, args: order.setdefault(id(m), m) and None) for m in modules]
     small = batch.head(2)
     try:
-        with failing_forward(small, Where()):
+        with failing_forward(small, CurrentLayer()):
             model(*small.args, **small.kwargs)
     finally:
         for handle in handles:

@@ -194,11 +194,11 @@ class Visit:
         """Add a remark to the layer's row."""
         self.row.notes.append(text)
 
-    def find(self, sentence: str) -> None:
+    def add_finding(self, sentence: str) -> None:
         """Add a finding to the report."""
-        self.plan.find(sentence)
+        self.plan.add_finding(sentence)
 
-    def leave(self, reason: str) -> None:
+    def skip(self, reason: str) -> None:
         """Keep the layer as it is and say why."""
         self.plan.skip(self.layer, reason)
 
@@ -227,7 +227,7 @@ class Visit:
                 ) from error
         self.row.seconds += time.perf_counter() - start
 
-    def leave_with(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
+    def _complete(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
         """Let the methods rescale the layer now that its output is there, and fill the row.
 
         Args:

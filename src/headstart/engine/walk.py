@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headstart.engine.method import Method
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
 from headstart.model.trace import Plan
@@ -69,7 +69,7 @@ def walk(
         from headstart.engine.streamed_walk import stream
 
         parts = batch.parts(batch_size)
-        plan.find(f"Statistics of {batch.size} samples, {batch_size} at a time.")
+        plan.add_finding(f"Statistics of {batch.size} samples, {batch_size} at a time.")
         stream(model, parts, plan, wanted, methods, transaction, seed)
     else:
         _pass(model, batch, plan, wanted, methods, transaction, seed)
@@ -87,7 +87,7 @@ def _pass(
     open_visits: dict[str, Visit] = {}
     left = {layer.name for layer in wanted}
     known: dict[str, Moments] = {}
-    where = Where()
+    where = CurrentLayer()
     handles = []
 
     def enter(layer: Layer) -> Any:
@@ -111,7 +111,7 @@ def _pass(
             visit = open_visits.pop(layer.name)
             if not isinstance(output, Tensor):
                 raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-            visit.leave_with(output, methods[layer.name], (args, kwargs))
+            visit._complete(output, methods[layer.name], (args, kwargs))
             if layer.name in plan.norm_after and visit.measured is not None:
                 known[plan.norm_after[layer.name]] = visit.measured
             if not left:

@@ -16,7 +16,7 @@ from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.measure.probe import Probe, weight_gradients
 from headstart.model import inputs
-from headstart.model.forward import Where, failing_forward
+from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
 from headstart.model.trace import Plan
@@ -40,7 +40,9 @@ class Passes:
     notes: list[str] = field(default_factory=list)
 
 
-def both_ways(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int) -> Passes:
+def forward_backward(
+    model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int
+) -> Passes:
     """Run the model forward and backward on stand-ins for its parameters.
 
     Args:
@@ -56,7 +58,7 @@ def both_ways(model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: Los
 
     Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
     """
-    where = Where()
+    where = CurrentLayer()
     probe = Probe(plan.layers, where)
     # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
     stand_ins = {

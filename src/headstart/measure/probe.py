@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from headstart.model.forward import Where, first_input
+from headstart.model.forward import CurrentLayer, first_input
 from headstart.model.norms import is_norm
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer
@@ -63,7 +63,7 @@ class Probe(TorchFunctionMode):
         where: Learns which layer is computing, for errors.
     """
 
-    def __init__(self, layers: Iterable[Layer], where: Where) -> None:
+    def __init__(self, layers: Iterable[Layer], where: CurrentLayer) -> None:
         super().__init__()
         self.signals: dict[str, Signal] = {}
         self._layers, self._where = list(layers), where

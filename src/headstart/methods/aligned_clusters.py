@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
 from headstart.methods.shared.first_convolution import check_scale
@@ -22,7 +22,7 @@ from headstart.model.checkpoints import Source, canonical_in, source_of
 from headstart.model.trace import Plan
 from headstart.model.weights import Layer, look
 from headstart.symmetries.alignment import tables_of
-from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.matching import Matcher, units
 
 
@@ -44,7 +44,7 @@ from headstart.symmetries.matching import Matcher, units
         " than that.",
         "All convolutions are written by default; the paper writes up to four.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class AlignedClusters(Method):
@@ -122,25 +122,25 @@ class AlignedClusters(Method):
             )
         return found
 
-    def start(self, whole: Whole) -> None:
+    def start(self, view: ModelView) -> None:
         """Align the sources and write the means."""
-        assert whole.batch is not None
+        assert view.batch is not None
         sources = self._sources()
-        states = [source.state(whole.model) for source in sources]
-        every = {la.name: la for la in [*whole.plan.layers, *whole.plan.unreached]}
+        states = [source.state(view.model) for source in sources]
+        every = {la.name: la for la in [*view.plan.layers, *view.plan.unreached]}
         found = {name: self._weights(states, layer) for name, layer in every.items()}
         common = {name: values for name, values in found.items() if values is not None}
-        for layer in whole.layers:
+        for layer in view.layers:
             if layer.name not in common:
-                whole.plan.skip(layer, "not all sources have its weight in this shape")
-        written = [layer for layer in whole.layers if layer.name in common]
+                view.plan.skip(layer, "not all sources have its weight in this shape")
+        written = [layer for layer in view.layers if layer.name in common]
         if not written:
-            names = ", ".join(f"'{layer.name}'" for layer in whole.layers[:3])
+            names = ", ".join(f"'{layer.name}'" for layer in view.layers[:3])
             raise HeadstartError(
                 f"aligned-clusters: not all of {len(sources)} sources have the weights of {names} in their shapes.",
                 remedy="The sources must be networks of the model's architecture.",
             )
-        wiring = wire(whole.model, whole.batch)
+        wiring = trace_channels(view.model, view.batch)
         # Without the layers that the sources do not share (their heads).
         wiring.layers = {name: use for name, use in wiring.layers.items() if name in common}
         matcher = Matcher(wiring, every)
@@ -151,8 +151,8 @@ class AlignedClusters(Method):
         after = [matcher.similarity(units(placed[0]), units(w)) for w in placed[1:]]
         for layer in written:
             if layer.name in wiring.layers:
-                self._write(whole, layer, [p[layer.name] for p in placed])
-        whole.plan.find(
+                self._write(view, layer, [p[layer.name] for p in placed])
+        view.plan.add_finding(
             f"aligned-clusters: filters of {len(sources)} sources had a mean cosine similarity to those of the first of"
             f" {sum(before) / len(before):.3g} before and {sum(after) / len(after):.3g} after alignment."
         )
@@ -162,7 +162,7 @@ class AlignedClusters(Method):
         values = [canonical_in(state, layer) for state in states]
         return [v.cpu() for v in values if v is not None] if all(v is not None for v in values) else None
 
-    def _write(self, whole: Whole, layer: Layer, aligned: Sequence[Tensor]) -> None:
+    def _write(self, view: ModelView, layer: Layer, aligned: Sequence[Tensor]) -> None:
         stacked = torch.stack(list(aligned))
         size = math.sqrt(float(stacked.double().square().mean()))
         if self.average == "unit":
@@ -170,11 +170,11 @@ class AlignedClusters(Method):
         mean = stacked.mean(0)
         own = math.sqrt(float(mean.double().square().mean()))
         if own == 0:
-            whole.plan.skip(layer, "the mean of the sources is zero")
+            view.plan.skip(layer, "the mean of the sources is zero")
             return
         wanted = {"match": self._rms(layer), "source": size, "paper": own}.get(str(self.scale), self.scale)
-        whole.write(layer, mean * (float(wanted) / own))
-        whole.plan.rows[layer.name].notes.append(f"mean of {len(aligned)} sources")
+        view.write(layer, mean * (float(wanted) / own))
+        view.plan.rows[layer.name].notes.append(f"mean of {len(aligned)} sources")
 
     def _rms(self, layer: Layer) -> float:
         size = math.sqrt(float(look(layer).double().square().mean()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import DataError, ModelError
@@ -46,7 +46,7 @@ KEPT = WithinLayer(fill="keep")
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
         "Filter clusters go into the first convolution and depthwise ones alone, and only where a norm follows.",
     ),
-    couples=True,  # how many norms there are decides for every layer
+    depends_on_other_layers=True,  # how many norms there are decides for every layer
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -96,7 +96,7 @@ class Auto(Method):
             else:
                 chosen.append(layer)
         if not chosen:
-            plan.find("auto: nothing was found to help this kind of network, so it was left as it is.")
+            plan.add_finding("auto: nothing was found to help this kind of network, so it was left as it is.")
         return chosen
 
     def before(self, visit: Visit) -> None:
@@ -119,22 +119,22 @@ class Auto(Method):
         except DataError as error:  # nothing is written then, and what cannot be had is no reason to stop
             if visit.input is None or not bool(visit.input.isfinite().all()):
                 raise  # what is broken is one
-            visit.leave("its input has no patches to whiten")
-            visit.find(f"auto: the first layer was left as it is. {error.message}")
+            visit.skip("its input has no patches to whiten")
+            visit.add_finding(f"auto: the first layer was left as it is. {error.message}")
 
     def after(self, visit: Visit) -> None:
         """Normalize what no norm does."""
         if _few_norms(visit.plan):
             _recipe(visit).after(visit)
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, view: ModelView) -> None:
         """Balance a network of convolutions without norms."""
-        if not _few_norms(whole.plan) or not _convolves(whole.plan.layers):
+        if not _few_norms(view.plan) or not _convolves(view.plan.layers):
             return
         try:
-            Balance().finish(whole)
+            Balance().finish(view)
         except ModelError as error:  # from the first measurement, before anything is rescaled
-            whole.plan.find(f"auto: layers were not balanced. {error.message}")
+            view.plan.add_finding(f"auto: layers were not balanced. {error.message}")
 
 
 def _recipe(visit: Visit) -> WithinLayer:

@@ -285,7 +285,7 @@ class Dirac(Method):
         """Write the identity, zero the bias."""
         layer = visit.layer
         if layer.kind == "linear" and not self.linear:
-            visit.leave("a linear layer: pass dirac:linear=true to write it")
+            visit.skip("a linear layer: pass dirac:linear=true to write it")
             return
         weight = visit.weight.unflatten(0, (layer.groups, -1))  # (groups, out/groups, in/groups, *kernel)
         if self.rest == "zero":
@@ -353,7 +353,7 @@ class Zero(Method):
     def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
         """All layers, with a warning where that is every layer of a network."""
         if 1 < len(plan.layers) == len(layers):
-            plan.find("zero: every weight layer is zero, so the network cannot train. Name some with include=.")
+            plan.add_finding("zero: every weight layer is zero, so the network cannot train. Name some with include=.")
         return layers
 
     def before(self, visit: Visit) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import parse, register
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
@@ -50,9 +50,9 @@ class _Control(Method, ABC):
         """The layers that the treatment writes."""
         return self.treatment.select(layers, plan)
 
-    def start(self, whole: Whole) -> None:
+    def start(self, view: ModelView) -> None:
         """Let a treatment write that does so before the walk."""
-        self.treatment.start(whole)
+        self.treatment.start(view)
 
     def before(self, visit: Visit) -> None:
         """Let the treatment write, then replace the filters that it changed."""

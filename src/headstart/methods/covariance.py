@@ -202,7 +202,7 @@ class StructuredCovariance(Method):
             wrong = f"the window of {layer.where} at depth {place[layer.name]:.2g} has a variance of {s:.3g}"
             self.check(s > 0, wrong, "Pass s0, v and a that keep it positive from 0 to 1")
             if max(layer.kernel) < SMALL:
-                plan.find(
+                plan.add_finding(
                     f"{self.info.name}: kernels of fewer than {SMALL} taps show hardly anything of the structure;"
                     " it was made for 7 or more."
                 )

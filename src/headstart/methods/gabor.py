@@ -89,7 +89,7 @@ class Gabor(Method):
         """Draw and write the filters."""
         layer = visit.layer
         if self.centred and min(k for k in layer.kernel if k > 1) < 5:
-            visit.find(
+            visit.add_finding(
                 f"{self.info.name}: a kernel of {layer.kernel} is too small for most waves; 5 or more taps serve."
             )
         planes = self._planes(visit)  # (out, *kernel)

@@ -89,8 +89,8 @@ class LSUV(Method):
         d = float(((b - b.mean()) ** 2).double().mean())
         excess = c * c - a * (d - self.std**2)
         if excess < 0 or (t := (-c + math.sqrt(excess)) / a) <= 0:
-            visit.leave(f"its biases alone have deviation {math.sqrt(d):.3g}, above {self.std:g}")
-            visit.find(
+            visit.skip(f"its biases alone have deviation {math.sqrt(d):.3g}, above {self.std:g}")
+            visit.add_finding(
                 f"{self.info.name}: '{visit.layer.name}' cannot reach deviation {self.std:g} by its weights alone."
             )
             return

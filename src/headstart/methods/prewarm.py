@@ -192,7 +192,9 @@ class PreWarm(Method):
         wanted = self._rule(visit, images, clusters)
         most = max(1, MOST_PATCHES // len(images))
         if wanted > most:
-            visit.find(f"{self.info.name}: {wanted} patches per sample were reduced to {most}, {MOST_PATCHES} in all.")
+            visit.add_finding(
+                f"{self.info.name}: {wanted} patches per sample were reduced to {most}, {MOST_PATCHES} in all."
+            )
         return max(1, min(wanted, most))
 
     def _rule(self, visit: Visit, images: Tensor, clusters: int) -> int:
@@ -211,7 +213,7 @@ class PreWarm(Method):
                 f" and the input of {layer.where} spans {float(images.min()):.3g} to {float(images.max()):.3g}.",
                 remedy="Pass mean= and std= of the normalization in use, a number as patches=, or patches='auto'.",
             )
-        visit.find(
+        visit.add_finding(
             f"{self.info.name}: raw pixels are not known, so {POINTS_PER_CLUSTER} patches per cluster were drawn;"
             " pass mean= and std= of the normalization for the published rule."
         )
@@ -219,9 +221,9 @@ class PreWarm(Method):
 
     def _block(self, visit: Visit, patches: Tensor, clusters: int, purpose: str) -> Tensor:
         """Centroids (or what stands in for them as a control) of one set of patches, tapered."""
-        whole = patches.flatten(1)
-        flat = whole - whole.mean(1, keepdim=True)
-        noise = 16 * torch.finfo(flat.dtype).eps * float(whole.norm(dim=1).max())  # rounding of the mean
+        view = patches.flatten(1)
+        flat = view - view.mean(1, keepdim=True)
+        noise = 16 * torch.finfo(flat.dtype).eps * float(view.norm(dim=1).max())  # rounding of the mean
         weights = taper(visit.layer.kernel).to(flat).expand(patches.shape[1:]).flatten()
         if self.taper == "before":
             flat = flat * weights
@@ -256,7 +258,7 @@ class PreWarm(Method):
         else:
             alpha = float(self.scale)
         if self.bound and alpha > bound * (1 + 1e-6):
-            visit.find(f"{self.info.name}: scale {alpha:.3g} was capped at the parity bound {bound:.3g}.")
+            visit.add_finding(f"{self.info.name}: scale {alpha:.3g} was capped at the parity bound {bound:.3g}.")
             alpha = bound
         flat = block.flatten(1).double()
         if self.norm == "filter":

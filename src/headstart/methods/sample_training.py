@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from headstart import progress, rng
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
 from headstart.fitting import classify, samples
@@ -109,29 +109,31 @@ class SampleTraining(Method):
             "Leave fit= out",
         )
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, view: ModelView) -> None:
         """Train, stage by stage."""
-        assert whole.batch is not None
-        dataset = samples.as_dataset(whole.data, whole.batch.raw)
-        plan = self.stages(len(dataset), whole.seed)  # type: ignore[arg-type]
-        if isinstance(dataset, samples.Rows) and not samples.holds_rows(whole.data):
-            whole.plan.find(f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all.")
+        assert view.batch is not None
+        dataset = samples.as_dataset(view.data, view.batch.raw)
+        plan = self.stages(len(dataset), view.seed)  # type: ignore[arg-type]
+        if isinstance(dataset, samples.Rows) and not samples.holds_rows(view.data):
+            view.plan.add_finding(
+                f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all."
+            )
         for stage in plan:
             missing = samples.missing_classes(dataset, stage.indices)
             if missing:
-                whole.plan.find(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
+                view.plan.add_finding(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
         if not plan:
-            whole.plan.find(f"{self.info.name}: no epochs, so nothing was trained.")
+            view.plan.add_finding(f"{self.info.name}: no epochs, so nothing was trained.")
             return
-        before = _Before(whole)
-        with classify.training(whole.model, before.frozen):
-            self._train(whole, dataset, plan)
-        whole.model.eval()
-        self._statistics(whole, dataset, plan[-1], before)
-        self._perturb(whole)
-        before.tell(whole)
+        before = _Before(view)
+        with classify.training(view.model, before.frozen):
+            self._train(view, dataset, plan)
+        view.model.eval()
+        self._statistics(view, dataset, plan[-1], before)
+        self._perturb(view)
+        before.tell(view)
         own = f", {sum(stage.steps(self._own().batch_size) for stage in plan)} steps" if self.fit is None else ""
-        whole.plan.find(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
+        view.plan.add_finding(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
 
     def stages(self, size: int, seed: int) -> list[Stage]:
         """List the stages for a data set of some size, in order; none without epochs."""
@@ -147,23 +149,23 @@ class SampleTraining(Method):
         said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return Classify(decay=self.decay, frozen_batches=self.frozen_batches, **said)
 
-    def _train(self, whole: Whole, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
+    def _train(self, view: ModelView, dataset: Dataset[Any], plan: Sequence[Stage]) -> None:
         fit = self.fit or self._own()
         if isinstance(fit, Classify) and fit.get_inputs is None:
-            fit = replace(fit, get_inputs=whole.get_inputs)
-        assert whole.batch is not None
-        work = [repr(self), classify.name_of(fit), str(whole.seed), str(len(dataset)), fingerprint(whole.batch)]  # type: ignore[arg-type]
-        kept = Checkpoint(self.checkpoint, whole.model, work)
+            fit = replace(fit, get_inputs=view.get_inputs)
+        assert view.batch is not None
+        work = [repr(self), classify.name_of(fit), str(view.seed), str(len(dataset)), fingerprint(view.batch)]  # type: ignore[arg-type]
+        kept = Checkpoint(self.checkpoint, view.model, work)
         done = kept.resume()
         if done:
-            whole.plan.find(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
-        with progress.telling() as tell:
-            self._stages(whole, dataset, plan[done:], fit, kept, tell)
-        whole.transaction.at_success(kept.remove)
+            view.plan.add_finding(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
+        with progress.progress_reporter() as tell:
+            self._stages(view, dataset, plan[done:], fit, kept, tell)
+        view.transaction.at_success(kept.remove)
 
     def _stages(
         self,
-        whole: Whole,
+        view: ModelView,
         dataset: Dataset[Any],
         plan: Sequence[Stage],
         fit: Fit,
@@ -173,31 +175,31 @@ class SampleTraining(Method):
         for stage in plan:
             what = f"{self.info.name}, stage {stage.number} of {stage.of}, epochs"
             tell(what, 0, stage.epochs)
-            seed = rng.derive(whole.seed, "stage", str(stage.number))
+            seed = rng.derive(view.seed, "stage", str(stage.number))
             part: Any = Subset(dataset, stage.indices.tolist())
             if self.source == "all":
                 part = [Subset(dataset, chunk.tolist()) for chunk in _chunks(dataset, stage, seed)]
-            whole.model.train()
+            view.model.train()
             try:
                 with rng.untouched(seed):  # so that a stage draws the same whatever ran before it
                     if isinstance(fit, Classify):
                         told = lambda _, epoch: tell(what, epoch, stage.epochs)  # noqa: E731, B023 - called in here
-                        fit(whole.model, part, stage.epochs, seed=seed, on_epoch=told)
+                        fit(view.model, part, stage.epochs, seed=seed, on_epoch=told)
                     else:
-                        fit(whole.model, part, stage.epochs)
+                        fit(view.model, part, stage.epochs)
             except Exception as error:
                 reason = str(error) if isinstance(error, HeadstartError) else f"{type(error).__name__}: {error}."
                 raise HeadstartError(f"{self.info.name}: {stage} failed, nothing was changed. {reason}") from error
-            require_finite(whole.model, f"{self.info.name}: after {stage}")
+            require_finite(view.model, f"{self.info.name}: after {stage}")
             kept.save(stage.number)
 
-    def _statistics(self, whole: Whole, dataset: Dataset[Any], last: Stage, before: _Before) -> None:
+    def _statistics(self, view: ModelView, dataset: Dataset[Any], last: Stage, before: _Before) -> None:
         """Bring batch norms' running statistics to what was asked for."""
-        norms = [m for m in whole.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        norms = [m for m in view.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if self.batch_norm == "reset":
             before.restore([b for m in norms for b in m.buffers()])
         elif self.batch_norm == "reestimate" and norms:
-            chosen = samples.batches(last.indices, self._own().batch_size, whole.seed, "reestimate")[:_ENOUGH]
+            chosen = samples.batches(last.indices, self._own().batch_size, view.seed, "reestimate")[:_ENOUGH]
             kept = [(m, m.momentum) for m in norms]
             for m in norms:
                 m.reset_running_stats()
@@ -205,17 +207,17 @@ class SampleTraining(Method):
                 m.training = True
             try:
                 for batch in samples.fetch(dataset, chosen):
-                    classify.run(whole.model, batch, whole.get_inputs)
+                    classify.run(view.model, batch, view.get_inputs)
             finally:
                 for m, momentum in kept:
                     m.momentum, m.training = momentum, False
 
-    def _perturb(self, whole: Whole) -> None:
+    def _perturb(self, view: ModelView) -> None:
         """Shrink the weights of the layers and add noise."""
         if self.shrink == 1 and self.noise == 0:
             return
-        for layer in whole.layers:
-            draw = rng.generator(whole.seed, layer.name, "perturb")
+        for layer in view.layers:
+            draw = rng.generator(view.seed, layer.name, "perturb")
             value, bias = weights.read(layer), weights.read_bias(layer)
             noise = self.noise * torch.randn(value.shape, generator=draw, dtype=value.dtype).to(value.device)
             weights.write(layer, self.shrink * value + noise)
@@ -239,32 +241,32 @@ def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:
 class _Before:
     """What the model was before the stages, and what may change."""
 
-    def __init__(self, whole: Whole) -> None:
-        model = whole.model
+    def __init__(self, view: ModelView) -> None:
+        model = view.model
         self._values = {id(t): t.detach().clone() for t in [*model.parameters(), *model.buffers()]}
-        everything = [*whole.plan.layers, *whole.plan.unreached]
+        everything = [*view.plan.layers, *view.plan.unreached]
         # A layer that is not selected may still train: tied to another, or used without being called.
-        self._layers = [la for la in everything if la.name not in whole.plan.excluded]
+        self._layers = [la for la in everything if la.name not in view.plan.excluded]
         self._stats = {layer.name: summarize(weights.look(layer)) for layer in self._layers}
         trained = {id(p) for layer in self._layers for p in layer.module.parameters()}
-        out = [p for la in everything if la.name in whole.plan.excluded for p in la.module.parameters()]
+        out = [p for la in everything if la.name in view.plan.excluded for p in la.module.parameters()]
         self.frozen: list[nn.Parameter] = [p for p in out if id(p) not in trained]
         fixed = {id(p) for p in self.frozen}
         self._free = [t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed]
         for tensor in self._free:
-            whole.transaction.mark_tensor(tensor)
+            view.transaction.mark_tensor(tensor)
 
     def restore(self, tensors: Sequence[Tensor]) -> None:
         """Put tensors back as they were."""
         for tensor in tensors:
             tensor.copy_(self._values[id(tensor)])
 
-    def tell(self, whole: Whole) -> None:
+    def tell(self, view: ModelView) -> None:
         """Say in the report what changed."""
         own: set[int] = set()
         changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
         for layer in self._layers:
-            row = whole.plan.rows[layer.name]
+            row = view.plan.rows[layer.name]
             if any(note.startswith("tied to") for note in row.notes):
                 continue  # the owner of the weight tells
             tensors = {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
@@ -272,11 +274,11 @@ class _Before:
             if not tensors & changed:
                 continue
             row.action = "written"
-            row.methods.append(whole.method)
+            row.methods.append(view.method)
             (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
             row.weight_mean, row.weight_std = (old_mean, mean), (old_std, std)
-        named = [*whole.model.named_parameters(), *whole.model.named_buffers()]
-        whole.plan.others += [name for name, t in named if id(t) in changed - own]
+        named = [*view.model.named_parameters(), *view.model.named_buffers()]
+        view.plan.others += [name for name, t in named if id(t) in changed - own]
 
 
 _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
@@ -295,7 +297,7 @@ _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
         "The sizes are 1.25 % and 12.5 %, as in all published experiments; the description says 1.25 % twice.",
         "A sample of n images gives ceil(n / batch size) batches of equal size; published ones are whole batches.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class SmartInit(SampleTraining):
@@ -341,7 +343,7 @@ class SmartInit(SampleTraining):
     needs_data=True,
     cost="50 epochs on half of the data: 25 epochs of training",
     deviations=("The number of epochs is fixed (50, as in the Smart-Init study), not until convergence.",),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class WarmStart(SampleTraining):
@@ -365,7 +367,7 @@ class WarmStart(SampleTraining):
         "Weights and biases of layers are shrunk and perturbed; norms keep what they learnt.",
         "The factor 0.6 and the noise 0.01 are one choice of several that the source tries.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class ShrinkPerturb(SampleTraining):

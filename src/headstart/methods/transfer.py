@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
 from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of
@@ -29,7 +29,7 @@ from headstart.model.weights import Layer
         "The source is the one that the user names; the baseline picks one of many source models at random.",
         "A head of another size keeps its own start; in the baseline all heads have 10 classes and are copied.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class Pretrained(Method):
@@ -76,29 +76,29 @@ class Pretrained(Method):
         """The options, with the source by what it holds."""
         return identity_of(self, "source")
 
-    def start(self, whole: Whole) -> None:
+    def start(self, view: ModelView) -> None:
         """Copy what fits."""
-        state = read(self, self.source, whole.model, self.prefix)
-        final = heads(whole.plan)
+        state = read(self, self.source, view.model, self.prefix)
+        final = heads(view.plan)
         counted = copied = 0
-        for layer in whole.layers:
+        for layer in view.layers:
             value, reason = self._found(state, layer, layer.name in final)
             if value is None:
-                whole.plan.skip(layer, reason)
+                view.plan.skip(layer, reason)
             else:
-                whole.write(layer, value, _fitting_bias(state, layer))
-                whole.plan.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
+                view.write(layer, value, _fitting_bias(state, layer))
+                view.plan.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
                 copied += value.numel()
             counted += 0 if value is None and layer.name in final else layer.module.weight.numel()
         share = copied / max(counted, 1)
         label = f"pretrained: {share:.1%} of the weights of the selected layers come from {self.source!r}"
         if not copied or share < self.strict:
             raise HeadstartError(
-                f"{label}, {f'less than strict={self.strict:.1%}' if copied else 'that is nothing'}: {_why(whole)}.",
+                f"{label}, {f'less than strict={self.strict:.1%}' if copied else 'that is nothing'}: {_why(view)}.",
                 remedy="Compare the names; prefix= takes off one that all tensors of the source have.",
             )
-        others = copy_others(whole, lambda name, tensor: _of_shape(state.get(name), tensor))
-        whole.plan.find(f"{label}, and {len(others)} tensors outside of them.")
+        others = copy_others(view, lambda name, tensor: _of_shape(state.get(name), tensor))
+        view.plan.add_finding(f"{label}, and {len(others)} tensors outside of them.")
 
     def _found(self, state: Mapping[str, Tensor], layer: Layer, head: bool) -> tuple[Tensor | None, str]:
         """A layer's new weight, or the reason why there is none."""
@@ -162,22 +162,22 @@ def companions(model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str,
                 yield f"{path}.{name}" if path else name, tensor, owner
 
 
-def copy_others(whole: Whole, value_of: Callable[[str, Tensor], Tensor | None]) -> list[str]:
+def copy_others(view: ModelView, value_of: Callable[[str, Tensor], Tensor | None]) -> list[str]:
     """Write parameters and buffers outside of the weight layers that go with a written layer, and name them.
 
     Args:
-        whole: The model, its layers written.
+        view: The model, its layers written.
         value_of: ``(name, tensor) -> its new value``, or None to leave it.
     """
-    plan, written = whole.plan, []
-    left = {name for name, row in plan.rows.items() if whole.method not in row.methods}
-    for name, tensor, owner in companions(whole.model, [*plan.layers, *plan.unreached]):
+    plan, written = view.plan, []
+    left = {name for name, row in plan.rows.items() if view.method not in row.methods}
+    for name, tensor, owner in companions(view.model, [*plan.layers, *plan.unreached]):
         frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
-        if owner in left or frozen or not whole.transaction.holds(tensor):
+        if owner in left or frozen or not view.transaction.holds(tensor):
             continue
         value = value_of(name, tensor)
         if value is not None:
-            whole.write_other(name, tensor, value)
+            view.write_tensor(name, tensor, value)
             written.append(name)
     return written
 
@@ -191,8 +191,8 @@ def _fitting_bias(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
     return bias if bias is not None and len(bias) == layer.out_channels else None
 
 
-def _why(whole: Whole) -> str:
+def _why(view: ModelView) -> str:
     """Why layers got nothing, by the first of them."""
-    notes = {layer.name: whole.plan.rows[layer.name].notes for layer in whole.layers}
+    notes = {layer.name: view.plan.rows[layer.name].notes for layer in view.layers}
     found = [f"'{name}': {text[-1]}" for name, text in notes.items() if text and not text[-1].startswith("from ")]
     return "; ".join(found[:3]) + (" …" if len(found) > 3 else "") if found else "no layer was selected"

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError, ModelError
 from headstart.methods.transfer import copy_others, heads, identity_of, read
 from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
 from headstart.model.weights import Layer, to_canonical
-from headstart.symmetries.channel_flow import wire
+from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.permutation import Wiring
-from headstart.symmetries.scale_flow import Use
+from headstart.symmetries.permutation import PermutationGroups
+from headstart.symmetries.scale_flow import ChannelLabels
 
 
 @register(
@@ -36,7 +36,7 @@ from headstart.symmetries.scale_flow import Use
         "Grouped layers are selected only where groups stay whole; others are left and named.",
         "scale='fan-in' is an addition: sums over fewer inputs keep their size.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class WeightSelection(Method):
@@ -89,37 +89,37 @@ class WeightSelection(Method):
         """The options, with the teacher by what it holds."""
         return identity_of(self, "source")
 
-    def start(self, whole: Whole) -> None:
+    def start(self, view: ModelView) -> None:
         """Select and write."""
-        state = read(self, self.source, whole.model, self.prefix)
-        names = block_names(whole.model.state_dict(), state) if self.blocks == "spaced" else {}
+        state = read(self, self.source, view.model, self.prefix)
+        names = block_names(view.model.state_dict(), state) if self.blocks == "spaced" else {}
         state = {key: state[names.get(key, key)] for key in {*state, *names} if names.get(key, key) in state}
-        axes = Axes([*whole.plan.layers, *whole.plan.unreached], state)
-        if whole.batch is not None and axes.teacher:
-            axes.follow(whole)
-        final = heads(whole.plan) if self.head == "skip" else set()
+        axes = Axes([*view.plan.layers, *view.plan.unreached], state)
+        if view.batch is not None and axes.teacher:
+            axes.follow(view)
+        final = heads(view.plan) if self.head == "skip" else set()
         written = 0
-        for layer in whole.layers:
-            reason = "the head keeps its start" if layer.name in final else self._select(whole, layer, state, axes)
+        for layer in view.layers:
+            reason = "the head keeps its start" if layer.name in final else self._select(view, layer, state, axes)
             if reason:
-                whole.plan.skip(layer, reason)
+                view.plan.skip(layer, reason)
             else:
                 key = key_of(layer)
                 shape = tuple(axes.teacher[layer.name].shape)
-                whole.plan.rows[layer.name].notes.append(f"from '{names.get(key, key)}' {shape}")
+                view.plan.rows[layer.name].notes.append(f"from '{names.get(key, key)}' {shape}")
                 written += 1
         if not written:
-            notes = [f"'{la.name}': {row.notes[-1]}" for la in whole.layers if (row := whole.plan.rows[la.name]).notes]
+            notes = [f"'{la.name}': {row.notes[-1]}" for la in view.layers if (row := view.plan.rows[la.name]).notes]
             raise HeadstartError(
                 f"weight-selection: nothing in {self.source!r} fits the model: {'; '.join(notes[:3])}.",
                 remedy="Compare the names; the teacher must be of the same family.",
             )
-        others = copy_others(whole, lambda name, tensor: axes.selected(state.get(name), name, tensor))
-        whole.plan.find(
+        others = copy_others(view, lambda name, tensor: axes.selected(state.get(name), name, tensor))
+        view.plan.add_finding(
             f"weight-selection: {written} layers and {len(others)} tensors outside of them come from {self.source!r}."
         )
 
-    def _select(self, whole: Whole, layer: Layer, state: Mapping[str, Tensor], axes: Axes) -> str:
+    def _select(self, view: ModelView, layer: Layer, state: Mapping[str, Tensor], axes: Axes) -> str:
         """Write one layer, or say why not."""
         weight = axes.teacher.get(layer.name)
         if weight is None:
@@ -139,7 +139,7 @@ class WeightSelection(Method):
         if self.scale == "fan-in":
             weight = weight * (math.prod(shape[1:]) / math.prod(layer.shape[1:]))
         bias = bias_in(state, layer)
-        whole.write(layer, weight, bias[out.to(bias.device)] if bias is not None and len(bias) == shape[0] else None)
+        view.write(layer, weight, bias[out.to(bias.device)] if bias is not None and len(bias) == shape[0] else None)
         return ""
 
 
@@ -162,15 +162,17 @@ class Axes:
             if value is not None and (layer.kind != "transposed" or value.shape[0] % layer.groups == 0):
                 self.teacher[layer.name] = to_canonical(layer, value)
         self._sizes = {(len(value), self.layers[name].out_channels) for name, value in self.teacher.items()}
-        self._wiring: Wiring | None = None
+        self._wiring: PermutationGroups | None = None
 
-    def follow(self, whole: Whole) -> None:
+    def follow(self, view: ModelView) -> None:
         """See by a run which layers' channels reach which inputs."""
-        assert whole.batch is not None
+        assert view.batch is not None
         try:
-            self._wiring = wire(whole.model, whole.batch)
+            self._wiring = trace_channels(view.model, view.batch)
         except ModelError as error:
-            whole.plan.find(f"weight-selection: inputs are told by their sizes, since channels were lost: {error}")
+            view.plan.add_finding(
+                f"weight-selection: inputs are told by their sizes, since channels were lost: {error}"
+            )
 
     def inputs(self, layer: Layer) -> Tensor | str:
         """The places of a layer's inputs (of one group), or why they cannot be told."""
@@ -205,7 +207,7 @@ class Axes:
             value = value.index_select(axis, found.to(value.device))
         return value
 
-    def _traced(self, use: Use | None, total: int) -> Tensor | None:
+    def _traced(self, use: ChannelLabels | None, total: int) -> Tensor | None:
         return None if use is None else self._parts(use.inputs, total)
 
     def _parts(self, labels: Tensor, total: int) -> Tensor | None:

@@ -20,7 +20,7 @@ def full_precision(model: nn.Module) -> torch.autocast:
     return torch.autocast(device, enabled=False)
 
 
-class Where:
+class CurrentLayer:
     """Which layer is computing, for errors."""
 
     layer: Layer | None = None
@@ -55,7 +55,7 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def failing_forward(batch: Batch, where: Where) -> Iterator[None]:
+def failing_forward(batch: Batch, where: CurrentLayer) -> Iterator[None]:
     """Turn whatever the model's own code raises into one clear error."""
     try:
         yield

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from headstart import rng
-from headstart.model.forward import Where, failing_forward
+from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
 
 
@@ -14,7 +14,7 @@ def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
     """Give lazy modules their shapes; their default weights come from the call's seed."""
     training = [(m, m.training) for m in model.modules()]
     model.eval()
-    small, where = batch.head(2), Where()
+    small, where = batch.head(2), CurrentLayer()
     try:
         with (
             rng.untouched(rng.derive(seed, "lazy")),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm
 from headstart.model.weights import Layer, weight_layers
@@ -71,7 +71,7 @@ class Plan:
         """The first convolution with a kernel of more than one tap, in execution order."""
         return next((la for la in self.layers if la.kind == "conv" and math.prod(la.kernel) > 1), None)
 
-    def find(self, sentence: str) -> None:
+    def add_finding(self, sentence: str) -> None:
         """Add a finding, once."""
         if sentence not in self.findings:
             self.findings.append(sentence)
@@ -116,7 +116,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
     norm_after: dict[str, str] = {}
     norms: set[str] = set()
     recent: deque[tuple[str, Tensor, int, int]] = deque(maxlen=_RECENT)
-    where = Where()
+    where = CurrentLayer()
     handles = []
 
     def enter(layer: Layer) -> Callable[..., None]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 _PADDING = 3  # between columns
 
 
 @dataclass
-class Grid:
+class Table:
     """One table as text.
 
     Attributes:
@@ -35,13 +35,13 @@ class Grid:
         return all(_is_number(row[column]) for row in self.cells if row[column])
 
 
-class Shown(ABC):
+class Displayable(ABC):
     """Base of results that show themselves: text, terminal, notebook, HTML."""
 
     title: str
 
     @abstractmethod
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """The tables."""
 
     @abstractmethod
@@ -50,13 +50,13 @@ class Shown(ABC):
 
     def to_html(self) -> str:
         """Return an HTML fragment: title, findings, tables. Every name is escaped."""
-        return html_fragment(self.title, self.sentences(), self.grids())
+        return html_fragment(self.title, self.sentences(), self.to_tables())
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
     def __rich__(self) -> RenderableType:
-        return rich_group(self.title, self.sentences(), self.grids())
+        return rich_group(self.title, self.sentences(), self.to_tables())
 
     def __str__(self) -> str:
         return to_text(self.__rich__())
@@ -80,11 +80,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def rich_group(title: str, findings: Sequence[str], grids: Sequence[Grid]) -> RenderableType:
+def rich_group(title: str, findings: Sequence[str], tables: Sequence[Table]) -> RenderableType:
     """Build tables with their findings below; names are shown as they are, never as markup."""
-    alone = len(grids) == 1
+    alone = len(tables) == 1
     parts: list[RenderableType] = [] if alone else [Text(title, style="bold")]
-    parts += [FittedTable(grid, title if alone else grid.caption) for grid in grids]
+    parts += [FittedTable(table, title if alone else table.caption) for table in tables]
     return Group(*parts, *(Text(f"• {f}") for f in findings))
 
 
@@ -92,22 +92,22 @@ class FittedTable:
     """A table that fits its terminal: where it is too wide, it is continued below, and notes become lines.
 
     Args:
-        grid: What to show.
+        table: What to show.
         title: Above it.
     """
 
-    def __init__(self, grid: Grid, title: str) -> None:
-        self.grid, self.title = grid, title
+    def __init__(self, table: Table, title: str) -> None:
+        self.table, self.title = table, title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        grid, room = self.grid, options.max_width
-        columns = range(len(grid.columns))
-        cells = [max([0, *(len(row[i]) for row in grid.cells)]) for i in columns]
-        widths = [max(len(grid.columns[i]), cells[i]) for i in columns]
-        notes = [i for i in columns if grid.columns[i] == "notes"]
+        table, room = self.table, options.max_width
+        columns = range(len(table.columns))
+        cells = [max([0, *(len(row[i]) for row in table.cells)]) for i in columns]
+        widths = [max(len(table.columns[i]), cells[i]) for i in columns]
+        notes = [i for i in columns if table.columns[i] == "notes"]
         apart: list[int] = []
         if sum(w + _PADDING for w in widths) > room:  # let headings break between words, and take notes out
-            widths = [min(room - _PADDING, max(_longest_word(grid.columns[i]), cells[i])) for i in columns]
+            widths = [min(room - _PADDING, max(_longest_word(table.columns[i]), cells[i])) for i in columns]
             apart = notes
         title = self.title
         for part in _parts(widths, [i for i in columns if i not in apart], room):
@@ -115,15 +115,15 @@ class FittedTable:
             yield Text()
             title = ""
         for i in apart:
-            yield from (Text(f"{', '.join(names)}: {text}") for text, names in _by_note(grid, i).items())
+            yield from (Text(f"{', '.join(names)}: {text}") for text, names in _by_note(table, i).items())
 
-    def _table(self, part: Sequence[int], widths: Sequence[int], title: str) -> Table:
-        table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    def _table(self, part: Sequence[int], widths: Sequence[int], title: str) -> RichTable:
+        table = RichTable(title=escape(title) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         table.show_edge = table.pad_edge = False
         for i in part:
-            justify: JustifyMethod = "right" if i and self.grid.numeric(i) else "left"
-            table.add_column(escape(self.grid.columns[i]), justify=justify, overflow="fold", width=widths[i])
-        for row in self.grid.cells:
+            justify: JustifyMethod = "right" if i and self.table.numeric(i) else "left"
+            table.add_column(escape(self.table.columns[i]), justify=justify, overflow="fold", width=widths[i])
+        for row in self.table.cells:
             table.add_row(*(Text(row[i]) for i in part))
         return table
 
@@ -151,10 +151,10 @@ def _parts(widths: Sequence[int], columns: Sequence[int], room: int) -> list[lis
     return parts
 
 
-def _by_note(grid: Grid, column: int) -> dict[str, list[str]]:
+def _by_note(table: Table, column: int) -> dict[str, list[str]]:
     """Rows by their note, in order."""
     found: dict[str, list[str]] = {}
-    for row in grid.cells:
+    for row in table.cells:
         if row[column]:
             found.setdefault(row[column], []).append(f"'{row[0]}'")
     return found
@@ -168,7 +168,7 @@ def to_text(renderable: RenderableType, width: int = 160) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip()
 
 
-def html_fragment(title: str, findings: Sequence[str], grids: Sequence[Grid]) -> str:
+def html_fragment(title: str, findings: Sequence[str], tables: Sequence[Table]) -> str:
     """Build an HTML fragment; every string is escaped.
 
     Example:
@@ -176,20 +176,20 @@ def html_fragment(title: str, findings: Sequence[str], grids: Sequence[Grid]) ->
         '<div class="headstart"><p><strong>&lt;b&gt;</strong></p><table>...&lt;script&gt;...</div>'
     """
     found = "".join(f"<li>{html.escape(f)}</li>" for f in findings)
-    tables = "".join(_html_table(grid) for grid in grids)
+    shown = "".join(_html_table(table) for table in tables)
     listed = f"<ul>{found}</ul>" if found else ""
-    return f'<div class="headstart"><p><strong>{html.escape(title)}</strong></p>{listed}{tables}</div>'
+    return f'<div class="headstart"><p><strong>{html.escape(title)}</strong></p>{listed}{shown}</div>'
 
 
-def _html_table(grid: Grid) -> str:
-    caption = f"<caption>{html.escape(grid.caption)}</caption>" if grid.caption else ""
-    styles = [' style="text-align:right"' if i and grid.numeric(i) else "" for i in range(len(grid.columns))]
+def _html_table(table: Table) -> str:
+    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
+    styles = [' style="text-align:right"' if i and table.numeric(i) else "" for i in range(len(table.columns))]
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}{s}>{html.escape(c)}</{tag[:2]}>" for c, s in zip(cells, styles, strict=True))
 
-    head = line(grid.columns, 'th scope="col"')
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in grid.cells)
+    head = line(table.columns, 'th scope="col"')
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in table.cells)
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

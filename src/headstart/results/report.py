@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
-from headstart.results.display import Grid, Shown, number
+from headstart.results.display import Displayable, Table, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +71,7 @@ _COLUMNS = (
 
 
 @dataclass
-class Report(Shown):
+class Report(Displayable):
     """The result of a call.
 
     Attributes:
@@ -129,9 +129,9 @@ class Report(Shown):
         """The findings."""
         return self.findings
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """One table, a row per layer."""
-        return [Grid(_COLUMNS, self._cells())]
+        return [Table(_COLUMNS, self._cells())]
 
     def _cells(self) -> list[list[str]]:
         cells = []

@@ -16,10 +16,10 @@ from headstart.model import guard, inputs, weights
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.transaction import Transaction
 from headstart.model.weights import weight_layers
-from headstart.results.display import Grid, Shown
-from headstart.symmetries.channel_flow import distance, outputs, wire
+from headstart.results.display import Displayable, Table
+from headstart.symmetries.channel_flow import distance, outputs, trace_channels
 from headstart.symmetries.matching import Matcher, Weights, units
-from headstart.symmetries.permutation import Wiring, order, permute
+from headstart.symmetries.permutation import PermutationGroups, order, permute
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 _SAME, _SAME_IN = 1e-4, {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size
@@ -27,7 +27,7 @@ _ROUNDS = 10  # of a mean that moves
 
 
 @dataclass
-class Alignment(Shown):
+class Alignment(Displayable):
     """Aligned copies of networks, and how they were aligned.
 
     Attributes:
@@ -42,7 +42,7 @@ class Alignment(Shown):
     models: list[nn.Module]
     similarity: list[tuple[float, float]]
     fixed: dict[str, str]
-    wiring: Wiring = field(repr=False)
+    wiring: PermutationGroups = field(repr=False)
     tables: list[Tensor] = field(repr=False)
     title: str = "headstart: align"
 
@@ -60,13 +60,13 @@ class Alignment(Shown):
         text += [f"'{name}' keeps the order of its outputs: {reason}." for name, reason in self.fixed.items()]
         return text
 
-    def grids(self) -> list[Grid]:
+    def to_tables(self) -> list[Table]:
         """A row for each model."""
         rows = [
             [str(i), f"{a:.3f} → {b:.3f}", str(int((t != self.wiring.stay()).sum()))]
             for i, ((a, b), t) in enumerate(zip(self.similarity, self.tables, strict=True))
         ]
-        return [Grid(("model", "similarity", "channels moved"), rows)]
+        return [Table(("model", "similarity", "channels moved"), rows)]
 
 
 def align(
@@ -128,7 +128,7 @@ def align(
     _check(found)
     with rng.untouched(0), torch.inference_mode(False), torch.no_grad():
         batch = inputs.load(data, found[0], seed=0, samples=samples, get_inputs=get_inputs).head(_LOOKED_AT)
-        wiring = wire(found[0], batch)
+        wiring = trace_channels(found[0], batch)
         matcher = Matcher(wiring, {la.name: la for la in weight_layers(found[0])}, consumers)
         sources = [units(canonical(model)) for model in found]
         tables, reference_weights = tables_of(matcher, sources, matching, reference)
@@ -195,7 +195,7 @@ def _check(models: Sequence[nn.Module]) -> None:
                 )
 
 
-def _aligned(model: nn.Module, batch: Batch, wiring: Wiring, table: Tensor, number: int) -> nn.Module:
+def _aligned(model: nn.Module, batch: Batch, wiring: PermutationGroups, table: Tensor, number: int) -> nn.Module:
     """A copy with channels in other places, seen to compute the same."""
     twin = copy.deepcopy(model)
     with Transaction(twin):

@@ -21,20 +21,20 @@ from torch.utils._pytree import tree_flatten
 
 from headstart.errors import ModelError
 from headstart.model import inputs
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.trace import make_plan
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
-from headstart.symmetries.permutation import Wiring, order, permute
-from headstart.symmetries.scale_flow import Tracer, Use
+from headstart.symmetries.permutation import PermutationGroups, order, permute
+from headstart.symmetries.scale_flow import ChannelLabels, Tracer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _SAME = 1e-4  # of the outputs' size
 
 
-def wire(model: nn.Module, batch: Batch) -> Wiring:
+def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
     """Find the channels of a network that may trade places. The model is left alone.
 
     Args:
@@ -51,7 +51,7 @@ def wire(model: nn.Module, batch: Batch) -> Wiring:
     with Transaction(twin) as transaction, torch.no_grad():
         _vary(twin)
         tracer = _Wires(twin)
-        with tracer.hooked(twin, make_plan(twin, small).layers), failing_forward(small, Where()), tracer:
+        with tracer.hooked(twin, make_plan(twin, small).layers), failing_forward(small, CurrentLayer()), tracer:
             fresh = small.head(small.size)  # the forward may write into its input
             returned = twin(*fresh.args, **fresh.kwargs)
         wiring = tracer.wiring(returned)
@@ -71,7 +71,7 @@ def wire(model: nn.Module, batch: Batch) -> Wiring:
 def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     """What a model returns for a batch, in floating point."""
     batch = batch.head(batch.size)
-    with torch.no_grad(), failing_forward(batch, Where()):
+    with torch.no_grad(), failing_forward(batch, CurrentLayer()):
         returned = model(*batch.args, **batch.kwargs)
     return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
 
@@ -241,7 +241,7 @@ class _Wires(Tracer):
             if use is None:
                 # One filter per channel: it goes with its channel. A constant channel has a filter all the same.
                 new = torch.where(found == ANY, PINNED, found) if single else self.new_labels(layer.out_channels)
-                use = self.flow.uses[layer.name] = Use(found, new)
+                use = self.flow.uses[layer.name] = ChannelLabels(found, new)
             else:
                 family = self._family[found.clamp_min(0)]
                 self.alike(use.inputs, found)
@@ -257,13 +257,15 @@ class _Wires(Tracer):
 
         return done
 
-    def wiring(self, returned: Any) -> Wiring:
+    def wiring(self, returned: Any) -> PermutationGroups:
         """Pin what the model returns, and say which labels may trade places."""
         for leaf in tree_flatten(returned)[0]:
             if isinstance(leaf, Tensor) and self.is_live(leaf):
                 self.pin(self.labels(leaf), "the model returns it")
         roots = self.classes.roots
-        found = Wiring({n: Use(roots(u.inputs), roots(u.outputs)) for n, u in self.flow.uses.items()})
+        found = PermutationGroups(
+            {n: ChannelLabels(roots(u.inputs), roots(u.outputs)) for n, u in self.flow.uses.items()}
+        )
         for name, use in self.flow.uses.items():
             if bool((found.layers[name].outputs <= PINNED).all()):
                 found.fixed[name] = self._why(int(use.outputs[0]))

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 from headstart import rng
 from headstart.errors import ModelError, WriteError
 from headstart.model import guard, inputs, weights
-from headstart.model.forward import Where, failing_forward, full_precision
+from headstart.model.forward import CurrentLayer, failing_forward, full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
 from headstart.model.transaction import Transaction
@@ -295,7 +295,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _outputs(model: nn.Module, batch: Batch, watch: _Watch | None = None) -> list[Tensor]:
-    with Transaction(model), failing_forward(batch, Where()):
+    with Transaction(model), failing_forward(batch, CurrentLayer()):
         if watch is None:
             returned = model(*batch.args, **batch.kwargs)
         else:

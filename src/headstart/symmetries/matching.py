@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from headstart.model.weights import Layer
-from headstart.symmetries.permutation import Wiring, permuted
+from headstart.symmetries.permutation import PermutationGroups, permuted
 
 Weights = Mapping[str, Tensor]  # by layer name, canonical
 _ROUNDS = 50
@@ -35,7 +35,7 @@ class Matcher:
             sure to raise the sum of the cosine similarities of all filters.
     """
 
-    def __init__(self, wiring: Wiring, layers: Mapping[str, Layer], consumers: bool = True) -> None:
+    def __init__(self, wiring: PermutationGroups, layers: Mapping[str, Layer], consumers: bool = True) -> None:
         self.wiring = wiring
         self.layers = {name: layers[name] for name in wiring.layers}
         self.consumers = consumers

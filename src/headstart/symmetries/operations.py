@@ -170,11 +170,11 @@ class Operation:
                 yield channel.reshape(*channel.shape, *[1] * (value.dim() - 2)).expand(value.shape)
         averaged = self._on_labels(number)  # a mean of equal labels is that label
         if averaged is not None and averaged.is_floating_point() and averaged.shape == value.shape:
-            whole = averaged.round()
-            if bool((averaged - whole).abs().max() < 1e-6) and set(whole.unique().tolist()) <= set(
+            view = averaged.round()
+            if bool((averaged - view).abs().max() < 1e-6) and set(view.unique().tolist()) <= set(
                 labels.unique().tolist()
             ):
-                yield whole.long()
+                yield view.long()
 
     def homogeneous(
         self, number: int, candidate: Tensor, merged: list[list[int]], factors: list[dict[int, float]]

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from headstart.model import weights
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.scale_flow import Use
+from headstart.symmetries.scale_flow import ChannelLabels
 
 
 @dataclass
-class Wiring:
+class PermutationGroups:
     """The channels of a network.
 
     Attributes:
@@ -24,7 +24,7 @@ class Wiring:
         fixed: By layer name, why outputs stay in place.
     """
 
-    layers: dict[str, Use] = field(default_factory=dict)
+    layers: dict[str, ChannelLabels] = field(default_factory=dict)
     others: dict[str, Tensor] = field(default_factory=dict)
     groups: list[Tensor] = field(default_factory=list)
     fixed: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def order(labels: Tensor, table: Tensor) -> Tensor:
     return index.scatter_(-1, labels.argsort(dim=-1, stable=True), moved.argsort(dim=-1, stable=True))
 
 
-def permuted(layer: Layer, use: Use, weight: Tensor, table: Tensor) -> Tensor:
+def permuted(layer: Layer, use: ChannelLabels, weight: Tensor, table: Tensor) -> Tensor:
     """A canonical weight whose channels traded places.
 
     Args:
@@ -77,12 +77,12 @@ def permuted(layer: Layer, use: Use, weight: Tensor, table: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def permute(model: nn.Module, wiring: Wiring, table: Tensor) -> None:
+def permute(model: nn.Module, wiring: PermutationGroups, table: Tensor) -> None:
     """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
 
     Args:
         model: Of the wiring's architecture.
-        wiring: From :func:`headstart.symmetries.channel_flow.wire`.
+        wiring: From :func:`headstart.symmetries.channel_flow.trace_channels`.
         table: Where each label goes.
 
     Raises:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
 from headstart.model import weights
-from headstart.model.forward import Where, failing_forward
+from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer
-from headstart.symmetries.scale_flow import Flow, trace
+from headstart.symmetries.scale_flow import ScaleFlow, trace
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 # Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.
@@ -24,20 +24,20 @@ _SAME, _SAME_IN = 1e-3, {torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit, of values and of gradients
 
 
-def follow(whole: Whole, channels: bool = False) -> Flow:
+def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
     """Follow the scales through the model, on two samples, or on the batch if the model takes no other.
 
     Args:
-        whole: The model; layers that it does not list stay as they are.
+        view: The model; layers that it does not list stay as they are.
         channels: Follow every channel by itself.
     """
-    fixed = {layer.name for layer in whole.plan.layers} - {layer.name for layer in whole.layers}
-    rigid = {la.name for la in whole.layers if la.module.bias is not None and not _may_scale_bias(whole, la)}
-    batch = whole.batch
+    fixed = {layer.name for layer in view.plan.layers} - {layer.name for layer in view.layers}
+    rigid = {la.name for la in view.layers if la.module.bias is not None and not _may_scale_bias(view, la)}
+    batch = view.batch
     assert batch is not None
 
-    def attempt(size: int) -> Flow:
-        return trace(whole.model, batch.head(size), whole.plan.layers, fixed, rigid, channels)
+    def attempt(size: int) -> ScaleFlow:
+        return trace(view.model, batch.head(size), view.plan.layers, fixed, rigid, channels)
 
     try:
         return attempt(2)
@@ -47,19 +47,19 @@ def follow(whole: Whole, channels: bool = False) -> Flow:
         return attempt(batch.size)
 
 
-def _may_scale_bias(whole: Whole, layer: Layer) -> bool:
+def _may_scale_bias(view: ModelView, layer: Layer) -> bool:
     bias = layer.module.bias
-    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in whole.plan.tied_biases
+    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in view.plan.tied_biases
 
 
-def rescale_seen(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[int, float] | None:
+def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float] | None:
     """Rescale, see that the function stays, and put everything back if it does not.
 
     The next larger powers of two come first, and they are what is looked at: they round nothing, so that a network
     that magnifies rounding errors a millionfold still computes the same, and what differs is no rounding.
 
     Args:
-        whole: The model.
+        view: The model.
         flow: Of the model.
         scales: As for `rescale`.
 
@@ -67,25 +67,25 @@ def rescale_seen(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[
         The scales as they were applied; None if the function did not survive.
     """
     unit = math.log(2)
-    seen = Function(whole, flow)
+    seen = Function(view, flow)
     powers = {label: math.copysign(unit * math.ceil(abs(value) / unit), value) for label, value in scales.items()}
-    first = rescale(whole, flow, powers)
+    first = rescale(view, flow, powers)
     if not seen.same():
         seen.restore()
         return None
-    second = rescale(whole, flow, {label: value - first.get(label, 0.0) for label, value in scales.items()})
+    second = rescale(view, flow, {label: value - first.get(label, 0.0) for label, value in scales.items()})
     return {label: first.get(label, 0.0) + second.get(label, 0.0) for label in scales}
 
 
-def within_range(whole: Whole, scales: Mapping[int, float], so_far: Mapping[int, float]) -> dict[int, float]:
+def within_range(view: ModelView, scales: Mapping[int, float], so_far: Mapping[int, float]) -> dict[int, float]:
     """Shrink all scales by one factor if the layers' number format could not hold what they lead to.
 
     Args:
-        whole: The model.
+        view: The model.
         scales: Logarithm of the factor of each class.
         so_far: What was applied before, likewise.
     """
-    formats = [weights.look(layer).dtype for layer in whole.layers]
+    formats = [weights.look(layer).dtype for layer in view.layers]
     limit = min((_RANGE * math.log(torch.finfo(dtype).max) for dtype in formats), default=math.inf)
     share = 1.0
     for label, value in scales.items():
@@ -95,37 +95,37 @@ def within_range(whole: Whole, scales: Mapping[int, float], so_far: Mapping[int,
     return {label: share * value for label, value in scales.items()}
 
 
-def rescale(whole: Whole, flow: Flow, scales: Mapping[int, float]) -> dict[int, float]:
+def rescale(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float]:
     """Rescale every layer, and the statistics of batch norms that are fixed.
 
     Args:
-        whole: The model.
+        view: The model.
         flow: Of the model.
         scales: Logarithm of the factor of each class; classes that are not there keep theirs.
 
     Returns:
         The scales as they were applied: a batch norm's epsilon may have set a limit.
     """
-    floors = _floors(whole, flow)
+    floors = _floors(view, flow)
     wanted = {label: max(value, floors.get(label, value)) for label, value in scales.items()}
     factors = {label: math.exp(value) for label, value in wanted.items() if value != 0}
     if not factors:
         return {}
-    for layer in whole.layers:
+    for layer in view.layers:
         use = flow.uses.get(layer.name)
         if use is not None and factors.keys() & {*use.outputs.tolist(), *use.inputs.tolist()}:
-            whole.rescale(layer, _per_channel(use.inputs, factors), _per_channel(use.outputs, factors))
+            view.rescale(layer, _per_channel(use.inputs, factors), _per_channel(use.outputs, factors))
     for name, labels in flow.norms.items():
         if factors.keys() & set(labels.tolist()):
-            whole.rescale_statistics(name, _per_channel(labels, factors))
+            view.rescale_statistics(name, _per_channel(labels, factors))
     return wanted
 
 
-def _floors(whole: Whole, flow: Flow) -> dict[int, float]:
+def _floors(view: ModelView, flow: ScaleFlow) -> dict[int, float]:
     """How far a class may shrink before a batch norm, whose variance cannot make up for more than its epsilon."""
     found: dict[int, float] = {}
     for name, labels in flow.norms.items():
-        norm = whole.model.get_submodule(name)
+        norm = view.model.get_submodule(name)
         assert isinstance(norm, _BatchNorm)
         assert norm.running_var is not None
         least = 0.5 * torch.log(norm.eps / (norm.running_var.double() + norm.eps))
@@ -154,20 +154,20 @@ class Function:
     """What a model computes for a few samples, and how to go back to it.
 
     Args:
-        whole: The model, before it is rescaled.
+        view: The model, before it is rescaled.
         flow: Of the model.
     """
 
-    def __init__(self, whole: Whole, flow: Flow) -> None:
-        self._whole = whole
-        norms = [whole.model.get_submodule(name) for name in flow.norms]
-        tensors = [t for layer in whole.layers for t in layer.module.parameters(recurse=True)]
+    def __init__(self, view: ModelView, flow: ScaleFlow) -> None:
+        self._whole = view
+        norms = [view.model.get_submodule(name) for name in flow.norms]
+        tensors = [t for layer in view.layers for t in layer.module.parameters(recurse=True)]
         tensors += [b for norm in norms for b in norm.buffers()]
         self._copies = [(t, t.detach().clone()) for t in tensors]
-        self._statistics = list(whole.plan.statistics)
-        self._told = {layer.name: replace(whole.plan.rows[layer.name]) for layer in whole.layers}
+        self._statistics = list(view.plan.statistics)
+        self._told = {layer.name: replace(view.plan.rows[layer.name]) for layer in view.layers}
         self._methods = {name: list(row.methods) for name, row in self._told.items()}
-        self._filters = whole.plan.filters
+        self._filters = view.plan.filters
         self._before = self._outputs()
 
     def same(self) -> bool:
@@ -192,6 +192,6 @@ class Function:
     def _outputs(self) -> list[Tensor]:
         assert self._whole.batch is not None
         batch = self._whole.batch.head(_LOOKED_AT)
-        with torch.no_grad(), failing_forward(batch, Where()):
+        with torch.no_grad(), failing_forward(batch, CurrentLayer()):
             returned = self._whole.model(*batch.args, **batch.kwargs)
         return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

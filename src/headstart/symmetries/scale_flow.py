@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headstart.model.forward import Where, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
 from headstart.model.weights import Layer
@@ -30,7 +30,7 @@ _LARGE = 100.0  # values this large show the bends that small ones do not reach
 
 
 @dataclass
-class Use:
+class ChannelLabels:
     """A weight layer in the flow of scales.
 
     Attributes:
@@ -43,7 +43,7 @@ class Use:
 
 
 @dataclass
-class Flow:
+class ScaleFlow:
     """What a trace found.
 
     Attributes:
@@ -54,7 +54,7 @@ class Flow:
         reasons: By layer name, what fixes the scale of its output.
     """
 
-    uses: dict[str, Use] = field(default_factory=dict)
+    uses: dict[str, ChannelLabels] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     normed: set[int] = field(default_factory=set)
     almost: set[int] = field(default_factory=set)
@@ -68,7 +68,7 @@ def trace(
     fixed: Collection[str],
     rigid: Collection[str],
     channels: bool = False,
-) -> Flow:
+) -> ScaleFlow:
     """Run the model and follow the scales.
 
     Args:
@@ -83,7 +83,7 @@ def trace(
         ModelError: The model's forward failed.
     """
     tracer = Tracer(fixed, rigid, channels)
-    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, Where()), tracer:
+    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, CurrentLayer()), tracer:
         returned = model(*batch.args, **batch.kwargs)
     return tracer.finish(returned)
 
@@ -95,7 +95,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self._fixed, self._rigid, self._channels = fixed, rigid, channels
         self.classes = Classes()
-        self.flow = Flow()
+        self.flow = ScaleFlow()
         self._labels: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the value, kept alive, and its labels
         self._almost: list[int] = []
         self._normed: list[int] = []
@@ -251,7 +251,7 @@ class Tracer(TorchDispatchMode):
             inputs = self.by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)
             if use is None:
-                use = self.flow.uses[layer.name] = Use(inputs, self.new_labels(layer.out_channels))
+                use = self.flow.uses[layer.name] = ChannelLabels(inputs, self.new_labels(layer.out_channels))
             else:  # one weight for several uses: they are rescaled alike
                 self.alike(use.inputs, inputs)
             bias = layer.module.bias
@@ -277,7 +277,7 @@ class Tracer(TorchDispatchMode):
             return torch.tensor([self.classes.new() for _ in range(channels)])
         return torch.full((channels,), self.classes.new())
 
-    def _pass_through(self, layer: Layer, use: Use) -> None:
+    def _pass_through(self, layer: Layer, use: ChannelLabels) -> None:
         """A layer that must not be rescaled hands its input's scale on, or fixes it if it has a bias."""
         bias = layer.module.bias
         classes = [*use.outputs.unique().tolist(), *use.inputs.unique().tolist()]
@@ -311,7 +311,7 @@ class Tracer(TorchDispatchMode):
             found[number] = self.classes.merge(channels[number].unique().tolist())
         return found
 
-    def finish(self, returned: Any) -> Flow:
+    def finish(self, returned: Any) -> ScaleFlow:
         """Pin what the model returns, and say where every class ended."""
         for leaf in tree_flatten(returned)[0]:
             if isinstance(leaf, Tensor) and id(leaf) in self._labels:

@@ -140,7 +140,7 @@ def run_until_decided(
     plan = plan_looks(len(experiment.seeds), methods, experiment.alpha, looks)
     ran, elsewhere, seconds = 0, 0, 0.0
     redone: tuple[Damage, ...] = ()
-    ground = experiment.ground(store.decide)
+    context = experiment.context(store.measure_once)
     for count in plan.seeds:
         block = replace(
             experiment,
@@ -149,7 +149,7 @@ def run_until_decided(
             stopping=plan.rule(),
             looks=len(plan.seeds),
         )
-        done = run(block, store, progress, command, executor, ground)
+        done = run(block, store, progress, command, executor, context)
         ran, elsewhere, seconds = ran + done.ran, elsewhere + done.elsewhere, seconds + done.seconds
         redone = redone or done.redone
         left = tuple(undecided(analyse(store)))

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headstart.bench.models.builders import resolve_model
-from headstart.bench.store.store import Decide, content_key
+from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
 from headstart.bench.trials import hardware
 from headstart.bench.trials.arms import Arm, check_labels, check_starts
 from headstart.bench.trials.autotune import tune
-from headstart.bench.trials.budget import settle
+from headstart.bench.trials.budget import resolve_equal_steps
 from headstart.bench.trials.timing import measured
 from headstart.bench.trials.training import Training
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 FORMAT = "headstart-experiment-1"
@@ -91,7 +91,7 @@ class Experiment:
         """Number of arms times that of seeds; arms may share trials."""
         return len(self.arms) * len(self.seeds)
 
-    def ground(self, decide: Decide = measured) -> Ground:
+    def context(self, measure_once: MeasureOnce = measured) -> TrialContext:
         """Load the task, find the model, and resolve what the machine decides on how all trials train.
 
         Args:
@@ -109,15 +109,15 @@ class Experiment:
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
         data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
-        return tune(Ground(data, task.fingerprint(), builder, training), self.auto, decide)
+        return tune(TrialContext(data, task.fingerprint(), builder, training), self.auto, measure_once)
 
-    def prepare(self, decide: Decide = measured, ground: Ground | None = None) -> Ground:
+    def prepare(self, measure_once: MeasureOnce = measured, context: TrialContext | None = None) -> TrialContext:
         """Resolve all that the machine decides.
 
         Args:
             decide: Is asked what to measure; a store's `Store.decide` keeps the answers. By default they are
                 kept as long as this process lives.
-            ground: From :meth:`ground`, if it is at hand.
+            ground: From :meth:`context`, if it is at hand.
 
         Returns:
             What the trials share.
@@ -126,17 +126,17 @@ class Experiment:
             HeadstartError: If the task, the model or the device cannot be had.
         """
         check_starts(self.arms)
-        ground = ground or self.ground(decide)
+        context = context or self.context(measure_once)
         if not self.test:
-            ground = replace(ground, data=ground.data.without_test(), test=False)
-        return settle(ground, self.arms, decide)
+            context = replace(context, data=context.data.without_test(), test=False)
+        return resolve_equal_steps(context, self.arms, measure_once)
 
-    def trials(self, ground: Ground) -> list[Trial]:
+    def trials(self, context: TrialContext) -> list[Trial]:
         """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
 
         A control that is what another arm is has that arm's trials: the same keys.
         """
-        cells = [(arm, seed, ground.determinants(arm, seed)) for seed in self.seeds for arm in ground.arms]
+        cells = [(arm, seed, context.determinants(arm, seed)) for seed in self.seeds for arm in context.arms]
         return [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
 
 

@@ -11,7 +11,7 @@ from headstart.bench.runs.experiment import Experiment, Trial
 from headstart.bench.runs.search import Search, folder_of, results_of
 from headstart.bench.store.store import Record, Store
 from headstart.bench.trials.timing import Clock
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 STORED, MEASURED = "stored trials", "timed steps"
@@ -118,24 +118,24 @@ def forecast(experiment: Experiment, store: Store, search: Search | None = None)
     Raises:
         HeadstartError: If the task or the model cannot be had.
     """
-    ground = experiment.ground(store.decided)
+    context = experiment.context(store.decided)
     before = None
     if search is not None:
-        inner, folder = search.trial_experiment(ground.training), folder_of(store)
-        before = _forecast(inner, folder, ground)
+        inner, folder = search.trial_experiment(context.training), folder_of(store)
+        before = _forecast(inner, folder, context)
         if not before.to_do:
             experiment = search.chosen(results_of([trial[:3] for trial in before.trials], folder))
-    return replace(_forecast(experiment, store, ground), search=before)
+    return replace(_forecast(experiment, store, context), search=before)
 
 
-def _forecast(experiment: Experiment, store: Store, ground: Ground) -> Forecast:
-    ground = experiment.prepare(store.decided, ground)
-    trials = experiment.trials(ground)
+def _forecast(experiment: Experiment, store: Store, context: TrialContext) -> Forecast:
+    context = experiment.prepare(store.decided, context)
+    trials = experiment.trials(context)
     found = store.present(trial.key for trial in trials)
     finished = {key: record for key, record in found.items() if record.result["status"] != "refused"}
-    clock = Clock(ground)
+    clock = Clock(context)
     owners = {trial.key: trial.arm.label for trial in reversed(trials)}
-    arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in ground.arms)
+    arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in context.arms)
     listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
     return Forecast(arms, listed)
 

@@ -16,7 +16,7 @@ from headstart.bench.models.builders import parameter_count
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import Damage, Record, Store
 from headstart.bench.trials import hardware
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
@@ -46,7 +46,7 @@ def run(
     progress: Progress | None = None,
     command: Sequence[str] = (),
     executor: Executor | None = None,
-    ground: Ground | None = None,
+    context: TrialContext | None = None,
 ) -> Summary:
     """Run the trials that the store does not hold yet.
 
@@ -59,7 +59,7 @@ def run(
         progress: Is told what happens.
         command: The command line, for the report.
         executor: Where trials run; one after the other in this process by default. It is closed afterwards.
-        ground: From `Experiment.ground`, if it is at hand.
+        context: From `Experiment.ground`, if it is at hand.
 
     Returns:
         What was run and what was kept.
@@ -71,27 +71,27 @@ def run(
     started = time.perf_counter()
     progress = progress or Silent()
     executor = executor or InProcess()
-    ground = experiment.prepare(store.decide, ground)
-    cells = experiment.trials(ground)
+    context = experiment.prepare(store.measure_once, context)
+    cells = experiment.trials(context)
     trials = distinct(cells)
     damaged = tuple(store.damaged())
     before = store.present(trial.key for trial in trials)
     pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
     kept, ran, elsewhere = len(trials) - len(pending), 0, 0
     provenance = {
-        **hardware.provenance(ground.training.device),
+        **hardware.provenance(context.training.device),
         "threads": executor.threads(),
-        "data": ground.fingerprint,
+        "data": context.fingerprint,
         "command": list(command),
     }
-    store.write_experiment(_plan(experiment, ground, cells, provenance))
+    store.write_experiment(_plan(experiment, context, cells, provenance))
     progress.begin(len(trials), kept)
     refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
     with Claims(store.claims) as claims, contextlib.closing(executor):
         while pending:
             taken: list[Trial] = []
             ours = _claimed(pending, taken, claims, store, refused)
-            with contextlib.closing(executor.execute(experiment, ground, ours, progress)) as running:
+            with contextlib.closing(executor.execute(experiment, context, ours, progress)) as running:
                 for trial, result, where in running:
                     store.put(Record(trial.determinants, result, {**provenance, **where}))
                     claims.release(trial.key)
@@ -128,12 +128,12 @@ def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Recor
 
 
 def _plan(
-    experiment: Experiment, ground: Ground, trials: Sequence[Trial], provenance: dict[str, Any]
+    experiment: Experiment, context: TrialContext, trials: Sequence[Trial], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe the experiment so that its report can be made from the folder alone."""
-    task = ground.data.task
+    task = context.data.task
     with rng.untouched():
-        model = ground.builder(task.channels, task.classes, task.image_size)
+        model = context.builder(task.channels, task.classes, task.image_size)
     return {
         "format": FORMAT,
         "task": {
@@ -144,16 +144,16 @@ def _plan(
             "test_images": len(task.test),
         },
         "model": {"name": experiment.model, "parameters": parameter_count(model)},
-        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in ground.arms],
+        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in context.arms],
         "seeds": list(experiment.seeds),
-        "training": asdict(ground.training),
+        "training": asdict(context.training),
         "margin": experiment.margin,
         "alpha": experiment.alpha,
         "stopping": experiment.stopping,
         "looks": experiment.looks,
         "test": experiment.test,
         "selection": experiment.selection,
-        "decided": ground.decided,
+        "decided": context.decided,
         "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
         "provenance": provenance,
     }

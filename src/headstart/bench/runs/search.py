@@ -174,8 +174,8 @@ def run_search(
 ) -> tuple[Experiment, Summary]:
     """Run a search that was already described; see :func:`search`. Also returns what was run."""
     inner = folder_of(store)
-    ground = what.experiment.ground(store.decide)  # the search trains as the experiment does
-    done = run(what.trial_experiment(ground.training), inner, progress, command, executor, ground)
+    context = what.experiment.context(store.measure_once)  # the search trains as the experiment does
+    done = run(what.trial_experiment(context.training), inner, progress, command, executor, context)
     cells = inner.read_experiment()["trials"]
     return what.chosen(results_of([(cell["arm"], cell["seed"], cell["key"]) for cell in cells], inner)), done
 

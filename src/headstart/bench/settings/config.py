@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.settings.words import HOW, OUTPUT, WHAT, WORDS, Word, check, defaults, seeds_text
+from headstart.bench.settings.words import HOW, OUTPUT, SETTINGS, WHAT, Setting, check, defaults, seeds_text
 from headstart.errors import HeadstartError
 
 if sys.version_info >= (3, 11):
@@ -85,14 +85,14 @@ def read(path: str | os.PathLike[str]) -> Config:
     settings = {}
     for key, value in found.items():
         where = f"{name}, line {lines[key]}: "
-        if key not in WORDS:
+        if key not in SETTINGS:
             raise _no_such_key(where, key, value)
         try:
-            settings[key] = _READ[WORDS[key].kind](WORDS[key], value)
+            settings[key] = _READ[SETTINGS[key].kind](SETTINGS[key], value)
             check({key: settings[key]})
         except HeadstartError as error:
             message = str(error).replace(f"--{key} ", f"{key} = ")
-            raise HeadstartError(f"{where}{message}{_nearest(WORDS[key], value, message)}") from error
+            raise HeadstartError(f"{where}{message}{_nearest(SETTINGS[key], value, message)}") from error
     return Config(name, settings, lines)
 
 
@@ -114,7 +114,7 @@ def write(settings: Mapping[str, Any]) -> str:
     parts = ["# Run it: headstart compare FILE. An option on the command line overrules its line here.\n"]
     for group in (WHAT, HOW, OUTPUT):
         parts.append(f"\n# {group}\n")
-        parts += [f"{n} = {_toml(whole[n])}\n" for n, word in WORDS.items() if word.group == group]
+        parts += [f"{n} = {_toml(whole[n])}\n" for n, word in SETTINGS.items() if word.group == group]
     return "".join(parts)
 
 
@@ -190,12 +190,12 @@ def _no_such_key(where: str, key: str, value: Any) -> HeadstartError:
         return HeadstartError(
             f"{where}there is no table '{key}'.", remedy="An experiment's file has no tables: write key = value."
         )
-    near = difflib.get_close_matches(key.replace("_", "-"), WORDS, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(WORDS)}."
+    near = difflib.get_close_matches(key.replace("_", "-"), SETTINGS, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(SETTINGS)}."
     return HeadstartError(f"{where}there is no key '{key}'.", remedy=hint)
 
 
-def _nearest(word: Word, value: Any, message: str) -> str:
+def _nearest(word: Setting, value: Any, message: str) -> str:
     """Name the nearest choice, where the message does not."""
     if not (isinstance(value, str) and word.choices) or "Did you mean" in message:
         return ""
@@ -203,18 +203,18 @@ def _nearest(word: Word, value: Any, message: str) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def _wrong(word: Word, value: Any, wanted: str) -> HeadstartError:
+def _wrong(word: Setting, value: Any, wanted: str) -> HeadstartError:
     shown = "a table" if isinstance(value, dict) else repr(value)
     return HeadstartError(f"{word.name} = {shown} is not {wanted}.")
 
 
-def _read_text(word: Word, value: Any) -> str:
+def _read_text(word: Setting, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise _wrong(word, value, 'a text: write it in quotes, "..."')
     return value
 
 
-def _read_texts(word: Word, value: Any) -> tuple[str, ...]:
+def _read_texts(word: Setting, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -224,31 +224,31 @@ def _read_texts(word: Word, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _read_whole(word: Word, value: Any) -> int:
+def _read_whole(word: Setting, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(word, value, "a whole number")
     return value
 
 
-def _read_number(word: Word, value: Any) -> float:
+def _read_number(word: Setting, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _wrong(word, value, "a number")
     return float(value)
 
 
-def _read_numbers(word: Word, value: Any) -> tuple[float, ...]:
+def _read_numbers(word: Setting, value: Any) -> tuple[float, ...]:
     if not isinstance(value, list):
         raise _wrong(word, value, "a list of numbers: write [7, 13]")
     return tuple(_read_number(word, item) for item in value)
 
 
-def _read_switch(word: Word, value: Any) -> bool:
+def _read_switch(word: Setting, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(word, value, "true or false")
     return value
 
 
-def _read_seeds(word: Word, value: Any) -> str:
+def _read_seeds(word: Setting, value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         return seeds_text(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -256,7 +256,7 @@ def _read_seeds(word: Word, value: Any) -> str:
     return str(value)
 
 
-_READ: dict[str, Callable[[Word, Any], Any]] = {
+_READ: dict[str, Callable[[Setting, Any], Any]] = {
     "text": _read_text,
     "texts": _read_texts,
     "whole": _read_whole,

@@ -21,7 +21,7 @@ WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
 
 
 @dataclass(frozen=True)
-class Word:
+class Setting:
     """One setting of an experiment.
 
     Args:
@@ -49,62 +49,66 @@ class Word:
         return self.name.replace("-", "_")
 
 
-WORDS: dict[str, Word] = {
+SETTINGS: dict[str, Setting] = {
     word.name: word
     for word in (
-        Word(
+        Setting(
             "task",
             "text",
             "mnist5k",
             "a task by name (mnist5k, cifar100:train=10000, …), folder:PATH, arrays:PATH or file.py:function",
             WHAT,
         ),
-        Word(
+        Setting(
             "model",
             "text",
             "headstart:prewarm-cnn",
             "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function",
             WHAT,
         ),
-        Word("arms", "texts", ("prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
-        Word("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
-        Word("until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL),
-        Word("looks", "whole", 4, "with --until decided: how often to look at most", WHAT),
-        Word(
+        Setting("arms", "texts", ("prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
+        Setting("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
+        Setting(
+            "until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL
+        ),
+        Setting("looks", "whole", 4, "with --until decided: how often to look at most", WHAT),
+        Setting(
             "search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"
         ),
-        Word("search-seeds", "whole", 2, "seeds for each configuration of the search", WHAT),
-        Word("search-trials", "whole", 0, "configurations per arm, 0: all that training's values give", WHAT),
-        Word("controls", "switch", True, "the control arms and the null arm", WHAT),
-        Word("split-seed", "whole", 0, "draw of the task's splits", WHAT),
-        Word("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
-        Word("alpha", "number", 0.05, "level of the tests", WHAT),
-        Word("steps", "whole", 100, "optimizer steps"),
-        Word("epochs", "number", 0.0, "the budget in epochs instead of steps"),
-        Word("batch-size", "whole", 64, "images per step"),
-        Word("lr", "number", 1e-3, "learning rate"),
-        Word("lr-end", "number", 0.0, "where the cosine ends"),
-        Word("optimizer", "text", "adam", "adam, adamw, sgd or nesterov (both with momentum)", choices=OPTIMIZERS),
-        Word("momentum", "number", 0.9, "of sgd and nesterov"),
-        Word("weight-decay", "number", 0.0, "as the optimizer defines it"),
-        Word("schedule", "text", "cosine", "cosine, constant, exponential, step or plateau", choices=SCHEDULES),
-        Word("decay", "number", 0.1, "factor: exponential per epoch, step per milestone, plateau each time"),
-        Word("milestones", "numbers", (), "of the schedule step: in epochs with --epochs, else in steps", metavar="N"),
-        Word("patience", "whole", 2, "of the schedule plateau: evaluations without a rise"),
-        Word("clip", "number", 0.0, "largest norm of the gradient; 0 cuts none"),
-        Word("augment", "texts", (), "flip, crop, rotate", metavar="NAME"),
-        Word("rotation", "number", 15.0, "largest angle of rotate, in degrees"),
-        Word("normalization", "text", "task", "task, imagenet or none (raw values)", choices=NORMALIZATIONS),
-        Word(
+        Setting("search-seeds", "whole", 2, "seeds for each configuration of the search", WHAT),
+        Setting("search-trials", "whole", 0, "configurations per arm, 0: all that training's values give", WHAT),
+        Setting("controls", "switch", True, "the control arms and the null arm", WHAT),
+        Setting("split-seed", "whole", 0, "draw of the task's splits", WHAT),
+        Setting("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
+        Setting("alpha", "number", 0.05, "level of the tests", WHAT),
+        Setting("steps", "whole", 100, "optimizer steps"),
+        Setting("epochs", "number", 0.0, "the budget in epochs instead of steps"),
+        Setting("batch-size", "whole", 64, "images per step"),
+        Setting("lr", "number", 1e-3, "learning rate"),
+        Setting("lr-end", "number", 0.0, "where the cosine ends"),
+        Setting("optimizer", "text", "adam", "adam, adamw, sgd or nesterov (both with momentum)", choices=OPTIMIZERS),
+        Setting("momentum", "number", 0.9, "of sgd and nesterov"),
+        Setting("weight-decay", "number", 0.0, "as the optimizer defines it"),
+        Setting("schedule", "text", "cosine", "cosine, constant, exponential, step or plateau", choices=SCHEDULES),
+        Setting("decay", "number", 0.1, "factor: exponential per epoch, step per milestone, plateau each time"),
+        Setting(
+            "milestones", "numbers", (), "of the schedule step: in epochs with --epochs, else in steps", metavar="N"
+        ),
+        Setting("patience", "whole", 2, "of the schedule plateau: evaluations without a rise"),
+        Setting("clip", "number", 0.0, "largest norm of the gradient; 0 cuts none"),
+        Setting("augment", "texts", (), "flip, crop, rotate", metavar="NAME"),
+        Setting("rotation", "number", 15.0, "largest angle of rotate, in degrees"),
+        Setting("normalization", "text", "task", "task, imagenet or none (raw values)", choices=NORMALIZATIONS),
+        Setting(
             "test-normalization", "text", SAME, "another one for the test split alone", choices=(SAME, *NORMALIZATIONS)
         ),
-        Word("evaluations", "whole", 10, "points of a curve"),
-        Word("calibration", "whole", 256, "images that a start sees"),
-        Word("precision", "text", AUTO, "auto, float32 or bfloat16", choices=(AUTO, *PRECISIONS)),
-        Word("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
-        Word("device", "text", AUTO, "auto, cpu, cuda, ..."),
-        Word("devices", "whole", 1, "how many of them train one model together"),
-        Word(
+        Setting("evaluations", "whole", 10, "points of a curve"),
+        Setting("calibration", "whole", 256, "images that a start sees"),
+        Setting("precision", "text", AUTO, "auto, float32 or bfloat16", choices=(AUTO, *PRECISIONS)),
+        Setting("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
+        Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
+        Setting("devices", "whole", 1, "how many of them train one model together"),
+        Setting(
             "out",
             "text",
             "runs/compare",
@@ -124,7 +128,7 @@ def defaults() -> dict[str, Any]:
         >>> defaults()["steps"]
         100
     """
-    return {name: word.default for name, word in WORDS.items()}
+    return {name: word.default for name, word in SETTINGS.items()}
 
 
 def experiment(settings: Mapping[str, Any]) -> Experiment:
@@ -140,7 +144,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
         >>> experiment({**defaults(), "arms": ["lsuv"], "seeds": "0-2", "controls": False}).size
         6
     """
-    given = {WORDS[name].field: value for name, value in settings.items()}
+    given = {SETTINGS[name].field: value for name, value in settings.items()}
     arms = parse_arms(given["arms"])
     auto = tuple(name for name in _RESOLVED if given[name] == AUTO)
     chosen: dict[str, Any] = {field.name: given[field.name] for field in fields(Training) if field.name not in auto}
@@ -177,7 +181,7 @@ def check(settings: Mapping[str, Any]) -> None:
         if (count := settings.get(name, least)) < least:
             raise HeadstartError(f"{name} is {count}; it must be at least {least}.")
     for name in ("alpha", "margin"):
-        value = settings.get(name, WORDS[name].default)
+        value = settings.get(name, SETTINGS[name].default)
         if not 0 < value < (1 if name == "alpha" else float("inf")):
             raise HeadstartError(f"{name} is {value:g}; it must be above 0{' and below 1' if name == 'alpha' else ''}.")
 

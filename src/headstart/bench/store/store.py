@@ -18,7 +18,7 @@ from headstart.bench.store.claims import Claims
 from headstart.errors import HeadstartError
 
 Facts = dict[str, Any]
-Decide = Callable[[Facts, Callable[[], Facts]], Facts]
+MeasureOnce = Callable[[Facts, Callable[[], Facts]], Facts]
 """Takes a question and what answers it, and returns the answer, perhaps one that was given earlier."""
 
 FORMAT = "headstart-trial-1"
@@ -168,7 +168,7 @@ class Store:
                 problems.append(Damage(path.name, found or "vanished"))
         return problems
 
-    def decide(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
+    def measure_once(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
         """Answer a question once and for all: whoever asks again, now or later, gets the first answer.
 
         What a clock decides would otherwise come out differently the next time, and trials that depend on it
@@ -205,8 +205,8 @@ class Store:
         """Return the answer that was given, or else make one and do not keep it. Nothing is written.
 
         Args:
-            question: As for :meth:`decide`.
-            answer: As for :meth:`decide`.
+            question: As for :meth:`measure_once`.
+            answer: As for :meth:`measure_once`.
         """
         found = self._decided(self.choices / f"{content_key(question)}.json")
         return answer() if found is None else found

@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from headstart import rng
-from headstart.bench.store.store import Decide, Facts
+from headstart.bench.store.store import Facts, MeasureOnce
 from headstart.bench.trials import hardware
 from headstart.bench.trials.timing import measured, shortened, train_briefly
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 
 GAIN = 0.1
 """How much of a step's time another combination must save to be taken."""
@@ -45,27 +45,27 @@ class Combination:
     problem: str = ""
 
 
-def tune(ground: Ground, auto: Collection[str], decide: Decide = measured) -> Ground:
+def tune(context: TrialContext, auto: Collection[str], measure_once: MeasureOnce = measured) -> TrialContext:
     """Resolve precision and memory format, where they are to be chosen.
 
     Args:
-        ground: Its training has float32 and the contiguous format where nothing is chosen yet.
+        context: Its training has float32 and the contiguous format where nothing is chosen yet.
         auto: Which of ``"precision"`` and ``"memory_format"`` to choose.
-        decide: Is asked the question, so that an answer that was given before holds: by measuring, the same
+        measure_once: Is asked the question, so that an answer that was given before holds: by measuring, the same
             experiment could choose differently another time, and its trials would be others.
 
     Returns:
         The ground with both resolved.
     """
-    given = ground.training
+    given = context.training
     precision = "float32" if "precision" in auto else given.precision
-    ground = _in(ground, precision, "contiguous" if "memory_format" in auto else given.memory_format)
-    combinations = candidates(ground, auto)
+    context = _in(context, precision, "contiguous" if "memory_format" in auto else given.memory_format)
+    combinations = candidates(context, auto)
     if len(combinations) < 2:
-        return ground
+        return context
     question = {
         "what": "precision and memory format",
-        **ground.identity(),
+        **context.identity(),
         "batch_size": given.batch_size,
         "devices": given.devices,
         "device": given.device.partition(":")[0],
@@ -73,37 +73,37 @@ def tune(ground: Ground, auto: Collection[str], decide: Decide = measured) -> Gr
     }
 
     def answer() -> Facts:
-        found = measure(ground, combinations)
+        found = measure(context, combinations)
         return {"measured": [vars(each) for each in found], "chosen": vars(found[pick(found)])}
 
-    fact = decide(question, lambda: measured(question, answer))
+    fact = measure_once(question, lambda: measured(question, answer))
     chosen = fact["chosen"]
-    tuned = _in(ground, chosen["precision"], chosen["memory_format"])
-    return replace(tuned, decided={**ground.decided, "format": fact})
+    tuned = _in(context, chosen["precision"], chosen["memory_format"])
+    return replace(tuned, decided={**context.decided, "format": fact})
 
 
-def candidates(ground: Ground, auto: Collection[str]) -> list[Combination]:
+def candidates(context: TrialContext, auto: Collection[str]) -> list[Combination]:
     """List what to try, the one to fall back to first.
 
     bfloat16 takes part where the hardware computes in it, channels-last if the model has convolutions.
     """
-    training, task = ground.training, ground.data.task
+    training, task = context.training, context.data.task
     precisions, formats = [training.precision], [training.memory_format]
     if "precision" in auto and hardware.computes_bfloat16(training.device):
         precisions.append("bfloat16")
     if "memory_format" in auto:
         with rng.untouched():
-            model = ground.builder(task.channels, task.classes, task.image_size)
+            model = context.builder(task.channels, task.classes, task.image_size)
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             formats.append("channels_last")
     return [Combination(precision, layout) for precision in precisions for layout in formats]
 
 
-def measure(ground: Ground, combinations: Sequence[Combination]) -> list[Combination]:
+def measure(context: TrialContext, combinations: Sequence[Combination]) -> list[Combination]:
     """Time training steps in every combination, in rounds: what disturbs the machine disturbs all alike.
 
     Args:
-        ground: What to train.
+        context: What to train.
         combinations: float32 before bfloat16, which is used only if its loss on the same batch from the same
             weights is finite and within 5 % of float32's.
 
@@ -124,7 +124,7 @@ def measure(ground: Ground, combinations: Sequence[Combination]) -> list[Combina
                 continue
             began = time.perf_counter()
             try:
-                placed = _in(ground, each.precision, each.memory_format)
+                placed = _in(context, each.precision, each.memory_format)
                 outcome = train_briefly(placed, shortened(placed.data, _IMAGES), steps[i] if turn >= 0 else 1)
             except RuntimeError as error:  # such as a view of a channels-last tensor, or too little memory
                 found[i] = replace(each, problem=str(error).partition("\n")[0])
@@ -181,9 +181,9 @@ def rule(decided: Mapping[str, Any]) -> str:
     return f"Precision and memory format were chosen by timing training steps: {'; '.join(parts)}."
 
 
-def _in(ground: Ground, precision: str, memory_format: str) -> Ground:
-    training = replace(ground.training, precision=precision, memory_format=memory_format)
-    return replace(ground, training=training, data=ground.data.in_format(memory_format))
+def _in(context: TrialContext, precision: str, memory_format: str) -> TrialContext:
+    training = replace(context.training, precision=precision, memory_format=memory_format)
+    return replace(context, training=training, data=context.data.in_format(memory_format))
 
 
 def _differs(diverged: str, loss: float | None, wanted: float | None) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headstart.bench.store.store import Decide
+from headstart.bench.store.store import MeasureOnce
 from headstart.bench.trials.arms import EQUAL_STEPS, Arm
 from headstart.bench.trials.timing import Clock, measured
 from headstart.bench.trials.training import Training
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 from headstart.methods.sample_training import SampleTraining
 
@@ -25,13 +25,15 @@ class _RefusedError(Exception):
     """A method refuses the model; that is not an answer to keep, since its remedy may be followed."""
 
 
-def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Ground:
+def resolve_equal_steps(
+    context: TrialContext, arms: Sequence[Arm], measure_once: MeasureOnce = measured
+) -> TrialContext:
     """Give the equal-steps controls their steps, where they have none yet.
 
     Args:
-        ground: With its training resolved.
+        context: With its training resolved.
         arms: Of the experiment, the baseline first.
-        decide: Is asked what each start costs, so that an answer that was given before holds.
+        measure_once: Is asked what each start costs, so that an answer that was given before holds.
 
     Returns:
         The ground with its arms. A control is left out if its method refuses the model or costs less than
@@ -39,7 +41,7 @@ def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Gr
     """
     kept: list[Arm] = []
     costs: list[dict[str, Any]] = []
-    clock = Clock(ground)
+    clock = Clock(context)
     by_label = {arm.label: arm for arm in arms}
     for arm in arms:
         if arm.control != EQUAL_STEPS or "steps" in dict(arm.changes):
@@ -48,12 +50,12 @@ def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Gr
         if arm.of not in by_label:
             raise HeadstartError(f"{arm.label!r} is a control of {arm.of!r}, and there is no such arm.")
         method = by_label[arm.of]
-        training = ground.training_of(arm)
+        training = context.training_of(arm)
         cost: dict[str, Any] = {}
-        counted = counted_steps(method, len(ground.data.train), training.batch_size)
+        counted = counted_steps(method, len(context.data.train), training.batch_size)
         if counted is None:
             try:
-                cost = dict(decide(*_question(ground, method, clock)))
+                cost = dict(measure_once(*_question(context, method, clock)))
             except _RefusedError:
                 continue
             share = cost["init_seconds"] / cost["step_seconds"] / training.steps
@@ -63,8 +65,8 @@ def settle(ground: Ground, arms: Sequence[Arm], decide: Decide = measured) -> Gr
         costs.append({"of": arm.of, **cost, "share": share, "steps": more})
         if more:
             kept.append(replace(arm, changes=(*arm.changes, *stretch(training, training.steps + more).items())))
-    decided = {**ground.decided, "equal_steps": costs} if costs else ground.decided
-    return replace(ground, arms=tuple(kept), decided=decided)
+    decided = {**context.decided, "equal_steps": costs} if costs else context.decided
+    return replace(context, arms=tuple(kept), decided=decided)
 
 
 def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
@@ -153,11 +155,11 @@ def remarks(decided: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _question(ground: Ground, method: Arm, clock: Clock) -> Any:
-    training = ground.training_of(method)
+def _question(context: TrialContext, method: Arm, clock: Clock) -> Any:
+    training = context.training_of(method)
     question = {
         "what": "cost of a start",
-        **ground.identity(),
+        **context.identity(),
         "methods": [repr(each) for each in method.methods()],
         "training": {name: getattr(training, name) for name in _MATTERS},
         "device": training.device.partition(":")[0],

@@ -111,7 +111,7 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
         inputs, _ = data.calibration_batch(training.calibration, seed)
         return initialize(model, inputs, list(methods), seed=seed)
     fitted = [_fitted(m, training) if isinstance(m, SampleTraining) and m.fit is None else m for m in methods]
-    with progress.silently():  # the comparison draws its own bars
+    with progress.no_progress():  # the comparison draws its own bars
         return initialize(
             model, TrainingImages(data), fitted, seed=seed, samples=min(training.calibration, len(data.train))
         )

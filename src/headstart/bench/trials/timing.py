@@ -19,7 +19,7 @@ from headstart.bench.trials.arms import Arm
 from headstart.bench.trials.loop import Outcome, evaluate, train
 from headstart.bench.trials.starting import start
 from headstart.bench.trials.training import Axes, Training
-from headstart.bench.trials.trial import Ground, build
+from headstart.bench.trials.trial import TrialContext, build
 
 _STEPS = 9  # in three stretches, of which the median counts: the first one warms up
 _MOST = 300
@@ -55,20 +55,20 @@ def shortened(data: DeviceTask, images: int = _IMAGES) -> DeviceTask:
     return small
 
 
-def train_briefly(ground: Ground, data: DeviceTask, steps: int) -> Outcome:
+def train_briefly(context: TrialContext, data: DeviceTask, steps: int) -> Outcome:
     """Build the model and train it for a few steps, in up to three stretches.
 
     Of several devices, one trains on its share of the batch. The random states are as before.
 
     Args:
-        ground: Whose training to follow.
+        context: Whose training to follow.
         data: The task, best with few images to evaluate on.
         steps: How many.
     """
-    training = _one_device(ground.training)
+    training = _one_device(context.training)
     axes = Axes.of(0)
     with rng.untouched():
-        return train(build(ground, axes), data, replace(training, steps=steps, evaluations=3), axes)
+        return train(build(context, axes), data, replace(training, steps=steps, evaluations=3), axes)
 
 
 def _one_device(training: Training) -> Training:
@@ -79,12 +79,12 @@ class Clock:
     """Times a ground's parts, each once and only if it is asked for.
 
     Args:
-        ground: Of the trials.
+        context: Of the trials.
     """
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._small = shortened(ground.data)
+    def __init__(self, context: TrialContext) -> None:
+        self._ground = context
+        self._small = shortened(context.data)
         self._inits: dict[str, float] = {}
         self._step: float | None = None
         self._image: float | None = None

@@ -30,7 +30,7 @@ _KEPT_FILTERS = 32
 
 
 @dataclass(frozen=True)
-class Ground:
+class TrialContext:
     """What all trials of an experiment share, loaded once.
 
     Args:
@@ -84,7 +84,7 @@ class Ground:
 
 
 def run_trial(
-    ground: Ground,
+    context: TrialContext,
     arm: Arm,
     seed: int,
     on_step: Callable[[int], None] | None = None,
@@ -93,7 +93,7 @@ def run_trial(
     """Run one trial. The global random states are as before afterwards.
 
     Args:
-        ground: What all trials share.
+        context: What all trials share.
         arm: How to start.
         seed: Names the trial's random streams; arms with the same seed share data order, augmentation
             and (but for the null arm) default weights.
@@ -105,25 +105,25 @@ def run_trial(
         accuracy is that of guessing) or ``"refused"`` (the method said that it cannot do this model).
     """
     axes = Axes.of(seed, arm.weights_draw)
-    task, training = ground.data.task, ground.training_of(arm)
+    task, training = context.data.task, context.training_of(arm)
     with rng.untouched():
-        model = build(ground, axes)
+        model = build(context, axes)
         before = _first_weight(model)
         started = time.perf_counter()
         try:
-            report = _start(model, ground, arm, axes)
+            report = _start(model, context, arm, axes)
         except HeadstartError as error:
             return {"status": "refused", "reason": str(error)}
         init_seconds = time.perf_counter() - started
         begun = _first_weight(model)
-        outcome = train(model, ground.data, training, axes, on_step, fabric)
+        outcome = train(model, context.data, training, axes, on_step, fabric)
         trained = _first_weight(model)
     guess = 100.0 / task.classes
     curve = [asdict(point) for point in outcome.curve]
     return {
         "status": "diverged" if outcome.diverged else "done",
         "reason": outcome.diverged,
-        "test_accuracy": guess if outcome.diverged and ground.test else outcome.test_accuracy,
+        "test_accuracy": guess if outcome.diverged and context.test else outcome.test_accuracy,
         "test_loss": _finite(outcome.test_loss),
         "validation_accuracy": guess if outcome.diverged else outcome.curve[-1].accuracy,
         "area": _area(curve, training.steps, guess),
@@ -136,24 +136,24 @@ def run_trial(
     }
 
 
-def build(ground: Ground, axes: Axes) -> nn.Module:
+def build(context: TrialContext, axes: Axes) -> nn.Module:
     """Build the model with the weights of the axis, on the device. Seeds the global random state."""
     torch.manual_seed(axes.weights)
-    task = ground.data.task
-    model = ground.builder(task.channels, task.classes, task.image_size)
-    channels_last = ground.training.memory_format == "channels_last"
+    task = context.data.task
+    model = context.builder(task.channels, task.classes, task.image_size)
+    channels_last = context.training.memory_format == "channels_last"
     return model.to(  # type: ignore[call-overload]
-        device=ground.training.device,
+        device=context.training.device,
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
 
 
-def _start(model: nn.Module, ground: Ground, arm: Arm, axes: Axes) -> dict[str, Any] | None:
+def _start(model: nn.Module, context: TrialContext, arm: Arm, axes: Axes) -> dict[str, Any] | None:
     methods = arm.methods()
     if not methods:
         return None
-    report = start(model, ground.data, ground.training_of(arm), methods, axes.method)
-    if torch.device(ground.training.device).type == "cuda":
+    report = start(model, context.data, context.training_of(arm), methods, axes.method)
+    if torch.device(context.training.device).type == "cuda":
         torch.cuda.synchronize()
     return _plain(report.to_dict())
 

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from headstart import rng
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import ModelError
-from headstart.measure.gradients import LossFunction, both_ways
+from headstart.measure.gradients import LossFunction, forward_backward
 from headstart.methods.data_dependent.rates import Energies, solve
 from headstart.model import weights
 from headstart.model.weights import Layer, to_canonical
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.rescaling import follow, rescale, rescale_seen, within_range
-from headstart.symmetries.scale_flow import Flow
+from headstart.symmetries.rescaling import follow, rescale, rescale_checked, within_range
+from headstart.symmetries.scale_flow import ScaleFlow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
 
@@ -44,7 +44,7 @@ SAMPLES = 32  # a backward pass keeps every activation of them
         "Scales stay within a third of the exponents of the number format: at 100 plain layers equal rates would need"
         " more than float32 holds.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class Balance(Method):
@@ -99,70 +99,74 @@ class Balance(Method):
         """The published damping: a quarter of each factor at a time, ten times (where steps are damped at all)."""
         return cls(**{"damping": 0.25, "iterations": 10, **options})  # type: ignore[arg-type]
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, view: ModelView) -> None:
         """Measure, solve, rescale."""
-        if whole.batch is None or not whole.layers:
+        if view.batch is None or not view.layers:
             return
-        flow = follow(whole)
-        for layer in whole.layers:
+        flow = follow(view)
+        for layer in view.layers:
             reason = flow.reasons.get(layer.name)
-            if reason and layer.name not in whole.plan.outputs:
-                whole.plan.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
-        energies = self._measure(whole, flow)
+            if reason and layer.name not in view.plan.outputs:
+                view.plan.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
+        energies = self._measure(view, flow)
         before = _rates(energies)
         solved = solve(_without(energies, flow.almost))
-        exact = within_range(whole, solved, {})
-        applied = rescale_seen(whole, flow, {label: v for label, v in exact.items() if label not in flow.normed})
+        exact = within_range(view, solved, {})
+        applied = rescale_checked(view, flow, {label: v for label, v in exact.items() if label not in flow.normed})
         if applied is None:
-            whole.plan.find("balance: the model's function did not survive the rescale, so all layers were left alone.")
+            view.plan.add_finding(
+                "balance: the model's function did not survive the rescale, so all layers were left alone."
+            )
             return
         # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
         normed = {label: value for label, value in exact.items() if label in flow.normed}
         if self.almost == "damped":
-            rescale(whole, flow, normed)
-        elif rescale_seen(whole, flow, normed) is None:
-            whole.plan.find("balance: layers before norms keep their scale: their epsilon would change the function.")
+            rescale(view, flow, normed)
+        elif rescale_checked(view, flow, normed) is None:
+            view.plan.add_finding(
+                "balance: layers before norms keep their scale: their epsilon would change the function."
+            )
         steps = 0
         if flow.almost and self.almost == "damped":
-            steps = self._damped(whole, flow, exact)
-        for layer in whole.layers:
-            row = whole.plan.rows[layer.name]
+            steps = self._damped(view, flow, exact)
+        for layer in view.layers:
+            row = view.plan.rows[layer.name]
             if row.action == "left" and not row.notes:
                 row.notes.append("balance: the scales around it are fixed, or agree")
         known = not flow.normed and not steps  # in closed form
-        after = _rates(energies, applied) if known else _rates(self._measure(whole, flow))
-        _report(whole, before, after, "in closed form" if exact else "not in closed form", steps)
+        after = _rates(energies, applied) if known else _rates(self._measure(view, flow))
+        _report(view, before, after, "in closed form" if exact else "not in closed form", steps)
         if exact != solved:
-            whole.plan.find(
+            view.plan.add_finding(
                 "balance: equal rates need scales that the number format cannot hold, so all factors were shrunk alike."
             )
 
-    def _damped(self, whole: Whole, flow: Flow, exact: Mapping[int, float]) -> int:
+    def _damped(self, view: ModelView, flow: ScaleFlow, exact: Mapping[int, float]) -> int:
         """Rescale a little at a time where the effect is not known in closed form, measuring every time."""
         steps, so_far = 0, dict(exact)
         for _ in range(self.iterations):
-            wanted = {label: self.damping * value for label, value in solve(self._measure(whole, flow)).items()}
-            scales = within_range(whole, wanted, so_far)
-            for label, value in rescale(whole, flow, scales).items():
+            wanted = {label: self.damping * value for label, value in solve(self._measure(view, flow)).items()}
+            scales = within_range(view, wanted, so_far)
+            for label, value in rescale(view, flow, scales).items():
                 so_far[label] = so_far.get(label, 0.0) + value
             steps += 1
             if max((abs(value) for value in scales.values()), default=0.0) < self.tolerance:
                 break
         return steps
 
-    def _measure(self, whole: Whole, flow: Flow) -> dict[str, Energies]:
+    def _measure(self, view: ModelView, flow: ScaleFlow) -> dict[str, Energies]:
         """Measure what every layer's rate is made of, in one forward and one backward pass."""
-        assert whole.batch is not None
-        batch = whole.batch if self.loss_fn else whole.batch.head(SAMPLES)
-        seed = rng.derive(whole.seed, "balance")
-        passes = both_ways(whole.model, whole.plan, batch, whole.batch.raw, self.loss_fn, seed)
+        assert view.batch is not None
+        batch = view.batch if self.loss_fn else view.batch.head(SAMPLES)
+        seed = rng.derive(view.seed, "balance")
+        passes = forward_backward(view.model, view.plan, batch, view.batch.raw, self.loss_fn, seed)
         if passes.gradients is None:
             raise ModelError(
                 f"balance needs gradients: {' '.join(passes.notes)}",
                 remedy="Check that the model can be trained, or leave balance out.",
             )
         energies = {}
-        for layer in whole.layers:
+        for layer in view.layers:
             gradient = passes.gradients.get(layer.name)
             if gradient is not None and layer.name in flow.uses:
                 use = flow.uses[layer.name]
@@ -206,13 +210,13 @@ def _rates(energies: Mapping[str, Energies], scales: Mapping[int, float] | None 
     return [layer.log_rate(scales or {}) for layer in energies.values() if layer.measurable]
 
 
-def _report(whole: Whole, before: list[float], after: list[float], how: str, steps: int) -> None:
+def _report(view: ModelView, before: list[float], after: list[float], how: str, steps: int) -> None:
     if len(before) < 2:
-        whole.plan.find("balance: fewer than two layers have a rate, so there was nothing to balance.")
+        view.plan.add_finding("balance: fewer than two layers have a rate, so there was nothing to balance.")
         return
     how += f", then in {steps} damped steps" if steps else ""
     spread = [math.exp(max(rates) - min(rates)) for rates in (before, after)]
-    whole.plan.find(
+    view.plan.add_finding(
         f"balance: the rates of {len(before)} layers spread {spread[0]:.3g}-fold before and {spread[1]:.3g}-fold after"
         f" ({how})."
     )

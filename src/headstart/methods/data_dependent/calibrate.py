@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from headstart.engine.method import Method
-from headstart.engine.model_view import Whole
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.shared.normalization import constant_channels
-from headstart.model.forward import Where, failing_forward
+from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.rescaling import follow, rescale_seen, within_range
-from headstart.symmetries.scale_flow import Flow
+from headstart.symmetries.rescaling import follow, rescale_checked, within_range
+from headstart.symmetries.scale_flow import ScaleFlow
 
 SAMPLES = 64
 
@@ -40,7 +40,7 @@ SAMPLES = 64
         " to choose.",
         "Where an activation is not homogeneous the scale is left alone, so that the function is kept.",
     ),
-    couples=True,
+    depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class Calibrate(Method):
@@ -75,24 +75,26 @@ class Calibrate(Method):
     balance: bool = True
     loss_fn: LossFunction | None = None
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, view: ModelView) -> None:
         """Even out the channels, then the layers."""
-        if whole.batch is None or not whole.layers:
+        if view.batch is None or not view.layers:
             return
-        flow = follow(whole, channels=True)
-        moments = _moments(whole)
+        flow = follow(view, channels=True)
+        moments = _moments(view)
         scales = _scales(flow, moments)
-        if rescale_seen(whole, flow, within_range(whole, scales, {})) is None:
-            whole.plan.find("calibrate: the function did not survive a rescale of channels, so they were left alone.")
+        if rescale_checked(view, flow, within_range(view, scales, {})) is None:
+            view.plan.add_finding(
+                "calibrate: the function did not survive a rescale of channels, so they were left alone."
+            )
         else:
-            _report(whole, moments, _moments(whole))
+            _report(view, moments, _moments(view))
         if self.balance:
-            Balance(loss_fn=self.loss_fn, almost="leave").finish(whole)
+            Balance(loss_fn=self.loss_fn, almost="leave").finish(view)
 
 
-def _moments(whole: Whole) -> dict[str, Moments]:
+def _moments(view: ModelView) -> dict[str, Moments]:
     """Measure every layer's output channels, on its first use."""
-    assert whole.batch is not None
+    assert view.batch is not None
     found: dict[str, Moments] = {}
 
     def look(layer: Layer) -> Any:
@@ -102,18 +104,18 @@ def _moments(whole: Whole) -> dict[str, Moments]:
 
         return hook
 
-    batch = whole.batch.head(SAMPLES)
-    handles = [layer.module.register_forward_hook(look(layer), prepend=True) for layer in whole.layers]
+    batch = view.batch.head(SAMPLES)
+    handles = [layer.module.register_forward_hook(look(layer), prepend=True) for layer in view.layers]
     try:
-        with torch.no_grad(), batch_statistics(whole.model, {}), failing_forward(batch, Where()):
-            whole.model(*batch.args, **batch.kwargs)
+        with torch.no_grad(), batch_statistics(view.model, {}), failing_forward(batch, CurrentLayer()):
+            view.model(*batch.args, **batch.kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return found
 
 
-def _scales(flow: Flow, moments: Mapping[str, Moments]) -> dict[int, float]:
+def _scales(flow: ScaleFlow, moments: Mapping[str, Moments]) -> dict[int, float]:
     """Choose the factor of every channel's class: the geometric mean of what its members ask for."""
     asked: dict[int, list[float]] = {}
     for name, found in moments.items():
@@ -127,14 +129,14 @@ def _scales(flow: Flow, moments: Mapping[str, Moments]) -> dict[int, float]:
     return {label: sum(values) / len(values) for label, values in asked.items()}
 
 
-def _report(whole: Whole, before: Mapping[str, Moments], after: Mapping[str, Moments]) -> None:
+def _report(view: ModelView, before: Mapping[str, Moments], after: Mapping[str, Moments]) -> None:
     worst = [max((_spread(m) for m in found.values()), default=1.0) for found in (before, after)]
-    whole.plan.find(
+    view.plan.add_finding(
         f"calibrate: within a layer, channels' deviations spread up to {worst[0]:.3g}-fold before and"
         f" {worst[1]:.3g}-fold after."
     )
     for name, found in after.items():
-        row = whole.plan.rows[name]
+        row = view.plan.rows[name]
         row.output_mean, row.output_std = found.total_mean, found.total_std
 
 

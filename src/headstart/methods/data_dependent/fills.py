@@ -195,6 +195,6 @@ def _tell(visit: Visit, written: int, why: str) -> None:
     filters = visit.layer.out_channels
     if written < filters:
         visit.note(f"{filters - written} of {filters} filters Gaussian")
-        visit.find(
+        visit.add_finding(
             f"{visit.method}: {filters - written} of {filters} filters of '{visit.layer.name}' are Gaussian: {why}."
         )

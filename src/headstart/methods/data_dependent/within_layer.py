@@ -157,7 +157,7 @@ class WithinLayer(Method):
         std, layer_std = moments.var.sqrt(), math.sqrt(float(moments.var.mean()))
         if bool(dead.any()):
             visit.note(f"{int(dead.sum())} constant channels, scaled by the layer's deviation")
-            visit.find(
+            visit.add_finding(
                 f"{self.info.name}: {int(dead.sum())} channels of '{visit.layer.name}' are constant on the batch."
             )
         scale = 1 / torch.where(dead, layer_std, std if self.per == "channel" else torch.full_like(std, layer_std))

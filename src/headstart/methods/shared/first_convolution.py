@@ -29,7 +29,9 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
             if layer.name in candidates:
                 plan.skip(layer, _why_not(name, point and len(found) < count, count))
             if layer.name in candidates and point and not found:
-                plan.find(f"{name}: '{layer.name}' has a 1×1 kernel; the next convolution is taken as the first.")
+                plan.add_finding(
+                    f"{name}: '{layer.name}' has a 1×1 kernel; the next convolution is taken as the first."
+                )
         elif layer.name in plan.frozen:
             raise HeadstartError(
                 f"{name}: the first convolution, {layer.where}, is frozen (requires_grad=False).",
@@ -45,7 +47,7 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
             remedy="Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
         )
     if not plan.traced:
-        plan.find(f"{name}: without data the first convolution is the first registered, '{found[0].name}'.")
+        plan.add_finding(f"{name}: without data the first convolution is the first registered, '{found[0].name}'.")
     return found
 
 
@@ -86,7 +88,7 @@ def note_missing(visit: Visit, written: int, filters: int, why: str) -> None:
     """Say that some of the filters that were asked for keep their values."""
     if written < filters:
         visit.note(f"{written} of {filters} filters written, the rest kept")
-        visit.find(
+        visit.add_finding(
             f"{visit.method}: {why} in '{visit.layer.name}': {filters - written} of {filters} filters keep"
             " their random values."
         )

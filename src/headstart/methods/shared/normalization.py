@@ -32,7 +32,9 @@ def leave_normed(
         else:
             chosen.append(layer)
     if normed:
-        plan.find(f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are.")
+        plan.add_finding(
+            f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are."
+        )
     return chosen
 
 
@@ -49,8 +51,8 @@ def leave_constant(visit: Visit, dead: Tensor) -> bool:
     """Leave a layer none of whose channels vary, say so, and return whether that was the case."""
     if not bool(dead.all()):
         return False
-    visit.leave("its output does not vary over the batch")
-    visit.find(
+    visit.skip("its output does not vary over the batch")
+    visit.add_finding(
         f"{visit.method}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
         " rescaled; layers before it, or the data, have lost all variation."
     )

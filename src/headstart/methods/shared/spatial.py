@@ -78,7 +78,9 @@ def spatial_convolutions(
             else "Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
         )
     if not plan.traced:
-        plan.find(f"{method.info.name}: without data the depth of a layer is its place in the order of registration.")
+        plan.add_finding(
+            f"{method.info.name}: without data the depth of a layer is its place in the order of registration."
+        )
     return found
 
 
@@ -111,7 +113,7 @@ def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> Non
     lengths = torch.linalg.vector_norm(block.flatten(1), dim=1, dtype=torch.float64)
     alive = lengths > DEAD * lengths.max()
     if not bool(alive.any()):
-        visit.leave("all of its filters would be zero")
+        visit.skip("all of its filters would be zero")
         return
     if rms is not None:
         count = 1 if per == "filter" else int(alive.sum())
@@ -122,7 +124,7 @@ def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> Non
         block[~alive] = visit.weight_now[~alive]
         dead = int((~alive).sum())
         visit.note(f"{dead} filters came out as zero and keep their values")
-        visit.find(
+        visit.add_finding(
             f"{visit.method}: {dead} of {len(block)} filters of '{visit.layer.name}' came out as zero and"
             " keep their values."
         )

@@ -19,7 +19,7 @@ from headstart.bench.papers.protocols import (
 from headstart.bench.papers.protocols.base import VERSIONS
 from headstart.bench.papers.reproduction.scales import SCALES, SMALL, SMOKE, Part
 from headstart.bench.runs.experiment import Experiment
-from headstart.bench.settings.words import WORDS, check, defaults, experiment
+from headstart.bench.settings.words import SETTINGS, check, defaults, experiment
 from headstart.errors import HeadstartError, unknown
 
 
@@ -91,11 +91,11 @@ class Comparison:
             'precision: auto instead of float32.'
         """
         lines = list(self.why)
-        for word in WORDS:
+        for word in SETTINGS:
             if word in self.words and word in self.protocol.needs:
                 lines.append(f"{word}: {_said(self.words[word])}; the protocol leaves it to you.")
             elif word in self.words:
-                before = self.protocol.words.get(word, WORDS[word].default)
+                before = self.protocol.words.get(word, SETTINGS[word].default)
                 if before != self.words[word]:
                     lines.append(f"{word}: {_said(self.words[word])} instead of {_said(before)}.")
         return lines

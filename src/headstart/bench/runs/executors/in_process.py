@@ -9,7 +9,7 @@ import torch
 
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.worker import Job, run_job
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 
 if TYPE_CHECKING:
     from headstart.bench.runs.executors.base import Progress
@@ -24,17 +24,17 @@ class InProcess:
         return torch.get_num_threads()
 
     def execute(
-        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials here; see `Executor`."""
         for trial in trials:
 
             def tell(done: int, trial: Trial = trial) -> None:
-                progress.working([Working.on(trial, ground, done)])
+                progress.working([Working.on(trial, context, done)])
 
             tell(0)
-            job = Job.of(experiment, ground, trial, self.threads())
-            yield Finished(trial, run_job(job, ground, tell), {})
+            job = Job.of(experiment, context, trial, self.threads())
+            yield Finished(trial, run_job(job, context, tell), {})
 
     def close(self) -> None:
         """Do nothing."""

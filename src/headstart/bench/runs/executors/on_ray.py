@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.processes import LOOK, RETRIES, cores
 from headstart.bench.runs.executors.worker import Job, Reply, work
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class OnRay:
         return self._threads
 
     def execute(
-        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials as tasks; see `Executor`. A task waits in Ray's queue only if there is no room yet."""
         self._busy = {}
@@ -68,10 +68,10 @@ class OnRay:
         if first is None:
             return
         self._connect()
-        devices = ground.training.devices if ground.training.device.startswith("cuda") else 0
+        devices = context.training.devices if context.training.device.startswith("cuda") else 0
         gpus = float(devices) if self._gpus is None else self._gpus
         task = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES)(_work)
-        template = Job.of(experiment, ground, first, self._threads)
+        template = Job.of(experiment, context, first, self._threads)
         board = _Board(self._ray)
         room = self._room(gpus)
         left = itertools.chain([first], trials)
@@ -80,7 +80,7 @@ class OnRay:
                 self._busy[task.remote(replace(template, trial=trial), board.actor)] = trial
             if not self._busy:
                 break
-            progress.working([Working.on(t, ground, board.done.get(t.key, 0)) for t in self._busy.values()])
+            progress.working([Working.on(t, context, board.done.get(t.key, 0)) for t in self._busy.values()])
             try:
                 finished = board.wait(self._busy)
             except self._ray.exceptions.RayError as error:

@@ -19,7 +19,7 @@ import torch
 
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
-from headstart.bench.trials.trial import Ground
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Processes:
         return self._threads
 
     def execute(
-        self, experiment: Experiment, ground: Ground, trials: Iterator[Trial], progress: Progress
+        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials in the workers; see `Executor`."""
         idle = list(reversed(self._workers))
@@ -75,10 +75,10 @@ class Processes:
                 if trial is None:
                     break
                 worker = idle.pop()
-                busy[worker.start(Job.of(experiment, ground, trial, self._threads))] = worker, trial
+                busy[worker.start(Job.of(experiment, context, trial, self._threads))] = worker, trial
             if not busy:
                 break
-            progress.working([Working.on(trial, ground, worker.done.value) for worker, trial in busy.values()])
+            progress.working([Working.on(trial, context, worker.done.value) for worker, trial in busy.values()])
             for future in wait(busy, LOOK, FIRST_COMPLETED).done:
                 worker, trial = busy.pop(future)
                 idle.append(worker)

@@ -15,7 +15,7 @@ from headstart.bench.runs.executors.base import Finished
 from headstart.bench.store.store import content_key
 from headstart.bench.trials import hardware
 from headstart.bench.trials.devices import launch
-from headstart.bench.trials.trial import Ground, run_trial
+from headstart.bench.trials.trial import TrialContext, run_trial
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Job:
     folder: str
 
     @classmethod
-    def of(cls, experiment: Experiment, ground: Ground, trial: Trial, threads: int) -> Job:
+    def of(cls, experiment: Experiment, context: TrialContext, trial: Trial, threads: int) -> Job:
         """Describe a trial; the worker resolves nothing again."""
         return cls(
-            replace(experiment, training=ground.training, auto=(), arms=ground.arms), trial, threads, os.getcwd()
+            replace(experiment, training=context.training, auto=(), arms=context.arms), trial, threads, os.getcwd()
         )
 
 
@@ -78,7 +78,7 @@ class Reply:
         raise HeadstartError(self.error)
 
 
-_prepared: dict[str, tuple[Ground, dict[str, Any]]] = {}
+_prepared: dict[str, tuple[TrialContext, dict[str, Any]]] = {}
 
 
 def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
@@ -92,46 +92,46 @@ def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
         with contextlib.suppress(OSError):  # on another machine the folder may not be there, nor be needed
             os.chdir(job.folder)
         torch.set_num_threads(job.threads)
-        ground, provenance = _prepare(job)
+        context, provenance = _prepare(job)
         trial = job.trial
-        if content_key(ground.determinants(trial.arm, trial.seed)) != trial.key:
+        if content_key(context.determinants(trial.arm, trial.seed)) != trial.key:
             raise HeadstartError(
                 f"A worker sees other data or another model than the driver did: '{trial.arm.label}', seed "
                 f"{trial.seed}, would be another trial there.",
                 remedy="Give all machines the same files and packages, and leave them unchanged while trials run.",
             )
-        return Reply(run_job(job, ground, on_step), provenance)
+        return Reply(run_job(job, context, on_step), provenance)
     except HeadstartError as error:
         return Reply(error=str(error))
     except Exception as error:
         return Reply(error=str(error), trace=traceback.format_exc())
 
 
-def run_job(job: Job, ground: Ground, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+def run_job(job: Job, context: TrialContext, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Run a job's trial here, or in one process per device if several devices train together.
 
     Args:
         job: Which trial.
-        ground: As it was prepared in this process.
+        context: As it was prepared in this process.
         on_step: Called with the number of finished steps; only if the trial runs in this process.
     """
-    if ground.training.devices == 1:
-        return run_trial(ground, job.trial.arm, job.trial.seed, on_step)
-    result: dict[str, Any] = launch(ground.training, _on_device, job)
+    if context.training.devices == 1:
+        return run_trial(context, job.trial.arm, job.trial.seed, on_step)
+    result: dict[str, Any] = launch(context.training, _on_device, job)
     return result
 
 
 def _on_device(fabric: Fabric, job: Job) -> dict[str, Any]:
     torch.set_num_threads(max(1, job.threads // fabric.world_size))
-    ground, _ = _prepare(job)
-    return run_trial(ground, job.trial.arm, job.trial.seed, fabric=fabric)
+    context, _ = _prepare(job)
+    return run_trial(context, job.trial.arm, job.trial.seed, fabric=fabric)
 
 
-def _prepare(job: Job) -> tuple[Ground, dict[str, Any]]:
+def _prepare(job: Job) -> tuple[TrialContext, dict[str, Any]]:
     """Prepare the ground once; the one of an earlier experiment is let go."""
     name = repr(job.experiment)
     if name not in _prepared:
         _prepared.clear()
-        ground = job.experiment.prepare()
-        _prepared[name] = ground, hardware.provenance(ground.training.device)
+        context = job.experiment.prepare()
+        _prepared[name] = context, hardware.provenance(context.training.device)
     return _prepared[name]
