@@ -288,8 +288,8 @@ def test_what_stays_in_place_is_told():
 def test_per_channel_parameters_go_along():
     model, x = build("affine")
     wiring = trace_channels(model, inputs.load(x, model, seed=0))
-    assert {"slope.weight", "scale", "group.weight", "instance.running_var", "layer.bias"} <= set(wiring.others)
-    assert "place" not in wiring.others
+    assert {"slope.weight", "scale", "group.weight", "instance.running_var", "layer.bias"} <= set(wiring.other_tensors)
+    assert "place" not in wiring.other_tensors
     assert sizes(wiring) == [4, 4]  # one stream, in the two groups of its norm
 
 

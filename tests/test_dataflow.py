@@ -6,17 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from headstart.model import inputs
-from headstart.model.trace import make_plan
+from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.symmetries.operations import ANY, PINNED
-from headstart.symmetries.scale_flow import trace
+from headstart.symmetries.scale_flow import trace_scales
 
 
 def follow(model, x, fixed=(), rigid=()):
     with Transaction(model), torch.no_grad():
         batch = inputs.load(x, model, seed=0)
-        plan = make_plan(model, batch)
-        return trace(model, batch.head(2), plan.layers, fixed, rigid)
+        trace = trace_model(model, batch)
+        return trace_scales(model, batch.head(2), trace.layers, fixed, rigid)
 
 
 def output(flow, name):

@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 import headstart as hs
 from headstart.model.inputs import Batch
+from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import select
-from headstart.model.trace import make_plan
+from headstart.model.trace import trace_model
 
 
 def plan_of(model, *args):
-    return make_plan(model.eval(), Batch(args))
+    return trace_model(model.eval(), Batch(args))
 
 
 def images(*shape):
@@ -116,20 +117,20 @@ def test_order_calls_and_layers_that_never_run():
         def forward(self, x):
             return self.late(self.early(self.early(x)))
 
-    plan = plan_of(Odd(), torch.rand(4, 4))
-    assert [la.name for la in plan.layers] == ["early", "late"]
-    assert plan.calls == {"early": 2, "late": 1}
-    assert [la.name for la in plan.unreached] == ["unused"]
-    assert plan.rows["unused"].action == "not reached"
+    trace = plan_of(Odd(), torch.rand(4, 4))
+    assert [la.name for la in trace.layers] == ["early", "late"]
+    assert trace.calls == {"early": 2, "late": 1}
+    assert [la.name for la in trace.unreached] == ["unused"]
+    assert ReportBuilder.of(trace).rows["unused"].action == "not reached"
     report = hs.initialize(Odd(), torch.randn(32, 4), "kaiming")
     assert "never called" in " ".join(report.findings)
     assert [r.name for r in report.rows] == ["early", "late", "unused"]
 
 
 def test_without_data_the_order_is_that_of_registration():
-    plan = make_plan(Net(), None)
-    assert [la.name for la in plan.layers] == ["a", "b"]
-    assert not plan.traced
+    trace = trace_model(Net(), None)
+    assert [la.name for la in trace.layers] == ["a", "b"]
+    assert not trace.traced
 
 
 class Nested(nn.Module):
@@ -164,11 +165,12 @@ ALL = ["stem", "layer1.0", "layer1.1", "layer10.0", "head"]
 )
 def test_include_and_exclude(include, exclude, expected):
     model = Nested()
-    plan = plan_of(model, X)
-    assert [la.name for la in select(plan, model, include, exclude)] == expected
+    trace = plan_of(model, X)
+    report = ReportBuilder.of(trace)
+    assert [la.name for la in select(trace, report, model, include, exclude)[1]] == expected
     for name in set(ALL) - set(expected):
-        assert plan.rows[name].action == "skipped"
-        assert plan.rows[name].notes in (["not included"], ["excluded"])
+        assert report.rows[name].action == "skipped"
+        assert report.rows[name].notes in (["not included"], ["excluded"])
 
 
 @pytest.mark.parametrize("selection", [5, [5], [], {}, [None], ["stem", 1]])

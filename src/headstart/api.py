@@ -6,6 +6,8 @@ import copy
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,8 +24,9 @@ from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.lazy import materialize
+from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
-from headstart.model.trace import Plan, make_plan
+from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import store
 from headstart.results.report import Init, Report, Row
@@ -79,7 +82,7 @@ def initialize(
         >>> round(report.row("2").output_std, 3)
         1.0
     """
-    init = _run(model, data, method, seed, include, exclude, samples, batch_size, get_inputs, keep=True)
+    init = _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs), keep=True)
     assert init.report is not None
     return init.report
 
@@ -116,7 +119,7 @@ def compute(
         >>> hs.apply(model, init).changed
         ['']
     """
-    return _run(model, data, method, seed, include, exclude, samples, batch_size, get_inputs, keep=False)
+    return _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs), keep=False)
 
 
 def apply(model: nn.Module, init: Init) -> Report:
@@ -167,132 +170,117 @@ def apply(model: nn.Module, init: Init) -> Report:
     return Report("applied", list(init.provenance.get("methods", [])), rows, seed=int(init.provenance.get("seed", 0)))
 
 
-def _run(
-    model: nn.Module,
-    data: Any,
-    method: MethodLike,
-    seed: int | torch.Generator,
-    include: Selection,
-    exclude: Selection,
-    samples: int | None,
-    batch_size: int | None,
-    get_inputs: GetInputs | None,
-    *,
-    keep: bool,
-) -> Init:
-    start = time.perf_counter()
-    methods = registry.resolve(method)
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 1):
-        raise DataError(f"batch_size={batch_size!r} is no batch.", remedy="Pass a whole number from 2, or None.")
-    model = guard.unwrap(model)
-    guard.check(model)
-    number = rng.seed_of(seed)
-    needing = [m.info.name for m in methods if m.info.needs_data]
-    if data is None and needing:
-        raise DataError(
-            f"Method '{needing[0]}' works from data and got none.",
-            remedy="Pass a batch, a DataLoader or a Dataset as the second argument.",
-        )
-    with rng.untouched(number), torch.inference_mode(False), torch.no_grad():
-        batch = None if data is None else inputs.load(data, model, seed=number, samples=samples, get_inputs=get_inputs)
-        if batch is not None and needing:
+@dataclass(frozen=True)
+class _Call:
+    """What the caller asked for; see :func:`initialize`."""
+
+    data: Any
+    method: MethodLike
+    seed: int | torch.Generator
+    include: Selection
+    exclude: Selection
+    samples: int | None
+    batch_size: int | None
+    get_inputs: GetInputs | None
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """The methods, configured."""
+        return registry.resolve(self.method)
+
+    @cached_property
+    def number(self) -> int:
+        """The seed as a number; a generator moves by one draw."""
+        return rng.seed_of(self.seed)
+
+    def batch(self, model: nn.Module) -> Batch | None:
+        """Load the calibration batch; None without data."""
+        if self.data is None:
+            return None
+        batch = inputs.load(self.data, model, seed=self.number, samples=self.samples, get_inputs=self.get_inputs)
+        if any(m.info.needs_data for m in self.methods):
             inputs.require_variation(batch)
+        return batch
+
+    def check(self) -> None:
+        """Raise on what is wrong without a look at the model."""
+        needing = [m.info.name for m in self.methods if m.info.needs_data]
+        size = self.batch_size
+        if size is not None and not (isinstance(size, int) and size > 1):
+            raise DataError(f"batch_size={size!r} is no batch.", remedy="Pass a whole number from 2, or None.")
+        if self.data is None and needing:
+            raise DataError(
+                f"Method '{needing[0]}' works from data and got none.",
+                remedy="Pass a batch, a DataLoader or a Dataset as the second argument.",
+            )
+
+
+def _run(model: nn.Module, call: _Call, *, keep: bool) -> Init:
+    start = time.perf_counter()
+    model = guard.unwrap(model)
+    call.check()
+    guard.check(model)
+    with rng.untouched(call.number), torch.inference_mode(False), torch.no_grad():
+        batch = call.batch(model)
         if guard.is_lazy(model):
-            return _run_lazy(model, batch, methods, number, include, exclude, batch_size, keep, (data, get_inputs))
-        init = _inside(model, batch, methods, number, include, exclude, batch_size, keep, (data, get_inputs))
+            return _run_lazy(model, batch, call, keep)
+        init = _inside(model, batch, call, keep)
     assert init.report is not None
     init.report.seconds = time.perf_counter() - start
     return init
 
 
-def _inside(
-    model: nn.Module,
-    batch: Batch | None,
-    methods: list[Method],
-    seed: int,
-    include: Selection,
-    exclude: Selection,
-    batch_size: int | None,
-    keep: bool,
-    given: tuple[Any, GetInputs | None],
-) -> Init:
+def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:
     """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
-        plan = make_plan(model, batch)
+        trace = trace_model(model, batch)
+        report = ReportBuilder.of(trace)
         if batch is not None and batch.note:
-            plan.add_finding(f"Used {batch.note}.")
-        chosen = select(plan, model, include, exclude)
-        jobs = [(m, m.select(chosen, plan)) for m in methods]
-        views = [ModelView(model, batch, plan, layers, transaction, seed, m.info.name, *given) for m, layers in jobs]
-        for m, view in zip(methods, views, strict=True):
+            report.add_finding(f"Used {batch.note}.")
+        trace, chosen = select(trace, report, model, call.include, call.exclude)
+        given = call.data, call.get_inputs
+        whole = ModelView(model, batch, trace, report, chosen, transaction, call.number, "", *given)
+        views = [replace(whole, layers=m.select(chosen, trace, report), method=m.info.name) for m in call.methods]
+        for m, view in zip(call.methods, views, strict=True):
             m.start(view)
-        walk(model, batch, plan, jobs, transaction, seed, batch_size)
-        for m, view in zip(methods, views, strict=True):
+        walk(whole, [(m, view.layers) for m, view in zip(call.methods, views, strict=True)], call.batch_size)
+        for m, view in zip(call.methods, views, strict=True):
             m.finish(view)
-        report = _report(plan, methods, seed)
+        names = [m.info.name for m in call.methods]
+        built = report.build(trace, names, [repr(m) for m in call.methods], call.number)
         if keep:
             transaction.commit()
         values = {} if keep else transaction.changed()
-    names = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
-    tensors = {names[i]: v for i, v in values.items()}
-    report.seconds = time.perf_counter() - start
-    return Init(tensors, {} if keep else _provenance(methods, seed, batch, include, exclude), report)
+    names_by_id = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = {names_by_id[i]: v for i, v in values.items()}
+    built.seconds = time.perf_counter() - start
+    return Init(tensors, {} if keep else _provenance(call, batch), built)
 
 
-def _run_lazy(
-    model: nn.Module,
-    batch: Batch | None,
-    methods: list[Method],
-    seed: int,
-    include: Selection,
-    exclude: Selection,
-    batch_size: int | None,
-    keep: bool,
-    given: tuple[Any, GetInputs | None],
-) -> Init:
+def _run_lazy(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:
     """Try everything on a copy: a lazy module cannot be made lazy again."""
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
     lazy = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]  # torch cannot copy these itself
     fresh: Any = UninitializedBuffer
     twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
-    materialize(twin, batch, seed)
-    init = _inside(twin, batch, methods, seed, include, exclude, batch_size, False, given)
+    materialize(twin, batch, call.number)
+    init = _inside(twin, batch, call, False)
     if keep:
-        materialize(model, batch, seed)
+        materialize(model, batch, call.number)
         apply(model, init)
     return init
 
 
-def _report(plan: Plan, methods: list[Method], seed: int) -> Report:
-    rows = [plan.rows[layer.name] for layer in [*plan.layers, *plan.unreached]]
-    title = f"headstart: {' + '.join(m.info.name for m in methods)}"
-    report = Report(title, [repr(m) for m in methods], rows, seed=seed, filters=plan.filters)
-    report.findings = list(plan.findings)
-    report.statistics, report.others = list(plan.statistics), list(plan.others)
-    if plan.statistics:
-        report.findings.append(f"Running statistics moved with the rescale in: {', '.join(plan.statistics)}.")
-    if plan.unreached:
-        report.findings.append(
-            f"{len(plan.unreached)} weight layers are never called by the forward pass and were left alone:"
-            f" {', '.join(la.name for la in plan.unreached[:5])}{' …' if len(plan.unreached) > 5 else ''}."
-        )
-    if not report.changed:
-        report.findings.append("No layer was written.")
-    return report
-
-
-def _provenance(
-    methods: list[Method], seed: int, batch: Batch | None, include: Selection, exclude: Selection
-) -> dict[str, Any]:
+def _provenance(call: _Call, batch: Batch | None) -> dict[str, Any]:
     import sklearn
 
     return {
-        "methods": [repr(m) for m in methods],
-        "seed": seed,
-        "include": None if include is None else str(include),
-        "exclude": None if exclude is None else str(exclude),
+        "methods": [repr(m) for m in call.methods],
+        "seed": call.number,
+        "include": None if call.include is None else str(call.include),
+        "exclude": None if call.exclude is None else str(call.exclude),
         "data": None if batch is None else inputs.fingerprint(batch),
         "versions": {
             "headstart": __version__,

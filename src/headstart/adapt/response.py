@@ -16,7 +16,7 @@ from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, never_run
-from headstart.model.trace import make_plan
+from headstart.model.trace import trace_model
 from headstart.model.weights import from_canonical, to_canonical
 from headstart.numerics.moments import MIN_VALUES, Moments, channel_moments
 
@@ -85,7 +85,7 @@ class ResponseMatcher:
         if reference is not None:
             with self._stems.undone():
                 self._pass(reference, self._look)
-        self._plan = make_plan(self._model, batch)
+        self._plan = trace_model(self._model, batch)
         self._fresh = fresh_batch_norms(self._model)
         self._pass(batch, self._adapt)
         for stem in self._stems.found:

@@ -99,7 +99,7 @@ def compute_then_apply_is_initialize(method: MethodLike) -> None:
     before.require_kept()
     require(set(init.tensors) <= set(b.state_dict()), "compute names tensors that the state dict does not have")
     report = apply(b, init)
-    before.require_kept(report.changed, report.statistics, report.others)
+    before.require_kept(report.changed, report.statistics, report.other_tensors)
     require_equal(weights_of(a), weights_of(b), "initialize and compute + apply")
 
 

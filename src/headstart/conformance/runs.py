@@ -62,7 +62,7 @@ def run(method: MethodLike, model: nn.Module, data: Any, **options: Any) -> Repo
     """Initialize and require that nothing changed but the weights of the layers that the report names."""
     before = Snapshot(model)
     report = initialize(model, data, method, **{"seed": 0, **options})
-    before.require_kept(report.changed, report.statistics, report.others)
+    before.require_kept(report.changed, report.statistics, report.other_tensors)
     for name, value in weights_of(model).items():
         require(not value.is_floating_point() or bool(torch.isfinite(value).all()), f"'{name}' is not finite")
     return report

@@ -26,7 +26,7 @@ from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.lazy import materialize
 from headstart.model.selection import Selection, named
-from headstart.model.trace import Plan, make_plan
+from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
 from headstart.numerics.moments import across_sample_std
@@ -125,23 +125,23 @@ def _look(
     include: Selection,
     exclude: Selection,
 ) -> Diagnosis:
-    plan = make_plan(model, batch)
-    everything = [*plan.layers, *plan.unreached]
+    trace = trace_model(model, batch)
+    everything = [*trace.layers, *trace.unreached]
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)
-    passes = None if batch is None else forward_backward(model, plan, batch, raw, loss_fn, seed)
-    diagnosis.rows = [_row(la, plan, passes) for la in everything if la.name in shown]
+    passes = None if batch is None else forward_backward(model, trace, batch, raw, loss_fn, seed)
+    diagnosis.rows = [_row(la, trace, passes) for la in everything if la.name in shown]
     if batch is not None and passes is not None:
         _describe_input(diagnosis, batch)
         diagnosis.notes.append(f"Measured on {batch.note or f'{samples} samples'}.")
         diagnosis.notes.extend(passes.notes)
-    names = {name for name, norm in plan.norm_after.items() if isinstance(model.get_submodule(norm), _BatchNorm)}
+    names = {name for name, norm in trace.norm_after.items() if isinstance(model.get_submodule(norm), _BatchNorm)}
     scene = Scene(
         model,
         batch_normed=names,
-        normed=set(plan.norm_after),
-        unreached={la.name for la in plan.unreached},
+        normed=set(trace.norm_after),
+        unreached={la.name for la in trace.unreached},
         gradients_measured=passes is not None and passes.gradients is not None,
         values={} if passes is None else {n: s.values for n, s in passes.probe.signals.items()},
     )
@@ -157,7 +157,7 @@ def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
         diagnosis.input_across_sample_std = _number(across_sample_std(value)) if value.dim() else None
 
 
-def _row(layer: Layer, plan: Plan, passes: Passes | None) -> LayerHealth:
+def _row(layer: Layer, trace: ModelTrace, passes: Passes | None) -> LayerHealth:
     weight = weights.read(layer)
     row = LayerHealth(layer.name, type(layer.module).__name__, layer.shape, layer.fan_in, layer.fan_out)
     if bool(torch.isfinite(weight).all()):
@@ -169,7 +169,7 @@ def _row(layer: Layer, plan: Plan, passes: Passes | None) -> LayerHealth:
             row.sparsity, row.variance_entropy, row.orthogonality = filter_metrics(weight, layer.groups)
     else:
         row.notes.append("not finite")
-    if (n := plan.calls.get(layer.name, 1)) > 1:
+    if (n := trace.calls.get(layer.name, 1)) > 1:
         row.notes.append(f"runs {n} times; outputs measured on its first use")
     params = layer.weight_parameters()
     if params and not any(p.requires_grad for p in params):

@@ -12,7 +12,8 @@ from headstart.model.weights import Layer
 if TYPE_CHECKING:
     from headstart.engine.model_view import ModelView
     from headstart.engine.visit import Visit
-    from headstart.model.trace import Plan
+    from headstart.model.report_builder import ReportBuilder
+    from headstart.model.trace import ModelTrace
 
 # "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
 Scope = Literal["first convolution", "convolutions", "all layers"]
@@ -56,12 +57,13 @@ class Method:
 
     info: ClassVar[Info]
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
-        """Choose which of the selected layers to visit; say why others are left with ``plan.skip``.
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
+        """Choose which of the selected layers to visit; say why others are left with ``report.skip``.
 
         Args:
             layers: Layers that may be written, in execution order.
-            plan: What is known of the model: order, calls, which layers a normalization follows.
+            trace: What is known of the model: order, calls, which layers a normalization follows.
+            report: Gets the reasons.
 
         Returns:
             The layers to visit.

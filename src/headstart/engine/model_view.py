@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.errors import WriteError
 from headstart.model import weights
 from headstart.model.inputs import Batch, GetInputs
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.results.report import summarize
@@ -26,7 +27,8 @@ class ModelView:
     Attributes:
         model: In evaluation mode, inside the transaction.
         batch: The calibration batch; None without data.
-        plan: What is known of the model.
+        trace: What is known of the model.
+        report: What the call will say.
         layers: Those that the method selected, in execution order.
         transaction: Restores the model if anything fails.
         seed: Names the streams.
@@ -37,7 +39,8 @@ class ModelView:
 
     model: nn.Module
     batch: Batch | None
-    plan: Plan
+    trace: ModelTrace
+    report: ReportBuilder
     layers: Sequence[Layer]
     transaction: Transaction
     seed: int
@@ -60,13 +63,10 @@ class ModelView:
         like = weights.look(layer)
         weights.write(layer, weight.to(like.device, weights.working_dtype(like.dtype)))
         own = layer.module.bias
-        if bias is not None and own is not None and own.requires_grad and layer.name not in self.plan.tied_biases:
+        if bias is not None and own is not None and own.requires_grad and layer.name not in self.trace.tied_biases:
             self.transaction.mark(layer, bias=True)
             weights.write_bias(layer, bias.to(own.device))
-        row = self.plan.rows[layer.name]
-        row.action = "written"
-        if self.method not in row.methods:
-            row.methods.append(self.method)
+        self.report.wrote(layer, self.method)
 
     def write_tensor(self, name: str, tensor: Tensor, value: Tensor) -> None:
         """Set a parameter or buffer outside of the weight layers.
@@ -83,8 +83,8 @@ class ModelView:
         weights.store(self.model, {name: (tensor, value.to(tensor.device))})
         if not bool(torch.isfinite(tensor).all()):
             raise WriteError(f"The new value of '{name}' is not finite; nothing was changed.")
-        if name not in self.plan.others:
-            self.plan.others.append(name)
+        if name not in self.report.other_tensors:
+            self.report.other_tensors.append(name)
 
     def rescale(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
         """Multiply a layer's output channels by factors, given that its inputs were multiplied by theirs.
@@ -114,8 +114,8 @@ class ModelView:
         """Make the batch norm of that name expect inputs that were multiplied by a factor per channel."""
         norm = self.model.get_submodule(name)
         assert isinstance(norm, _BatchNorm)
-        if name not in self.plan.statistics:
-            self.plan.statistics.append(name)
+        if name not in self.report.statistics:
+            self.report.statistics.append(name)
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None
         assert var is not None
@@ -127,11 +127,8 @@ class ModelView:
             var.copy_((factors.to(var) ** 2 * (var + norm.eps) - norm.eps).clamp_min(0))
 
     def _tell(self, layer: Layer, outputs: Tensor) -> None:
-        row = self.plan.rows[layer.name]
-        if row.action != "written":
-            row.action = "scaled"
-        if self.method not in row.methods:
-            row.methods.append(self.method)
+        written = self.report.rows[layer.name].action == "written"
+        row = self.report.wrote(layer, self.method, "written" if written else "scaled")
         mean, std = summarize(weights.read(layer))
         old_mean, old_std = row.weight_mean or (mean, mean), row.weight_std or (std, std)
         row.weight_mean, row.weight_std = (old_mean[0], mean), (old_std[0], std)
@@ -139,6 +136,6 @@ class ModelView:
         for name in ("output_mean", "output_std", "across_sample_std"):
             if (value := getattr(row, name)) is not None:
                 setattr(row, name, value * float(outputs[0]) if alike else None)
-        if layer is self.plan.first_convolution:
-            before = self.plan.filters[0] if self.plan.filters else self.transaction.original(layer)
-            self.plan.filters = (weights.read(layer) if before is None else before, weights.read(layer))
+        if layer is self.trace.first_convolution:
+            before = self.report.filters[0] if self.report.filters else self.transaction.original(layer)
+            self.report.filters = (weights.read(layer) if before is None else before, weights.read(layer))

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.engine.method import Method
+from headstart.engine.model_view import ModelView
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
 from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
-from headstart.model.trace import Plan
-from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments, pooled
 
@@ -34,37 +33,29 @@ class _Reached(BaseException):
 
 @torch.no_grad()
 def stream(
-    model: nn.Module,
-    parts: Sequence[Batch],
-    plan: Plan,
-    wanted: Sequence[Layer],
-    methods: Mapping[str, Sequence[Method]],
-    transaction: Transaction,
-    seed: int,
+    view: ModelView, parts: Sequence[Batch], wanted: Sequence[Layer], methods: Mapping[str, Sequence[Method]]
 ) -> None:
     """Run the methods over their layers with the statistics of all parts together.
 
     Args:
-        model: In evaluation mode, inside ``transaction``.
+        view: Of the call.
         parts: Batches; fills are made from the first.
-        plan: Of the model.
         wanted: Layers that a method wants, in execution order.
         methods: By layer name.
-        transaction: Learns what is written.
-        seed: Names the streams.
 
     Raises:
         HeadstartError: A method, a write or the model's forward failed.
     """
+    model = view.model
     layers = {id(layer.module): layer for layer in wanted}
     norms = fresh_batch_norms(model)
     known: dict[str, Moments] = {}
     with settled(norms.values()):
         for module in _order(model, parts[0], [*(la.module for la in wanted), *norms.values()]):
             if (layer := layers.pop(id(module), None)) is not None:
-                measured = _layer(model, parts, plan, layer, methods[layer.name], transaction, seed)
-                if layer.name in plan.norm_after:
-                    known[plan.norm_after[layer.name]] = measured
+                measured = _layer(view, parts, layer, methods[layer.name])
+                if layer.name in view.trace.norm_after:
+                    known[view.trace.norm_after[layer.name]] = measured
             elif isinstance(module, _BatchNorm):
                 name = next(name for name, norm in norms.items() if norm is module)
                 moments = known.get(name) or _moments(model, parts, module)
@@ -79,21 +70,13 @@ def stream(
         )
 
 
-def _layer(
-    model: nn.Module,
-    parts: Sequence[Batch],
-    plan: Plan,
-    layer: Layer,
-    methods: Sequence[Method],
-    transaction: Transaction,
-    seed: int,
-) -> Moments:
+def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Sequence[Method]) -> Moments:
     visits: list[Visit] = []
     found: list[Moments] = []
 
     def enter(number: int, module: nn.Module, value: Any) -> None:
         if number == 0:
-            visit = Visit(layer, plan, transaction, seed, value)
+            visit = Visit(layer, view, value)
             visits.append(visit)
             visit.run(methods, "before")
             visit.input = None
@@ -103,9 +86,9 @@ def _layer(
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
         found.append(channel_moments(output, layer.channel_axis(output)))
         if number == len(parts) - 1:
-            visits[0]._complete(output, methods, inputs, pooled(found))
+            visits[0].complete(output, methods, inputs, pooled(found))
 
-    _sweep(model, parts, layer.module, leave, enter)
+    _sweep(view.model, parts, layer.module, leave, enter)
     return pooled(found) if visits[0].measured is None else visits[0].measured
 
 

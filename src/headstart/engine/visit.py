@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from headstart import rng
+from headstart.engine.model_view import ModelView
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.model import weights
-from headstart.model.trace import Plan
-from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
 from headstart.results.report import Row, summarize
@@ -37,7 +36,8 @@ class Visit:
 
     Attributes:
         layer: Name, module and geometry.
-        plan: What is known of the whole model.
+        trace: What is known of the whole model.
+        report: What the call will say.
         input: The layer's real input; None without data.
         output: Its output, inside :meth:`Method.after`; None before.
         method: Name of the method whose turn it is.
@@ -45,20 +45,20 @@ class Visit:
 
     method: str
 
-    def __init__(self, layer: Layer, plan: Plan, transaction: Transaction, seed: int, value: Tensor | None) -> None:
-        self.layer, self.plan, self.input = layer, plan, value
+    def __init__(self, layer: Layer, view: ModelView, value: Tensor | None) -> None:
+        self.layer, self.trace, self.report, self.input = layer, view.trace, view.report, value
         self.output: Tensor | None = None
-        self._transaction, self._seed = transaction, seed
+        self._transaction, self._seed = view.transaction, view.seed
         self._moments: Moments | None = None
         self.filled = False
-        original = transaction.original(layer)
+        original = view.transaction.original(layer)
         self._weight_before = weights.read(layer) if original is None else original
         self._weight: Tensor | None = None  # what is written at present, in working precision
 
     @property
     def row(self) -> Row:
         """The layer's row in the report."""
-        return self.plan.rows[self.layer.name]
+        return self.report.rows[self.layer.name]
 
     @property
     def weight(self) -> Tensor:
@@ -84,7 +84,7 @@ class Visit:
     def bias_free(self) -> bool:
         """Whether there is no bias that may be written (none at all, frozen, or that of a layer before)."""
         bias = self.layer.module.bias
-        return bias is None or not bias.requires_grad or self.layer.name in self.plan.tied_biases
+        return bias is None or not bias.requires_grad or self.layer.name in self.trace.tied_biases
 
     @property
     def moments(self) -> Moments:
@@ -196,16 +196,14 @@ class Visit:
 
     def add_finding(self, sentence: str) -> None:
         """Add a finding to the report."""
-        self.plan.add_finding(sentence)
+        self.report.add_finding(sentence)
 
     def skip(self, reason: str) -> None:
         """Keep the layer as it is and say why."""
-        self.plan.skip(self.layer, reason)
+        self.report.skip(self.layer, reason)
 
     def _wrote(self, action: Any) -> None:
-        self.row.action = action
-        if self.method not in self.row.methods:
-            self.row.methods.append(self.method)
+        self.report.wrote(self.layer, self.method, action)
 
     def run(self, methods: Sequence[Steps], step: str) -> None:
         """Let the methods take their step, one after the other, and charge the layer with the time.
@@ -227,7 +225,7 @@ class Visit:
                 ) from error
         self.row.seconds += time.perf_counter() - start
 
-    def _complete(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
+    def complete(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
         """Let the methods rescale the layer now that its output is there, and fill the row.
 
         Args:
@@ -260,8 +258,8 @@ class Visit:
         if not math.isfinite(after[1]):
             weights.require_finite(self.layer, self.weight_now)
         row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
-        if self.layer is self.plan.first_convolution and row.action in ("written", "scaled"):
-            self.plan.filters = (self.weight_before.clone(), self.weight)
+        if self.layer is self.trace.first_convolution and row.action in ("written", "scaled"):
+            self.report.filters = (self.weight_before.clone(), self.weight)
         if self.output is not None:
             if self._moments is None:
                 self._moments = channel_moments(self.output, self.layer.channel_axis(self.output))

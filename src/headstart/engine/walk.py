@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from headstart.engine.method import Method
+from headstart.engine.model_view import ModelView
+from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
 from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
-from headstart.model.trace import Plan
-from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
 
@@ -31,24 +31,13 @@ class _Finished(BaseException):
 
 
 @torch.no_grad()
-def walk(
-    model: nn.Module,
-    batch: Batch | None,
-    plan: Plan,
-    jobs: Jobs,
-    transaction: Transaction,
-    seed: int,
-    batch_size: int | None = None,
-) -> None:
+def walk(view: ModelView, jobs: Jobs, batch_size: int | None = None) -> None:
     """Run the methods over their layers in one forward pass (or none, without data).
 
     Args:
-        model: In evaluation mode, inside ``transaction``.
-        batch: The calibration batch; None runs the fills in registration order.
-        plan: From :func:`headstart.model.trace.make_plan`.
+        view: Of the call: its model, in evaluation mode inside the transaction, its batch (without one the fills run in
+            registration order), and what is known of the model.
         jobs: Methods with the layers that each wants.
-        transaction: Learns what is written.
-        seed: Names the streams.
         batch_size: Run at most so many samples at a time: see :mod:`headstart.engine.streamed_walk`.
 
     Raises:
@@ -58,32 +47,21 @@ def walk(
     for method, layers in jobs:
         for layer in layers:
             methods.setdefault(layer.name, []).append(method)
-    wanted = [layer for layer in plan.layers if layer.name in methods]
+    wanted = [layer for layer in view.trace.layers if layer.name in methods]
+    batch = view.batch
     if batch is None:
         for layer in wanted:
-            visit = Visit(layer, plan, transaction, seed, None)
+            visit = Visit(layer, view, None)
             visit.run(methods[layer.name], "before")
             visit.finish()
-        return
-    if batch_size is not None and batch_size < batch.size:
-        from headstart.engine.streamed_walk import stream
-
-        parts = batch.parts(batch_size)
-        plan.add_finding(f"Statistics of {batch.size} samples, {batch_size} at a time.")
-        stream(model, parts, plan, wanted, methods, transaction, seed)
+    elif batch_size is not None and batch_size < batch.size:
+        view.report.add_finding(f"Statistics of {batch.size} samples, {batch_size} at a time.")
+        stream(view, batch.parts(batch_size), wanted, methods)
     else:
-        _pass(model, batch, plan, wanted, methods, transaction, seed)
+        _pass(view, batch, wanted, methods)
 
 
-def _pass(
-    model: nn.Module,
-    batch: Batch,
-    plan: Plan,
-    wanted: list[Layer],
-    methods: dict[str, list[Method]],
-    transaction: Transaction,
-    seed: int,
-) -> None:
+def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str, list[Method]]) -> None:
     open_visits: dict[str, Visit] = {}
     left = {layer.name for layer in wanted}
     known: dict[str, Moments] = {}
@@ -95,7 +73,7 @@ def _pass(
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             where.enter(layer, first_input(args, kwargs))
             if layer.name in left and layer.name not in open_visits:
-                visit = Visit(layer, plan, transaction, seed, first_input(args, kwargs))
+                visit = Visit(layer, view, first_input(args, kwargs))
                 open_visits[layer.name] = visit
                 visit.run(methods[layer.name], "before")
 
@@ -111,9 +89,9 @@ def _pass(
             visit = open_visits.pop(layer.name)
             if not isinstance(output, Tensor):
                 raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-            visit._complete(output, methods[layer.name], (args, kwargs))
-            if layer.name in plan.norm_after and visit.measured is not None:
-                known[plan.norm_after[layer.name]] = visit.measured
+            visit.complete(output, methods[layer.name], (args, kwargs))
+            if layer.name in view.trace.norm_after and visit.measured is not None:
+                known[view.trace.norm_after[layer.name]] = visit.measured
             if not left:
                 raise _Finished
 
@@ -125,8 +103,8 @@ def _pass(
         handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
     try:
         if wanted:
-            with batch_statistics(model, known), failing_forward(batch, where):
-                model(*batch.args, **batch.kwargs)
+            with batch_statistics(view.model, known), failing_forward(batch, where):
+                view.model(*batch.args, **batch.kwargs)
     except _Finished:
         pass
     finally:

@@ -19,7 +19,7 @@ from headstart.model import inputs
 from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
-from headstart.model.trace import Plan
+from headstart.model.trace import ModelTrace
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -41,13 +41,13 @@ class Passes:
 
 
 def forward_backward(
-    model: nn.Module, plan: Plan, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int
+    model: nn.Module, trace: ModelTrace, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int
 ) -> Passes:
     """Run the model forward and backward on stand-ins for its parameters.
 
     Args:
         model: In evaluation mode, inside a transaction. Fresh batch norms act as in training.
-        plan: Of the model.
+        trace: Of the model.
         batch: The inputs.
         raw: The batch with its targets, for the loss.
         loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs.
@@ -59,7 +59,7 @@ def forward_backward(
     Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
     """
     where = CurrentLayer()
-    probe = Probe(plan.layers, where)
+    probe = Probe(trace.layers, where)
     # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
     stand_ins = {
         n: p.detach().clone().requires_grad_(p.is_floating_point() or p.is_complex())
@@ -79,7 +79,7 @@ def forward_backward(
         try:
             top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed)
             if top:
-                passes.gradients = weight_gradients(top, top_gradients, plan, probe, own)
+                passes.gradients = weight_gradients(top, top_gradients, trace, probe, own)
             else:
                 passes.notes.append("Gradients were not measured: the model's output does not depend on its weights.")
         except RuntimeError as error:

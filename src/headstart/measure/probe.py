@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from headstart.model.forward import CurrentLayer, first_input
 from headstart.model.norms import is_norm
-from headstart.model.trace import Plan
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.moments import across_sample_std, channel_moments
 
@@ -194,14 +194,14 @@ def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
 
 
 def weight_gradients(
-    top: list[Tensor], top_gradients: list[Tensor] | None, plan: Plan, probe: Probe, own: dict[int, Tensor]
+    top: list[Tensor], top_gradients: list[Tensor] | None, trace: ModelTrace, probe: Probe, own: dict[int, Tensor]
 ) -> dict[str, Tensor | None]:
     """Gradient of every layer's effective weight; None where the output does not depend on it.
 
     Args:
         top: What is differentiated: the outputs, or the loss.
         top_gradients: One per output; None for a loss.
-        plan: The layers.
+        trace: The layers.
         probe: After the forward pass.
         own: Stand-ins of the parameters by the ``id`` of the parameter, for layers that were not called.
 
@@ -209,7 +209,7 @@ def weight_gradients(
         By layer name; a layer that computed with several tensors has their sum.
     """
     used: dict[str, list[Tensor]] = {}
-    for layer in [*plan.layers, *plan.unreached]:
+    for layer in [*trace.layers, *trace.unreached]:
         signal = probe.signals.get(layer.name)
         called = signal.weights if signal else [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
         used[layer.name] = [t for t in called if t.requires_grad]

@@ -19,7 +19,8 @@ from headstart.errors import HeadstartError
 from headstart.methods.shared.first_convolution import check_scale
 from headstart.methods.shared.spatial import check_count
 from headstart.model.checkpoints import Source, canonical_in, source_of
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer, look
 from headstart.symmetries.alignment import tables_of
 from headstart.symmetries.channel_flow import trace_channels
@@ -104,18 +105,18 @@ class AlignedClusters(Method):
         held = [] if self.models is None else [source.fingerprint for source in self._sources()]
         return f"{replace(self, models=None)!r} {held}"
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The convolutions among the first ``layers`` ones."""
-        first = [la.name for la in plan.layers if la.kind != "linear"][: self.layers]
+        first = [la.name for la in trace.layers if la.kind != "linear"][: self.layers]
         found = []
         for layer in layers:
             if layer.name in first:
                 found.append(layer)
             else:
                 linear = layer.kind == "linear"
-                plan.skip(layer, "a linear layer" if linear else f"not among the first {len(first)} convolutions")
+                report.skip(layer, "a linear layer" if linear else f"not among the first {len(first)} convolutions")
         if not found:
-            kinds = sorted({type(la.module).__name__ for la in plan.layers})
+            kinds = sorted({type(la.module).__name__ for la in trace.layers})
             raise HeadstartError(
                 f"aligned-clusters writes a convolution, and none was selected (the model runs {', '.join(kinds)}).",
                 remedy="Use another method, or widen include=.",
@@ -127,12 +128,12 @@ class AlignedClusters(Method):
         assert view.batch is not None
         sources = self._sources()
         states = [source.state(view.model) for source in sources]
-        every = {la.name: la for la in [*view.plan.layers, *view.plan.unreached]}
+        every = {la.name: la for la in [*view.trace.layers, *view.trace.unreached]}
         found = {name: self._weights(states, layer) for name, layer in every.items()}
         common = {name: values for name, values in found.items() if values is not None}
         for layer in view.layers:
             if layer.name not in common:
-                view.plan.skip(layer, "not all sources have its weight in this shape")
+                view.report.skip(layer, "not all sources have its weight in this shape")
         written = [layer for layer in view.layers if layer.name in common]
         if not written:
             names = ", ".join(f"'{layer.name}'" for layer in view.layers[:3])
@@ -152,7 +153,7 @@ class AlignedClusters(Method):
         for layer in written:
             if layer.name in wiring.layers:
                 self._write(view, layer, [p[layer.name] for p in placed])
-        view.plan.add_finding(
+        view.report.add_finding(
             f"aligned-clusters: filters of {len(sources)} sources had a mean cosine similarity to those of the first of"
             f" {sum(before) / len(before):.3g} before and {sum(after) / len(after):.3g} after alignment."
         )
@@ -170,11 +171,11 @@ class AlignedClusters(Method):
         mean = stacked.mean(0)
         own = math.sqrt(float(mean.double().square().mean()))
         if own == 0:
-            view.plan.skip(layer, "the mean of the sources is zero")
+            view.report.skip(layer, "the mean of the sources is zero")
             return
         wanted = {"match": self._rms(layer), "source": size, "paper": own}.get(str(self.scale), self.scale)
         view.write(layer, mean * (float(wanted) / own))
-        view.plan.rows[layer.name].notes.append(f"mean of {len(aligned)} sources")
+        view.report.rows[layer.name].notes.append(f"mean of {len(aligned)} sources")
 
     def _rms(self, layer: Layer) -> float:
         size = math.sqrt(float(look(layer).double().square().mean()))

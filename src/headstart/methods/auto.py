@@ -17,7 +17,8 @@ from headstart.methods.shared.bank_lookup import match, open_banks
 from headstart.methods.shared.normalization import leave_normed
 from headstart.methods.shared.spatial import is_depthwise
 from headstart.methods.whitening import Whitening
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 PATCHES = 4000  # of a layer: more cost more and gained nothing
@@ -79,31 +80,31 @@ class Auto(Method):
         """The recipes, with the banks by what they hold: another version may have others."""
         return f"Auto({', '.join(recipe.identity() for recipe in (STEM, CLUSTERS, FILLED, KEPT))})"
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """With norms the first convolution and depthwise ones; without, layers that no norm follows."""
-        if not _few_norms(plan):
-            return self._between_norms(layers, plan)
+        if not _few_norms(trace):
+            return self._between_norms(layers, trace, report)
         # Each as in the comparison that it was chosen by.
-        return leave_normed(self, layers, plan, "skip", "normalize" if _convolves(plan.layers) else "keep")
+        return leave_normed(self, layers, trace, report, "skip", "normalize" if _convolves(trace.layers) else "keep")
 
-    def _between_norms(self, layers: Sequence[Layer], plan: Plan) -> list[Layer]:
+    def _between_norms(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> list[Layer]:
         chosen = []
-        clustered = _clustered(plan)
+        clustered = _clustered(trace)
         for layer in layers:
-            reason = "" if layer.name in clustered else _untried(layer, plan)
+            reason = "" if layer.name in clustered else _untried(layer, trace)
             if reason:
-                plan.skip(layer, reason)
+                report.skip(layer, reason)
             else:
                 chosen.append(layer)
         if not chosen:
-            plan.add_finding("auto: nothing was found to help this kind of network, so it was left as it is.")
+            report.add_finding("auto: nothing was found to help this kind of network, so it was left as it is.")
         return chosen
 
     def before(self, visit: Visit) -> None:
         """Write a layer from its input, or from a bank."""
-        if _few_norms(visit.plan):
+        if _few_norms(visit.trace):
             _recipe(visit).before(visit)
-        elif visit.layer.name in _clustered(visit.plan):
+        elif visit.layer.name in _clustered(visit.trace):
             if visit.input is not None and not bool(visit.input.isfinite().all()):
                 raise DataError(  # a bank does not look at the data, but who passes some wants to know
                     f"The input of {visit.layer.where} holds NaN or infinite values.",
@@ -124,22 +125,22 @@ class Auto(Method):
 
     def after(self, visit: Visit) -> None:
         """Normalize what no norm does."""
-        if _few_norms(visit.plan):
+        if _few_norms(visit.trace):
             _recipe(visit).after(visit)
 
     def finish(self, view: ModelView) -> None:
         """Balance a network of convolutions without norms."""
-        if not _few_norms(view.plan) or not _convolves(view.plan.layers):
+        if not _few_norms(view.trace) or not _convolves(view.trace.layers):
             return
         try:
             Balance().finish(view)
         except ModelError as error:  # from the first measurement, before anything is rescaled
-            view.plan.add_finding(f"auto: layers were not balanced. {error.message}")
+            view.report.add_finding(f"auto: layers were not balanced. {error.message}")
 
 
 def _recipe(visit: Visit) -> WithinLayer:
     """Without norms: convolutions and what reads their features out are filled, other linear layers kept."""
-    read_out = visit.layer.name in visit.plan.outputs and _convolves(visit.plan.layers)
+    read_out = visit.layer.name in visit.trace.outputs and _convolves(visit.trace.layers)
     return FILLED if visit.layer.kind == "conv" or read_out else KEPT
 
 
@@ -147,30 +148,30 @@ def _convolves(layers: Sequence[Layer]) -> bool:
     return any(layer.kind == "conv" for layer in layers)
 
 
-def _few_norms(plan: Plan) -> bool:
+def _few_norms(trace: ModelTrace) -> bool:
     """Whether norms are too few to keep signals alive."""
-    return LAYERS_PER_NORM * len(plan.norms) < len(plan.layers)
+    return LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
 
 
-def _clustered(plan: Plan) -> set[str]:
+def _clustered(trace: ModelTrace) -> set[str]:
     """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
     banks = open_banks(CLUSTERS.bank)
     served = [
         layer
-        for layer in plan.layers
-        if (is_depthwise(layer) or layer is plan.first_convolution)
-        and layer.name in plan.norm_after
+        for layer in trace.layers
+        if (is_depthwise(layer) or layer is trace.first_convolution)
+        and layer.name in trace.norm_after
         and bool(layer.module.weight.any())
-        and match(layer, plan, banks, whole=False, resize=False) is not None
+        and match(layer, trace, banks, whole=False, resize=False) is not None
     ]
     return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()
 
 
-def _untried(layer: Layer, plan: Plan) -> str:
+def _untried(layer: Layer, trace: ModelTrace) -> str:
     """Why a layer before norms is not the first convolution of those that whitening was tried on; empty if it is."""
-    if layer is not plan.first_convolution:
+    if layer is not trace.first_convolution:
         return "norms set the scales, and nothing was found to help here"
-    if layer.name not in plan.norm_after:
+    if layer.name not in trace.norm_after:
         return "no norm follows this first layer"
     if layer.groups > 1 or len(layer.kernel) != 2 or max(layer.kernel) > LARGEST:
         return f"whitening was tried on ungrouped 2-D convolutions with kernels up to {LARGEST}"

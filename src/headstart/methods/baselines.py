@@ -17,7 +17,8 @@ from torch.nn import init
 from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 _COST = "no forward pass of its own"
@@ -350,10 +351,12 @@ class Zero(Method):
         ['2']
     """
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers, with a warning where that is every layer of a network."""
-        if 1 < len(plan.layers) == len(layers):
-            plan.add_finding("zero: every weight layer is zero, so the network cannot train. Name some with include=.")
+        if 1 < len(trace.layers) == len(layers):
+            report.add_finding(
+                "zero: every weight layer is zero, so the network cannot train. Name some with include=."
+            )
         return layers
 
     def before(self, visit: Visit) -> None:

@@ -18,7 +18,8 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.registry import parse, register
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
@@ -46,9 +47,9 @@ class _Control(Method, ABC):
         plain, stands_for = repr(self.treatment), self.treatment.identity()
         return repr(self) if stands_for == plain else f"{type(self).__name__}(of={stands_for})"
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The layers that the treatment writes."""
-        return self.treatment.select(layers, plan)
+        return self.treatment.select(layers, trace, report)
 
     def start(self, view: ModelView) -> None:
         """Let a treatment write that does so before the walk."""

@@ -31,7 +31,8 @@ from headstart.methods.shared.spatial import (
     wanted_rms,
     write_sized,
 )
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 REFERENCE = (
@@ -111,14 +112,14 @@ class CovarianceTransfer(Method):
         """The options, with the banks by what they hold."""
         return identity(self)
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The convolutions of more than one tap that the bank serves."""
-        spatial = spatial_convolutions(self, layers, plan, self.layers, self.depthwise)
-        return matched(self, spatial, plan, open_banks(self.bank), whole=False, resize=self.resize)
+        spatial = spatial_convolutions(self, layers, trace, report, self.layers, self.depthwise)
+        return matched(self, spatial, trace, report, open_banks(self.bank), whole=False, resize=self.resize)
 
     def before(self, visit: Visit) -> None:
         """Draw and write the filters."""
-        found = match(visit.layer, visit.plan, open_banks(self.bank), whole=False, resize=self.resize)
+        found = match(visit.layer, visit.trace, open_banks(self.bank), whole=False, resize=self.resize)
         assert found is not None
         factor = factor_of(covariance_of(found.entry))
         if found.matrix is not None:
@@ -193,16 +194,16 @@ class StructuredCovariance(Method):
         assert self.a is not None
         return self.s0 + self.v * depth + self.a * depth**2 / 2
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The depthwise convolutions of more than one tap."""
-        spatial = spatial_convolutions(self, layers, plan, self.layers, self.depthwise)
-        place = depths(plan, self.depthwise)
+        spatial = spatial_convolutions(self, layers, trace, report, self.layers, self.depthwise)
+        place = depths(trace, self.depthwise)
         for layer in spatial:
             s = self.variance(place[layer.name])
             wrong = f"the window of {layer.where} at depth {place[layer.name]:.2g} has a variance of {s:.3g}"
             self.check(s > 0, wrong, "Pass s0, v and a that keep it positive from 0 to 1")
             if max(layer.kernel) < SMALL:
-                plan.add_finding(
+                report.add_finding(
                     f"{self.info.name}: kernels of fewer than {SMALL} taps show hardly anything of the structure;"
                     " it was made for 7 or more."
                 )
@@ -210,7 +211,7 @@ class StructuredCovariance(Method):
 
     def before(self, visit: Visit) -> None:
         """Draw and write the filters."""
-        s = self.variance(depths(visit.plan, self.depthwise)[visit.layer.name])
+        s = self.variance(depths(visit.trace, self.depthwise)[visit.layer.name])
         visit.note(f"window of variance {s:.3g}")
         factor = factor_of(structured(visit.layer.kernel, s))
         write_sized(visit, drawn(visit, factor), wanted_rms(visit, self.scale, 0.0), "layer")

@@ -31,7 +31,8 @@ from headstart.methods.shared.bank_lookup import (
 )
 from headstart.methods.shared.first_convolution import check_scale
 from headstart.methods.shared.spatial import check_count, spatial_convolutions, wanted_rms, write_sized
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
@@ -115,14 +116,14 @@ class FilterClusters(Method):
         """The options, with the banks by what they hold."""
         return identity(self)
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The convolutions of more than one tap that the bank serves."""
-        spatial = spatial_convolutions(self, layers, plan, self.layers)
-        return matched(self, spatial, plan, open_banks(self.bank), whole=self._whole, resize=self.resize)
+        spatial = spatial_convolutions(self, layers, trace, report, self.layers)
+        return matched(self, spatial, trace, report, open_banks(self.bank), whole=self._whole, resize=self.resize)
 
     def before(self, visit: Visit) -> None:
         """Draw and write the filters."""
-        found = match(visit.layer, visit.plan, open_banks(self.bank), whole=self._whole, resize=self.resize)
+        found = match(visit.layer, visit.trace, open_banks(self.bank), whole=self._whole, resize=self.resize)
         assert found is not None
         visit.note(f"{len(found.entry)} clusters of {found.words}")
         write_sized(visit, self._drawn(visit, found), wanted_rms(visit, self.scale, found.entry.norm), self.norm)

@@ -14,7 +14,8 @@ from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.shared.first_convolution import check_scale, first_convolutions, matched_rms
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 REFERENCE_KERNEL = 7  # the ranges below are stated for it
@@ -81,9 +82,9 @@ class Gabor(Method):
         """The published form: off-centre grid, one plane for all channels, no normalization."""
         return cls(**{"centred": False, "channels": "same", "scale": "raw", **options})
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The first convolutions."""
-        return first_convolutions(self, layers, plan, self.layers)
+        return first_convolutions(self, layers, trace, report, self.layers)
 
     def before(self, visit: Visit) -> None:
         """Draw and write the filters."""

@@ -13,7 +13,8 @@ from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
@@ -66,9 +67,9 @@ class LSUV(Method):
         ok = isinstance(self.std, (int, float)) and 0 < self.std < math.inf
         self.check(ok, f"std={self.std!r} is not a positive number", "Pass the deviation to reach, such as 1")
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
-        return leave_normed(self, layers, plan, self.before_norm, self.output_layer)
+        return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
 
     def before(self, visit: Visit) -> None:
         """Draw the weights."""

@@ -37,7 +37,8 @@ from headstart.methods.shared.first_convolution import (
     parity_bound,
     share,
 )
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import kmeans
 
@@ -147,9 +148,9 @@ class PreWarm(Method):
         """The published form: 0.20 or 0.25 as scale, MiniBatchKMeans with three starts, the rules as printed."""
         return cls(**{"scale": "paper", "algorithm": "minibatch", "patches": "rule", **options})
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The first convolution."""
-        return first_convolutions(self, layers, plan)
+        return first_convolutions(self, layers, trace, report)
 
     def before(self, visit: Visit) -> None:
         """Write the block of centroids over the first filters."""

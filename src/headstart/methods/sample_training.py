@@ -115,15 +115,15 @@ class SampleTraining(Method):
         dataset = samples.as_dataset(view.data, view.batch.raw)
         plan = self.stages(len(dataset), view.seed)  # type: ignore[arg-type]
         if isinstance(dataset, samples.Rows) and not samples.holds_rows(view.data):
-            view.plan.add_finding(
+            view.report.add_finding(
                 f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all."
             )
         for stage in plan:
             missing = samples.missing_classes(dataset, stage.indices)
             if missing:
-                view.plan.add_finding(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
+                view.report.add_finding(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
         if not plan:
-            view.plan.add_finding(f"{self.info.name}: no epochs, so nothing was trained.")
+            view.report.add_finding(f"{self.info.name}: no epochs, so nothing was trained.")
             return
         before = _Before(view)
         with classify.training(view.model, before.frozen):
@@ -133,7 +133,7 @@ class SampleTraining(Method):
         self._perturb(view)
         before.tell(view)
         own = f", {sum(stage.steps(self._own().batch_size) for stage in plan)} steps" if self.fit is None else ""
-        view.plan.add_finding(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
+        view.report.add_finding(f"{self.info.name}: trained {', then '.join(map(str, plan))}{own}.")
 
     def stages(self, size: int, seed: int) -> list[Stage]:
         """List the stages for a data set of some size, in order; none without epochs."""
@@ -158,7 +158,7 @@ class SampleTraining(Method):
         kept = Checkpoint(self.checkpoint, view.model, work)
         done = kept.resume()
         if done:
-            view.plan.add_finding(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
+            view.report.add_finding(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
         with progress.progress_reporter() as tell:
             self._stages(view, dataset, plan[done:], fit, kept, tell)
         view.transaction.at_success(kept.remove)
@@ -244,12 +244,12 @@ class _Before:
     def __init__(self, view: ModelView) -> None:
         model = view.model
         self._values = {id(t): t.detach().clone() for t in [*model.parameters(), *model.buffers()]}
-        everything = [*view.plan.layers, *view.plan.unreached]
+        everything = [*view.trace.layers, *view.trace.unreached]
         # A layer that is not selected may still train: tied to another, or used without being called.
-        self._layers = [la for la in everything if la.name not in view.plan.excluded]
+        self._layers = [la for la in everything if la.name not in view.trace.excluded]
         self._stats = {layer.name: summarize(weights.look(layer)) for layer in self._layers}
         trained = {id(p) for layer in self._layers for p in layer.module.parameters()}
-        out = [p for la in everything if la.name in view.plan.excluded for p in la.module.parameters()]
+        out = [p for la in everything if la.name in view.trace.excluded for p in la.module.parameters()]
         self.frozen: list[nn.Parameter] = [p for p in out if id(p) not in trained]
         fixed = {id(p) for p in self.frozen}
         self._free = [t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed]
@@ -266,7 +266,7 @@ class _Before:
         own: set[int] = set()
         changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
         for layer in self._layers:
-            row = view.plan.rows[layer.name]
+            row = view.report.rows[layer.name]
             if any(note.startswith("tied to") for note in row.notes):
                 continue  # the owner of the weight tells
             tensors = {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
@@ -278,7 +278,7 @@ class _Before:
             (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
             row.weight_mean, row.weight_std = (old_mean, mean), (old_std, std)
         named = [*view.model.named_parameters(), *view.model.named_buffers()]
-        view.plan.others += [name for name, t in named if id(t) in changed - own]
+        view.report.other_tensors += [name for name, t in named if id(t) in changed - own]
 
 
 _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"

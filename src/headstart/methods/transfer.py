@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
 from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of
-from headstart.model.trace import Plan
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
@@ -79,15 +79,15 @@ class Pretrained(Method):
     def start(self, view: ModelView) -> None:
         """Copy what fits."""
         state = read(self, self.source, view.model, self.prefix)
-        final = heads(view.plan)
+        final = heads(view.trace)
         counted = copied = 0
         for layer in view.layers:
             value, reason = self._found(state, layer, layer.name in final)
             if value is None:
-                view.plan.skip(layer, reason)
+                view.report.skip(layer, reason)
             else:
                 view.write(layer, value, _fitting_bias(state, layer))
-                view.plan.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
+                view.report.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
                 copied += value.numel()
             counted += 0 if value is None and layer.name in final else layer.module.weight.numel()
         share = copied / max(counted, 1)
@@ -98,7 +98,7 @@ class Pretrained(Method):
                 remedy="Compare the names; prefix= takes off one that all tensors of the source have.",
             )
         others = copy_others(view, lambda name, tensor: _of_shape(state.get(name), tensor))
-        view.plan.add_finding(f"{label}, and {len(others)} tensors outside of them.")
+        view.report.add_finding(f"{label}, and {len(others)} tensors outside of them.")
 
     def _found(self, state: Mapping[str, Tensor], layer: Layer, head: bool) -> tuple[Tensor | None, str]:
         """A layer's new weight, or the reason why there is none."""
@@ -143,9 +143,9 @@ def identity_of(method: Any, option: str) -> str:
     return repr(method) if source is None else f"{replace(method, **{option: None})!r} {source.fingerprint}"
 
 
-def heads(plan: Plan) -> set[str]:
+def heads(trace: ModelTrace) -> Set[str]:
     """Names of the layers whose output the model returns; without data the last one registered."""
-    return plan.outputs if plan.traced else {plan.layers[-1].name}
+    return trace.outputs if trace.traced else {trace.layers[-1].name}
 
 
 def companions(model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str, Tensor, str | None]]:
@@ -169,9 +169,9 @@ def copy_others(view: ModelView, value_of: Callable[[str, Tensor], Tensor | None
         view: The model, its layers written.
         value_of: ``(name, tensor) -> its new value``, or None to leave it.
     """
-    plan, written = view.plan, []
-    left = {name for name, row in plan.rows.items() if view.method not in row.methods}
-    for name, tensor, owner in companions(view.model, [*plan.layers, *plan.unreached]):
+    trace, written = view.trace, []
+    left = {name for name, row in view.report.rows.items() if view.method not in row.methods}
+    for name, tensor, owner in companions(view.model, [*trace.layers, *trace.unreached]):
         frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         if owner in left or frozen or not view.transaction.holds(tensor):
             continue
@@ -193,6 +193,6 @@ def _fitting_bias(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
 
 def _why(view: ModelView) -> str:
     """Why layers got nothing, by the first of them."""
-    notes = {layer.name: view.plan.rows[layer.name].notes for layer in view.layers}
+    notes = {layer.name: view.report.rows[layer.name].notes for layer in view.layers}
     found = [f"'{name}': {text[-1]}" for name, text in notes.items() if text and not text[-1].startswith("from ")]
     return "; ".join(found[:3]) + (" …" if len(found) > 3 else "") if found else "no layer was selected"

@@ -94,28 +94,28 @@ class WeightSelection(Method):
         state = read(self, self.source, view.model, self.prefix)
         names = block_names(view.model.state_dict(), state) if self.blocks == "spaced" else {}
         state = {key: state[names.get(key, key)] for key in {*state, *names} if names.get(key, key) in state}
-        axes = Axes([*view.plan.layers, *view.plan.unreached], state)
+        axes = Axes([*view.trace.layers, *view.trace.unreached], state)
         if view.batch is not None and axes.teacher:
             axes.follow(view)
-        final = heads(view.plan) if self.head == "skip" else set()
+        final = heads(view.trace) if self.head == "skip" else set()
         written = 0
         for layer in view.layers:
             reason = "the head keeps its start" if layer.name in final else self._select(view, layer, state, axes)
             if reason:
-                view.plan.skip(layer, reason)
+                view.report.skip(layer, reason)
             else:
                 key = key_of(layer)
                 shape = tuple(axes.teacher[layer.name].shape)
-                view.plan.rows[layer.name].notes.append(f"from '{names.get(key, key)}' {shape}")
+                view.report.rows[layer.name].notes.append(f"from '{names.get(key, key)}' {shape}")
                 written += 1
         if not written:
-            notes = [f"'{la.name}': {row.notes[-1]}" for la in view.layers if (row := view.plan.rows[la.name]).notes]
+            notes = [f"'{la.name}': {row.notes[-1]}" for la in view.layers if (row := view.report.rows[la.name]).notes]
             raise HeadstartError(
                 f"weight-selection: nothing in {self.source!r} fits the model: {'; '.join(notes[:3])}.",
                 remedy="Compare the names; the teacher must be of the same family.",
             )
         others = copy_others(view, lambda name, tensor: axes.selected(state.get(name), name, tensor))
-        view.plan.add_finding(
+        view.report.add_finding(
             f"weight-selection: {written} layers and {len(others)} tensors outside of them come from {self.source!r}."
         )
 
@@ -170,7 +170,7 @@ class Axes:
         try:
             self._wiring = trace_channels(view.model, view.batch)
         except ModelError as error:
-            view.plan.add_finding(
+            view.report.add_finding(
                 f"weight-selection: inputs are told by their sizes, since channels were lost: {error}"
             )
 
@@ -195,7 +195,7 @@ class Axes:
             or any(t < s for t, s in zip(value.shape, tensor.shape, strict=True))
         ):
             return None
-        labels = None if self._wiring is None else self._wiring.others.get(name)
+        labels = None if self._wiring is None else self._wiring.other_tensors.get(name)
         if tensor.dim() == 1 and labels is not None:
             found = self._parts(labels, len(value))
             if found is not None:

@@ -29,7 +29,8 @@ from headstart.methods.shared.first_convolution import (
     note_missing,
     share,
 )
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.principal import mean_square, principal
 
@@ -93,9 +94,9 @@ class Whitening(Method):
         """The published form: filters divided by ``sqrt(eigenvalue + 5e-4)``."""
         return cls(**{"scale": "whiten", **options})
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """The first convolution."""
-        return first_convolutions(self, layers, plan)
+        return first_convolutions(self, layers, trace, report)
 
     def before(self, visit: Visit) -> None:
         """Write the eigenvectors."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from headstart.errors import HeadstartError, unknown
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import LAYERS, Layer
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -20,39 +22,52 @@ Selection = Pattern | Sequence[Pattern] | None
 _KEEP_FLAGS = ("_is_hf_initialized", "_no_reinit")
 
 
-def select(plan: Plan, model: nn.Module, include: Selection, exclude: Selection) -> list[Layer]:
+def select(
+    trace: ModelTrace, report: ReportBuilder, model: nn.Module, include: Selection, exclude: Selection
+) -> tuple[ModelTrace, list[Layer]]:
     """Choose the layers that may be written; every other one gets its reason.
 
     A text pattern is a glob over qualified names, or the name of a block that holds layers. Frozen layers
     (``requires_grad=False``) and those flagged as already loaded are left alone unless ``include`` names them in
     full. Of tied weights and biases, the first in execution order is the owner.
 
+    Args:
+        trace: Of the model.
+        report: Gets the reasons.
+        model: Itself.
+        include: Only these layers.
+        exclude: Not these layers.
+
+    Returns:
+        The trace with what was found out of frozen and excluded layers and of tied biases, and the layers.
+
     Raises:
         UnknownNameError: A pattern matches no layer.
     """
-    includes, excludes = _known([*plan.layers, *plan.unreached], include, exclude)
-    everything = [*plan.layers, *plan.unreached]
-    plan.excluded = {la.name for la in everything} - {la.name for la in named(everything, include, exclude)}
+    includes, excludes = _known([*trace.layers, *trace.unreached], include, exclude)
+    everything = [*trace.layers, *trace.unreached]
+    excluded = {la.name for la in everything} - {la.name for la in named(everything, include, exclude)}
     owners = _owners(model)
+    frozen, tied = set(), set()
     taken: dict[int, str] = {}
     chosen = []
-    for layer in plan.layers:
+    for layer in trace.layers:
         by_name = layer.name in includes
         reason = _reason_to_leave(layer, includes, excludes, by_name, owners, taken)
         for p in layer.weight_parameters():
             taken.setdefault(id(p), layer.name)
         bias = layer.module.bias
         if bias is not None and taken.setdefault(id(bias), layer.name) != layer.name:
-            plan.tied_biases.add(layer.name)
+            tied.add(layer.name)
         if reason:
-            plan.skip(layer, reason)
+            report.skip(layer, reason)
             if reason.startswith("frozen"):
-                plan.frozen.add(layer.name)
+                frozen.add(layer.name)
             if reason.startswith("flagged"):
-                plan.excluded.add(layer.name)
+                excluded.add(layer.name)
         else:
             chosen.append(layer)
-    return chosen
+    return replace(trace, frozen=frozen, excluded=excluded, tied_biases=tied), chosen
 
 
 def named(layers: Sequence[Layer], include: Selection, exclude: Selection) -> list[Layer]:

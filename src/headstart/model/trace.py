@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,13 @@ from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm
 from headstart.model.weights import Layer, weight_layers
-from headstart.results.report import Row
 
 _RECENT = 16  # layer outputs held alive while looking for the norm that takes them
 
 
-@dataclass
-class Plan:
-    """The model as a forward pass shows it.
+@dataclass(frozen=True)
+class ModelTrace:
+    """The model as a forward pass shows it, and which of its layers may be written.
 
     Attributes:
         layers: Weight layers that run, in execution order (registration order without data).
@@ -32,52 +31,30 @@ class Plan:
         norm_after: Layer name -> name of the normalization module that takes its output directly.
         norms: Names of all normalization modules that run.
         outputs: Names of layers whose output the model returns.
-        rows: Report row of every layer.
-        findings: Sentences for the report.
         traced: Whether a forward pass was seen.
         frozen: Names of selected layers left alone because they do not train.
         excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
         tied_biases: Names of layers whose bias belongs to a layer before them.
-        filters: The first convolution's filters (before, after), once it was written.
-        statistics: Names of batch norms whose running statistics moved with a rescale.
-        others: Names of written parameters and buffers outside of the weight layers.
     """
 
-    layers: list[Layer] = field(default_factory=list)
-    unreached: list[Layer] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
-    norm_after: dict[str, str] = field(default_factory=dict)
-    norms: set[str] = field(default_factory=set)
-    outputs: set[str] = field(default_factory=set)
-    rows: dict[str, Row] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
+    layers: Sequence[Layer]
+    unreached: Sequence[Layer] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+    norm_after: Mapping[str, str] = field(default_factory=dict)
+    norms: Set[str] = frozenset()
+    outputs: Set[str] = frozenset()
     traced: bool = False
-    frozen: set[str] = field(default_factory=set)
-    excluded: set[str] = field(default_factory=set)
-    tied_biases: set[str] = field(default_factory=set)
-    filters: tuple[Tensor, Tensor] | None = None
-    statistics: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-
-    def skip(self, layer: Layer, reason: str) -> None:
-        """Say in the report why a layer is left as it is."""
-        row = self.rows[layer.name]
-        if row.action == "left":
-            row.action = "skipped"
-        row.notes.append(reason)
+    frozen: Set[str] = frozenset()
+    excluded: Set[str] = frozenset()
+    tied_biases: Set[str] = frozenset()
 
     @property
     def first_convolution(self) -> Layer | None:
         """The first convolution with a kernel of more than one tap, in execution order."""
         return next((la for la in self.layers if la.kind == "conv" and math.prod(la.kernel) > 1), None)
 
-    def add_finding(self, sentence: str) -> None:
-        """Add a finding, once."""
-        if sentence not in self.findings:
-            self.findings.append(sentence)
 
-
-def make_plan(model: nn.Module, batch: Batch | None) -> Plan:
+def trace_model(model: nn.Module, batch: Batch | None) -> ModelTrace:
     """Trace one small forward pass (two samples), or list the layers where there is no data.
 
     Raises:
@@ -89,19 +66,12 @@ def make_plan(model: nn.Module, batch: Batch | None) -> Plan:
             f"{type(model).__name__} has no weight layer (Conv1-3d, ConvTranspose1-3d or Linear).",
             remedy="Pass the model that holds the layers.",
         )
-    plan = Plan(layers, calls={layer.name: 1 for layer in layers}) if batch is None else _trace(model, layers, batch)
-    for layer in [*plan.layers, *plan.unreached]:
-        plan.rows[layer.name] = Row(layer.name, type(layer.module).__name__, layer.shape)
-    for layer in plan.unreached:
-        plan.rows[layer.name].action = "not reached"
-        plan.rows[layer.name].notes.append("the forward pass does not call this module")
-    for name, n in plan.calls.items():
-        if n > 1:
-            plan.rows[name].notes.append(f"runs {n} times; treated on its first use")
-    return plan
+    if batch is None:
+        return ModelTrace(layers, calls={layer.name: 1 for layer in layers})
+    return _trace(model, layers, batch)
 
 
-def _trace(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
+def _trace(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
     try:
         return _trace_once(model, layers, batch.head(2))
     except ModelError:
@@ -110,7 +80,7 @@ def _trace(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
         return _trace_once(model, layers, batch)  # some models fix their batch size
 
 
-def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
+def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
     order: dict[str, Layer] = {}
     calls: dict[str, int] = {}
     norm_after: dict[str, str] = {}
@@ -162,7 +132,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> Plan:
             remedy="Check that forward() calls the modules themselves.",
         )
     outputs = {name for t in _all_tensors(returned) for name in _sources(t, recent)}
-    return Plan(
+    return ModelTrace(
         list(order.values()),
         [layer for layer in layers if layer.name not in order],
         calls,

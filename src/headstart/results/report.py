@@ -83,7 +83,7 @@ class Report(Displayable):
         seed: The seed in use.
         filters: First convolution's filters (before, after), when it was written.
         statistics: Batch norms whose running statistics moved with a rescale of the layers before them.
-        others: Parameters and buffers outside of the weight layers that were written, by their names.
+        other_tensors: Parameters and buffers outside of the weight layers that were written, by their names.
     """
 
     title: str
@@ -94,7 +94,12 @@ class Report(Displayable):
     seed: int = 0
     filters: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     statistics: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    other_tensors: list[str] = field(default_factory=list)
+
+    @property
+    def others(self) -> list[str]:
+        """The name that ``other_tensors`` had before."""
+        return self.other_tensors
 
     @property
     def changed(self) -> list[str]:
@@ -121,7 +126,7 @@ class Report(Displayable):
             "seconds": self.seconds,
             "findings": self.findings,
             "statistics": self.statistics,
-            "others": self.others,
+            "others": self.other_tensors,
             "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
         }
 

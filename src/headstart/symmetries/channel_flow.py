@@ -23,7 +23,7 @@ from headstart.errors import ModelError
 from headstart.model import inputs
 from headstart.model.forward import CurrentLayer, failing_forward, first_input
 from headstart.model.inputs import Batch
-from headstart.model.trace import make_plan
+from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
@@ -51,7 +51,7 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
     with Transaction(twin) as transaction, torch.no_grad():
         _vary(twin)
         tracer = _Wires(twin)
-        with tracer.hooked(twin, make_plan(twin, small).layers), failing_forward(small, CurrentLayer()), tracer:
+        with tracer.hooked(twin, trace_model(twin, small).layers), failing_forward(small, CurrentLayer()), tracer:
             fresh = small.head(small.size)  # the forward may write into its input
             returned = twin(*fresh.args, **fresh.kwargs)
         wiring = tracer.wiring(returned)
@@ -277,7 +277,7 @@ class _Wires(Tracer):
                 seen.add(family)
         free = torch.cat([torch.empty(0, dtype=torch.long), *found.groups])
         others = {name: roots(labels) for name, labels in self._others.items()}
-        found.others = {name: labels for name, labels in others.items() if bool(torch.isin(labels, free).any())}
+        found.other_tensors = {name: labels for name, labels in others.items() if bool(torch.isin(labels, free).any())}
         return found
 
     def _why(self, label: int) -> str:

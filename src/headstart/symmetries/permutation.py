@@ -19,13 +19,13 @@ class PermutationGroups:
 
     Attributes:
         layers: By name in execution order, the label of every input and output channel.
-        others: By name, the label of every value of a parameter or buffer outside of weight layers.
+        other_tensors: By name, the label of every value of a parameter or buffer outside of weight layers.
         groups: Labels that may trade places with each other, in execution order.
         fixed: By layer name, why outputs stay in place.
     """
 
     layers: dict[str, ChannelLabels] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)
+    other_tensors: dict[str, Tensor] = field(default_factory=dict)
     groups: list[Tensor] = field(default_factory=list)
     fixed: dict[str, str] = field(default_factory=dict)
 
@@ -33,7 +33,7 @@ class PermutationGroups:
     def size(self) -> int:
         """How long a table of labels is."""
         used = [t for use in self.layers.values() for t in (use.inputs, use.outputs)]
-        labels = [*used, *self.others.values(), *self.groups]
+        labels = [*used, *self.other_tensors.values(), *self.groups]
         return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
 
     def stay(self) -> Tensor:
@@ -100,6 +100,6 @@ def permute(model: nn.Module, wiring: PermutationGroups, table: Tensor) -> None:
         if bias is not None:
             weights.write_bias(layer, bias[out.to(bias.device)])
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, labels in wiring.others.items():
+    for name, labels in wiring.other_tensors.items():
         values = own[name].flatten()[order(labels, table).to(own[name].device)]
         own[name].copy_(values.view_as(own[name]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from headstart.model import weights
 from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer
-from headstart.symmetries.scale_flow import ScaleFlow, trace
+from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same
 # Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.
@@ -31,13 +30,13 @@ def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
         view: The model; layers that it does not list stay as they are.
         channels: Follow every channel by itself.
     """
-    fixed = {layer.name for layer in view.plan.layers} - {layer.name for layer in view.layers}
+    fixed = {layer.name for layer in view.trace.layers} - {layer.name for layer in view.layers}
     rigid = {la.name for la in view.layers if la.module.bias is not None and not _may_scale_bias(view, la)}
     batch = view.batch
     assert batch is not None
 
     def attempt(size: int) -> ScaleFlow:
-        return trace(view.model, batch.head(size), view.plan.layers, fixed, rigid, channels)
+        return trace_scales(view.model, batch.head(size), view.trace.layers, fixed, rigid, channels)
 
     try:
         return attempt(2)
@@ -49,7 +48,7 @@ def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
 
 def _may_scale_bias(view: ModelView, layer: Layer) -> bool:
     bias = layer.module.bias
-    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in view.plan.tied_biases
+    return isinstance(bias, nn.Parameter) and bias.requires_grad and layer.name not in view.trace.tied_biases
 
 
 def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float] | None:
@@ -159,15 +158,12 @@ class Function:
     """
 
     def __init__(self, view: ModelView, flow: ScaleFlow) -> None:
-        self._whole = view
+        self._view = view
         norms = [view.model.get_submodule(name) for name in flow.norms]
         tensors = [t for layer in view.layers for t in layer.module.parameters(recurse=True)]
         tensors += [b for norm in norms for b in norm.buffers()]
         self._copies = [(t, t.detach().clone()) for t in tensors]
-        self._statistics = list(view.plan.statistics)
-        self._told = {layer.name: replace(view.plan.rows[layer.name]) for layer in view.layers}
-        self._methods = {name: list(row.methods) for name, row in self._told.items()}
-        self._filters = view.plan.filters
+        self._restore_report = view.report.checkpoint()
         self._before = self._outputs()
 
     def same(self) -> bool:
@@ -179,19 +175,13 @@ class Function:
         with torch.no_grad():
             for tensor, copy in self._copies:
                 tensor.copy_(copy)
-        for layer in self._whole.layers:
+        for layer in self._view.layers:
             weights.refresh(layer.module)
-        plan = self._whole.plan
-        plan.statistics[:] = self._statistics
-        plan.filters = self._filters
-        for name, row in self._told.items():
-            for field in ("action", "weight_mean", "weight_std", "output_mean", "output_std", "across_sample_std"):
-                setattr(plan.rows[name], field, getattr(row, field))
-            plan.rows[name].methods = self._methods[name]
+        self._restore_report()
 
     def _outputs(self) -> list[Tensor]:
-        assert self._whole.batch is not None
-        batch = self._whole.batch.head(_LOOKED_AT)
+        assert self._view.batch is not None
+        batch = self._view.batch.head(_LOOKED_AT)
         with torch.no_grad(), failing_forward(batch, CurrentLayer()):
-            returned = self._whole.model(*batch.args, **batch.kwargs)
+            returned = self._view.model(*batch.args, **batch.kwargs)
         return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

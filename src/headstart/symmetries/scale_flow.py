@@ -61,7 +61,7 @@ class ScaleFlow:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def trace(
+def trace_scales(
     model: nn.Module,
     batch: Batch,
     layers: Sequence[Layer],

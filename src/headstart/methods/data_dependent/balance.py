@@ -106,15 +106,15 @@ class Balance(Method):
         flow = follow(view)
         for layer in view.layers:
             reason = flow.reasons.get(layer.name)
-            if reason and layer.name not in view.plan.outputs:
-                view.plan.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
+            if reason and layer.name not in view.trace.outputs:
+                view.report.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
         energies = self._measure(view, flow)
         before = _rates(energies)
         solved = solve(_without(energies, flow.almost))
         exact = within_range(view, solved, {})
         applied = rescale_checked(view, flow, {label: v for label, v in exact.items() if label not in flow.normed})
         if applied is None:
-            view.plan.add_finding(
+            view.report.add_finding(
                 "balance: the model's function did not survive the rescale, so all layers were left alone."
             )
             return
@@ -123,21 +123,21 @@ class Balance(Method):
         if self.almost == "damped":
             rescale(view, flow, normed)
         elif rescale_checked(view, flow, normed) is None:
-            view.plan.add_finding(
+            view.report.add_finding(
                 "balance: layers before norms keep their scale: their epsilon would change the function."
             )
         steps = 0
         if flow.almost and self.almost == "damped":
             steps = self._damped(view, flow, exact)
         for layer in view.layers:
-            row = view.plan.rows[layer.name]
+            row = view.report.rows[layer.name]
             if row.action == "left" and not row.notes:
                 row.notes.append("balance: the scales around it are fixed, or agree")
         known = not flow.normed and not steps  # in closed form
         after = _rates(energies, applied) if known else _rates(self._measure(view, flow))
         _report(view, before, after, "in closed form" if exact else "not in closed form", steps)
         if exact != solved:
-            view.plan.add_finding(
+            view.report.add_finding(
                 "balance: equal rates need scales that the number format cannot hold, so all factors were shrunk alike."
             )
 
@@ -159,7 +159,7 @@ class Balance(Method):
         assert view.batch is not None
         batch = view.batch if self.loss_fn else view.batch.head(SAMPLES)
         seed = rng.derive(view.seed, "balance")
-        passes = forward_backward(view.model, view.plan, batch, view.batch.raw, self.loss_fn, seed)
+        passes = forward_backward(view.model, view.trace, batch, view.batch.raw, self.loss_fn, seed)
         if passes.gradients is None:
             raise ModelError(
                 f"balance needs gradients: {' '.join(passes.notes)}",
@@ -212,11 +212,11 @@ def _rates(energies: Mapping[str, Energies], scales: Mapping[int, float] | None 
 
 def _report(view: ModelView, before: list[float], after: list[float], how: str, steps: int) -> None:
     if len(before) < 2:
-        view.plan.add_finding("balance: fewer than two layers have a rate, so there was nothing to balance.")
+        view.report.add_finding("balance: fewer than two layers have a rate, so there was nothing to balance.")
         return
     how += f", then in {steps} damped steps" if steps else ""
     spread = [math.exp(max(rates) - min(rates)) for rates in (before, after)]
-    view.plan.add_finding(
+    view.report.add_finding(
         f"balance: the rates of {len(before)} layers spread {spread[0]:.3g}-fold before and {spread[1]:.3g}-fold after"
         f" ({how})."
     )

@@ -83,7 +83,7 @@ class Calibrate(Method):
         moments = _moments(view)
         scales = _scales(flow, moments)
         if rescale_checked(view, flow, within_range(view, scales, {})) is None:
-            view.plan.add_finding(
+            view.report.add_finding(
                 "calibrate: the function did not survive a rescale of channels, so they were left alone."
             )
         else:
@@ -131,12 +131,12 @@ def _scales(flow: ScaleFlow, moments: Mapping[str, Moments]) -> dict[int, float]
 
 def _report(view: ModelView, before: Mapping[str, Moments], after: Mapping[str, Moments]) -> None:
     worst = [max((_spread(m) for m in found.values()), default=1.0) for found in (before, after)]
-    view.plan.add_finding(
+    view.report.add_finding(
         f"calibrate: within a layer, channels' deviations spread up to {worst[0]:.3g}-fold before and"
         f" {worst[1]:.3g}-fold after."
     )
     for name, found in after.items():
-        row = view.plan.rows[name]
+        row = view.report.rows[name]
         row.output_mean, row.output_std = found.total_mean, found.total_std
 
 

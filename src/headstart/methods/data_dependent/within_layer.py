@@ -22,7 +22,8 @@ from headstart.measure.layer_patches import mean_patch
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.data_dependent.fills import FILLS, Limits, fill
 from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
@@ -125,9 +126,9 @@ class WithinLayer(Method):
         """The authors' best: their command line with filters from k-means."""
         return cls.paper(**{"fill": "kmeans", **options})
 
-    def select(self, layers: Sequence[Layer], plan: Plan) -> Sequence[Layer]:
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
-        return leave_normed(self, layers, plan, self.before_norm, self.output_layer)
+        return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
 
     def before(self, visit: Visit) -> None:
         """Draw the weights, or make them from the input."""

@@ -15,7 +15,8 @@ from headstart.banks import Entry, FilterBank, storage
 from headstart.engine.method import Method
 from headstart.errors import HeadstartError
 from headstart.methods.shared.spatial import depths, is_depthwise, resizing, sizes
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 Banks = str | Path | FilterBank | tuple[str | Path | FilterBank, ...]
@@ -78,29 +79,31 @@ def _read(name: str, state: tuple[int, ...]) -> FilterBank:
     return FilterBank.load(name)
 
 
-def match(layer: Layer, plan: Plan, banks: Sequence[FilterBank], *, whole: bool, resize: bool) -> Match | None:
+def match(layer: Layer, trace: ModelTrace, banks: Sequence[FilterBank], *, whole: bool, resize: bool) -> Match | None:
     """Find the entry for a layer: the first bank that has its kernel decides.
 
     Args:
         layer: The layer.
-        plan: Tells its depth.
+        trace: Tells its depth.
         banks: In the order of preference.
         whole: Look for whole filters instead of slices.
         resize: Where no bank has the kernel, take the nearest one.
     """
-    found = _find(layer.kernel, layer, plan, banks, whole)
+    found = _find(layer.kernel, layer, trace, banks, whole)
     if found is not None or not resize:
         return found
     kernels = {e.kernel for bank in banks for e in bank.entries if len(e.kernel) == len(layer.kernel)}
     for kernel in sorted(kernels, key=lambda k: (_apart(k, layer.kernel), k)):
-        found = _find(kernel, layer, plan, banks, whole)
+        found = _find(kernel, layer, trace, banks, whole)
         if found is not None:
             return Match(found.entry, found.bank, resizing(kernel, layer.kernel))
     return None
 
 
-def _find(kernel: Sequence[int], layer: Layer, plan: Plan, banks: Sequence[FilterBank], whole: bool) -> Match | None:
-    depth, channels = depths(plan)[layer.name], layer.shape[1] if whole else None
+def _find(
+    kernel: Sequence[int], layer: Layer, trace: ModelTrace, banks: Sequence[FilterBank], whole: bool
+) -> Match | None:
+    depth, channels = depths(trace)[layer.name], layer.shape[1] if whole else None
     for bank in banks:
         entry = bank.find(kernel, depth, is_depthwise(layer), layer.name, channels)
         if entry is not None:
@@ -113,7 +116,14 @@ def _apart(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def matched(
-    method: Method, layers: Sequence[Layer], plan: Plan, banks: Sequence[FilterBank], *, whole: bool, resize: bool
+    method: Method,
+    layers: Sequence[Layer],
+    trace: ModelTrace,
+    report: ReportBuilder,
+    banks: Sequence[FilterBank],
+    *,
+    whole: bool,
+    resize: bool,
 ) -> list[Layer]:
     """The layers that the banks serve; the others get their reason.
 
@@ -122,8 +132,8 @@ def matched(
     """
     served = []
     for layer in layers:
-        if match(layer, plan, banks, whole=whole, resize=resize) is None:
-            plan.skip(layer, f"the bank has no {_form(layer, whole)}")
+        if match(layer, trace, banks, whole=whole, resize=resize) is None:
+            report.skip(layer, f"the bank has no {_form(layer, whole)}")
         else:
             served.append(layer)
     if not served:

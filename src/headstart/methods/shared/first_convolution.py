@@ -10,11 +10,14 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 
-def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, count: int = 1) -> list[Layer]:
+def first_convolutions(
+    method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder, count: int = 1
+) -> list[Layer]:
     """The first ``count`` convolutions in execution order whose kernel has more than one tap.
 
     Raises:
@@ -23,16 +26,16 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
     name = method.info.name
     candidates = {layer.name for layer in layers}
     found: list[Layer] = []
-    for layer in plan.layers:
+    for layer in trace.layers:
         point = layer.kind == "conv" and math.prod(layer.kernel) == 1
         if layer.kind != "conv" or point or len(found) == count:
             if layer.name in candidates:
-                plan.skip(layer, _why_not(name, point and len(found) < count, count))
+                report.skip(layer, _why_not(name, point and len(found) < count, count))
             if layer.name in candidates and point and not found:
-                plan.add_finding(
+                report.add_finding(
                     f"{name}: '{layer.name}' has a 1×1 kernel; the next convolution is taken as the first."
                 )
-        elif layer.name in plan.frozen:
+        elif layer.name in trace.frozen:
             raise HeadstartError(
                 f"{name}: the first convolution, {layer.where}, is frozen (requires_grad=False).",
                 remedy=f"Unfreeze it, or name it: include='{layer.name}'.",
@@ -40,14 +43,14 @@ def first_convolutions(method: Method, layers: Sequence[Layer], plan: Plan, coun
         elif layer.name in candidates:
             found.append(layer)
     if not found:
-        kinds = sorted({type(la.module).__name__ for la in plan.layers})
+        kinds = sorted({type(la.module).__name__ for la in trace.layers})
         raise HeadstartError(
             f"{name} writes a convolution with a kernel larger than 1, and none was selected"
             f" (the model runs {', '.join(kinds)}).",
             remedy="Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
         )
-    if not plan.traced:
-        plan.add_finding(f"{name}: without data the first convolution is the first registered, '{found[0].name}'.")
+    if not trace.traced:
+        report.add_finding(f"{name}: without data the first convolution is the first registered, '{found[0].name}'.")
     return found
 
 

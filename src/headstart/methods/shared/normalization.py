@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headstart.engine.method import Method
 from headstart.engine.visit import Visit
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
 
@@ -18,21 +19,26 @@ DEAD = 1e-8  # of the layer's deviation: below, a channel counts as constant
 
 
 def leave_normed(
-    method: Method, layers: Sequence[Layer], plan: Plan, before_norm: str, output_layer: str
+    method: Method,
+    layers: Sequence[Layer],
+    trace: ModelTrace,
+    report: ReportBuilder,
+    before_norm: str,
+    output_layer: str,
 ) -> list[Layer]:
     """Drop layers that a normalization follows, and output layers, where the options say so."""
     chosen, normed = [], 0
     for layer in layers:
-        norm = plan.norm_after.get(layer.name)
+        norm = trace.norm_after.get(layer.name)
         if norm is not None and before_norm == "skip":
-            plan.skip(layer, f"'{norm}' normalizes its output")
+            report.skip(layer, f"'{norm}' normalizes its output")
             normed += 1
-        elif layer.name in plan.outputs and output_layer == "keep" and len(plan.layers) > 1:
-            plan.skip(layer, "an output layer, whose scale sets the first loss")
+        elif layer.name in trace.outputs and output_layer == "keep" and len(trace.layers) > 1:
+            report.skip(layer, "an output layer, whose scale sets the first loss")
         else:
             chosen.append(layer)
     if normed:
-        plan.add_finding(
+        report.add_finding(
             f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are."
         )
     return chosen

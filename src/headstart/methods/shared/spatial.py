@@ -12,7 +12,8 @@ from headstart.engine.method import Method
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError
 from headstart.methods.shared.first_convolution import matched_rms
-from headstart.model.trace import Plan
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 DEAD = 1e-6  # of the longest filter: a shorter one is none
@@ -28,48 +29,54 @@ def is_depthwise(layer: Layer) -> bool:
     return layer.groups > 1 and layer.shape[1] == 1
 
 
-def depths(plan: Plan, depthwise: bool = False) -> dict[str, float]:
+def depths(trace: ModelTrace, depthwise: bool = False) -> dict[str, float]:
     """Place of each convolution of more than one tap among those of the model: 0 the first, 1 the last.
 
     Args:
-        plan: Has the layers in order.
+        trace: Has the layers in order.
         depthwise: Count depthwise ones only.
     """
-    names = [la.name for la in plan.layers if is_spatial(la) and (is_depthwise(la) or not depthwise)]
+    names = [la.name for la in trace.layers if is_spatial(la) and (is_depthwise(la) or not depthwise)]
     return {name: i / max(1, len(names) - 1) for i, name in enumerate(names)}
 
 
 def spatial_convolutions(
-    method: Method, layers: Sequence[Layer], plan: Plan, count: int | None = None, depthwise: bool = False
+    method: Method,
+    layers: Sequence[Layer],
+    trace: ModelTrace,
+    report: ReportBuilder,
+    count: int | None = None,
+    depthwise: bool = False,
 ) -> list[Layer]:
     """The selected convolutions of more than one tap; every other layer gets its reason.
 
     Args:
         method: Who asks.
         layers: Layers that may be written.
-        plan: What is known of the model.
+        trace: What is known of the model.
+        report: Gets the reasons for layers that are left.
         count: Only those among the first so many of the model; None for all.
         depthwise: Only depthwise ones, and count those.
 
     Raises:
         HeadstartError: None of the layers is one.
     """
-    first = list(depths(plan, depthwise))[:count]
+    first = list(depths(trace, depthwise))[:count]
     found = []
     for layer in layers:
         if layer.kind == "linear":
-            plan.skip(layer, "a linear layer has no kernel")
+            report.skip(layer, "a linear layer has no kernel")
         elif not is_spatial(layer):
-            plan.skip(layer, f"a {sizes(layer.kernel)} kernel has no spatial structure")
+            report.skip(layer, f"a {sizes(layer.kernel)} kernel has no spatial structure")
         elif depthwise and not is_depthwise(layer):
-            plan.skip(layer, "not depthwise")
+            report.skip(layer, "not depthwise")
         elif layer.name not in first:
-            plan.skip(layer, f"not among the first {len(first)} convolutions")
+            report.skip(layer, f"not among the first {len(first)} convolutions")
         else:
             found.append(layer)
     if not found:
-        kinds = sorted({type(la.module).__name__ for la in plan.layers})
-        frozen = "".join(f"; '{name}' is frozen" for name in first if name in plan.frozen)
+        kinds = sorted({type(la.module).__name__ for la in trace.layers})
+        frozen = "".join(f"; '{name}' is frozen" for name in first if name in trace.frozen)
         raise HeadstartError(
             f"{method.info.name} writes {'depthwise ' * depthwise}convolutions with a kernel larger than 1, and none"
             f" was selected (the model runs {', '.join(kinds)}{frozen}).",
@@ -77,8 +84,8 @@ def spatial_convolutions(
             if depthwise
             else "Use a method for all layers (within-layer, lsuv, kaiming), or widen include=.",
         )
-    if not plan.traced:
-        plan.add_finding(
+    if not trace.traced:
+        report.add_finding(
             f"{method.info.name}: without data the depth of a layer is its place in the order of registration."
         )
     return found
