@@ -278,6 +278,7 @@ def _provenance(call: _Call, batch: Batch | None) -> dict[str, Any]:
 
     return {
         "methods": [repr(m) for m in call.methods],
+        "revisions": [m.info.revision for m in call.methods],
         "seed": call.number,
         "include": None if call.include is None else str(call.include),
         "exclude": None if call.exclude is None else str(call.exclude),

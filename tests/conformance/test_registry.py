@@ -5,6 +5,7 @@ import pytest
 import headstart as hs
 from headstart.conformance import CHECKS
 from headstart.conformance.runs import needs_convolution, writes_stem
+from headstart.engine import registry
 
 from . import trained
 from .bend import Bend
@@ -41,7 +42,8 @@ VARIANTS = [
     "balance:paper",
     "balance:almost=leave",
     "calibrate:balance=false",
-    "within-layer+balance",
+    "data-dependent:paper",
+    "data-dependent:kmeans,output_layer=keep",
     ["prewarm", "within-layer:fill=keep"],
     ["orthogonal", "prewarm", "lsuv:fill=keep"],
     "gabor:paper+within-layer:fill=keep,before_norm=normalize",
@@ -134,7 +136,7 @@ def test_keeps_the_contract(method, check):
 
 
 def test_presets_are_all_covered():
-    presets = {f"{name}:{p}" for name in hs.list_methods() for p in hs.registry.get(name).info.presets}
+    presets = {f"{name}:{p}" for name in hs.list_methods() for p in registry.get(name).info.presets}
     covered = {spec.split("+")[0] for spec in VARIANTS if isinstance(spec, str)} | SOURCED.keys()
     covered |= {str(param.id) for param in TRAINED_SPECS}
     assert presets <= covered

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart.bench.trials.arms import spec_of
+from headstart.engine import registry
 
 from .banks import bank, entry
 
@@ -128,7 +129,7 @@ def test_controls_of_a_method_for_many_convolutions_write_each_that_it_writes(ti
 
 def test_a_control_needs_what_its_treatment_needs() -> None:
     for of in ("gabor", "prewarm", "kaiming"):
-        treated, control = hs.registry.get(of).info, hs.MatchedRandom(of=of).info
+        treated, control = registry.get(of).info, hs.MatchedRandom(of=of).info
         assert (control.needs_data, control.scope) == (treated.needs_data, treated.scope)
         assert control.name == "matched-random"
     conv = nn.Conv2d(3, 8, 7)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import headstart as hs
 from headstart import rng
+from headstart.engine import registry
 from headstart.methods.data_dependent import fills
 from headstart.results.report import Report
 
@@ -371,7 +372,7 @@ def test_layers_before_a_normalization_are_filled_on_request(photos: Tensor) -> 
 def test_the_preset_is_the_authors_command_line_with_kmeans() -> None:
     assert hs.WithinLayer.kmeans() == hs.WithinLayer(fill="kmeans", beta=0.1, before_norm="normalize", center=False)
     assert hs.WithinLayer.kmeans(beta=0.0, memory_limit=64).memory_limit == 64
-    assert hs.registry.parse("within-layer:kmeans,eps=0.1") == [hs.WithinLayer.kmeans(eps=0.1)]
+    assert registry.parse("within-layer:kmeans,eps=0.1") == [hs.WithinLayer.kmeans(eps=0.1)]
 
 
 @pytest.mark.parametrize("limit", [1, 8, 64, 512])

@@ -51,7 +51,7 @@ def test_every_method_names_its_options_presets_and_deviations(name: str, tool: 
         assert len(meanings[option.name]) > 10, f"{option.name} is not explained"
     for preset in cls.info.presets:
         assert f"`{name}:{preset}`" in own
-        hs.registry.parse(f"{name}:{preset}")
+        registry.parse(f"{name}:{preset}")
     for sentence in (*cls.info.deviations, cls.info.reference, cls.info.cost):
         assert sentence in own
     assert f"`{name}`" in (DOCS / "methods" / "README.md").read_text(encoding="utf-8")

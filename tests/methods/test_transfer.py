@@ -11,6 +11,7 @@ import headstart as hs
 from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
 from headstart.conformance.state import Snapshot, same_bits
+from headstart.engine import registry
 
 
 def net(classes=10, width=8, seed=0, channels=3):
@@ -267,7 +268,7 @@ def test_names_and_identity_tell_sources_apart_and_stay_short(tmp_path):
     assert repr(hs.Pretrained(a)).startswith("Pretrained(source=<Sequential of 906 parameters>, ")
     assert "<state_dict of 10 tensors>" in repr(hs.Pretrained(a.state_dict()))
     torch.save(a.state_dict(), tmp_path / "w.pt")
-    method = hs.registry.parse(f"pretrained:source={tmp_path / 'w.pt'},head=skip")[0]
+    method = registry.parse(f"pretrained:source={tmp_path / 'w.pt'},head=skip")[0]
     assert str(tmp_path / "w.pt") in repr(method)
     assert method.identity() == hs.Pretrained(a, head="skip").identity() != hs.Pretrained(b, head="skip").identity()
     assert hs.Pretrained(a).identity() != hs.Pretrained(a, head="skip").identity()

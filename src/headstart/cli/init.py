@@ -57,12 +57,11 @@ def run(args: argparse.Namespace) -> int:
     from headstart.cli import _common, _models
     from headstart.engine import registry
     from headstart.errors import HeadstartError
-    from headstart.methods.sample_training import SampleTraining
 
     _common.check_output(args)
     methods = registry.resolve(args.method)
     with _common.working("Loading"):
-        everything = sys.maxsize if any(isinstance(m, SampleTraining) for m in methods) else None
+        everything = sys.maxsize if any(m.takes_data_set for m in methods) else None
         model, source, notes = _common.load(args, everything)
     if args.fold:
         from headstart.symmetries.folding import fold_batch_norms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headstart.model.report_builder import ReportBuilder
     from headstart.model.trace import ModelTrace
 
+FitWith = Callable[[Mapping[str, Any], bool], Any]
 # "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
 Scope = Literal["first convolution", "convolutions", "all layers"]
 
@@ -33,6 +34,7 @@ class Info:
         presets: Named configurations (class methods), the published form among them.
         deviations: What differs from the source, each a sentence.
         depends_on_other_layers: Whether what a layer gets depends on the layers behind it, or all others, too.
+        revision: Raised whenever the method's bits change for the same options and seed.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Info:
     presets: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
     depends_on_other_layers: bool = False
+    revision: int = 1
 
 
 class Method:
@@ -56,6 +59,8 @@ class Method:
     """
 
     info: ClassVar[Info]
+    takes_data_set: ClassVar[bool] = False
+    """Whether the method works from the whole data set with its targets, and not from one batch of inputs."""
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """Choose which of the selected layers to visit; say why others are left with ``report.skip``.
@@ -85,6 +90,32 @@ class Method:
     def identity(self) -> str:
         """What the benchmark names trials by: the options, and the content of the files that they name."""
         return repr(self)
+
+    def key(self) -> str:
+        """The identity, with the revision from the second on: what two versions of a method wrote is not mixed."""
+        return self.identity() if self.info.revision == 1 else f"{self.identity()}, revision {self.info.revision}"
+
+    def training_steps(self, samples: int, batch_size: int) -> int | None:
+        """Count the training steps that the start takes; None if it is not training, or not in the caller's way.
+
+        Args:
+            samples: In the data set.
+            batch_size: Of the training that follows.
+        """
+        return None
+
+    def trained_by(self, fit_with: FitWith) -> Method:
+        """The same method with the training of the caller, for methods that train and were given none.
+
+        Args:
+            fit_with: ``(settings, frozen) -> fit``: a training as the caller's but for some settings (``lr``,
+                ``weight_decay``, ``batch_size``), which repeats its first epoch's batches if ``frozen``.
+        """
+        return self
+
+    def on_all_data(self) -> Method | None:
+        """The control that takes as many steps on all of the data; None for methods that do not draw samples."""
+        return None
 
     def check(self, ok: bool, problem: str, remedy: str) -> None:
         """Raise a :class:`HeadstartError` about this method's options unless ``ok``."""

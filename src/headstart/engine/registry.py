@@ -35,6 +35,7 @@ def register(
     presets: Iterable[str] = (),
     deviations: Iterable[str] = (),
     depends_on_other_layers: bool = False,
+    revision: int = 1,
 ) -> Callable[[M], M]:
     """Register a method class under a name; third parties use it on theirs.
 
@@ -49,6 +50,7 @@ def register(
         presets: Names of class methods that return published or otherwise named configurations.
         deviations: What differs from the source.
         depends_on_other_layers: Whether what one layer gets depends on which others are written, too.
+        revision: Raise it whenever the method's bits change for the same options and seed.
 
     Returns:
         A class decorator. The class must be a frozen dataclass derived from ``Method``.
@@ -62,7 +64,7 @@ def register(
         if name in _METHODS and _origin(_METHODS[name]) != _origin(cls):
             raise HeadstartError(f"The method name {name!r} is taken by {_METHODS[name].__qualname__}.")
         texts = tuple(presets), tuple(deviations)
-        cls.info = Info(name, summary, reference, scope, needs_data, cost, *texts, depends_on_other_layers)
+        cls.info = Info(name, summary, reference, scope, needs_data, cost, *texts, depends_on_other_layers, revision)
         _METHODS[name] = cls
         return cls
 

@@ -21,7 +21,7 @@ from headstart.methods.controls import MatchedRandom, ZeroDCRandom
 from headstart.methods.covariance import CovarianceTransfer, StructuredCovariance
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.data_dependent.calibrate import Calibrate
-from headstart.methods.data_dependent.recipes import DataDependent, KrahenbuhlKMeans
+from headstart.methods.data_dependent.data_dependent import DataDependent, KrahenbuhlKMeans
 from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.gabor import Gabor

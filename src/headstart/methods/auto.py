@@ -78,7 +78,7 @@ class Auto(Method):
 
     def identity(self) -> str:
         """The recipes, with the banks by what they hold: another version may have others."""
-        return f"Auto({', '.join(recipe.identity() for recipe in (STEM, CLUSTERS, FILLED, KEPT))})"
+        return f"Auto({', '.join(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT))})"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """With norms the first convolution and depthwise ones; without, layers that no norm follows."""

@@ -44,7 +44,7 @@ class _Control(Method, ABC):
 
     def identity(self) -> str:
         """The options, and what the treatment's stand for."""
-        plain, stands_for = repr(self.treatment), self.treatment.identity()
+        plain, stands_for = repr(self.treatment), self.treatment.key()
         return repr(self) if stands_for == plain else f"{type(self).__name__}(of={stands_for})"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from headstart import progress, rng
-from headstart.engine.method import Method
+from headstart.engine.method import FitWith, Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
@@ -108,6 +108,26 @@ class SampleTraining(Method):
             "source='all' needs the package's own training",
             "Leave fit= out",
         )
+
+    takes_data_set: ClassVar[bool] = True
+
+    def training_steps(self, samples: int, batch_size: int) -> int | None:
+        """Count the steps of all stages; None with a training of the user's own or batches of another size."""
+        if self.fit or self.batch_size not in (None, batch_size):
+            return None
+        return sum(stage.steps(batch_size) for stage in self.stages(samples, seed=0))
+
+    def trained_by(self, fit_with: FitWith) -> Method:
+        """Train as the caller does, but for what this method says of rate, decay of weights and batch size."""
+        if self.fit is not None:
+            return self
+        own = {name: getattr(self, name) for name in ("lr", "weight_decay", "batch_size")}
+        said = {name: value for name, value in own.items() if value is not None}
+        return replace(self, fit=fit_with(said, self.frozen_batches))
+
+    def on_all_data(self) -> Method | None:
+        """As many steps and restarts on batches from all of the data."""
+        return replace(self, source="all", frozen_batches=False) if self.source == "sample" else None
 
     def finish(self, view: ModelView) -> None:
         """Train, stage by stage."""

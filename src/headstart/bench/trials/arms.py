@@ -10,7 +10,6 @@ from typing import Any
 from headstart.engine.method import Method
 from headstart.engine.registry import get, list_methods, literal, parse, split
 from headstart.errors import HeadstartError
-from headstart.methods.sample_training import SampleTraining
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"
@@ -58,9 +57,7 @@ class Arm:
         if self.control in ("", EQUAL_STEPS, "null"):
             return methods
         if self.control == RESTARTS:
-            return [
-                replace(m, source="all", frozen_batches=False) if isinstance(m, SampleTraining) else m for m in methods
-            ]
+            return [m.on_all_data() or m for m in methods]
         return [get(self.control)(of=spec_of(m)) if fills_convolutions(m) else m for m in methods]  # type: ignore[call-arg]
 
 
@@ -137,7 +134,7 @@ def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
                 replace(arm, label=f"{control} of {arm.label}", control=control, of=arm.label)
                 for control in ("matched-random", "zero-dc-random")
             ]
-        if any(isinstance(method, SampleTraining) and method.source == "sample" for method in arm.methods()):
+        if any(method.on_all_data() for method in arm.methods()):
             listed.append(replace(arm, label=f"{RESTARTS} of {arm.label}", control=RESTARTS, of=arm.label))
         if arm.methods():
             more = replace(first, label=f"{EQUAL_STEPS} of {arm.label}", control=EQUAL_STEPS, of=arm.label)

@@ -13,7 +13,6 @@ from headstart.bench.trials.timing import Clock, measured
 from headstart.bench.trials.training import Training
 from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
-from headstart.methods.sample_training import SampleTraining
 
 LEAST = 0.002
 """Share of the budget below which a start's cost is left out of account."""
@@ -81,12 +80,9 @@ def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
         >>> counted_steps(Arm("short", "smart-init:epochs=2"), images=8000, batch_size=64)
         36
     """
-    steps = 0
-    for method in arm.methods():
-        if not isinstance(method, SampleTraining) or method.fit or method.batch_size not in (None, batch_size):
-            return None
-        steps += sum(stage.steps(batch_size) for stage in method.stages(images, seed=0))
-    return steps
+    counted = [method.training_steps(images, batch_size) for method in arm.methods()]
+    known = [steps for steps in counted if steps is not None]
+    return sum(known) if len(known) == len(counted) else None
 
 
 def extra_steps(share: float, steps: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ from headstart.distributed import initialize
 from headstart.engine.method import Method
 from headstart.errors import HeadstartError
 from headstart.fitting import samples
-from headstart.methods.sample_training import SampleTraining
 from headstart.results.report import Report
 
 
@@ -107,17 +106,15 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
     Raises:
         HeadstartError: If a method refuses.
     """
-    if not any(isinstance(method, SampleTraining) for method in methods):
+    if not any(method.takes_data_set for method in methods):
         inputs, _ = data.calibration_batch(training.calibration, seed)
         return initialize(model, inputs, list(methods), seed=seed)
-    fitted = [_fitted(m, training) if isinstance(m, SampleTraining) and m.fit is None else m for m in methods]
+
+    def fit_with(settings: Mapping[str, Any], frozen: bool) -> TrialFit:
+        return TrialFit(replace(training, **settings), frozen)
+
+    fitted = [method.trained_by(fit_with) for method in methods]
     with progress.no_progress():  # the comparison draws its own bars
         return initialize(
             model, TrainingImages(data), fitted, seed=seed, samples=min(training.calibration, len(data.train))
         )
-
-
-def _fitted(method: SampleTraining, training: Training) -> Method:
-    own = {name: getattr(method, name) for name in ("lr", "weight_decay", "batch_size")}
-    config = replace(training, **{name: value for name, value in own.items() if value is not None})
-    return replace(method, fit=TrialFit(config, method.frozen_batches))

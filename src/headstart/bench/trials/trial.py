@@ -75,7 +75,7 @@ class TrialContext:
         """
         return {
             **self.identity(),
-            "methods": [method.identity() for method in arm.methods()],
+            "methods": [method.key() for method in arm.methods()],
             "weights_draw": arm.weights_draw,
             "seed": seed,
             "training": asdict(self.training_of(arm)),

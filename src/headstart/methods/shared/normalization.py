@@ -27,21 +27,26 @@ def leave_normed(
     output_layer: str,
 ) -> list[Layer]:
     """Drop layers that a normalization follows, and output layers, where the options say so."""
-    chosen, normed = [], 0
+    reasons = {layer.name: reason_to_leave(layer, trace, before_norm, output_layer) for layer in layers}
     for layer in layers:
-        norm = trace.norm_after.get(layer.name)
-        if norm is not None and before_norm == "skip":
-            report.skip(layer, f"'{norm}' normalizes its output")
-            normed += 1
-        elif layer.name in trace.outputs and output_layer == "keep" and len(trace.layers) > 1:
-            report.skip(layer, "an output layer, whose scale sets the first loss")
-        else:
-            chosen.append(layer)
+        if reasons[layer.name]:
+            report.skip(layer, reasons[layer.name])
+    normed = sum(before_norm == "skip" and layer.name in trace.norm_after for layer in layers)
     if normed:
         report.add_finding(
             f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are."
         )
-    return chosen
+    return [layer for layer in layers if not reasons[layer.name]]
+
+
+def reason_to_leave(layer: Layer, trace: ModelTrace, before_norm: str, output_layer: str) -> str:
+    """Why a method that normalizes outputs leaves a layer; empty if it does not."""
+    norm = trace.norm_after.get(layer.name)
+    if norm is not None and before_norm == "skip":
+        return f"'{norm}' normalizes its output"
+    if layer.name in trace.outputs and output_layer == "keep" and len(trace.layers) > 1:
+        return "an output layer, whose scale sets the first loss"
+    return ""
 
 
 def constant_channels(moments: Moments, dtype: torch.dtype) -> Tensor:

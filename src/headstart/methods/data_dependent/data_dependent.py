@@ -1,0 +1,90 @@
+"""Data-dependent initialization as a whole (Krähenbühl et al. 2016): fill, normalize within layers, balance between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.engine.model_view import ModelView
+from headstart.engine.registry import register
+from headstart.engine.visit import Visit
+from headstart.measure.gradients import LossFunction
+from headstart.methods.data_dependent.balance import Balance
+from headstart.methods.data_dependent.within_layer import WithinLayer
+from headstart.methods.shared.normalization import reason_to_leave
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
+from headstart.model.weights import Layer
+
+
+@register(
+    "data-dependent",
+    summary="layers filled, normalized on the data, and balanced so that all learn at one rate",
+    reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs",
+    scope="all layers",
+    needs_data=True,
+    cost="that of within-layer and of balance: a forward pass of the batch, a forward and a backward pass of up to 32",
+    presets=("paper", "kmeans"),
+    deviations=("Those of within-layer and of balance.",),
+    depends_on_other_layers=True,
+)
+@dataclass(frozen=True)
+class DataDependent(WithinLayer):
+    """Fill every layer, bring its channels to deviation 1 on the data, then balance the layers.
+
+    The idea: when every layer sees inputs of one scale and learns at one relative rate, deep networks without
+    normalization begin to train. Layers that a normalization follows keep their weights and only take the common rate.
+    The same as ``within-layer+balance``.
+
+    Args:
+        loss_fn: As for `Balance`. All other options are those of `WithinLayer`.
+
+    Raises:
+        HeadstartError: As `WithinLayer` and `Balance`.
+
+    Example:
+        >>> import torch, headstart as hs
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
+        >>> hs.initialize(net, torch.randn(64, 20), hs.DataDependent()).changed
+        ['0', '2']
+    """
+
+    loss_fn: LossFunction | None = None
+
+    @classmethod
+    def paper(cls, **options: Any) -> DataDependent:
+        """The authors' command line: Gaussian fill, every layer, beta 0.1, no centring of weights."""
+        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, **options})
+
+    @classmethod
+    def kmeans(cls, **options: Any) -> DataDependent:
+        """The paper's best: its command line with filters from k-means on the layers' inputs."""
+        return cls.paper(**{"fill": "kmeans", **options})
+
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
+        """All layers: those that are not filled are balanced all the same."""
+        super().select(layers, trace, report)  # says which are not filled
+        return layers
+
+    def before(self, visit: Visit) -> None:
+        """Fill the layer."""
+        if not self._leaves(visit):
+            super().before(visit)
+
+    def after(self, visit: Visit) -> None:
+        """Normalize it."""
+        if not self._leaves(visit):
+            super().after(visit)
+
+    def finish(self, view: ModelView) -> None:
+        """Balance all layers."""
+        Balance(loss_fn=self.loss_fn).finish(view)
+
+    def _leaves(self, visit: Visit) -> bool:
+        return bool(reason_to_leave(visit.layer, visit.trace, self.before_norm, self.output_layer))
+
+
+def KrahenbuhlKMeans(**options: Any) -> DataDependent:  # noqa: N802 - the name that scripts know
+    """The paper's best, ``DataDependent.kmeans``, under the name that it had before."""
+    return DataDependent.kmeans(**options)
