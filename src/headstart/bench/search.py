@@ -1,4 +1,5 @@
 """The public place of the search over learning rates and options."""
 
-from headstart.bench.runs.search import Search as Search
-from headstart.bench.runs.search import search as search
+from headstart.bench.runs.search import Search, search
+
+__all__ = ["Search", "search"]

@@ -53,7 +53,7 @@ class SampleTraining(Method):
         batch_size: Samples per step; None for that of the trial in ``headstart compare``, 64 elsewhere.
         frozen_batches: Draw batches and augmentations once per stage and repeat them in every epoch.
         fit: ``(model, dataset, epochs) -> None`` that trains one stage, instead of the default: cross-entropy by AdamW
-            (`headstart.fitting.classify.Classify`), or in ``headstart compare`` the trial's own training.
+            (`headstart.fitting.Classify`), or in ``headstart compare`` the trial's own training.
         checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
             call goes on there, with the same result as in one go. It is removed at the end.
 

@@ -2,3 +2,8 @@
 
 Imports the rooms below the methods. The methods alone may import it.
 """
+
+from headstart.methods.shared.first_convolution import first_convolutions
+from headstart.methods.shared.spatial import spatial_convolutions
+
+__all__ = ["first_convolutions", "spatial_convolutions"]
