@@ -120,7 +120,7 @@ class Tracer(TorchDispatchMode):
         with self._looking():
             op = Operation(func, kept, spec, labelled)
             outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-            found = [self._by_role(op, number, value) for number, value in enumerate(outputs)]
+            found = [None if op.aside(value) else self.judge(op, number, value) for number, value in enumerate(outputs)]
             same = self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
             for value, labels in zip(outputs, found, strict=True):
                 if labels is not None:
@@ -148,20 +148,6 @@ class Tracer(TorchDispatchMode):
                         self.pin(labels, "it is written into in part")
         return same
 
-    def _by_role(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
-        """Find the labels of an output; where inputs have different roles, as in attention, judge each alone."""
-        if op.family != "attention":
-            return self.judge(op, number, value)
-        handed: Tensor | None = None
-        for part in op.alone() if value.is_floating_point() else ():  # the rest are sizes and the seeds of dropout
-            if not part.classes(self.classes):  # pinned with another one
-                continue
-            labels = self.judge(part, number, value)
-            if handed is not None and labels is not None:  # the scales of both at once would count twice
-                self.pin_all(part, f"{op.name} is not homogeneous")
-            handed = labels if handed is None else handed
-        return None if handed is None else self.classes.roots(handed)
-
     def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
         """Find the labels of an operation's output; pin its inputs if there are none."""
         if not value.is_floating_point():
@@ -187,8 +173,22 @@ class Tracer(TorchDispatchMode):
             if labels.shape == value.shape:
                 self._almost += labels.unique().tolist()
                 return labels
-        self.pin_all(op, f"{op.name} is not homogeneous")
-        return None
+        return self.by_role(op, number, value, f"{op.name} is not homogeneous")
+
+    def by_role(self, op: Operation, number: int, value: Tensor, why: str) -> Tensor | None:
+        """Pin what goes into an operation; where inputs have different roles, as in attention, judge each alone."""
+        if op.family != "attention" or len(op.labelled) < 2:
+            self.pin_all(op, why)
+            return None
+        handed: Tensor | None = None
+        for part in op.alone():
+            if not part.classes(self.classes):  # pinned with another one
+                continue
+            labels = self.judge(part, number, value)
+            if handed is not None and labels is not None:  # both at once would count twice
+                self.pin_all(part, why)
+            handed = labels if handed is None else handed
+        return None if handed is None else self.classes.roots(handed)
 
     def _factors(self, op: Operation) -> list[dict[int, float]]:
         """Draw a factor for every class, twice: moderate ones, and ones that make values large."""

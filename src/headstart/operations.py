@@ -121,6 +121,10 @@ class Operation:
             Operation(self.func, self.leaves, self.spec, {i: field}, self.name) for i, field in self.labelled.items()
         ]
 
+    def aside(self, value: Tensor) -> bool:
+        """Tell whether an output is not for the network: sizes and seeds that attention hands to its backward pass."""
+        return self.family == "attention" and not value.is_floating_point()
+
     @property
     def size(self) -> float:
         """The largest value that comes in."""
