@@ -61,4 +61,5 @@ def telling() -> Iterator[Listener]:
     try:
         yield tell
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
