@@ -293,6 +293,41 @@ def test_per_channel_parameters_go_along():
     assert sizes(wiring) == [4, 4]  # one stream, in the two groups of its norm
 
 
+class Attending(nn.Module):
+    """Attention of one head: as one operation on every release, as long as there is an axis for heads."""
+
+    def __init__(self, queries=7):
+        super().__init__()
+        self.queries = queries
+        self.q, self.k, self.v = (nn.Linear(6, 6) for _ in range(3))
+        self.out = nn.Linear(6, 5)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        q = q[:, :, : self.queries]
+        return self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1).mean(1))
+
+
+def test_the_channels_of_attention_trade_places_together():
+    torch.manual_seed(0)
+    model, x = Attending(), torch.randn(8, 7, 6)
+    twin, wiring, _ = shuffled(model, x)
+    assert sizes(wiring) == [6]
+    assert list(wiring.fixed) == ["out"]
+    assert not same_bits(model.v.weight, twin.v.weight)
+    assert difference(model, twin, x) < 1e-5
+
+
+def test_where_queries_are_fewer_than_values_the_values_trade_places():
+    torch.manual_seed(0)
+    model, x = Attending(queries=4), torch.randn(8, 7, 6)
+    twin, wiring, _ = shuffled(model, x)
+    assert sizes(wiring) == [6]
+    assert list(wiring.fixed) == ["q", "k", "out"]
+    assert not same_bits(model.v.weight, twin.v.weight)
+    assert difference(model, twin, x) < 1e-5
+
+
 class Mixing(nn.Module):
     def __init__(self):
         super().__init__()

@@ -62,6 +62,7 @@ HOMOGENEOUS = {
     "a view back and forth": lambda v: v.flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (8, 8)),
     "shuffled channels": lambda v: v.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2),
     "dropout": lambda v: F.dropout(v, 0.5, training=False),
+    "relu_ through a view of all of it": lambda v: (F.relu(v.view_as(v), inplace=True), v)[1],
 }
 BENT = {
     # Homogeneous as a whole, but not step by step.
@@ -73,6 +74,8 @@ BENT = {
     "softmax": lambda v: v.softmax(1),
     "its own square": lambda v: v * v,
     "local response": lambda v: F.local_response_norm(v, 2),
+    "sigmoid_ through a view of all of it": lambda v: (v.view_as(v).sigmoid_(), v)[1],
+    "relu_ through a view of a part of it": lambda v: (F.relu(v[:, :2], inplace=True), v)[1],
     "thresholded": lambda v: torch.where(v > 0.1, v, 0.0),
 }
 
@@ -230,7 +233,38 @@ def test_other_norms_free_what_comes_before_them(norm):
     assert set(flow.uses["2"].inputs.tolist()) == {PINNED}
 
 
-def test_attention_hands_on_the_scale_of_its_values_only():
+def of_another_library(q, k, v):
+    """Attention that torch does not know, as one operation that also returns sums for its backward and a seed."""
+    return torch.ops.headstart_tests.fused_attn_forward(q, k, v)[0]
+
+
+@torch.library.custom_op("headstart_tests::fused_attn_forward", mutates_args=())
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scores = q @ k.mT
+    return scores.softmax(-1) @ v, scores.logsumexp(-1), torch.randint(1 << 30, (2,))
+
+
+def in_heads(attention):
+    """Two heads; with more than three axes torch computes it as one operation on every release."""
+
+    def run(*values):
+        return attention(*(v.unflatten(-1, (2, 3)).transpose(1, 2) for v in values)).transpose(1, 2).flatten(2)
+
+    return run
+
+
+ATTENTION = {
+    "three axes": F.scaled_dot_product_attention,  # from torch 2.14 on as one operation, before in steps
+    "heads": in_heads(F.scaled_dot_product_attention),
+    "another library": of_another_library,
+    "another library in heads": in_heads(of_another_library),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("shared", [False, True], ids=["own keys", "keys like queries"])
+@pytest.mark.parametrize("places", [5, 7])
+def test_attention_hands_on_the_scale_of_its_values_only(name, shared, places):
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -238,12 +272,29 @@ def test_attention_hands_on_the_scale_of_its_values_only():
             self.q, self.k, self.v, self.out = (nn.Linear(6, 6) for _ in range(4))
 
         def forward(self, x):
-            return self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+            keys = (self.q if shared else self.k)(x)
+            return self.out(ATTENTION[name](self.q(x[:, :5]), keys, self.v(x)))
 
-    flow = follow(Attention(), torch.randn(4, 5, 6))
-    assert classes(flow, "q", "k", "out") == [PINNED] * 3
+    flow = follow(Attention(), torch.randn(4, places, 6))
+    assert classes(flow, "q", *([] if shared else ["k"]), "out") == [PINNED] * (2 if shared else 3)
     assert output(flow, "v") != PINNED
     assert set(flow.uses["out"].inputs.tolist()) == {output(flow, "v")}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_of_one_layer_on_itself_fixes_its_scale(name):
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.all, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.out(ATTENTION[name](*[self.all(x)] * 3))
+
+    flow = follow(Alone(), torch.randn(4, 5, 6))
+    assert output(flow, "all") == PINNED
+    assert set(flow.uses["out"].inputs.tolist()) == {PINNED}
 
 
 def test_nothing_of_the_model_moves():

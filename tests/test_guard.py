@@ -1,5 +1,8 @@
 """Models that cannot be initialized in place, the real ones."""
 
+import contextlib
+import importlib
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -34,22 +37,29 @@ def test_distributed_data_parallel(process_group):
     assert hs.initialize(model.module, X).changed == ["0"]
 
 
+def moved(name, *modules):
+    """Something that older releases of torch keep in another module: from the first one that has it."""
+    for module in modules:
+        with contextlib.suppress(ImportError, AttributeError):
+            return getattr(importlib.import_module(module), name)
+    raise ImportError(f"{name} is in none of {modules}")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_fully_sharded(process_group):
-    from torch.distributed.fsdp import fully_shard
-
+    fully_shard = moved("fully_shard", "torch.distributed.fsdp", "torch.distributed._composable.fsdp")  # public: 2.6
     model = net()
     fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
     with pytest.raises(hs.ModelError, match="FSDP"):
         hs.initialize(model, X)
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators")  # torch 2.4 says so of the CPU; none is run here
 def test_a_sharded_parameter(process_group):
-    from torch.distributed.tensor import distribute_tensor, init_device_mesh
-
+    distribute_tensor = moved("distribute_tensor", "torch.distributed.tensor", "torch.distributed._tensor")  # 2.5
     model = net()
-    mesh = init_device_mesh("cpu", (1,))
+    mesh = dist.init_device_mesh("cpu", (1,))
     model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh))
     with pytest.raises(hs.ModelError, match=r"'0.weight' is a DTensor.*rank 0"):
         hs.initialize(model, X)
@@ -84,7 +94,7 @@ def test_parameters_made_in_inference_mode():
         hs.initialize(model, X)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.")  # deprecated; which category says so depends on the release
 def test_traced_models():
     traced = torch.jit.trace(net(), torch.randn(2, 4))
     with pytest.raises(hs.ModelError, match="TorchScript"):

@@ -1,16 +1,22 @@
 """Names, options, presets: what is understood, and what is told where it is not."""
 
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import headstart as hs
 from headstart.engine import registry
+from headstart.measure.gradients import LossFunction
 
 VALUES = {
     "kaiming": {"distribution": ["normal", "uniform"], "mode": ["fan_in", "fan_out"], "nonlinearity": ["relu", "tanh"]},
@@ -184,3 +190,152 @@ def test_options_declared_with_local_types_are_left_to_the_method(monkeypatch):
         size: "Unknown" = 1  # noqa: F821
 
     assert registry.parse("local:size=text") == [Local("text")]
+
+
+class Alien:
+    """Of no kind that any hint names."""
+
+
+ALIEN = Alien()
+LEAVES = [
+    (int, st.integers()),
+    (float, st.floats() | st.integers() | st.sampled_from([np.float32(1), np.int64(2)])),
+    (bool, st.booleans()),
+    (str, st.text()),
+    (None, st.none()),
+    (Path, st.just(Path("a"))),
+    (Literal["a", 1], st.sampled_from(["a", 1])),
+    (Callable[[Any, Any], torch.Tensor], st.sampled_from([F.mse_loss, nn.ReLU(), max, lambda a, b: a])),
+    (LossFunction, st.just(F.cross_entropy)),
+    (typing.Callable[..., int], st.just(len)),
+    (nn.Module, st.just(nn.ReLU())),
+]
+leaves = st.sampled_from(LEAVES).flatmap(lambda pair: st.tuples(st.just(pair[0]), pair[1], st.just(ALIEN)))
+
+
+def around(inner):
+    """Hints around others, each with a value that fits and one with an alien somewhere inside."""
+
+    def optional(drawn, none_first, typed):
+        hint, good, bad = drawn
+        if typed or hint is None:
+            return Optional[hint], good, bad  # noqa: UP045 - both spellings are tested
+        return (None | hint if none_first else hint | None), good, bad
+
+    def union(first, second):
+        return Union[first[0], second[0]], second[1], ALIEN  # noqa: UP007
+
+    def many(drawn, how, count):
+        (hint, good, bad), (kind, build) = drawn, how
+        items = [good] * count
+        return kind(hint), build(items), build([*items, bad])
+
+    def fixed(first, second, as_list):
+        build = list if as_list else tuple
+        hint = tuple[first[0], second[0]]
+        return hint, build([first[1], second[1]]), build([first[1], second[2]])
+
+    def mapping(drawn):
+        return Mapping[str, drawn[0]], {"a": drawn[1]}, {"a": drawn[1], "b": drawn[2]}
+
+    kinds = [
+        (lambda h: tuple[h, ...], tuple),
+        (lambda h: tuple[h, ...], list),
+        (lambda h: typing.Tuple[h, ...], tuple),  # noqa: UP006
+        (lambda h: list[h], list),
+        (lambda h: Sequence[h], tuple),
+        (lambda h: Iterable[h], list),
+    ]
+    return (
+        st.builds(optional, inner, st.booleans(), st.booleans())
+        | st.builds(union, inner, inner)
+        | st.builds(many, inner, st.sampled_from(kinds), st.integers(0, 3))
+        | st.builds(fixed, inner, inner, st.booleans())
+        | st.builds(mapping, inner)
+    )
+
+
+@given(drawn=st.recursive(leaves, around, max_leaves=6))
+def test_a_value_fits_a_hint_if_it_fits_every_part_of_it(drawn):
+    hint, good, bad = drawn
+    assert registry._fits(good, hint)
+    assert not registry._fits(bad, hint)
+    assert not registry._fits(ALIEN, hint)
+    assert registry._fits(bad, Any)
+
+
+Celsius = typing.NewType("Celsius", float)
+Number = typing.TypeVar("Number", int, float)
+Net = typing.TypeVar("Net", bound=nn.Module)
+
+
+class Named(typing.Protocol):
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("hint", "fit", "do_not"),
+    [
+        (float, [0, 1.5, np.float64(1), np.int32(1)], [True, "1", None, 1j, [1.0]]),
+        (int, [0, np.int64(1)], [False, 1.0, "1", None]),
+        (complex, [1j, 2, np.complex64(1)], [True, "1j"]),
+        (bool, [True, False], [0, 1, "true", None]),
+        (str, ["", "a"], [b"a", Path("a"), None, ["a"]]),
+        (None, [None], [False, 0, ""]),
+        (object, [True, None, ALIEN], []),
+        (Literal["a", 1], ["a", 1], ["b", True, 1.0, 2, None]),
+        (LossFunction | None, [None, F.mse_loss, nn.MSELoss(), "text".join], ["mse", 5, True, [F.mse_loss]]),
+        (Callable, [len, nn.ReLU], ["len", None]),
+        (tuple, [(), (1, "a"), [1]], ["ab", None, {1}]),
+        (typing.Tuple, [(), (1, "a"), [1]], ["ab", None]),  # noqa: UP006
+        (tuple[()], [(), []], [(1,)]),
+        (typing.Tuple[()], [(), []], [(1,)]),  # noqa: UP006
+        (tuple[float, float], [(1, 2.5), [1, 2]], [(1,), (1, 2, 3), (), (1, "a"), (True, 1), 1, "ab"]),
+        (tuple[int, ...], [(), (1, 2), [1]], [(1, "a"), (1.5,), 1]),
+        (tuple[int | str, ...] | None, [None, (1, "a")], [(None,), "a"]),
+        (list[int], [[], [1]], [(1,), ["a"], 1]),
+        (Sequence[float], [[1], (1.5,), range(3)], [[True], {1.0}, "1"]),
+        (Mapping[str, int], [{}, {"a": 1}], [{1: 1}, {"a": "b"}, [("a", 1)]]),
+        (Iterable[int], [[1], iter(["left whole"])], [["a"], 1]),
+        (type[nn.Module], [nn.Linear], [nn.ReLU(), "Linear"]),
+        (Celsius, [20, 20.5], ["20"]),
+        (Number, [1, 2.5], ["a"]),
+        (Net, [nn.ReLU()], [nn.ReLU, 1]),
+        (Named, [ALIEN, 1], []),  # of a protocol that cannot be asked nothing is known
+        (Any, [ALIEN, None, True], []),
+    ],
+)
+def test_what_fits_and_what_does_not(hint, fit, do_not):
+    assert [value for value in fit if not registry._fits(value, hint)] == []
+    assert [value for value in do_not if registry._fits(value, hint)] == []
+
+
+@pytest.mark.parametrize("name", hs.list_methods())
+def test_every_option_takes_its_default_and_nothing_strange(name):
+    cls = registry.get(name)
+    hints = typing.get_type_hints(cls)
+    for option in fields(cls):
+        assert registry._fits(option.default, hints[option.name]), option.name
+        assert hints[option.name] is Any or not registry._fits(ALIEN, hints[option.name]), option.name
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (float, "float"),
+        (LossFunction | None, "callable | None"),
+        (Optional[int], "int | None"),  # noqa: UP045
+        (int | str, "int | str"),
+        (tuple[float, ...], "tuple[float, ...]"),
+        (str | Path | tuple[str | Path, ...], "str | Path | tuple[str | Path, ...]"),
+        (Literal["a", 1], "'a' | 1"),
+        (Mapping[str, Any], "Mapping[str, Any]"),
+    ],
+)
+def test_a_kind_is_told_in_the_same_words_on_every_python(hint, text):
+    assert registry._spelled(hint) == text
+
+
+def test_a_function_that_is_none_is_told_before_anything_runs():
+    with pytest.raises(hs.HeadstartError, match=r"^balance: loss_fn='mse' is not of the kind callable \| None\."):
+        registry.parse("balance:loss_fn=mse")

@@ -61,4 +61,5 @@ def progress_reporter() -> Iterator[Listener]:
     try:
         yield tell
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

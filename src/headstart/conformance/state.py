@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -110,7 +110,7 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _comparable(tensor: Tensor) -> bool:
-    lazy = isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+    lazy = is_lazy(tensor)
     return not (lazy or tensor.is_meta or tensor.is_quantized)
 
 

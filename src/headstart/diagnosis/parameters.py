@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from headstart.model.norms import is_norm
 from headstart.model.weights import LAYERS
@@ -17,7 +17,7 @@ QUIET = 0.01  # a parameter of one value up to this is a branch scaled down on p
 
 def tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     """Parameters by name, each once; those of lazy modules have no values yet and are left out."""
-    return ((n, p) for n, p in model.named_parameters() if not isinstance(p, UninitializedParameter))
+    return ((n, p) for n, p in model.named_parameters() if not is_lazy(p))
 
 
 @torch.no_grad()

@@ -11,17 +11,18 @@ A spec is ``name``, ``name:option=value,...`` or ``name:preset``; several are jo
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from numbers import Integral, Real
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from numbers import Complex, Integral, Number, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from headstart.engine.method import Info, Method, Scope
 from headstart.errors import HeadstartError, unknown
 
 M = TypeVar("M", bound=type[Method])
 _METHODS: dict[str, type[Method]] = {}
+_ABSTRACT: dict[type, type] = {complex: Complex, float: Real, int: Integral}  # numbers of any library
 
 
 def register(
@@ -178,28 +179,88 @@ def _check_types(cls: type[Method], options: Mapping[str, Any]) -> None:
     """Raise unless every option is of the kind that its field declares."""
     try:
         hints = get_type_hints(cls)
-    except NameError:  # declared with names that only exist where the class was written
-        return
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return  # declared with names that only exist where the class was written, or in the words of a newer Python
     for key, value in options.items():
         if key in hints and not _fits(value, hints[key]):
-            kind = getattr(hints[key], "__name__", str(hints[key]))
             raise HeadstartError(
-                f"{cls.info.name}: {key}={value!r} is not of the kind {kind}.",
+                f"{cls.info.name}: {key}={value!r} is not of the kind {_spelled(hints[key])}.",
                 remedy=f"headstart.describe({cls.info.name!r}) lists the options.",
             )
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of the kind that a type hint says.
+
+    Hints are read by their parts and never given to ``isinstance``: what it takes of them differs from one Python to
+    the next. A number may be of any library, a list stands for a tuple, a bool is no number. Of a callable nothing is
+    asked but that it can be called, and what cannot be asked of a value fits.
+    """
     if hint is Any:
         return True
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, h) for h in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, (tuple, list)) and all(_fits(v, get_args(hint)[0]) for v in value)
-    kind = {float: Real, int: Integral}.get(hint, hint)
-    if not isinstance(kind, type):
+    if hint in (None, NoneType):
+        return value is None
+    if isinstance(hint, TypeVar):
+        return any(_fits(value, h) for h in hint.__constraints__ or (hint.__bound__ or Any,))
+    if isinstance(hint, NewType):
+        return _fits(value, hint.__supertype__)
+    origin, args = get_origin(hint), get_args(hint)
+    if tuple in (hint, origin):
+        return isinstance(value, (tuple, list)) and _fit_each(value, hint, args)
+    if origin is None:
+        return not isinstance(hint, type) or _is_a(value, hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in args)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in args)
+    if origin is Callable:
+        return callable(value)
+    if not isinstance(origin, type):  # ClassVar and the like, which say nothing of the value
         return True
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not _is_a(value, origin):
+        return False
+    if issubclass(origin, Mapping):
+        return all(_fits(part, h) for item in value.items() for part, h in zip(item, args, strict=False))
+    # What can only be gone through once, such as a generator, is left whole.
+    items = issubclass(origin, Iterable) and isinstance(value, Collection) and len(args) == 1
+    return not items or all(_fits(v, args[0]) for v in value)
+
+
+def _fit_each(value: Sequence[Any], hint: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether each item fits what a tuple's hint says of its place."""
+    if not hasattr(hint, "__args__"):  # a bare tuple
+        return True
+    if len(args) == 2 and args[1] is ...:
+        return all(_fits(v, args[0]) for v in value)
+    args = () if args == ((),) else args  # how Python 3.10 writes the arguments of Tuple[()]
+    return len(value) == len(args) and all(map(_fits, value, args))
+
+
+def _is_a(value: Any, cls: type) -> bool:
+    kind = _ABSTRACT.get(cls, cls)
+    if isinstance(value, bool) and kind is not bool and issubclass(kind, Number):
+        return False
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # a protocol or a typed dict, of which no instance can be told
+        return True
+
+
+def _spelled(hint: Any) -> str:
+    """A type hint in few words: classes by their names, in the same way on every Python."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " | ".join(_spelled(h) for h in args)
+    if origin is Callable:
+        return "callable"
+    if hint in (None, NoneType):
+        return "None"
+    if hint is ...:
+        return "..."
+    name = getattr(origin or hint, "__name__", None) or str(hint).removeprefix("typing.")
+    if origin is Literal:
+        return " | ".join(map(repr, args))
+    return f"{name}[{', '.join(map(_spelled, args))}]" if args else name
 
 
 def literal(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy as waits
 
 from headstart.errors import ModelError
 
@@ -60,7 +60,8 @@ def check(model: nn.Module) -> None:
                 remedy="Initialize the floating-point model first, then quantize it.",
             )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+        # Not by isinstance: before torch 2.5 parameters of every subclass of Tensor pass for UninitializedParameter.
+        if waits(tensor):
             continue
         if tensor.is_inference() and isinstance(tensor, nn.Parameter):
             raise ModelError(
@@ -87,4 +88,4 @@ def check(model: nn.Module) -> None:
 def is_lazy(model: nn.Module) -> bool:
     """Tell whether some parameter or buffer still waits for its shape (``nn.Lazy...`` modules)."""
     tensors = [*model.parameters(), *model.buffers()]
-    return any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in tensors)
+    return any(waits(t) for t in tensors)

@@ -160,8 +160,7 @@ class _Wires(Tracer):
                     return torch.where((found == ANY) & (value != 0).cpu(), PINNED, found)
             if self._keeps(part, number, value, None, []):
                 return None
-        self.pin_all(op, f"{op.name} mixes channels")
-        return None
+        return self.by_role(op, number, value, f"{op.name} mixes channels")
 
     def _keeps(
         self, op: Operation, number: int, value: Tensor, candidate: Tensor | None, merged: list[list[int]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,35 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 PINNED, ANY = 0, -1
 """The class of values whose scale is fixed, and the mark of values that are always zero."""
 
-# Run on labels they say where each value went. A set of names, since they have many overloads.
+# Families that, run on labels, say where each value went.
 _MOVES = {
-    *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "slice", "select", "expand"),
-    *("clone", "contiguous", "cat", "stack", "split", "split_with_sizes", "unbind", "squeeze", "unsqueeze", "alias"),
-    *("detach", "narrow", "flip", "roll", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d"),
-    *("reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "pixel_shuffle"),
-    *("pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "index_select", "repeat", "lift_fresh", "copy"),
-    "index",
+    *("view", "reshape", "permute", "transpose", "t", "slice", "select", "expand", "clone", "contiguous", "cat"),
+    *("stack", "split", "split_with_sizes", "unbind", "squeeze", "unsqueeze", "alias", "detach", "narrow", "flip"),
+    *("roll", "constant_pad", "reflection_pad", "replication_pad", "pixel_shuffle", "pixel_unshuffle"),
+    *("channel_shuffle", "unfold", "as_strided", "index_select", "repeat", "lift_fresh", "copy", "index"),
 }
+_ATTENTION = re.compile("attention|attn")
+# What releases and backends put before and behind the name of an operation that does the same.
+_VARIANT = re.compile(r"^(?:_|unsafe_|native_|lazy_)+|(?<=.)(?:_alias|(?<!^index)_copy|_nd|[123]d|_)+$")
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def family(name: str) -> str:
+    """The family of an operation, by the name that some release of torch or some other library gives it.
+
+    In-place forms, copies of views, what skips checks, and numbers of dimensions are of one family; so is attention
+    in whatever way it is computed.
+
+    Args:
+        name: Without namespace and overload, such as ``_unsafe_view``.
+
+    Example:
+        >>> family("_unsafe_view"), family("reflection_pad2d"), family("gelu_")
+        ('view', 'reflection_pad', 'gelu')
+        >>> family("_scaled_dot_product_flash_attention_for_cpu")
+        'attention'
+    """
+    return "attention" if _ATTENTION.search(name) else _VARIANT.sub("", name) or name
 
 
 class Classes:
@@ -92,7 +112,18 @@ class Operation:
     def __post_init__(self) -> None:
         if not self.name:
             self.name = self.func.overloadpacket.__name__.rstrip("_") or self.func.overloadpacket.__name__
+        self.family = family(self.name)
         self._plain: list[Any] | None = None
+
+    def alone(self) -> list[Operation]:
+        """The operation for each labelled input, with all others held as they are."""
+        return [
+            Operation(self.func, self.leaves, self.spec, {i: field}, self.name) for i, field in self.labelled.items()
+        ]
+
+    def aside(self, value: Tensor) -> bool:
+        """Tell whether an output is not for the network: sizes and seeds that attention hands to its backward pass."""
+        return self.family == "attention" and not value.is_floating_point()
 
     @property
     def size(self) -> float:
@@ -116,10 +147,9 @@ class Operation:
 
     def moved(self, number: int) -> Tensor | None:
         """Run an operation that only moves values on their labels; None if it is no such operation."""
-        if self.name not in _MOVES:
+        if self.family not in _MOVES:
             return None
-
-        if self.name == "constant_pad_nd":
+        if self.family == "constant_pad":
             if self._fill() != 0:
                 return None
             (_, widths, *_rest), _ = tree_unflatten(self.leaves, self.spec)

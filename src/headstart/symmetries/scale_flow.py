@@ -120,24 +120,33 @@ class Tracer(TorchDispatchMode):
         with self._looking():
             op = Operation(func, kept, spec, labelled)
             outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-            found = [self.judge(op, number, value) for number, value in enumerate(outputs)]
-            self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
+            found = [None if op.aside(value) else self.judge(op, number, value) for number, value in enumerate(outputs)]
+            same = self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
             for value, labels in zip(outputs, found, strict=True):
                 if labels is not None:
-                    self._labels[id(value)] = (value, labels)
+                    for alias in [value, *same.get(id(value), ())]:
+                        self._labels[id(alias)] = (alias, labels)
         return result
 
-    def _overwritten(self, values: list[Tensor], outputs: list[Tensor] | None) -> None:
-        """Forget what was written over; what shares memory with it, and is not it, cannot be followed any further."""
+    def _overwritten(self, values: list[Tensor], outputs: list[Tensor] | None) -> dict[int, list[Tensor]]:
+        """Forget what was written over, and return what else is the same memory, by the id of the value written.
+
+        What shares only a part of its memory, or is written by an operation that is not followed, cannot be followed
+        any further.
+        """
+        same: dict[int, list[Tensor]] = {}
         for value in values:
             place = value.untyped_storage().data_ptr()
             for key, (other, labels) in list(self._labels.items()):
                 if key == id(value):
                     del self._labels[key]
-                elif other.untyped_storage().data_ptr() == place and (
-                    outputs is None or all(other is not output for output in outputs)
-                ):
-                    self.pin(labels, "it is written into in part")
+                elif other.untyped_storage().data_ptr() == place:
+                    if outputs is not None and _same_memory(other, value):
+                        same.setdefault(id(value), []).append(other)
+                        del self._labels[key]
+                    elif outputs is None or all(other is not output for output in outputs):
+                        self.pin(labels, "it is written into in part")
+        return same
 
     def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
         """Find the labels of an operation's output; pin its inputs if there are none."""
@@ -159,13 +168,27 @@ class Tracer(TorchDispatchMode):
                 for group in groups:
                     self.classes.merge(group)
                 return None
-        if op.name in _ALMOST and len(op.labelled) == 1:
+        if op.family in _ALMOST and len(op.labelled) == 1:
             labels = next(iter(op.labelled.values()))
             if labels.shape == value.shape:
                 self._almost += labels.unique().tolist()
                 return labels
-        self.pin_all(op, f"{op.name} is not homogeneous")
-        return None
+        return self.by_role(op, number, value, f"{op.name} is not homogeneous")
+
+    def by_role(self, op: Operation, number: int, value: Tensor, why: str) -> Tensor | None:
+        """Pin what goes into an operation; where inputs have different roles, as in attention, judge each alone."""
+        if op.family != "attention" or len(op.labelled) < 2:
+            self.pin_all(op, why)
+            return None
+        handed: Tensor | None = None
+        for part in op.alone():
+            if not part.classes(self.classes):  # pinned with another one
+                continue
+            labels = self.judge(part, number, value)
+            if handed is not None and labels is not None:  # both at once would count twice
+                self.pin_all(part, why)
+            handed = labels if handed is None else handed
+        return None if handed is None else self.classes.roots(handed)
 
     def _factors(self, op: Operation) -> list[dict[int, float]]:
         """Draw a factor for every class, twice: moderate ones, and ones that make values large."""
@@ -333,3 +356,8 @@ class Tracer(TorchDispatchMode):
                 return self.classes.reason[label]
             label = self.classes._parent[label]
         return "it is added to something of a fixed scale"
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors are one: an alias, or a view of the whole in its own shape."""
+    return a.data_ptr() == b.data_ptr() and (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)

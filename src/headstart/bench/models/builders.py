@@ -174,4 +174,4 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def _is_lazy(parameter: torch.Tensor) -> bool:
-    return isinstance(parameter, nn.parameter.UninitializedParameter)
+    return nn.parameter.is_lazy(parameter)

@@ -60,7 +60,8 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:  # what never showed has no last line to end
+            self._progress.stop()
 
     def begin(self, total: int, kept: int) -> None:
         """Say how many trials there are and how many of them were already done."""
