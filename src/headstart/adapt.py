@@ -17,8 +17,10 @@ from headstart.inputs import Batch, GetInputs
 from headstart.plan import full_precision
 from headstart.report import Report, Row, summarize
 from headstart.response import Responder, Response
+from headstart.restoring import put_back
 from headstart.shown import Grid, number
 from headstart.stems import Stem, Stems, named_layers
+from headstart.tensor_state import HeldTensor
 from headstart.transaction import Transaction
 from headstart.weights import Layer, to_canonical
 
@@ -235,15 +237,13 @@ def adapt_conv(
 
 def _keep(stems: Stems, responder: Responder) -> None:
     """Make the changes for good, all or none."""
-    kept = [(buffer, buffer.clone()) for _, buffer, _ in responder.means]
+    kept = [HeldTensor(f"{norm}.running_mean", buffer) for norm, buffer, _ in responder.means]
     try:
         stems.redo()
         for _, buffer, value in responder.means:
             buffer.copy_(value)
-    except BaseException:
-        stems.undo()
-        for buffer, value in kept:
-            buffer.copy_(value)
+    except BaseException as error:
+        put_back([("weights", stems.undo), *((h.name, h.restore) for h in kept)], error)
         raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer
 
 from headstart import guard, inputs, registry, rng
 from headstart.errors import DataError, HeadstartError
@@ -245,17 +243,20 @@ def _run_lazy(
     keep: bool,
     given: tuple[Any, GetInputs | None],
 ) -> Init:
-    """Try everything on a copy: a lazy module cannot be made lazy again."""
+    """Give lazy modules their shapes first; they are lazy again if that, or anything after it, fails."""
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
-    lazy = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]  # torch cannot copy these itself
-    fresh: Any = UninitializedBuffer
-    twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
-    materialize(twin, batch, seed)
-    init = _inside(twin, batch, methods, seed, include, exclude, batch_size, False, given)
-    if keep:
+    with Transaction(model) as transaction:
+        lazy = [m for m in model.modules() if guard.is_lazy_itself(m)]
         materialize(model, batch, seed)
-        apply(model, init)
+        init = _inside(model, batch, methods, seed, include, exclude, batch_size, False, given)
+        if keep:
+            transaction.mark_shaped(lazy)
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if name in init.tensors:
+                    transaction.mark_tensor(tensor)
+            apply(model, init)
+            transaction.commit()
     return init
 
 

@@ -86,5 +86,10 @@ def check(model: nn.Module) -> None:
 
 def is_lazy(model: nn.Module) -> bool:
     """Tell whether some parameter or buffer still waits for its shape (``nn.Lazy...`` modules)."""
-    tensors = [*model.parameters(), *model.buffers()]
+    return any(map(is_lazy_itself, model.modules()))
+
+
+def is_lazy_itself(module: nn.Module) -> bool:
+    """Tell whether that holds for the module's own parameters and buffers."""
+    tensors = [*module._parameters.values(), *module._buffers.values()]
     return any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in tensors)

@@ -15,6 +15,8 @@ from headstart.dataflow import Flow, trace
 from headstart.errors import ModelError
 from headstart.inputs import Batch
 from headstart.plan import Where, failing_forward
+from headstart.restoring import put_back
+from headstart.tensor_state import HeldTensor
 from headstart.weights import Layer
 from headstart.whole import Whole
 
@@ -161,9 +163,11 @@ class Function:
     def __init__(self, whole: Whole, flow: Flow) -> None:
         self._whole = whole
         norms = [whole.model.get_submodule(name) for name in flow.norms]
-        tensors = [t for layer in whole.layers for t in layer.module.parameters(recurse=True)]
-        tensors += [b for norm in norms for b in norm.buffers()]
-        self._copies = [(t, t.detach().clone()) for t in tensors]
+        tensors = {f"{la.name}.{n}": t for la in whole.layers for n, t in la.module.named_parameters()}
+        tensors |= {
+            f"{name}.{n}": b for name, norm in zip(flow.norms, norms, strict=True) for n, b in norm.named_buffers()
+        }
+        self._held = [HeldTensor(name, tensor) for name, tensor in tensors.items()]
         self._statistics = list(whole.plan.statistics)
         self._told = {layer.name: replace(whole.plan.rows[layer.name]) for layer in whole.layers}
         self._methods = {name: list(row.methods) for name, row in self._told.items()}
@@ -176,9 +180,7 @@ class Function:
 
     def restore(self) -> None:
         """Put back all that a rescale writes, in the model and in the report."""
-        with torch.no_grad():
-            for tensor, copy in self._copies:
-                tensor.copy_(copy)
+        put_back((held.name, held.restore) for held in self._held)
         for layer in self._whole.layers:
             weights.refresh(layer.module)
         plan = self._whole.plan
