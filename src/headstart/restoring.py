@@ -58,8 +58,8 @@ def raise_lost(failures: list[Failure], after: BaseException | None = None) -> N
         text = after.message if isinstance(after, HeadstartError) else f"{type(after).__name__}: {after}"
         before = f" That came after another error: {text}"
     error = ModelError(
-        f"What the model's forward did to {told} cannot be taken back; everything else is as it was.{before}",
-        remedy="Give that its state anew, or build the model again.",
+        f"The call disturbed what cannot be put back as it was: {told}. Everything else is as it was.{before}",
+        remedy="Set this anew, or build the model again.",
     )
     if after is None or isinstance(after, Exception):
         raise error from after or failures[0][1]

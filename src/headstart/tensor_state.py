@@ -96,7 +96,7 @@ class HeldTensor:
                     raise RuntimeError("it was detached from the graph that made it")
                 return
             if not tensor.is_leaf:
-                tensor.detach_()
+                self._detach()
             if tensor.requires_grad != self._requires_grad:
                 tensor.requires_grad_(self._requires_grad)
             if tensor.grad is not self.grad:
@@ -105,11 +105,19 @@ class HeldTensor:
                 if getattr(tensor, key) is not hooks:
                     setattr(tensor, key, hooks)
 
+    def _detach(self) -> None:
+        try:
+            self.tensor.detach_()
+        except RuntimeError:  # a view cannot be; as something of its own in the same memory it can
+            own = self.tensor.__dict__
+            torch.utils.swap_tensors(self.tensor, self.alias.detach())
+            self.tensor.__class__, self.tensor.__dict__ = self._kind, own
+
     def write(self, values: Tensor) -> None:
         """Set the values."""
         with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(self.alias.is_inference()), torch.no_grad():
             for part, value in zip(_parts(self.alias), _parts(values), strict=True):
-                _once(part).copy_(_once(value))
+                _write_once(part, value)
 
     def _restore_memory(self, keep: bool) -> None:
         tensor, alias = self.tensor, self.alias
@@ -203,12 +211,12 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
-def _once(tensor: Tensor) -> Tensor:
-    """A tensor without the repetitions that expanding makes."""
+def _write_once(tensor: Tensor, values: Tensor) -> None:
+    """Write a tensor, but not what expanding repeats."""
     for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         if step == 0 and size > 1:
-            tensor = tensor.narrow(axis, 0, 1)
-    return tensor
+            tensor, values = tensor.narrow(axis, 0, 1), values.narrow(axis, 0, 1)
+    tensor.copy_(values)
 
 
 def _same(a: Tensor, b: Tensor) -> bool | None:
