@@ -1,6 +1,7 @@
 """The one pass: its cost, its order, what it refuses."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,11 @@ class Counting(nn.Sequential):
 
     def __init__(self, *layers):
         super().__init__(*layers)
-        object.__setattr__(self, "sizes", [])
+        self.counted = SimpleNamespace(sizes=[])  # a list of the module's own would be put back
+
+    @property
+    def sizes(self):
+        return self.counted.sizes
 
     def forward(self, x):
         self.sizes.append(len(x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer
 
 from headstart import rng
 from headstart.engine import registry
@@ -259,17 +257,20 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
 
 
 def _run_lazy(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:
-    """Try everything on a copy: a lazy module cannot be made lazy again."""
+    """Give lazy modules their shapes first; they are lazy again if that, or anything after it, fails."""
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
-    lazy = [b for b in model.buffers() if isinstance(b, UninitializedBuffer)]  # torch cannot copy these itself
-    fresh: Any = UninitializedBuffer
-    twin = copy.deepcopy(model, {id(b): fresh(device=b.device, dtype=b.dtype) for b in lazy})
-    materialize(twin, batch, call.number)
-    init = _inside(twin, batch, call, False)
-    if keep:
+    with Transaction(model) as transaction:
+        lazy = [m for m in model.modules() if guard.is_lazy_itself(m)]
         materialize(model, batch, call.number)
-        apply(model, init)
+        init = _inside(model, batch, call, False)
+        if keep:
+            transaction.mark_shaped(lazy)
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if name in init.tensors:
+                    transaction.mark_tensor(tensor)
+            apply(model, init)
+            transaction.commit()
     return init
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from headstart.errors import HeadstartError
+from headstart.model.restoring import Step, put_back
 
 _LOCK = threading.RLock()  # the global states are one per process: calls from several threads take turns
 
@@ -69,6 +70,12 @@ def untouched(seed: int | None = None) -> Iterator[None]:
         cuda_state = torch.cuda.get_rng_state_all() if cuda else []
         numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
         python_state = random.getstate()
+        steps: list[Step] = [
+            ("torch's random state", lambda: torch.set_rng_state(torch_state)),
+            ("CUDA's random states", lambda: torch.cuda.set_rng_state_all(cuda_state) if cuda else None),
+            ("numpy's random state", lambda: np.random.set_state(numpy_state)),  # noqa: NPY002
+            ("Python's random state", lambda: random.setstate(python_state)),
+        ]
         try:
             if seed is not None:
                 number = derive(seed, "global")
@@ -78,9 +85,7 @@ def untouched(seed: int | None = None) -> Iterator[None]:
                 np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
                 random.seed(number)
             yield
-        finally:
-            torch.set_rng_state(torch_state)
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+        except BaseException as error:
+            put_back(steps, error)
+            raise
+        put_back(steps)

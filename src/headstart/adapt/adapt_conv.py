@@ -18,6 +18,8 @@ from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
+from headstart.model.restoring import put_back
+from headstart.model.tensor_state import HeldTensor
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
 from headstart.results.display import Table, number
@@ -236,15 +238,13 @@ def adapt_conv(
 
 def _keep(stems: InputLayers, responder: ResponseMatcher) -> None:
     """Make the changes for good, all or none."""
-    kept = [(buffer, buffer.clone()) for _, buffer, _ in responder.means]
+    kept = [HeldTensor(f"{norm}.running_mean", buffer) for norm, buffer, _ in responder.means]
     try:
         stems.redo()
         for _, buffer, value in responder.means:
             buffer.copy_(value)
-    except BaseException:
-        stems.undo()
-        for buffer, value in kept:
-            buffer.copy_(value)
+    except BaseException as error:
+        put_back([("weights", stems.undo), *((h.name, h.restore) for h in kept)], error)
         raise
 
 

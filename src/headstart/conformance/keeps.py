@@ -93,8 +93,10 @@ def keeps_batchnorm_buffers(method: MethodLike) -> None:
 
 @contract
 def keeps_what_a_forward_stores(method: MethodLike) -> None:
-    """State that the model's own forward keeps is put back: counters, cached tensors, late buffers."""
-    run(method, build(Remembering), images())
+    """State that the model's own forward keeps is put back: counters, cached tensors, late buffers, what grows."""
+    model = build(Remembering)
+    run(method, model, images())
+    require(same_bits(model.last, torch.zeros(1)), "a tensor in an attribute was changed")
 
 
 @contract

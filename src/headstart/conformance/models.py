@@ -94,19 +94,23 @@ class Ticking(Reference):
 
 
 class Remembering(Reference):
-    """The same network with a forward that keeps state: a counter, a late buffer, a cached tensor."""
+    """The same network with a forward that keeps state: counters, a late buffer, tensors that grow."""
 
     calls: Tensor
+    sizes: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))
-        self.seen = 0
+        self.register_buffer("sizes", torch.empty(0))
+        self.seen, self.last = 0, torch.zeros(1)
 
     def forward(self, x: Tensor) -> Any:
         """Class scores."""
         self.seen += 1
         self.calls.data.add_(1)
+        self.sizes.resize_(len(x)).fill_(1)
+        self.last.data = x.detach().clone()
         if not hasattr(self, "cache"):
             self.register_buffer("cache", x.mean())
         return super().forward(x)

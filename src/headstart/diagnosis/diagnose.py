@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -86,12 +85,12 @@ def diagnose(
     number = rng.seed_of(seed)
     with rng.untouched(number), torch.inference_mode(False):
         raw, batch = _one_batch(data, model, number, samples, get_inputs)
-        if guard.is_lazy(model):
-            if batch is None:
-                raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
-            model = copy.deepcopy(model)
-            materialize(model, batch, number)
+        lazy = guard.is_lazy(model)
+        if lazy and batch is None:
+            raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
         with Transaction(model), full_precision(model):
+            if lazy and batch is not None:
+                materialize(model, batch, number)
             diagnosis = _look(model, batch, raw, loss_fn, number, include, exclude)
     diagnosis.seconds = time.perf_counter() - start
     return diagnosis

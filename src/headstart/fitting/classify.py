@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,7 @@ from headstart.errors import DataError, HeadstartError
 from headstart.fitting import samples
 from headstart.model import inputs
 from headstart.model.inputs import GetInputs
+from headstart.model.restoring import Step, put_back
 
 OnEpoch = Callable[[nn.Module, int], None]
 
@@ -181,17 +183,17 @@ def training(model: nn.Module, frozen: list[nn.Parameter]) -> Iterator[None]:
         model: In any mode; its mode is the caller's to restore.
         frozen: Parameters that must not train.
     """
-    gradients = [(p, p.grad) for p in model.parameters()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    for p, _ in gradients:
-        p.grad = None
-    for p in frozen:
-        p.requires_grad_(False)
+    before = {n: (p, p.requires_grad, p.grad) for n, p in model.named_parameters()}
+    steps: list[Step] = [(n, partial(p.requires_grad_, flag)) for n, (p, flag, _) in before.items()]
+    steps += [(f"{n}.grad", partial(setattr, p, "grad", grad)) for n, (p, _, grad) in before.items()]
     try:
+        for p, _, _ in before.values():
+            p.grad = None
+        for p in frozen:
+            p.requires_grad_(False)
         with torch.enable_grad():
             yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
-        for p, gradient in gradients:
-            p.grad = gradient
+    except BaseException as error:
+        put_back(steps, error)
+        raise
+    put_back(steps)

@@ -19,6 +19,7 @@ from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify
 from headstart.model import guard
 from headstart.model.inputs import GetInputs
+from headstart.model.tensor_state import restored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -195,14 +196,12 @@ def _look(model: nn.Module, dataset: Dataset[Any], norm: str, fit: Classify, see
 @contextmanager
 def _acting(model: nn.Module, norm: str) -> Iterator[None]:
     """Evaluation mode, with batch norms by the batch if they are to act as in training; buffers stay."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    kept = [(b, b.clone()) for m in norms for b in m.buffers()]
-    model.eval()
-    for m in norms:
-        m.training = norm == "training"
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
-        model.train()
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    with restored((f"{name}.{key}", b) for name, m in norms.items() for key, b in m.named_buffers()):
+        model.eval()
+        for m in norms.values():
+            m.training = norm == "training"
+        try:
+            yield
+        finally:
+            model.train()

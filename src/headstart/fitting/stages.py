@@ -134,7 +134,10 @@ class Checkpoint:
     def remove(self) -> None:
         """Take the file away, when all stages are done."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                raise HeadstartError(f"'{self._path}' cannot be removed: {error}.") from error
 
     def _tensors(self) -> dict[str, Tensor]:
         named = [*self._model.named_parameters(), *self._model.named_buffers()]

@@ -87,5 +87,9 @@ def check(model: nn.Module) -> None:
 
 def is_lazy(model: nn.Module) -> bool:
     """Tell whether some parameter or buffer still waits for its shape (``nn.Lazy...`` modules)."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return any(waits(t) for t in tensors)
+    return any(map(is_lazy_itself, model.modules()))
+
+
+def is_lazy_itself(module: nn.Module) -> bool:
+    """Tell whether that holds for the module's own parameters and buffers."""
+    return any(waits(t) for t in [*module._parameters.values(), *module._buffers.values()] if t is not None)

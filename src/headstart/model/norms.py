@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.model.tensor_state import restored
 from headstart.model.weights import LAYERS
 from headstart.numerics.moments import Moments, channel_moments
 
@@ -92,12 +93,9 @@ def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[No
 @contextmanager
 def settled(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     """Put the running statistics of batch norms back as they were, at the end."""
-    kept = [(b, b.clone()) for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    try:
+    kept = [(m, n, getattr(m, n)) for m in norms for n in ("running_mean", "running_var")]
+    with restored((f"{type(m).__name__}.{n}", b) for m, n, b in kept if b is not None):
         yield
-    finally:
-        for buffer, value in kept:
-            _set(buffer, value)
 
 
 def _set(buffer: Tensor | None, value: Tensor) -> None:
@@ -113,13 +111,12 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
     Flags and running statistics are as before afterwards.
     """
     fresh = [m for m in fresh_batch_norms(model).values() if not isinstance(m, nn.SyncBatchNorm)]
-    kept = [(m, m.training, [(b, b.clone()) for b in m.buffers()]) for m in fresh]
-    for module in fresh:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module, training, buffers in kept:
-            module.training = training
-            for buffer, value in buffers:
-                _set(buffer, value)
+    flags = [(m, m.training) for m in fresh]
+    with restored((f"{type(m).__name__}.{n}", b) for m in fresh for n, b in m.named_buffers()):
+        for module in fresh:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training

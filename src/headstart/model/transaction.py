@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headstart.errors import HeadstartError, ModelError, WriteError
+from headstart.model.model_state import Held, hold
+from headstart.model.restoring import Step, every, put_back, raise_lost
+from headstart.model.tensor_state import HeldTensor
 from headstart.model.weights import Layer, is_plain, refresh, to_canonical
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written; None where torch does not count (inference tensors)."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def _dictionaries(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """Where a module keeps what it has."""
-    return vars(module), module._parameters, module._buffers, module._modules
 
 
 class Transaction:
     """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
 
-    Restores parameters that were not marked as written, buffers, the modules' own attributes (training flags
-    and what a forward stores among them) and attention's fast path in any case. Copies every parameter and
-    buffer once, so it needs the memory of one more model.
+    Restores what the modules hold (see :func:`~headstart.model.model_state.hold`): parameters that were not marked as
+    written, buffers, gradients, other tensors, attributes, hooks, training flags and the modules themselves, and attention's
+    fast path. Copies every tensor once, so it needs the memory of one more model.
+
+    All of it is tried, whatever fails. What cannot be restored is an error in the end, which names it, and then
+    nothing is kept.
 
     Args:
         model: The model to protect. It is put in evaluation mode inside.
@@ -37,69 +34,170 @@ class Transaction:
         self.model = model
         self._committed = False
         self._written: set[int] = set()
+        self._followed: set[int] = set()
+        self._shaped: set[int] = set()
         self._at_success: list[Callable[[], None]] = []
+        self._held: list[Held] = []
+        self._tensors: dict[int, HeldTensor] = {}
 
     def mark(self, layer: Layer, *, bias: bool = False) -> None:
-        """Say that the layer's weight (or bias) is meant to change."""
+        """Say that the layer's weight (or bias) is meant to change.
+
+        Raises:
+            WriteError: The forward pass has put another tensor in its place, which will not stay.
+        """
         tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
+        for tensor in tensors:
+            if not self.holds(tensor):
+                raise _replaced(layer.where)
         self._written.update(id(t) for t in tensors)
 
     def mark_tensor(self, tensor: Tensor) -> None:
-        """Say that a buffer, or a parameter that no weight layer has, is meant to change."""
+        """Say that a buffer, or a parameter that no weight layer has, is meant to change.
+
+        If the forward pass puts others in its place, the tensor gets the values of the last one.
+
+        Raises:
+            WriteError: It was not there on entry, nor another in its place.
+        """
+        if not self.holds(tensor):
+            before = next((h.tensor for h in self._tensors.values() if _present(h) is tensor), None)
+            if before is None:
+                raise _replaced(f"a tensor of shape {tuple(tensor.shape)}")
+            tensor = before
         self._written.add(id(tensor))
+        self._followed.add(id(tensor))
+
+    def mark_shaped(self, modules: Iterable[nn.Module]) -> None:
+        """Say that these lazy modules got their shapes in here, to stay."""
+        for module in modules:
+            self._shaped.add(id(module))
+            self._written.update(id(t) for t in [*module._parameters.values(), *module._buffers.values()])
 
     def at_success(self, action: Callable[[], None]) -> None:
         """Do something when the call has ended without an error."""
         self._at_success.append(action)
 
     def commit(self) -> None:
-        """Keep what was marked as written."""
+        """Keep what was marked as written.
+
+        Raises:
+            HeadstartError: The forward pass has changed its shape, or put something else in its place.
+        """
+        self._settle()
         self._committed = True
 
+    def _settle(self) -> list[HeldTensor]:
+        """Bring the new values to the tensors that were there on entry, and list those."""
+        marked = [h for h in self._tensors.values() if id(h.tensor) in self._written]
+        for held in marked:
+            if id(held.owner) in self._shaped:
+                continue
+            present = _present(held)
+            if present is not None and present is not held.tensor:
+                alike = present.shape == held.tensor.shape and present.layout == held.tensor.layout
+                if id(held.tensor) not in self._followed or not alike:
+                    raise _replaced(f"'{held.name}'")
+                held.tensor.data = present.detach().to(held.tensor.device)
+            held.require_form()
+        return marked
+
     def __enter__(self) -> Transaction:
-        self._held = [[(d, dict(d)) for d in _dictionaries(m)] for m in self.model.modules()]
-        tensors = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        self._saved = [(t, t.detach().clone(), _version(t)) for t in tensors.values()]
-        self._buffers = {id(b) for b in self.model.buffers()}
-        self._index = {key: i for i, key in enumerate(tensors)}
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
-        # The fused attention path skips the layers inside it, and with them their hooks.
-        torch.backends.mha.set_fastpath_enabled(False)
-        self.model.eval()
+        try:
+            held = hold(self.model)
+            self._tensors = {id(h.tensor): h for h in held if isinstance(h, HeldTensor)}
+            self._buffers = {id(b) for b in self.model.buffers()}
+            self._registered = {id(p) for p in self.model.parameters()} | self._buffers
+            self._training = [(m, m.training) for m in self.model.modules()]
+            self._held = held
+            # The fused attention path skips the layers inside it, and with them their hooks.
+            torch.backends.mha.set_fastpath_enabled(False)
+            self.model.eval()
+        except BaseException as error:
+            put_back(self._steps(set()), error)
+            if isinstance(error, HeadstartError) or not isinstance(error, Exception):
+                raise
+            raise ModelError(
+                f"{type(self.model).__name__} cannot be copied and put in evaluation mode:"
+                f" {type(error).__name__}: {str(error).rstrip('.')}.",
+                remedy="Check its train() and eval(), and that there is memory for a copy of its tensors.",
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         keep = self._written if self._committed and kind is None else set()
-        for tensor, copy, version in self._saved:
-            if id(tensor) in keep:
+        stop: BaseException | None = None
+        try:
+            failures, stop = every(self._steps(keep))
+            for action in () if kind or failures or stop else self._at_success:
+                action()
+        except BaseException as error:
+            failures, stop = [], error
+        if keep and (failures or stop):  # the call has failed after all
+            failures = every(self._steps(set()))[0] or failures
+        raise_lost(failures, stop or value)
+        if stop is not None:
+            raise stop
+
+    def _steps(self, keep: set[int]) -> list[Step]:
+        """The way back, but for the values of these tensors."""
+        kept = [h for h in self._tensors.values() if id(h.tensor) in keep]
+        places = {h.place for h in kept} - {None}
+        shared = {h.place for h in self._tensors.values() if id(h.tensor) not in keep and h.place in places}
+        again = [(h, h.now()) for h in kept if h.place in shared]  # what else lies there gets its old values first
+        steps: list[Step] = []
+        for held in self._held:
+            if keep and id(held.owner) in self._shaped:
                 continue
-            # Batch norm moves its running statistics without counting it as a write: compare them.
-            uncounted = version is None or id(tensor) in self._buffers
-            if _version(tensor) != version or (uncounted and not torch.equal(tensor, copy)):
-                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    tensor.copy_(copy)
-        for held in self._held:  # a forward may have put new tensors in the place of these, or beside them
-            for dictionary, content in held:
-                dictionary.clear()
-                dictionary.update(content)
-        for module in self.model.modules():
-            refresh(module)
-        torch.backends.mha.set_fastpath_enabled(self._fastpath)
-        for action in self._at_success if kind is None else ():
-            action()
+            steps.append((held.name, _way_back(held, keep)))
+        steps += [(held.name, partial(held.write, values)) for held, values in again]
+        for module, training in self._training if self._held else ():
+            if id(module) in self._shaped:
+                steps.append(("training", partial(setattr, module, "training", training)))
+            if any(id(p) in keep for p in module._parameters.values()):
+                steps.append((type(module).__name__, partial(refresh, module)))
+        steps.append(("attention's fast path", partial(torch.backends.mha.set_fastpath_enabled, self._fastpath)))
+        return steps
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor was there on entry, and not put there by a forward pass."""
-        return id(tensor) in self._index
+        """Whether a parameter or buffer was there on entry, and not put there by a forward pass."""
+        return id(tensor) in self._registered
 
     def original(self, layer: Layer) -> Tensor | None:
-        """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter."""
+        """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter.
+
+        Raises:
+            WriteError: The forward pass has put another parameter in its place.
+        """
         if not is_plain(layer):
             return None
-        place = self._index[id(layer.module.weight)]
-        return to_canonical(layer, self._saved[place][1])
+        if not self.holds(layer.module.weight):
+            raise _replaced(layer.where)
+        return to_canonical(layer, self._tensors[id(layer.module.weight)].values)
 
     def changed(self) -> dict[int, Tensor]:
-        """Marked parameters, and buffers that changed, by ``id``, as copies of their present values."""
-        marked = [(t, copy) for t, copy, _ in self._saved if id(t) in self._written]
-        return {id(t): t.detach().clone() for t, c in marked if id(t) not in self._buffers or not torch.equal(t, c)}
+        """Marked parameters, and buffers that changed, by ``id``, as copies of their present values.
+
+        Raises:
+            HeadstartError: As :meth:`commit`.
+        """
+        marked = self._settle()
+        return {id(h.tensor): h.now() for h in marked if id(h.tensor) not in self._buffers or h.changed()}
+
+
+def _way_back(held: Held, keep: set[int]) -> Callable[[], None]:
+    return partial(held.restore, id(held.tensor) in keep) if isinstance(held, HeldTensor) else held.restore
+
+
+def _present(held: HeldTensor) -> Tensor | None:
+    """The parameter or buffer that is now where a tensor was on entry."""
+    key, owner = held.name.rpartition(".")[2], held.owner
+    return None if owner is None else owner._parameters.get(key, owner._buffers.get(key))
+
+
+def _replaced(what: str) -> WriteError:
+    return WriteError(
+        f"The model's forward has put another tensor in the place of {what}, so what is written there would not stay.",
+        remedy="Exclude the layer that it belongs to, or let its forward write in place.",
+    )

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from headstart.errors import WriteError
+from headstart.model.restoring import put_back
+from headstart.model.tensor_state import HeldTensor
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -264,18 +266,20 @@ def store(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]]) -> None:
     Raises:
         WriteError: A value does not fit the precision of its tensor.
     """
-    backup = {name: target.clone() for name, (target, _) in values.items()}
+    held = [HeldTensor(name, target) for name, (target, _) in values.items()]
     try:
         for name, (target, value) in values.items():
-            target.copy_(value)
+            try:
+                target.copy_(value)
+            except RuntimeError as error:
+                raise WriteError(f"'{name}' cannot be written: {str(error).partition('.')[0]}.") from error
             if target.dtype != value.dtype and not torch.isfinite(target).all():
                 raise WriteError(
                     f"The values of '{name}' do not fit into {target.dtype} (largest {float(value.abs().max()):.3g}).",
                     remedy="Use a wider precision, or compute the initialization for this one.",
                 )
-    except BaseException:
-        for name, (target, _) in values.items():
-            target.copy_(backup[name])
+    except BaseException as error:
+        put_back(((h.name, h.restore) for h in held), error)
         raise
     finally:
         for module in model.modules():

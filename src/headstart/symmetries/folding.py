@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from headstart.model import guard, inputs, weights
 from headstart.model.forward import CurrentLayer, failing_forward, full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
+from headstart.model.restoring import Step, put_back
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.rescaling import alike
@@ -38,13 +40,21 @@ class Folded:
 
     layers: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
-    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _undo: list[Step] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Put everything back: modules, weights and biases."""
-        while self._undo:
-            self._undo.pop()()
+        """Put everything back: modules, weights and biases.
+
+        Raises:
+            ModelError: Some of it could not be put back; all else was.
+        """
+        self._back_to(0)
         self.layers.clear()
+
+    def _back_to(self, done: int) -> None:
+        steps = self._undo[done:][::-1]
+        del self._undo[done:]
+        put_back(steps)
 
     def __str__(self) -> str:
         text = f"{len(self.layers)} batch norms were folded into the layers before them."
@@ -130,8 +140,7 @@ def _try(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
     try:
         _fold(model, name, layer, folded)
     except WriteError as error:
-        while len(folded._undo) > done:
-            folded._undo.pop()()
+        folded._back_to(done)
         folded.left[name] = str(error).partition(".")[0]
 
 
@@ -143,15 +152,16 @@ def _fold(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
     old = module._parameters.get("bias")
     kept = None if old is None else old.detach().clone()
 
+    @torch.no_grad()
     def undo_layer() -> None:
-        for tensor, value in stored:
-            tensor.copy_(value)
-        weights.refresh(module)
-        module._parameters["bias"] = old
+        steps: list[Step] = [(layer.name, partial(tensor.copy_, value)) for tensor, value in stored]
+        steps.append((layer.name, partial(weights.refresh, module)))
+        steps.append((f"{layer.name}.bias", partial(module._parameters.__setitem__, "bias", old)))
         if old is not None and kept is not None:
-            old.copy_(kept)
+            steps.append((f"{layer.name}.bias", partial(old.copy_, kept)))
+        put_back(steps)
 
-    folded._undo.append(torch.no_grad()(undo_layer))
+    folded._undo.append((layer.name, undo_layer))
     if old is None:
         like: Tensor = module.weight
         taught = norm.bias if isinstance(norm.bias, nn.Parameter) else like
@@ -166,7 +176,7 @@ def _fold(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
         for key, child in parent._modules.items():
             if child is norm:
                 parent._modules[key] = rest
-                folded._undo.append(lambda parent=parent, key=key: parent._modules.__setitem__(key, norm))  # type: ignore[misc]
+                folded._undo.append((name, partial(parent._modules.__setitem__, key, norm)))
     folded.layers[name] = layer.name
 
 

@@ -14,6 +14,8 @@ from headstart.errors import ModelError
 from headstart.model import weights
 from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
+from headstart.model.restoring import put_back
+from headstart.model.tensor_state import HeldTensor
 from headstart.model.weights import Layer
 from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
 
@@ -160,9 +162,11 @@ class Function:
     def __init__(self, view: ModelView, flow: ScaleFlow) -> None:
         self._view = view
         norms = [view.model.get_submodule(name) for name in flow.norms]
-        tensors = [t for layer in view.layers for t in layer.module.parameters(recurse=True)]
-        tensors += [b for norm in norms for b in norm.buffers()]
-        self._copies = [(t, t.detach().clone()) for t in tensors]
+        tensors = {f"{la.name}.{n}": t for la in view.layers for n, t in la.module.named_parameters()}
+        tensors |= {
+            f"{name}.{n}": b for name, norm in zip(flow.norms, norms, strict=True) for n, b in norm.named_buffers()
+        }
+        self._held = [HeldTensor(name, tensor) for name, tensor in tensors.items()]
         self._restore_report = view.report.checkpoint()
         self._before = self._outputs()
 
@@ -172,9 +176,7 @@ class Function:
 
     def restore(self) -> None:
         """Put back all that a rescale writes, in the model and in the report."""
-        with torch.no_grad():
-            for tensor, copy in self._copies:
-                tensor.copy_(copy)
+        put_back((held.name, held.restore) for held in self._held)
         for layer in self._view.layers:
             weights.refresh(layer.module)
         self._restore_report()

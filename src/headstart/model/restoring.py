@@ -1,0 +1,82 @@
+"""Restoring that never stops half-way: every step is taken, and what failed is one error in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from headstart.errors import HeadstartError, ModelError
+
+Failure = tuple[str, BaseException]
+Step = tuple[str, Callable[[], object]]
+_ROUNDS = 3  # a step may need what a later one mends; an interrupt may end one twice
+
+
+def every(steps: Iterable[Step]) -> tuple[list[Failure], BaseException | None]:
+    """Take every step, whatever fails or interrupts; those that fail are tried again after the others.
+
+    Args:
+        steps: Named; they may be taken twice.
+
+    Returns:
+        The steps that failed in the end, with their errors, and what interrupted (None if nothing did).
+    """
+    failed: list[tuple[str, Callable[[], object], BaseException]] = []
+    todo, interrupt = list(steps), None
+    for _ in range(_ROUNDS):
+        failed, at = [], 0
+        while at < len(todo):
+            try:
+                while at < len(todo):
+                    todo[at][1]()
+                    at += 1
+            except BaseException as error:  # noqa: PERF203
+                interrupt = interrupt if isinstance(error, Exception) else error
+                if at < len(todo):
+                    failed.append((*todo[at], error))
+                at += 1
+        todo = [(name, step) for name, step, _ in failed]
+        if not todo:
+            break
+    return [(name, error) for name, _, error in failed], interrupt
+
+
+def raise_lost(failures: list[Failure], after: BaseException | None = None) -> None:
+    """Raise one error for all that could not be put back, if there is any.
+
+    Args:
+        failures: From :func:`every`.
+        after: What ended the call before; an interrupt is raised as itself.
+
+    Raises:
+        ModelError: Naming each.
+    """
+    if not failures:
+        return
+    told = ", ".join(f"'{name}' ({' '.join(str(e).split()).rstrip('.')})" for name, e in failures)
+    before = ""
+    if after is not None:
+        text = after.message if isinstance(after, HeadstartError) else f"{type(after).__name__}: {after}"
+        before = f" That came after another error: {text}"
+    error = ModelError(
+        f"The call disturbed what cannot be put back as it was: {told}. Everything else is as it was.{before}",
+        remedy="Set this anew, or build the model again.",
+    )
+    if after is None or isinstance(after, Exception):
+        raise error from after or failures[0][1]
+    raise after from error
+
+
+def put_back(steps: Iterable[Step], after: BaseException | None = None) -> None:
+    """Take every step back, whatever fails.
+
+    Args:
+        steps: Named.
+        after: The error that this is for, if it is for one; the caller raises it again.
+
+    Raises:
+        ModelError: Some could not be taken; all others were.
+    """
+    failures, interrupt = every(steps)
+    raise_lost(failures, interrupt or after)
+    if interrupt is not None:
+        raise interrupt
