@@ -75,7 +75,7 @@ class SampleCurves:
         try:
             from headstart import plot
         except ImportError as error:
-            raise MissingExtraError("SampleCurves.plot", "matplotlib", "plot") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="SampleCurves.plot()") from error
         return plot.sample_curves(self)
 
 

@@ -172,7 +172,7 @@ class Diagnosis(Shown):
         try:
             from headstart.plot import plot_diagnosis
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot()") from error
         return plot_diagnosis(self)
 
     def plot_rates(self, after: Diagnosis | None = None) -> Figure:
@@ -188,7 +188,7 @@ class Diagnosis(Shown):
         try:
             from headstart.plot import plot_rates
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot_rates()") from error
         return plot_rates(self, after)
 
 

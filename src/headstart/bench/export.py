@@ -144,7 +144,7 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "export", "A .parquet file") from error
+        raise MissingExtraError(package="pyarrow", extra="export", what="A .parquet file") from error
     whole, text = ("weights_draw", "seed", "step"), (*_NAMES[:7], "key", "status", "reason")
     kinds = {**dict.fromkeys(whole, pyarrow.int64()), **dict.fromkeys(text, pyarrow.string())}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in columns])

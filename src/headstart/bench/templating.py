@@ -29,7 +29,7 @@ def fill(name: str, /, **values: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingExtraError("jinja2", "bench", "The report page") from error
+        raise MissingExtraError(package="jinja2", extra="bench", what="The report page") from error
     folder = importlib.resources.files("headstart.bench").joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: folder.joinpath(wanted).read_text(encoding="utf-8")),

@@ -154,7 +154,7 @@ def _read_image(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingExtraError("pillow", "bench", "A folder of images") from error
+        raise MissingExtraError(package="pillow", extra="bench", what="A folder of images") from error
     try:
         with Image.open(path) as opened:
             image = opened if opened.mode == "L" else opened.convert("RGB")
