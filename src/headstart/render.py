@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from headstart.shown import Grid
+from headstart.shown import Grid, printable
 
 _PADDING = 3  # between columns
 
@@ -19,9 +19,9 @@ _PADDING = 3  # between columns
 def rich_group(title: str, findings: Sequence[str], grids: Sequence[Grid]) -> RenderableType:
     """Build tables with their findings below; names are shown as they are, never as markup."""
     alone = len(grids) == 1
-    parts: list[RenderableType] = [] if alone else [Text(title, style="bold")]
+    parts: list[RenderableType] = [] if alone else [Text(printable(title), style="bold")]
     parts += [FittedTable(grid, title if alone else grid.caption) for grid in grids]
-    return Group(*parts, *(Text(f"• {f}") for f in findings))
+    return Group(*parts, *(Text(printable(f"• {f}")) for f in findings))
 
 
 class FittedTable:
@@ -51,16 +51,16 @@ class FittedTable:
             yield Text()
             title = ""
         for i in apart:
-            yield from (Text(f"{', '.join(names)}: {text}") for text, names in _by_note(grid, i).items())
+            yield from (Text(printable(f"{', '.join(names)}: {text}")) for text, names in _by_note(grid, i).items())
 
     def _table(self, part: Sequence[int], widths: Sequence[int], title: str) -> Table:
-        table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table = Table(title=escape(printable(title)) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         table.show_edge = table.pad_edge = False
         for i in part:
             justify: JustifyMethod = "right" if i and self.grid.numeric(i) else "left"
             table.add_column(escape(self.grid.columns[i]), justify=justify, overflow="fold", width=widths[i])
         for row in self.grid.cells:
-            table.add_row(*(Text(row[i]) for i in part))
+            table.add_row(*(Text(printable(row[i])) for i in part))
         return table
 
 

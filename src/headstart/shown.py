@@ -63,6 +63,18 @@ class Shown(ABC):
         return to_text(self.__rich__())
 
 
+def printable(text: str) -> str:
+    """Replace the characters that no page, table or terminal should be sent.
+
+    Example:
+        >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
+        True
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def number(value: float | None) -> str:
     """Three digits, or nothing for what was not measured.
 

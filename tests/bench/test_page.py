@@ -18,8 +18,9 @@ from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.experiment import Experiment
 from headstart.bench.page import render, write_report
 from headstart.bench.pictures import filter_picture
-from headstart.bench.summary import inert, markdown, printable
+from headstart.bench.summary import inert, markdown
 from headstart.errors import MissingExtraError
+from headstart.shown import printable
 
 HOSTILE = "<script>alert('x')</script>&\"|$\\frac{1}{0}$ ]]> -->\x07{{ 7*7 }}"
 VOID = {"meta", "link", "img", "br", "line", "path", "use", "rect", "stop", "input", "hr"}

@@ -14,7 +14,7 @@ from headstart.bench import Store, analyse
 from headstart.bench.overview import combine
 from headstart.bench.overview_page import write_overview
 from headstart.bench.page import write_report
-from headstart.bench.summary import printable
+from headstart.shown import printable
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing (extra test)")
 

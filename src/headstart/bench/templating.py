@@ -6,9 +6,10 @@ import importlib.resources
 import math
 from typing import Any
 
-from headstart.bench.summary import printable, span
+from headstart.bench.summary import span
 from headstart.bench.verdicts import Verdict, p_text, signed
 from headstart.errors import MissingExtraError
+from headstart.shown import printable
 
 PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
 

@@ -10,8 +10,9 @@ from headstart.bench.published import Figure, figures
 from headstart.bench.reproduction.plan import PAPERS, base
 from headstart.bench.reproduction.rows import CAVEAT, Outcome, Side, side
 from headstart.bench.reproduction.scales import SCALES
-from headstart.bench.summary import facts, inert, printable
+from headstart.bench.summary import facts, inert
 from headstart.bench.verdicts import p_text
+from headstart.shown import printable
 
 _READING = (
     "A published figure is that of the paper's data, network and budget. What was run here stands under each "
