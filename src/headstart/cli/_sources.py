@@ -92,7 +92,7 @@ def load_data(
 def _read_arrays(path: Path) -> Any:
     """Read a file of arrays: only numbers, never pickled objects."""
     if not path.is_file():
-        raise DataError(f"There is no file '{path}'.", remedy="Check the path that --data gives.")
+        raise DataError(f"There is no file '{path}'.", remedy="Check the path.")
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
