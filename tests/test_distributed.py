@@ -146,7 +146,11 @@ def test_without_a_group_it_is_the_plain_call():
 
 @pytest.mark.parametrize(
     "error",
-    [hs.MissingExtraError("pyarrow", "export", "A file"), hs.DataError("No.", remedy="Do."), ValueError("x", 3)],
+    [
+        hs.MissingExtraError(package="pyarrow", extra="export", what="A file"),
+        hs.DataError("No.", remedy="Do."),
+        ValueError("x", 3),
+    ],
 )
 def test_errors_survive_the_way(error):
     from headstart.distributed import _pack, _unpack

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import headstart as hs
-from headstart.model.restoring import every
 from headstart.model.transaction import Transaction
+from headstart.restoring import every
 
 X = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
 

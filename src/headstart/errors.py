@@ -45,9 +45,20 @@ class UnknownNameError(HeadstartError):
 
 
 class MissingExtraError(HeadstartError):
-    """A feature needs an optional dependency; the message names the extra that brings it."""
+    """A feature needs an optional dependency; the message names the extra that brings it.
 
-    def __init__(self, package: str, extra: str, what: str) -> None:
+    Args:
+        package: What is not installed, by the name that pip knows.
+        extra: Of headstart, which brings it.
+        what: What needs it.
+
+    Example:
+        >>> print(MissingExtraError(package="ray", extra="ray", what="--ray"))
+        --ray needs the package 'ray', which is not installed or does not import. Install it with: pip install
+        'headstart[ray]'.
+    """
+
+    def __init__(self, *, package: str, extra: str, what: str) -> None:
         super().__init__(
             f"{what} needs the package '{package}', which is not installed or does not import.",
             remedy=f"Install it with: pip install 'headstart[{extra}]'.",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from headstart.errors import HeadstartError
-from headstart.model.restoring import Step, put_back
+from headstart.restoring import Step, put_back
 
 _LOCK = threading.RLock()  # the global states are one per process: calls from several threads take turns
 

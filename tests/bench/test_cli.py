@@ -1,9 +1,17 @@
+import csv
+import io
 import json
+import re
 import sys
 
+import markupsafe
 import pytest
 
 import headstart.bench
+from headstart.bench import Store
+from headstart.bench.report.summary import inert
+from headstart.bench.settings.config import read
+from headstart.bench.trials.arms import parse_arms
 from headstart.cli import main as dispatcher
 from headstart.cli.compare import parse_seeds
 from headstart.cli.main import main
@@ -166,3 +174,42 @@ def test_every_command_has_a_summary_in_the_help():
 def test_seeds_that_make_no_sense_are_refused(text):
     with pytest.raises(HeadstartError, match="is not understood"):
         parse_seeds(text)
+
+
+LABELS = ("a+b", "|`<b>&\"'[x]$y$", "漢字 é", "LSUV", "x" * 120)
+
+
+def test_any_label_is_the_same_everywhere(compare, tmp_path, capsys):
+    starts = ("lsuv", "kaiming", "xavier", "orthogonal", "zero-dc-random")
+    arms = [f"{label}={start}" for label, start in zip(LABELS, starts, strict=True)]
+    out = tmp_path / "out"
+    assert compare("--arms", *arms, "--no-controls", "--seeds", "1") == 0
+    shown = "".join(capsys.readouterr().out.split())
+    page, short = (out / "report.html").read_text(encoding="utf-8"), (out / "report.md").read_text(encoding="utf-8")
+    main(["export", str(out)])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["arm"] for row in rows] == ["default", *LABELS]
+    main(["status", str(out)])
+    progress = "".join(capsys.readouterr().out.split())
+    table = [line for line in short.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    for label in LABELS:
+        assert "".join(label.split()) in shown
+        assert f"<h3>{markupsafe.escape(label)}</h3>" in page
+        assert f"| {inert(label)} |" in short
+        assert "".join(label.split())[:20] in progress
+    assert compare("--arms", *arms, "--write", str(tmp_path / "again.toml")) == 0
+    assert [arm.label for arm in parse_arms(read(tmp_path / "again.toml").settings["arms"])] == list(LABELS)
+
+
+def test_what_others_stored_cannot_act_on_the_terminal(store, fill_store, make_result, capsys, tmp_path):
+    label = "red\x1b[31m\nx\tz\x07"
+    refusal = make_result(status="refused", reason="no\x1b[0m", curve=[], first_layer=None)
+    fill_store(store, {"default": {0: make_result()}, label: {0: make_result()}, "r": {0: refusal}})
+    fill_store(Store(tmp_path / "more"), {"default": {1: make_result()}, label: {1: make_result()}})
+    both = ["report", "--out", str(tmp_path / "both"), str(tmp_path / "more")]
+    for command in (["status"], ["report"], both):
+        assert main([*command, str(store.folder)]) == 0
+        out = capsys.readouterr().out
+        assert "red\ufffd[31m x z\ufffd" in out
+        assert "\x1b" not in out

@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -303,7 +304,41 @@ def test_commas_part_arms_but_not_a_methods_options():
         parse_arms(["prewarm,whitenin"])
 
 
-@pytest.mark.parametrize("text", ["", "=prewarm", "label="])
+@pytest.mark.parametrize("text", ["", "=prewarm", "label=", " =lsuv"])
 def test_what_is_no_arm_is_refused(text):
-    with pytest.raises(HeadstartError):
+    with pytest.raises(HeadstartError, match="is not an arm"):
         parse_arm(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("a+b=lsuv", "a+b"),
+        ("prewarm+lsuv=lsuv", "prewarm+lsuv"),
+        ("+=lsuv", "+"),
+        ("  two \n words\t=lsuv", "two words"),
+        ("|`<b>&\"'[x]$y$.*=lsuv", "|`<b>&\"'[x]$y$.*"),
+        ("漢字 é=lsuv", "漢字 é"),
+    ],
+)
+def test_a_label_is_what_stands_before_the_equals_sign(text, label):
+    assert [(arm.label, arm.spec) for arm in parse_arms([text])] == [(label, "lsuv")]
+
+
+@pytest.mark.parametrize(("label", "wrong"), [("a,b", "','"), ("a:b", "':'"), ("a=b", "'='"), ("a,b:c", "',' or ':'")])
+def test_a_label_with_a_sign_of_specs_is_refused_by_that_sign(label, wrong):
+    with pytest.raises(UnknownNameError, match=re.escape(f"If '{label}' is a label: it cannot hold {wrong}.")):
+        parse_arms([f"{label}=prewarm:fraction=0.25"])
+
+
+@pytest.mark.parametrize("text", ["prewarn:fraction=0.5", "prewarm:fractoin=0.5", "x=prewarm:fractoin=0.5", "prewarn"])
+def test_a_mistyped_spec_is_not_taken_for_a_label(text):
+    with pytest.raises(UnknownNameError, match="Did you mean") as caught:
+        parse_arms([text])
+    assert "label" not in str(caught.value)
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x7f", "\u202e", "\u200b", "\udcff"])
+def test_a_label_that_cannot_be_printed_is_refused_by_that_character(character):
+    with pytest.raises(HeadstartError, match=re.escape(f"cannot be printed: {character!a}.")):
+        parse_arm(f"a{character}b=lsuv")

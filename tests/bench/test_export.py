@@ -80,6 +80,16 @@ def test_hostile_names_stay_in_their_cell(make_experiment, store):
     assert [row["arm"] for row in back] == ["default", label]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_name_from_a_path_that_is_not_utf_8_can_be_written(make_experiment, store, tmp_path, suffix):
+    run(make_experiment(arms=(Arm("default"), Arm("caf\udce9", "lsuv")), seeds=(0,)), store)
+    rows = export.trials(store)
+    assert [row["arm"] for row in rows] == ["default", "caf?"]
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra export is not installed")
+    assert export.save(rows, export.TRIALS, tmp_path / f"table.{suffix}").stat().st_size > 0
+
+
 @pytest.mark.parametrize("curves", [False, True])
 def test_parquet_reads_back_to_the_same_rows(finished, tmp_path, curves):
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra export is not installed")

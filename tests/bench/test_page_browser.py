@@ -14,7 +14,7 @@ from headstart.bench import Store, analyse
 from headstart.bench.report.overview import combine
 from headstart.bench.report.overview_page import write_overview
 from headstart.bench.report.page import write_report
-from headstart.bench.report.summary import printable
+from headstart.results.display import printable
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is missing (extra test)")
 

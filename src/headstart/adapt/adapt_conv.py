@@ -18,10 +18,10 @@ from headstart.errors import DataError, HeadstartError, ModelError, unknown
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
-from headstart.model.restoring import put_back
 from headstart.model.tensor_state import HeldTensor
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
+from headstart.restoring import put_back
 from headstart.results.display import Table, number
 from headstart.results.report import Report, Row, summarize
 

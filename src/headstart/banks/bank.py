@@ -188,7 +188,7 @@ class FilterBank:
         try:
             from headstart.banks.plot import plot_bank
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "plot()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="FilterBank.plot()") from error
         return plot_bank(self.title, self.entries)
 
     @property

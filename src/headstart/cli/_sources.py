@@ -93,7 +93,7 @@ def load_data(
 def _read_arrays(path: Path) -> Any:
     """Read a file of arrays: only numbers, never pickled objects."""
     if not path.is_file():
-        raise DataError(f"There is no file '{path}'.", remedy="Check the path that --data gives.")
+        raise DataError(f"There is no file '{path}'.", remedy="Check the path.")
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
@@ -155,7 +155,7 @@ def _read_image(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingExtraError("pillow", "bench", "A folder of images") from error
+        raise MissingExtraError(package="pillow", extra="bench", what="A folder of images") from error
     try:
         with Image.open(path) as opened:
             image = opened if opened.mode == "L" else opened.convert("RGB")

@@ -41,8 +41,8 @@ examples:
   headstart compare protocol:prewarm-cifar10-corrected --seeds 10
       a paper's comparison by name, as published or corrected
 
-An arm is a method's spec (see 'headstart methods') or label=spec; specs may also be joined by
-commas. Run the same command again to go on after an interruption.
+An arm is a method's spec (see 'headstart methods') or label=spec, whose label holds no comma, colon or
+equals sign; specs may also be joined by commas. Run the same command again to go on after an interruption.
 """
 
 

@@ -141,7 +141,9 @@ def _complain(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+    from headstart.results.display import printable
+
+    Console(stderr=True).print(Text(printable(message), style="bold red"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -51,21 +51,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(found: Status, console: Console) -> None:
     from rich.table import Table
-    from rich.text import Text
 
+    from headstart.bench.report.terminal import line
     from headstart.bench.runs.forecast import duration, ranges
 
     table = Table("arm", "done", "missing", "notes", box=None, header_style="bold", pad_edge=False)
     for arm in found.arms:
         notes = [f"diverged: {ranges(arm.diverged)}"] if arm.diverged else []
         notes += [f"refused: {ranges(arm.refused)}"] if arm.refused else []
-        table.add_row(*(Text(cell) for cell in (arm.label, ranges(arm.done), ranges(arm.missing), "; ".join(notes))))
+        table.add_row(*(line(cell) for cell in (arm.label, ranges(arm.done), ranges(arm.missing), "; ".join(notes))))
     console.print(table)
     for trial in found.running:
-        console.print(Text(f"• running: {trial.arm}, seed {trial.seed}, for {duration(trial.seconds)} on {trial.host}"))
+        console.print(line(f"• running: {trial.arm}, seed {trial.seed}, for {duration(trial.seconds)} on {trial.host}"))
     for damage in found.damaged:
-        console.print(Text(f"! {damage.file} {damage.reason}; the next run does it again.", style="yellow"))
+        console.print(line(f"! {damage.file} {damage.reason}; the next run does it again.", "yellow"))
     counts = [f"{found.done} of {found.total} trials done", f"{len(found.running)} running", f"{found.missing} missing"]
     counts += [f"{found.refused} refused"] if found.refused else []
     left = "" if not found.eta else f" About {duration(found.eta)} to go at the pace so far."
-    console.print(Text(", ".join(counts) + f".{left}"))
+    console.print(line(", ".join(counts) + f".{left}"))

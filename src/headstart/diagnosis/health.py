@@ -100,7 +100,7 @@ class Diagnosis(Displayable):
         try:
             from headstart.diagnosis.plot import plot_signals
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot()") from error
         return plot_signals(self.title, self.rows)
 
     def plot_rates(self, after: Diagnosis | None = None) -> Figure:
@@ -116,7 +116,7 @@ class Diagnosis(Displayable):
         try:
             from headstart.diagnosis.plot import plot_rates
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "Diagnosis.plot_rates()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot_rates()") from error
         return plot_rates(self.title, self.rows, None if after is None else after.rows)
 
 

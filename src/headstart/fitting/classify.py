@@ -16,7 +16,7 @@ from headstart.errors import DataError, HeadstartError
 from headstart.fitting import samples
 from headstart.model import inputs
 from headstart.model.inputs import GetInputs
-from headstart.model.restoring import Step, put_back
+from headstart.restoring import Step, put_back
 
 OnEpoch = Callable[[nn.Module, int], None]
 

@@ -81,7 +81,7 @@ class SampleCurves:
 
             from headstart.results.filter_plot import AFTER, BEFORE
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "SampleCurves.plot()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="SampleCurves.plot()") from error
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         colours = {"sample": "#b3541e", "training": AFTER, "validation": "#2e7d4f"}
         names = {"sample": f"the sample ({self.size})", "training": "all training data", "validation": "validation"}

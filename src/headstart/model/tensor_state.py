@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.model.restoring import put_back
+from headstart.restoring import put_back
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError, WriteError
 from headstart.model.model_state import Held, hold
-from headstart.model.restoring import Step, every, put_back, raise_lost
 from headstart.model.tensor_state import HeldTensor
 from headstart.model.weights import Layer, is_plain, refresh, to_canonical
+from headstart.restoring import Step, every, put_back, raise_lost
 
 
 class Transaction:
     """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
 
     Restores what the modules hold (see :func:`~headstart.model.model_state.hold`): parameters that were not marked as
-    written, buffers, gradients, other tensors, attributes, hooks, training flags and the modules themselves, and attention's
-    fast path. Copies every tensor once, so it needs the memory of one more model.
+    written, buffers, gradients, other tensors, attributes, hooks, training flags and the modules themselves, and
+    attention's fast path. Copies every tensor once, so it needs the memory of one more model.
 
     All of it is tried, whatever fails. What cannot be restored is an error in the end, which names it, and then
     nothing is kept.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from headstart.errors import WriteError
-from headstart.model.restoring import put_back
 from headstart.model.tensor_state import HeldTensor
+from headstart.restoring import put_back
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -62,6 +62,18 @@ class Displayable(ABC):
         return to_text(self.__rich__())
 
 
+def printable(text: str) -> str:
+    """Replace the characters that no page, table or terminal should be sent.
+
+    Example:
+        >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
+        True
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def number(value: float | None) -> str:
     """Three digits, or nothing for what was not measured.
 
@@ -83,9 +95,9 @@ def _is_number(text: str) -> bool:
 def rich_group(title: str, findings: Sequence[str], tables: Sequence[Table]) -> RenderableType:
     """Build tables with their findings below; names are shown as they are, never as markup."""
     alone = len(tables) == 1
-    parts: list[RenderableType] = [] if alone else [Text(title, style="bold")]
+    parts: list[RenderableType] = [] if alone else [Text(printable(title), style="bold")]
     parts += [FittedTable(table, title if alone else table.caption) for table in tables]
-    return Group(*parts, *(Text(f"• {f}") for f in findings))
+    return Group(*parts, *(Text(printable(f"• {f}")) for f in findings))
 
 
 class FittedTable:
@@ -115,16 +127,18 @@ class FittedTable:
             yield Text()
             title = ""
         for i in apart:
-            yield from (Text(f"{', '.join(names)}: {text}") for text, names in _by_note(table, i).items())
+            yield from (Text(printable(f"{', '.join(names)}: {text}")) for text, names in _by_note(table, i).items())
 
     def _table(self, part: Sequence[int], widths: Sequence[int], title: str) -> RichTable:
-        table = RichTable(title=escape(title) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table = RichTable(
+            title=escape(printable(title)) or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD
+        )
         table.show_edge = table.pad_edge = False
         for i in part:
             justify: JustifyMethod = "right" if i and self.table.numeric(i) else "left"
             table.add_column(escape(self.table.columns[i]), justify=justify, overflow="fold", width=widths[i])
         for row in self.table.cells:
-            table.add_row(*(Text(row[i]) for i in part))
+            table.add_row(*(Text(printable(row[i])) for i in part))
         return table
 
 

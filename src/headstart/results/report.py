@@ -160,7 +160,7 @@ class Report(Displayable):
         try:
             from headstart.results.filter_plot import filter_pair
         except ImportError as error:
-            raise MissingExtraError("matplotlib", "plot", "plot_filters()") from error
+            raise MissingExtraError(package="matplotlib", extra="plot", what="Report.plot_filters()") from error
         return filter_pair(*self.filters)
 
 

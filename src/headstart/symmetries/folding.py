@@ -20,9 +20,9 @@ from headstart.model import guard, inputs, weights
 from headstart.model.forward import CurrentLayer, failing_forward, full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
-from headstart.model.restoring import Step, put_back
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
+from headstart.restoring import Step, put_back
 from headstart.symmetries.rescaling import alike
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same

@@ -14,9 +14,9 @@ from headstart.errors import ModelError
 from headstart.model import weights
 from headstart.model.forward import CurrentLayer, failing_forward
 from headstart.model.inputs import Batch
-from headstart.model.restoring import put_back
 from headstart.model.tensor_state import HeldTensor
 from headstart.model.weights import Layer
+from headstart.restoring import put_back
 from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
 
 _LOOKED_AT = 16  # samples that tell whether the function is the same

@@ -133,7 +133,7 @@ def _timm(name: str) -> ModelBuilder:
 
 def _does_not_import(package: str, error: Exception) -> HeadstartError:
     """Keep the cause in the message: 'not installed' and 'does not import' need different remedies."""
-    missing = MissingExtraError(package, package, f"A '{package}:' model")
+    missing = MissingExtraError(package=package, extra=package, what=f"A '{package}:' model")
     cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
     missing.args = (f"{missing} (The import said: {cause})",)
     return missing

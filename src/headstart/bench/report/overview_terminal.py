@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from headstart.bench.report.overview import Overview
 from headstart.bench.report.summary import cells, span
 from headstart.bench.report.templating import PILLS
+from headstart.bench.report.terminal import line
 from headstart.bench.statistics.verdicts import signed
 
 _COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
@@ -24,27 +24,27 @@ def show(overview: Overview, page: Path, console: Console) -> None:
         page: The page's path.
         console: Where to print.
     """
-    console.print(Text(overview.heading(), style="bold"))
+    console.print(line(overview.heading(), "bold"))
     built = Table(box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(("method, experiment", "diff.", "95 % interval", "steps", "verdict")):
         built.add_column(column, justify="left" if index in (0, 4) else "right")
     for method in overview.methods:
-        built.add_row(Text(method.label, style="bold"))
+        built.add_row(line(method.label, "bold"))
         for row in method.rows:
             verdict, row_cells = row.state.removesuffix(" to tell"), cells(row.arm)
             speed = row.arm.speed.share() if row.arm.speed else ""
-            numbers = [Text(cell) for cell in (f"  {row.part.title}", row_cells.difference, row_cells.interval, speed)]
+            numbers = [line(cell) for cell in (f"  {row.part.title}", row_cells.difference, row_cells.interval, speed)]
             style = _COLOURS.get(PILLS[row.comparison.verdict], "") if row.comparison else ""
-            built.add_row(*numbers, Text(verdict, style=style))
+            built.add_row(*numbers, line(verdict, style))
         if method.overall:
             mean, interval = signed(method.overall.mean), span(method.overall.interval)
-            built.add_row(*(Text(cell, style="italic") for cell in ("  mean", mean, interval)))
+            built.add_row(*(line(cell, "italic") for cell in ("  mean", mean, interval)))
     console.print()
     console.print(built)
     console.print()
     for method in overview.methods:
-        console.print(Text(f"• {method.sentence()}"))
+        console.print(line(f"• {method.sentence()}"))
     for note in overview.notes:
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(line(f"! {note}", "yellow"))
     console.print()
-    console.print(Text(f"Page: {page}"), soft_wrap=True)
+    console.print(line(f"Page: {page}"), soft_wrap=True)

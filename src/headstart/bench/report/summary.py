@@ -14,6 +14,7 @@ from headstart.bench.analysis.selection import Selection
 from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
+from headstart.results.display import printable
 
 _NAMED = 4  # methods that a heading names
 COLUMNS = (
@@ -238,18 +239,6 @@ def _ends(interval: Interval) -> list[float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def printable(text: str) -> str:
-    """Replace the characters that no page, table or terminal should be sent.
-
-    Example:
-        >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
-        True
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def inert(text: str) -> str:

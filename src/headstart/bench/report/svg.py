@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from headstart.bench.report.summary import printable
 from headstart.errors import MissingExtraError
+from headstart.results.display import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench", "The report's figures") from error
+        raise MissingExtraError(package="matplotlib", extra="bench", what="The report's figures") from error
     with style():
         return Figure(figsize=(width, height), layout="constrained")
 
@@ -77,7 +78,10 @@ def to_svg(drawn: Figure, name: str, title: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
-    FigureCanvasSVG(drawn).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with warnings.catch_warnings():
+        # Text stays text in the file: that our own font lacks a sign matters to the layout alone.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        FigureCanvasSVG(drawn).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

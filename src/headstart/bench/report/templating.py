@@ -6,9 +6,10 @@ import importlib.resources
 import math
 from typing import Any
 
-from headstart.bench.report.summary import printable, span
+from headstart.bench.report.summary import span
 from headstart.bench.statistics.verdicts import Verdict, p_text, signed
 from headstart.errors import MissingExtraError
+from headstart.results.display import printable
 
 PILLS = {Verdict.HELPS: "good", Verdict.HURTS: "bad", Verdict.NO_EVIDENCE: "flat", Verdict.TOO_FEW: "open"}
 
@@ -29,7 +30,7 @@ def fill(name: str, /, **values: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingExtraError("jinja2", "bench", "The report page") from error
+        raise MissingExtraError(package="jinja2", extra="bench", what="The report page") from error
     folder = importlib.resources.files("headstart.bench.report").joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: folder.joinpath(wanted).read_text(encoding="utf-8")),

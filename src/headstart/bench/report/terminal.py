@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from rich.text import Text
 from headstart.bench.analysis.analysis import Analysis
 from headstart.bench.report.summary import cells, facts, heading
 from headstart.bench.runs.executors.base import Working
+from headstart.results.display import printable
 
 _COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
 
@@ -41,7 +43,7 @@ class Bars:
 
     def __init__(self, console: Console, hidden: bool = False) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -74,13 +76,23 @@ class Bars:
             self._progress.remove_task(self._lines.pop(gone))
         for (arm, seed), trial in shown.items():
             if (arm, seed) not in self._lines:
-                name = arm.replace("[", "\\[")
-                self._lines[arm, seed] = self._progress.add_task(f"{name}, seed {seed}", total=trial.steps)
+                name = line(f"{arm}, seed {seed}").plain
+                self._lines[arm, seed] = self._progress.add_task(name, total=trial.steps)
             self._progress.update(self._lines[arm, seed], completed=trial.done)
 
     def end(self, result: dict[str, Any]) -> None:
         """Say that the trial ended, and with what."""
         self._progress.advance(self._all)
+
+
+def line(text: str, style: str = "") -> Text:
+    r"""Put a text that may hold any name on one line, where no character of it acts on the terminal.
+
+    Example:
+        >>> line("two\nlines and a bell" + chr(7)).plain == "two lines and a bell" + chr(0xFFFD)
+        True
+    """
+    return Text(printable(re.sub(r"[\n\r\t]+", " ", text)), style=style)
 
 
 def table(analysis: Analysis) -> Table:
@@ -92,9 +104,9 @@ def table(analysis: Analysis) -> Table:
         row = cells(arm)
         label = f"└ {arm.control}" if arm.control and arm.control != "null" else arm.label
         style = "dim" if arm.control else ""
-        numbers = [Text(cell, style=style) for cell in (row.accuracy, row.difference, row.interval, row.wins, row.p)]
+        numbers = [line(cell, style) for cell in (row.accuracy, row.difference, row.interval, row.wins, row.p)]
         verdict = row.verdict.removesuffix(" to tell")
-        built.add_row(Text(label, style=style), *numbers, Text(verdict, style=style or _COLOURS.get(verdict, "")))
+        built.add_row(line(label, style), *numbers, line(verdict, style or _COLOURS.get(verdict, "")))
     return built
 
 
@@ -106,19 +118,19 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
         page: The page's path.
         console: Where to print.
     """
-    console.print(Text(heading(analysis), style="bold"))
+    console.print(line(heading(analysis), "bold"))
     for fact in facts(analysis):
-        console.print(Text(f"  {fact}", style="dim"))
+        console.print(line(f"  {fact}", "dim"))
     console.print()
     console.print(table(analysis))
     console.print()
     for arm in analysis.methods:
-        console.print(Text(f"• {arm.sentence()}"))
+        console.print(line(f"• {arm.sentence()}"))
     for reading in analysis.control_readings(brief=True):
-        console.print(Text(f"• {reading}", style="dim"))
+        console.print(line(f"• {reading}", "dim"))
     if analysis.selection:
-        console.print(Text(f"• {analysis.selection.choices}", style="dim"))
+        console.print(line(f"• {analysis.selection.choices}", "dim"))
     for note in [*analysis.notes, *([f"{analysis.missing} trials are not finished."] if analysis.missing else [])]:
-        console.print(Text(f"! {note}", style="yellow"))
+        console.print(line(f"! {note}", "yellow"))
     console.print()
-    console.print(Text(f"Page: {page}"), soft_wrap=True)
+    console.print(line(f"Page: {page}"), soft_wrap=True)

@@ -43,7 +43,7 @@ def trials(store: Store) -> list[Row]:
         HeadstartError: If the folder holds no experiment.
     """
     return [
-        {**names, "reason": result.get("reason") or None, **{name: result.get(name) for name in _RESULT}}
+        {**names, "reason": _text(result.get("reason") or None), **{name: result.get(name) for name in _RESULT}}
         for names, result in _read(store)
     ]
 
@@ -85,7 +85,12 @@ def _read(store: Store) -> Iterator[tuple[Row, Mapping[str, Any]]]:
             "key": cell["key"],
             "status": result["status"],
         }
-        yield names, result
+        yield {name: _text(value) for name, value in names.items()}, result
+
+
+def _text(value: Any) -> Any:
+    """Make a name that UTF-8 cannot hold, as one made from a path can be, one that it can."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -144,7 +149,7 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "export", "A .parquet file") from error
+        raise MissingExtraError(package="pyarrow", extra="export", what="A .parquet file") from error
     whole, text = ("weights_draw", "seed", "step"), (*_NAMES[:7], "key", "status", "reason")
     kinds = {**dict.fromkeys(whole, pyarrow.int64()), **dict.fromkeys(text, pyarrow.string())}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in columns])

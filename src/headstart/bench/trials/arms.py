@@ -9,7 +9,7 @@ from typing import Any
 
 from headstart.engine.method import Method
 from headstart.engine.registry import get, list_methods, literal, parse, split
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnknownNameError
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"
@@ -64,18 +64,27 @@ class Arm:
 def parse_arm(text: str) -> Arm:
     """Read an arm from the command line: a spec, or ``label=spec``.
 
+    A label is one line of printable characters, in which blanks in a row count as one. It holds no ``:`` and no
+    ``=``, which are a spec's, and no comma, which parts arms.
+
     Raises:
-        HeadstartError: If the label or the spec is empty.
+        HeadstartError: If the label or the spec is empty, or the label cannot be printed.
         UnknownNameError: If the spec names no known method or option.
 
     Example:
         >>> parse_arm("prewarm:fraction=0.25").label, parse_arm("quarter=prewarm:fraction=0.25").label
         ('prewarm:fraction=0.25', 'quarter')
     """
-    named = re.fullmatch(r"\s*([^:=+]+)=(.+)", text)
-    label, spec = (part.strip() for part in named.groups()) if named else (text.strip(), text.strip())
+    head, equals, tail = text.partition("=")
+    named = bool(equals) and ":" not in head  # a spec has its first = behind a colon
+    label, spec = " ".join((head if named else text).split()), (tail if named else text).strip()
     if not label or not spec:
         raise HeadstartError(f"{text!r} is not an arm.", remedy="Write a method's spec, or label=spec.")
+    if not label.isprintable():
+        hidden = ", ".join(sorted({ascii(character) for character in label if not character.isprintable()}))
+        raise HeadstartError(
+            f"The label {label!r} holds what cannot be printed: {hidden}.", remedy="Give the arm another: label=spec."
+        )
     arm = Arm(label, spec)
     arm.methods()
     return arm
@@ -95,17 +104,38 @@ def parse_arms(texts: Sequence[str]) -> list[Arm]:
         >>> [arm.spec for arm in parse_arms(["default,prewarm:fraction=0.25,scale=match,lsuv"])]
         ['default', 'prewarm:fraction=0.25,scale=match', 'lsuv']
     """
-    names = {DEFAULT, *list_methods()}
-    arms: list[str] = []
-    for text in texts:
-        first, *rest = text.split(",")
-        arms.append(first)
-        for part in rest:
-            if re.split("[:+]", part.strip())[0] in names or ":" not in arms[-1]:
-                arms.append(part)
-            else:
-                arms[-1] += f",{part}"
-    return [parse_arm(arm) for arm in arms]
+    return [arm for text in texts for arm in _arms_of(text)]
+
+
+def _arms_of(text: str) -> list[Arm]:
+    try:
+        return [parse_arm(part) for part in _apart(text)]
+    except UnknownNameError as error:
+        raise UnknownNameError(error.message, remedy=f"{error.remedy} {_label_in(text)}".strip()) from error
+
+
+def _apart(text: str) -> list[str]:
+    """Cut a text into those of its arms."""
+    first, *rest = text.split(",")
+    arms = [first]
+    for part in rest:
+        if _names_a_method(part) or ":" not in arms[-1]:
+            arms.append(part)
+        else:
+            arms[-1] += f",{part}"
+    return arms
+
+
+def _names_a_method(spec: str) -> bool:
+    return re.split("[:+,]", spec.strip())[0].strip() in {DEFAULT, *list_methods()}
+
+
+def _label_in(text: str) -> str:
+    """Say which characters of a text that was not understood a label cannot hold, where it may be meant as one."""
+    places = [match.start() for match in re.finditer("=", text)]
+    label = next((text[:i] for i in places if _names_a_method(text[i + 1 :])), "")
+    wrong = [character for character in ",:=" if character in label]
+    return f"If {label.strip()!r} is a label: it cannot hold {' or '.join(map(repr, wrong))}." if wrong else ""
 
 
 def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:

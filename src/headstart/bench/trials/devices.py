@@ -41,7 +41,7 @@ def make_fabric(config: Training) -> Fabric:
     try:
         from lightning_fabric import Fabric
     except ImportError as error:
-        raise MissingExtraError("lightning-fabric", "bench", "Training") from error
+        raise MissingExtraError(package="lightning-fabric", extra="bench", what="Training") from error
     device = torch.device(config.device)
     several = config.devices > 1
     where: Any = config.devices if several or device.index is None else [device.index]

@@ -194,7 +194,7 @@ def _import() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingExtraError("ray", "ray", "--ray") from error
+        raise MissingExtraError(package="ray", extra="ray", what="--ray") from error
     return ray
 
 

