@@ -19,8 +19,8 @@ _READING = (
     f"{CAVEAT} The notes below name it.",
     "Published intervals are 95 % intervals of the paired gain by the t distribution, from released runs or from the "
     "published gain and p-value. Where there is neither, or runs are not paired, the cell is empty.",
-    "Measured intervals are 95 % bootstrap intervals (BCa) of the paired gain, from five seeds on. Verdicts are those "
-    "of `headstart compare`: exact two-sided tests, adjusted over the arms of a comparison.",
+    "Measured intervals are 95 % intervals of the paired gain from the exact test, from six seeds on. Verdicts are "
+    "those of `headstart compare`: exact two-sided tests, adjusted over the arms of a comparison.",
     "Accuracies are in percent, gains in points, against the framework's default start. Controls, curves and costs are "
     "on each comparison's own page.",
 )
