@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from headstart.bench.published import Figure, figures
 from headstart.bench.reproduction.plan import PAPERS, base
-from headstart.bench.reproduction.rows import CAVEAT, Outcome, Side, side
+from headstart.bench.reproduction.rows import CAVEAT, Outcome, Row, Side, side
 from headstart.bench.reproduction.scales import SCALES
 from headstart.bench.summary import facts, inert, printable
 from headstart.bench.verdicts import p_text
@@ -56,7 +56,7 @@ def markdown(found: Reproduction) -> str:
     title = found.outcomes[0].comparison.protocol.paper
     lines = [f"# {inert(found.paper)}, published and measured: scale {found.scale}", "", inert(title), ""]
     lines += [SCALES[found.scale], "", "```sh", printable(" ".join(shlex.join(found.command).split())), "```", ""]
-    lines += ["## Published against measured", "", *_table(found.outcomes), ""]
+    lines += ["## Published against measured", "", *table([(o.comparison.name, o.rows()) for o in found.outcomes]), ""]
     lines += [f"- {inert(sentence)}" for sentence in found.left_out]
     lines += [*(f"- {line}" for line in _READING)]
     for outcome in found.outcomes:
@@ -67,13 +67,18 @@ def markdown(found: Reproduction) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(outcomes: Sequence[Outcome]) -> list[str]:
+def table(found: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
+    """Write published against measured.
+
+    Args:
+        found: Each comparison's name with its rows.
+    """
     columns = ("comparison", "arm", *(f"published: {name}" for name in (*_SIDE, "runs")))
     columns += (*(f"measured: {name}" for name in (*_SIDE, "seeds")), "verdict")
     lines = ["| " + " | ".join(columns) + " |", "|---|---" + "|--:" * 10 + "|---|"]
-    for outcome in outcomes:
-        for row in outcome.rows():
-            cells = (outcome.comparison.name, row.arm, *row.published[:5], *row.measured)
+    for name, rows in found:
+        for row in rows:
+            cells = (name, row.arm, *row.published[:5], *row.measured)
             lines.append("| " + " | ".join(map(inert, cells)) + " |")
     return lines
 
