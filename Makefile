@@ -28,6 +28,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python tools/check_sizes.py
+	$(BIN)/python tools/recompute.py
 
 format: $(DEV)
 	$(BIN)/ruff format .
