@@ -29,6 +29,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
+	$(BIN)/python tools/recompute.py
 
 format: $(DEV)
 	$(BIN)/ruff format .

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages.write import finish
 from torch import Tensor, nn
 from zoo import build
 
@@ -207,11 +208,6 @@ def prewarm(rounds: int) -> dict[str, Any]:
     return {"seconds": turns}
 
 
-def ratio(a: list[float], b: list[float]) -> float:
-    """Median of the ratios turn by turn."""
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
 def machine() -> str:
     """One line on where this ran."""
     model = "unknown processor"
@@ -223,77 +219,12 @@ def machine() -> str:
     return f"{here}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The table that goes into the documentation."""
-    lines = [
-        "# What calibration costs",
-        "",
-        f"Command: `{found['command']}`  ",
-        f"Machine: {found['machine']}  ",
-        f"{found['rounds']} alternating rounds per network, batch {BATCH}; ratios are medians of turn-by-turn ratios.",
-        "",
-        "Every layer is treated, also those that a batch norm follows. Times are multiples of one evaluation forward",
-        "pass of the same batch; memory is the peak of a fresh process against one that only runs that pass (in",
-        "brackets: against what that process held before it began, the increase alone).",
-        "",
-        "| network | forward (s) | within-layer | and balance | LSUV | `lsuv` 0.3.0 | faster than it"
-        " | memory: within-layer | LSUV | worst channel after within-layer: mean, std - 1"
-        " | layer std in training mode: after LSUV"
-        " | after `lsuv` 0.3.0 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found["networks"]:
-        turns, memory = row["seconds"], row.get("memory")
-        within = ratio(turns["within"], turns["forward"])
-        own = ratio(turns["lsuv"], turns["forward"])
-        theirs = row["peer_seconds"] / row["peer_forward"] if "peer_seconds" in row else None
-        cells = [
-            f"{row['network']} {row['image']}²",
-            f"{statistics.median(turns['forward']):.3f}",
-            f"{within:.2f} ×",
-            f"{ratio(turns['balance'], turns['forward']):.2f} ×",
-            f"{own:.2f} ×",
-            f"{theirs:.0f} ×" if theirs else "",
-            f"{theirs / within:.0f} × (LSUV {theirs / own:.0f} ×)" if theirs else "",
-            *(_memory(memory, what) for what in ("within", "lsuv")),
-            f"{row['after_within']['mean']:.1e}, {row['after_within']['std']:.1e}",
-            "{:.4f} to {:.4f}".format(*row["after_lsuv"]),
-            "{:.2f} to {:.2f}".format(*row["after_peer"]) if "after_peer" in row else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if found["fills"]:
-        lines += ["", "## Fills of every layer", ""]
-        lines += ["Memory is what the process needs beyond that with the Gaussian fill.", ""]
-        lines += ["| network | fill | in forward passes | memory beyond Gaussian (MB) |", "|---|---|---|---|"]
-        gaussian = {row["network"]: row["memory"]["within"]["peak"] for row in found["networks"]}
-        for row in found["fills"]:
-            times = row["seconds"] / statistics.mean(row["passes"])
-            more = max(0, row["peak"] - gaussian[row["network"]]) / 1024
-            lines.append(f"| {row['network']} {row['image']}² | {row['fill']} | {times:.1f} | {more:.0f} |")
-    if "prewarm" in found:
-        turns = found["prewarm"]["seconds"]
-        lines += ["", "## First-layer methods against one training step", ""]
-        lines += ["256 × 3 × 32 × 32 images, 64 filters, Pre-Warm's network, one Adam step on that batch.", ""]
-        lines += ["| | median (ms) | in training steps |", "|---|---|---|"]
-        for label, times in turns.items():
-            lines.append(f"| {label} | {1000 * statistics.median(times):.0f} | {ratio(times, turns['step']):.2f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _memory(memory: dict[str, dict[str, int]] | None, what: str) -> str:
-    if memory is None:
-        return ""
-    whole = memory[what]["peak"] / memory["forward"]["peak"]
-    grown = (memory[what]["peak"] - memory[what]["idle"]) / max(
-        1, memory["forward"]["peak"] - memory["forward"]["idle"]
-    )
-    return f"{whole:.2f} × ({grown:.2f} ×)"
-
-
 def main() -> None:
     """Run what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for calibration.md and calibration.json")
+    parser.add_argument(
+        "--out", type=Path, help="folder of calibration.json and of its page, whose tables are rewritten"
+    )
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-peer", action="store_true", help="leave lsuv 0.3.0 out (it takes minutes)")
@@ -318,12 +249,7 @@ def main() -> None:
         found["networks"].append(row)
         if name in FILLED:
             found["fills"] += [fresh("--fill", name, kind) for kind in FILLS]
-    text = markdown(found)
-    print(text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "calibration.md").write_text(text)
-        (args.out / "calibration.json").write_text(json.dumps(found, indent=1) + "\n")
+    finish(found, "calibration", args.out)
 
 
 if __name__ == "__main__":

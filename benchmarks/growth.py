@@ -9,14 +9,14 @@ that of a straight line through the logarithms of the medians: 1 is proportional
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from calibration import BALANCED, WITHIN, forward, machine, seconds
+from pages.write import finish
 
 import headstart as hs
 from headstart.bench.models.builders import resolve_model
@@ -47,59 +47,25 @@ def measure(sizes: dict[str, int], rounds: int) -> dict[str, float]:
     return {key: statistics.median(times) for key, times in turns.items()}
 
 
-def slope(sizes: tuple[int, ...], times: list[float]) -> float:
-    """Return the slope of the line through the logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
-
-
-def markdown(found: dict[str, object], measured: dict[str, list[dict[str, float]]]) -> str:
-    """Write the page."""
-    middle = ", ".join(f"{name} {value}" for name, value in MIDDLE.items())
-    lines = [
-        "# How the cost grows",
-        "",
-        f"Command: `{found['command']}`  ",
-        f"Machine: {found['machine']}  ",
-        f"Plain CNNs on {IMAGE}×{IMAGE} images around {middle}; medians of {found['rounds']} turns.",
-        "",
-        "The slope of time against size, both as logarithms: 1 is proportional, 2 quadratic. In brackets: how many",
-        "forward passes it takes at the smallest and at the largest size.",
-        "",
-        "| | " + " | ".join(f"{name} {sizes[0]} to {sizes[-1]}" for name, sizes in RANGES.items()) + " |",
-        "|---|" + "---|" * len(RANGES),
-    ]
-    for key in ("forward", *STARTS):
-        cells = [key]
-        for name, sizes in RANGES.items():
-            rows = measured[name]
-            text = f"{slope(sizes, [row[key] for row in rows]):.2f}"
-            if key != "forward":
-                text += f" ({rows[0][key] / rows[0]['forward']:.1f} ×, {rows[-1][key] / rows[-1]['forward']:.1f} ×)"
-            cells.append(text)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Measure, and write the page and the raw figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for growth.md and growth.json")
+    parser.add_argument("--out", type=Path, help="folder of growth.json and of its page, whose tables are rewritten")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     measured = {
         name: [measure({**MIDDLE, name: size}, args.rounds) for size in sizes] for name, sizes in RANGES.items()
     }
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "command": " ".join(["python benchmarks/growth.py", *sys.argv[1:]]),
         "machine": machine(),
         "rounds": args.rounds,
+        "image": IMAGE,
+        "middle": MIDDLE,
+        "sizes": RANGES,
+        "seconds": measured,
     }
-    text = markdown(found, measured)
-    print(text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "growth.md").write_text(text)
-        (args.out / "growth.json").write_text(json.dumps({**found, "seconds": measured}, indent=1) + "\n")
+    finish(found, "growth", args.out)
 
 
 if __name__ == "__main__":

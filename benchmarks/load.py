@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages.write import finish
 
 from headstart.bench import Arm, Experiment, Store, Training, analyse, run
 from headstart.bench.report.page import write_report
@@ -148,7 +149,7 @@ def handing(name: str, executor: Executor, workers: int, seconds: float, trials:
 
 
 def main() -> None:
-    """Measure, print, and write ``load.json`` and ``load.md``."""
+    """Measure, print, write ``load.json``, and rewrite the tables of its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--trials", type=int, default=10_000)
@@ -166,15 +167,13 @@ def main() -> None:
             trials = min(args.count, max(1, round(16 / seconds))) * count
             rows.append(handing(name, _executor(name, workers), count, seconds, trials))
             print(json.dumps(rows[-1]))
-    args.out.mkdir(parents=True, exist_ok=True)
     where = hardware.provenance()
     machine = (
         f"{where['machine']['processor']}, {where['machine']['cores']} cores, Python {where['versions']['python']}, "
         f"torch {where['versions']['torch']}"
     )
     found = {"machine": machine, "reading": read, "handing_out": rows}
-    (args.out / "load.json").write_text(json.dumps(found, indent=2) + "\n")
-    (args.out / "load.md").write_text(_page(machine, read, rows))
+    finish(found, "load", args.out)
 
 
 def _executor(name: str, workers: int) -> Executor:
@@ -185,42 +184,6 @@ def _executor(name: str, workers: int) -> Executor:
     from headstart.bench.runs.executors.on_ray import OnRay
 
     return OnRay("local", jobs=workers)
-
-
-def _page(machine: str, read: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "# Load: what a large comparison costs beside its trials",
-        "",
-        "    python benchmarks/load.py --out docs/results",
-        "",
-        f"Machine: {machine}.",
-        "",
-        f"**{read['trials']:,} trials are reported in {read['report_seconds']:.1f} s**: "
-        f"{read['analyse_seconds']:.1f} s to read,",
-        f"check and judge them, the rest for a page of {read['page_megabytes']:.1f} MB. A run that finds",
-        f"them all finished ends after {read['nothing_left_to_run_seconds']:.1f} s. Claiming and writing a trial takes",
-        f"the driver {1000 * read['write_and_claim_seconds_per_trial']:.1f} ms.",
-        "",
-        "Wall time over the time that the trials themselves take, for trials that sleep; 1.00 is no overhead:",
-        "",
-        "| executor | workers | trial | trials | ratio |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {r['executor']} | {r['workers']} | {r['seconds']:g} s | {r['trials']} | {r['ratio']:.3f} |" for r in rows
-    ]
-    driver = read["write_and_claim_seconds_per_trial"]
-    lines += [
-        "",
-        "## Towards 1,000 GPUs",
-        "",
-        f"The driver is the one part that all trials pass through. At {1000 * driver:.1f} ms each it serves "
-        f"{1 / driver:,.0f} trials a second,",
-        f"which keeps 1,000 workers busy if a trial takes longer than {1000 * driver:.0f} s on average. Below that,",
-        "several drivers on one store share the work. This is computed from the figure above, not measured on",
-        "such a cluster.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

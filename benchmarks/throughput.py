@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pages.write import finish
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,12 +40,6 @@ from headstart.bench.trials.training import Axes, Training
 
 MODELS = ("prewarm-cnn", "cifar-resnet20", "resnet18")
 AUGMENT = ("flip", "crop", "rotate")
-NOTES = (
-    "*headstart*: a step of a trial, all included. *Usual*: the time of torchvision's transforms image by image in a",
-    "`DataLoader` with one worker per core, over headstart's; in the same precision and memory format, and as it is",
-    "usually written, in float32 and contiguous. *Bare*: headstart's time over that of forward, backward and step on",
-    "one batch that lies ready; 1.05 × means that data, augmentation and Lightning Fabric add 5 %.",
-)
 WARM_UP = 10
 REST = 2.0
 FORMATS = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
@@ -200,35 +195,13 @@ def spread(ratios: list[float]) -> list[float]:
     return [statistics.median(ratios), min(ratios), max(ratios)]
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """Write the table."""
-    machine = found["provenance"]["machine"]
-    lines = [
-        "# Throughput of a trial",
-        "",
-        f"`{found['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {found['provenance']['threads']} threads, "
-        f"torch {found['provenance']['versions']['torch']}. CIFAR-100, batch {found['batch_size']}, flip, crop and "
-        f"rotation; {found['turns']} turns of {found['steps']} steps each. Medians of the turns' ratios, and range.",
-        "",
-        "| model | precision | memory format | headstart | usual, same format | usual, as written | bare |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        ratios = (row["faster_than_usual"], row["faster_than_plain"], row["of_bare"])
-        same, plain, of = (f"{middle:.2f} × ({low:.2f} to {high:.2f})" for middle, low, high in ratios)
-        own = f"{row['milliseconds']['headstart']:.1f} ms"
-        cells = (row["model"], row["precision"], row["memory_format"], own, same, plain, of)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *NOTES, ""])
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="the folder that holds cifar100")
-    parser.add_argument("--out", type=Path, help="folder of throughput.md and throughput.json")
+    parser.add_argument(
+        "--out", type=Path, help="folder of throughput.json and of its page, whose tables are rewritten"
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--turns", type=int, default=7)
@@ -259,10 +232,7 @@ def main() -> None:
         "rows": rows,
         "provenance": hardware.provenance(),
     }
-    print(markdown(found))
-    if args.out:
-        (args.out / "throughput.json").write_text(json.dumps(found, indent=1) + "\n")
-        (args.out / "throughput.md").write_text(markdown(found))
+    finish(found, "throughput", args.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far did the filters of trained networks move from their random start, and are their clusters more than chance?
 
-python benchmarks/clusters/moved.py --sources runs/sources
+python benchmarks/clusters/moved.py --sources runs/sources --out docs/results/clusters-moved.csv
 
 For each layer of the networks of `benchmarks/train_sources.py`: the cosine between its weights before and after
 training, the share of the slices' variance that ten clusters explain, and the centroids' size against that of the
@@ -55,23 +55,24 @@ def shares(bank: hs.FilterBank) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    """Print a table in Markdown."""
+    """Write a row for each layer; `python tools/recompute.py --write` makes the page's table of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sources", type=Path, default=Path("runs/sources"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/clusters-moved.csv"))
     args = parser.parse_args()
     files = [args.sources / f"pair-{pair.replace(',', '-')}.safetensors" for pair in PAIRS]
     trained = [load_file(path) for path in files]
     before = [untrained(Axes.of(number).weights).state_dict() for number in range(len(files))]
     ours = shares(hs.FilterBank.from_models(files, clusters=CLUSTERS))
     noise = shares(hs.FilterBank.from_models((untrained(-1 - i) for i in range(len(files))), clusters=CLUSTERS))
-    print("| layer | cosine to the start | explained, trained | explained, random | size, trained | size, random |")
-    print("|---|--:|--:|--:|--:|--:|")
+    lines = ["layer,cosine,explained_trained,explained_random,size_trained,size_random"]
     for layer, (share, size) in ours.items():
         moved = np.mean(
             [cosine(a[f"{layer}.weight"], b[f"{layer}.weight"]) for a, b in zip(trained, before, strict=True)]
         )
-        cells = (f"{moved:.3f}", f"{100 * share:.1f} %", f"{100 * noise[layer][0]:.1f} %")
-        print(f"| `{layer}` | {' | '.join(cells)} | {size:.2f} | {noise[layer][1]:.2f} |")
+        explained = f"{100 * share:.1f},{100 * noise[layer][0]:.1f}"
+        lines.append(f"{layer},{moved:.3f},{explained},{size:.2f},{noise[layer][1]:.2f}")
+    args.out.write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

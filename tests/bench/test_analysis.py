@@ -5,6 +5,7 @@ import pytest
 
 from headstart.bench import Arm, analyse, run
 from headstart.bench.report.summary import as_dict, cells, markdown
+from headstart.bench.statistics.paired import Interval
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.errors import HeadstartError
 
@@ -145,7 +146,7 @@ def test_areas_are_compared_in_pairs(fill):
     base, more = [70, 72, 74, 71, 69, 75], [1.0, 2.0, 1.5, 0.5, 2.5, 1.0]
     arm = fill({"default": areas(base), "good": areas([b + m for b, m in zip(base, more, strict=True)])}).arms[1]
     assert arm.area_difference.mean == pytest.approx(np.mean(more))
-    assert 0.5 < arm.area_difference.interval.low < arm.area_difference.interval.high < 2.5
+    assert arm.area_difference.interval == Interval(0.5, 2.5)  # of six the least and the largest
     assert cells(arm).area.startswith("+1.42 (+")
 
 

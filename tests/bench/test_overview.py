@@ -116,6 +116,13 @@ def test_p_is_adjusted_over_all_rows_and_verdicts_stay(experiment):
     assert {row.comparison.verdict for row in rows} == {Verdict.HELPS}
 
 
+def test_rows_of_an_experiment_that_never_differ_count_once_over_all_rows(experiment, make_result):
+    same = {i: make_result(93 + i / 10) for i in range(8)}
+    folders = [experiment("a", {"one": same, "two": 94, "twin": same}), experiment("b", {"one": same}, task="t")]
+    found = [row.p for method in combine(folders).methods for row in method.rows]
+    assert found == pytest.approx([3 * 2 / 2**8] * 4)
+
+
 def test_a_method_is_told_apart_by_its_configuration_not_by_its_name(experiment):
     a = experiment("a", {"mine": 93}, methods={"mine": ["PreWarm(fraction=0.5)"]})
     b = experiment("b", {"other": 93}, task="birds", methods={"other": ["PreWarm(fraction=0.5)"]})

@@ -91,32 +91,68 @@ def test_paired_t_of_no_difference_is_one():
     assert s.paired_t([0.0, 0.0, 0.0]) == 1.0
 
 
-def test_bca_equals_scipy_and_is_reproducible():
-    d = np.random.default_rng(1).normal(0.2, 1, 12)
-    theirs = stats.bootstrap((d,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
-    ours = s.bca_interval(d)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
-    assert ours == s.bca_interval(d)
+def end_by_bisection(d, outside, inside):
+    """Where the sign-flip test stops rejecting what is left of differences once a value is taken off."""
+    while abs(inside - outside) > 1e-9:
+        middle = (inside + outside) / 2
+        if s.sign_flip(d - middle).p <= 0.05:
+            outside = middle
+        else:
+            inside = middle
+    return inside
 
 
-def test_bca_covers_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    intervals = [s.bca_interval(rng.normal(1, 1, 25), resamples=999) for _ in range(300)]
-    covered = np.mean([i.low <= 1 <= i.high for i in intervals])
-    assert 0.88 <= covered <= 0.99
+@pytest.mark.parametrize("n", [6, 7, 8, 11, 15, 21, 24, 29])
+def test_the_interval_holds_what_the_sign_flip_test_does_not_reject(n):
+    rng = np.random.default_rng(n)
+    for d in (rng.normal(0.3, 1, n), rng.exponential(1, n) - 0.2, np.round(rng.normal(0.1, 1, n), 1) + 0.05):
+        interval = s.flip_interval(d)
+        assert interval.low == pytest.approx(end_by_bisection(d, d.min() - 1, d.mean()), abs=1e-7)
+        assert interval.high == pytest.approx(end_by_bisection(d, d.max() + 1, d.mean()), abs=1e-7)
 
 
-@pytest.mark.parametrize("values", [[0.2] * 5, [0.0] * 8, [-1.5] * 6])
-def test_bca_of_equal_differences_is_a_point(values):
-    assert s.bca_interval(values) == s.Interval(values[0], values[0])
+@given(st.one_of(accuracies, st.lists(st.integers(-30, 60).map(lambda k: k * 100 / 1500), min_size=21, max_size=29)))
+@settings(deadline=None, max_examples=150)
+def test_interval_and_test_agree_on_zero(differences):
+    if len(differences) > s._EXACT_UP_TO and np.count_nonzero(differences) <= s._EXACT_UP_TO:
+        return  # so many zeros that the test counts all patterns of the others
+    interval = s.flip_interval(differences)
+    assert (s.sign_flip(differences).p <= 0.05) == (interval.low > 0 or interval.high < 0)
 
 
 @given(accuracies)
-@settings(deadline=None, max_examples=25)
-def test_bca_always_holds_the_mean_and_is_bounded_from_five_differences_on(values):
-    interval = s.bca_interval(values, resamples=499)
+@settings(deadline=None, max_examples=50)
+def test_the_interval_holds_the_mean_and_is_bounded_from_six_differences_on(values):
+    interval = s.flip_interval(values)
     assert interval.low - 1e-9 <= np.mean(values) <= interval.high + 1e-9
-    assert interval.bounded == (len(values) >= 5)
+    assert interval.bounded == (len(values) >= 6)
+
+
+@pytest.mark.parametrize(("n", "runs"), [(6, 2000), (8, 2000), (12, 1000), (20, 60), (25, 100), (30, 500)])
+def test_the_interval_covers_the_mean_as_often_as_it_says(n, runs):
+    rng = np.random.default_rng(n)
+    intervals = [s.flip_interval(rng.normal(1, 1, n)) for _ in range(runs)]
+    covered = np.mean([i.low <= 1 <= i.high for i in intervals])
+    assert covered == pytest.approx(0.955, abs=0.015 + 2.5 * math.sqrt(0.05 * 0.95 / runs))
+
+
+def test_six_differences_give_the_range_and_a_lower_level_needs_fewer():
+    d = [0.3, -0.1, 0.8, 0.2, 0.5, 0.4]
+    assert s.flip_interval(d) == s.Interval(-0.1, 0.8)
+    assert not s.flip_interval(d[:5]).bounded
+    assert s.flip_interval(d[:3], level=0.75) == s.Interval(-0.1, 0.8)
+    assert not s.flip_interval([]).bounded
+
+
+def test_the_interval_is_students_from_thirty_differences_on():
+    d = np.random.default_rng(1).normal(0.2, 1, 30)
+    theirs = stats.ttest_1samp(d, 0).confidence_interval()
+    assert s.flip_interval(d) == s.Interval(pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+@pytest.mark.parametrize("values", [[0.2] * 6, [0.0] * 8, [-1.5] * 21, [0.1] * 40])
+def test_the_interval_of_equal_differences_is_a_point(values):
+    assert s.flip_interval(values) == s.Interval(values[0], values[0])
 
 
 def test_holm_equals_its_definition():
@@ -132,6 +168,12 @@ def test_holm_equals_its_definition():
 
 def test_holm_of_nothing():
     assert s.holm([]) == []
+
+
+def test_holm_counts_equal_hypotheses_once():
+    p = [0.03, 0.001, 0.03, 0.2]
+    assert s.holm(p, ["a", "b", "a", "c"]) == pytest.approx([0.06, 0.003, 0.06, 0.2])
+    assert s.holm(p, "abcd") == s.holm(p)
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (8, 0.05), (8, 0.025), (30, 0.01)])
@@ -151,9 +193,9 @@ def test_area_ignores_how_fine_a_straight_curve_is_sampled():
     assert s.area_under_curve([0, 10], [0, 100]) == s.area_under_curve([0, 2, 7, 10], [0, 20, 70, 100]) == 50
 
 
-def test_an_estimate_is_the_mean_with_its_bca_interval():
+def test_an_estimate_is_the_mean_with_its_interval():
     d = list(np.random.default_rng(2).normal(0.2, 1, 9))
-    assert s.estimate(d) == s.Estimate(float(np.mean(d)), s.bca_interval(d))
+    assert s.estimate(d) == s.Estimate(float(np.mean(d)), s.flip_interval(d))
     assert s.estimate([]) is None
 
 

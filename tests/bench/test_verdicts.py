@@ -8,9 +8,9 @@ from headstart.bench.statistics.verdicts import Verdict, compare_family
 
 
 @pytest.fixture
-def no_bootstrap(monkeypatch):
+def no_interval(monkeypatch):
     """Verdicts do not depend on the interval; simulations need not wait for it."""
-    monkeypatch.setattr(paired, "bca_interval", lambda d: paired.Interval(-math.inf, math.inf))
+    monkeypatch.setattr(paired, "flip_interval", lambda d: paired.Interval(-math.inf, math.inf))
 
 
 def simulate(rng, seeds, effects, images=1500):
@@ -29,7 +29,7 @@ def judge(results, margin=0.5):
 
 @pytest.mark.parametrize("seeds", [4, 8, 12])
 @pytest.mark.parametrize("arms", [1, 3])
-def test_no_true_difference_seldom_gets_a_verdict(no_bootstrap, seeds, arms):
+def test_no_true_difference_seldom_gets_a_verdict(no_interval, seeds, arms):
     rng = np.random.default_rng(seeds * 10 + arms)
     runs = 1000
     false = sum(
@@ -39,7 +39,7 @@ def test_no_true_difference_seldom_gets_a_verdict(no_bootstrap, seeds, arms):
     assert false / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
-def test_a_true_difference_is_found_as_often_as_the_design_says(no_bootstrap):
+def test_a_true_difference_is_found_as_often_as_the_design_says(no_interval):
     rng = np.random.default_rng(0)
     effect = paired.detectable_effect(0.3 * math.sqrt(2), 12, 0.05 / 2)
     found = [judge(simulate(rng, 12, [effect, 0.0]))[0].verdict for _ in range(400)]
@@ -47,7 +47,7 @@ def test_a_true_difference_is_found_as_often_as_the_design_says(no_bootstrap):
     assert Verdict.HURTS not in found
 
 
-def test_what_helps_one_way_hurts_the_other(no_bootstrap):
+def test_what_helps_one_way_hurts_the_other(no_interval):
     results = simulate(np.random.default_rng(1), 10, [2.0])
     swapped = {"default": results["arm0"], "arm0": results["default"]}
     assert judge(results)[0].verdict is Verdict.HELPS
@@ -58,6 +58,7 @@ def test_five_seeds_are_too_few_however_large_the_difference():
     comparison = judge(simulate(np.random.default_rng(0), 5, [20.0]))[0]
     assert comparison.verdict is Verdict.TOO_FEW
     assert "cannot reach p ≤ 0.05 at all; it takes at least 6" in comparison.sentence()
+    assert "(5 seeds cannot give a 95 % interval; better in 5 of 5 seeds" in comparison.sentence()
 
 
 def test_a_design_that_would_have_seen_the_margin_says_no_evidence():
@@ -66,6 +67,21 @@ def test_a_design_that_would_have_seen_the_margin_says_no_evidence():
     assert comparison.verdict is Verdict.NO_EVIDENCE
     assert comparison.detectable < 1.0
     assert judge(results, margin=0.01)[0].verdict is Verdict.TOO_FEW
+
+
+def test_arms_that_never_differ_from_each_other_are_one_hypothesis():
+    results = simulate(np.random.default_rng(4), 8, [1.0, 0.3, 0.1])
+    alone = judge(results)
+    twins = judge({**results, "twin": dict(results["arm0"])})
+    assert [c.adjusted_p for c in twins[:3]] == [c.adjusted_p for c in alone]
+    assert (twins[3].adjusted_p, twins[3].verdict) == (alone[0].adjusted_p, alone[0].verdict)
+    assert {c.family for c in twins} == {3}
+    assert twins[0].detectable == alone[0].detectable
+
+
+def test_arms_without_a_finished_seed_each_keep_their_place_in_the_family():
+    results = simulate(np.random.default_rng(4), 8, [1.0])
+    assert judge({**results, "late": {}, "later": {}})[0].family == 3
 
 
 def test_seeds_needed_is_the_least_number_that_detects_the_margin():

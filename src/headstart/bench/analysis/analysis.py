@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,16 +209,38 @@ def analyse(store: Store) -> Analysis:
             refusals[cell["arm"]] = str(record.result["reason"])
         else:
             results[cell["arm"]][cell["seed"]] = {**record.result, "key": cell["key"]}
+    notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
+    notes += _mixed([record.provenance for record in records.values()])
+    return assemble(plan, results, refusals, len(missing), notes)
+
+
+def assemble(
+    plan: Mapping[str, Any],
+    results: Mapping[str, Mapping[int, Result]],
+    refusals: Mapping[str, str],
+    missing: int = 0,
+    notes: Sequence[str] = (),
+    curves: bool = True,
+) -> Analysis:
+    """Judge results, wherever they were read from.
+
+    Args:
+        plan: As an experiment stores it: arms, training, task, level, margin.
+        results: By arm and seed.
+        refusals: Why an arm was refused, by arm.
+        missing: Trials that are not finished.
+        notes: What a reader must know of how the results came about.
+        curves: Whether the results have their learning curves. Without them nothing is said that rests on them:
+            steps to the baseline's accuracy, areas.
+    """
     accuracies = {label: {seed: float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()}
     baseline = plan["arms"][0]["label"]
     judged, beyond = _judge(plan, accuracies, refusals, baseline)
-    target = target_of(baseline, results[baseline], plan["training"]["steps"])
-    arms = tuple(_summarize(arm, results, refusals, judged, baseline, target) for arm in plan["arms"])
-    notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
-    notes += _mixed([record.provenance for record in records.values()])
-    notes += target.hollow(plan["task"]["classes"]) if target else ()
-    notes += searched.warnings if (searched := selection_of(plan)) else ()
-    return Analysis(plan, arms, tuple(beyond), len(missing), tuple(notes))
+    target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
+    arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves) for arm in plan["arms"])
+    hollow = target.hollow(plan["task"]["classes"]) if target else ()
+    edges = searched.warnings if (searched := selection_of(plan)) else ()
+    return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges))
 
 
 def _judge(
@@ -249,12 +271,13 @@ def _summarize(
     judged: Mapping[str, Comparison],
     baseline: str,
     target: Target | None,
+    curves: bool,
 ) -> ArmSummary:
     own, base = results[arm["label"]], results[baseline]
     step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
     seconds = float(np.median([r["init_seconds"] for r in own.values()])) if own else 0.0
     cost = seconds / step if step > 0 else 0.0
-    alike = "steps" not in dict(arm.get("changes", ()))  # more steps have more area for nothing
+    alike = curves and "steps" not in dict(arm.get("changes", ()))  # more steps have more area for nothing
     areas = [own[seed]["area"] - base[seed]["area"] for seed in own if seed in base and alike]
     return ArmSummary(
         arm["label"],

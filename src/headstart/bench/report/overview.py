@@ -226,12 +226,10 @@ def _keys(arm: ArmSummary) -> set[str]:
 
 def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str], float]:
     """Adjust the p-values over all rows, those of a sequential experiment first over its looks."""
-    found = {
-        (part.number, arm.label): min(1.0, arm.comparison.flip.p * part.analysis.plan.get("looks", 1))
-        for part, arm in pairs
-        if arm.comparison and arm.comparison.seeds
-    }
-    return dict(zip(found, paired.holm(list(found.values())), strict=True))
+    compared = [(part, arm.label, arm.comparison) for part, arm in pairs if arm.comparison and arm.comparison.seeds]
+    p_values = [min(1.0, c.flip.p * part.analysis.plan.get("looks", 1)) for part, _, c in compared]
+    adjusted = paired.holm(p_values, [(part.number, c.seeds, c.differences) for part, _, c in compared])
+    return {(part.number, label): p for (part, label, _), p in zip(compared, adjusted, strict=True)}
 
 
 def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[str]:

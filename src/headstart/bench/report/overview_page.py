@@ -103,7 +103,7 @@ def _cells(method: MethodRows, row: Row) -> tuple[str, ...]:
     return (
         title,
         signed(c.mean),
-        summary.span(c.interval),
+        summary.span(c.interval) or summary.NO_INTERVAL,
         wins,
         p_text(c.adjusted_p),
         p_text(row.p),

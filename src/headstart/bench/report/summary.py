@@ -16,6 +16,7 @@ from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
 from headstart.results.display import printable
 
+NO_INTERVAL = "—"
 _NAMED = 4  # methods that a heading names
 COLUMNS = (
     "arm",
@@ -97,7 +98,7 @@ def cells(arm: ArmSummary) -> Cells:
         return row
     return row._replace(
         difference=signed(c.mean),
-        interval=span(c.interval),
+        interval=span(c.interval) or NO_INTERVAL,
         wins=f"{c.wins}/{len(c.seeds)}",
         p=p_text(c.adjusted_p),
         verdict=c.verdict.value,

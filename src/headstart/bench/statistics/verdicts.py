@@ -30,9 +30,10 @@ RULES = (
     "all comparisons that answer the same question; the sign of the mean difference says which.",
     "Otherwise “no evidence”, if this design would have found a difference of {margin:g} points with 80 % power.",
     "Otherwise “too few seeds to tell”, with the smallest difference that this design finds with 80 % power.",
-    "Intervals are 95 % bootstrap intervals (BCa) of the mean difference, each for itself and not adjusted; "
-    "with few seeds they are too narrow, and with fewer than five there is none. The verdict follows the test, "
-    "not the interval.",
+    "Arms with the same differences in every seed are one comparison, and Holm's adjustment counts them once.",
+    "A 95 % interval holds every difference that the same test, each by itself and not adjusted, does not reject at "
+    "0.05 (from 30 seeds on it is Student's t interval). Five seeds and fewer cannot give one: “—”. The verdict "
+    "follows the adjusted test, not the interval.",
     "Questions, each a family of its own: does a method help; what do the random controls do; what do more steps do; "
     "what do restarts do; is a method better than its random controls; than more steps; than restarts.",
 )
@@ -48,11 +49,11 @@ class Comparison:
         seeds: Seeds that both have finished.
         differences: Arm minus other, in points of test accuracy, in the order of ``seeds``.
         mean: Of the differences.
-        interval: BCa interval of the mean.
+        interval: Of the mean, at 95 %, from the same test, not adjusted; without ends from too few seeds.
         t_p: Two-sided paired t-test, not adjusted; NaN where undefined.
         flip: Exact sign-flip test, not adjusted.
         adjusted_p: The sign-flip p after Holm over the family.
-        family: Number of comparisons in the family.
+        family: Number of different comparisons in the family.
         detectable: Smallest difference found with 80 % power at the family's strictest level.
         verdict: The answer.
         alpha: Level of the family.
@@ -106,10 +107,10 @@ class Comparison:
         """Say the difference with its interval, wins and p in a few words."""
         if not self.seeds:
             return "no seed is finished in both"
-        low, high = self.interval.low, self.interval.high
-        span = f"95 % interval {signed(low)} to {signed(high)}; " if self.interval.bounded else ""
-        wins = f"better in {self.wins} of {len(self.seeds)} seeds"
-        return f"{signed(self.mean)} points ({span}{wins}; p = {p_text(self.adjusted_p)})"
+        n, low, high = len(self.seeds), self.interval.low, self.interval.high
+        few = f"{n} seed{'s' * (n > 1)} cannot give a 95 % interval"
+        span = f"95 % interval {signed(low)} to {signed(high)}" if self.interval.bounded else few
+        return f"{signed(self.mean)} points ({span}; better in {self.wins} of {n} seeds; p = {p_text(self.adjusted_p)})"
 
     def sentence(self) -> str:
         """Say the verdict in a sentence or two."""
@@ -182,16 +183,17 @@ def compare_family(
         margin: Smallest difference that matters, in points.
 
     Returns:
-        One comparison per pair, on the seeds that both have.
+        One comparison per pair, on the seeds that both have. Pairs with the same differences are one hypothesis.
     """
     seeds = [tuple(s for s in results.get(arm, {}) if s in results.get(against, {})) for arm, against in pairs]
     differences = [
         tuple(results[arm][s] - results[against][s] for s in shared)
         for (arm, against), shared in zip(pairs, seeds, strict=True)
     ]
+    hypotheses = [(shared, d) if d else pair for pair, shared, d in zip(pairs, seeds, differences, strict=True)]
     flips = [paired.sign_flip(d) for d in differences]
-    adjusted = paired.holm([flip.p for flip in flips])
-    family = max(1, len(pairs))
+    adjusted = paired.holm([flip.p for flip in flips], hypotheses)
+    family = max(1, len(set(hypotheses)))
     judged = []
     for (arm, against), shared, d, flip, p in zip(pairs, seeds, differences, flips, adjusted, strict=True):
         mean = float(np.mean(d)) if d else 0.0
@@ -204,7 +206,7 @@ def compare_family(
                 shared,
                 d,
                 mean,
-                paired.bca_interval(d),
+                paired.flip_interval(d),
                 paired.paired_t(d),
                 flip,
                 p,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from headstart.bench.papers.published import Figure, figures
 from headstart.bench.papers.reproduction.plan import PAPERS, base
-from headstart.bench.papers.reproduction.rows import CAVEAT, Outcome, Side, side
+from headstart.bench.papers.reproduction.rows import CAVEAT, Outcome, Row, Side, side
 from headstart.bench.papers.reproduction.scales import SCALES
 from headstart.bench.report.summary import facts, inert
 from headstart.bench.statistics.verdicts import p_text
@@ -20,8 +20,8 @@ _READING = (
     f"{CAVEAT} The notes below name it.",
     "Published intervals are 95 % intervals of the paired gain by the t distribution, from released runs or from the "
     "published gain and p-value. Where there is neither, or runs are not paired, the cell is empty.",
-    "Measured intervals are 95 % bootstrap intervals (BCa) of the paired gain, from five seeds on. Verdicts are those "
-    "of `headstart compare`: exact two-sided tests, adjusted over the arms of a comparison.",
+    "Measured intervals are 95 % intervals of the paired gain from the exact test, from six seeds on. Verdicts are "
+    "those of `headstart compare`: exact two-sided tests, adjusted over the arms of a comparison.",
     "Accuracies are in percent, gains in points, against the framework's default start. Controls, curves and costs are "
     "on each comparison's own page.",
 )
@@ -57,7 +57,7 @@ def markdown(found: Reproduction) -> str:
     title = found.outcomes[0].comparison.protocol.paper
     lines = [f"# {inert(found.paper)}, published and measured: scale {found.scale}", "", inert(title), ""]
     lines += [SCALES[found.scale], "", "```sh", printable(" ".join(shlex.join(found.command).split())), "```", ""]
-    lines += ["## Published against measured", "", *_table(found.outcomes), ""]
+    lines += ["## Published against measured", "", *table([(o.comparison.name, o.rows()) for o in found.outcomes]), ""]
     lines += [f"- {inert(sentence)}" for sentence in found.left_out]
     lines += [*(f"- {line}" for line in _READING)]
     for outcome in found.outcomes:
@@ -68,13 +68,18 @@ def markdown(found: Reproduction) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(outcomes: Sequence[Outcome]) -> list[str]:
+def table(found: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
+    """Write published against measured.
+
+    Args:
+        found: Each comparison's name with its rows.
+    """
     columns = ("comparison", "arm", *(f"published: {name}" for name in (*_SIDE, "runs")))
     columns += (*(f"measured: {name}" for name in (*_SIDE, "seeds")), "verdict")
     lines = ["| " + " | ".join(columns) + " |", "|---|---" + "|--:" * 10 + "|---|"]
-    for outcome in outcomes:
-        for row in outcome.rows():
-            cells = (outcome.comparison.name, row.arm, *row.published[:5], *row.measured)
+    for name, rows in found:
+        for row in rows:
+            cells = (name, row.arm, *row.published[:5], *row.measured)
             lines.append("| " + " | ".join(map(inert, cells)) + " |")
     return lines
 

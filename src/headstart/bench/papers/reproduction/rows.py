@@ -63,20 +63,7 @@ class Outcome:
 
     def rows(self) -> list[Row]:
         """Return a row per arm under test; controls are on the comparison's own page."""
-        return [self._row(arm) for arm in self.analysis.methods]
-
-    def _row(self, arm: ArmSummary) -> Row:
-        figure = of_arm(base(self.comparison.name), arm.label)
-        found, seeds = cells(arm), len(arm.comparison.seeds) if arm.comparison else 0
-        measured = Side(
-            cells(self.analysis.baseline).accuracy,
-            found.accuracy,
-            found.difference,
-            found.interval,
-            f"{seeds or ''}",
-            found.verdict,
-        )
-        return Row(arm.label, figure, side(figure) if figure else Side(), measured)
+        return rows_of(self.comparison.name, self.analysis)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""
@@ -88,6 +75,23 @@ class Outcome:
             "measured": as_dict(self.analysis),
             "page": str(self.page),
         }
+
+
+def rows_of(name: str, analysis: Analysis) -> list[Row]:
+    """Set what was published on each arm under test beside what was measured.
+
+    Args:
+        name: Of the protocol, with its version.
+        analysis: What the trials show.
+    """
+    return [_row(name, arm, cells(analysis.baseline).accuracy) for arm in analysis.methods]
+
+
+def _row(name: str, arm: ArmSummary, baseline: str) -> Row:
+    figure = of_arm(base(name), arm.label)
+    found, seeds = cells(arm), len(arm.comparison.seeds) if arm.comparison else 0
+    measured = Side(baseline, found.accuracy, found.difference, found.interval, f"{seeds or ''}", found.verdict)
+    return Row(arm.label, figure, side(figure) if figure else Side(), measured)
 
 
 def side(figure: Figure) -> Side:
