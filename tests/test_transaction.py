@@ -1,13 +1,16 @@
 """Whatever a forward pass does to what a model holds, a call takes it back: all of it, in success and in failure."""
 
 import copy
+import random
 from collections import OrderedDict, deque
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import headstart as hs
+from headstart import rng
 from headstart.model.transaction import Transaction
 from headstart.restoring import every
 
@@ -230,10 +233,11 @@ def test_what_a_forward_disturbs_is_as_before(name):
     model.error = None
     before.facts = before.look()
     for method, options in (("lsuv", {}), ("within-layer", {"batch_size": 20}), ("kaiming", {})):
+        old = model.f.weight.detach().clone()
         report = hs.initialize(model, X, method, **options)
         assert report.changed == ["f", "head"]
         before.require_kept([model.f.weight, model.f.bias, model.head.weight, model.head.bias])
-    assert torch.equal(model.kept, model.f.weight), "it shares memory with what was written"
+        assert not torch.equal(model.f.weight, old), "taken back through what shares its memory"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +433,7 @@ def test_lazy_models_are_lazy_again_whatever_ends_the_call():
         assert [(type(m), sorted(vars(m)), len(m._forward_pre_hooks)) for m in model.modules()] == kinds
         assert model[2].count.shape == (1,)
     model[2] = nn.ReLU()
-    model.eval()[2].train()
+    model.eval()[:3].train()
     hs.diagnose(model, X)
     hs.compute(model, X, "lsuv")
     assert type(model[0]) is nn.LazyLinear
@@ -438,7 +442,61 @@ def test_lazy_models_are_lazy_again_whatever_ends_the_call():
     report = hs.initialize(model, X, "lsuv")
     assert report.changed == ["0", "3"]
     assert [type(m) for m in model] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
-    assert [m.training for m in model] == [False, False, True, False]
+    assert [m.training for m in model] == [True, True, True, False]
     assert model[1].num_batches_tracked == 0
     assert not model[0]._forward_pre_hooks
     model(X)
+
+
+def test_statistics_that_the_forward_resizes():
+    class Resizes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.norm, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.norm(self.f(x))
+            if len(x) > 2:
+                self.norm.running_mean.resize_(30).fill_(7)
+            return self.head(y)
+
+    model = Resizes()
+    for call in (lambda: hs.initialize(model, X, "lsuv"), lambda: hs.diagnose(model, X)):
+        call()
+        assert torch.equal(model.norm.running_mean, torch.zeros(8))
+        assert model.norm.training
+
+
+def test_random_states_come_back_one_by_one(monkeypatch):
+    def fails(state):
+        raise RuntimeError("device lost")
+
+    numpy_state, python_state = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng():
+        with pytest.raises(hs.ModelError, match=r"torch's random state' \(device lost\)"), rng.untouched(3):
+            monkeypatch.setattr(torch, "set_rng_state", fails)
+        monkeypatch.undo()
+    assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
+    assert random.getstate() == python_state
+
+
+def test_what_cannot_be_written_keeps_nothing_else_written():
+    model = Home()
+    before = Before(model)
+    with pytest.raises(hs.WriteError, match="'spread' cannot be written: unsupported operation"):
+        hs.apply(model, hs.Init({"head.bias": torch.ones(4), "spread": torch.arange(5.0)}))
+    before.require_kept()
+
+
+def test_folding_goes_back_as_far_as_it_can():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    for _ in range(3):
+        model(X)
+    norms, weight = [model[1], model[4]], model[0].weight.detach().clone()
+    folded = hs.fold_batch_norms(model, X)
+    assert set(folded.layers) == {"1", "4"}
+    model[3].weight.data = torch.zeros(3)  # by the user
+    with pytest.raises(hs.ModelError, match="cannot be put back as it was: '3'"):
+        folded.undo()
+    assert [model[1], model[4]] == norms
+    assert torch.equal(model[0].weight, weight)

@@ -5,6 +5,7 @@ A forward pass may take away what is there, put something beside it, or put some
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
@@ -22,11 +23,14 @@ _OWN = {"_parameters", "_buffers", "_modules"}  # what a module's attributes giv
 class HeldContainer:
     """A dict, list, deque or set as it is now; its items are restored by themselves."""
 
+    __slots__ = ("_content", "_kind", "container", "name", "owner")  # a module has some twenty of these
+
     def __init__(self, name: str, container: Any, owner: nn.Module | None = None) -> None:
         self.name, self.owner, self.container = name, owner, container
         # Of the plain class: what a subclass makes of it may not allow it.
-        self._kind: Any = next(kind for kind in _CONTAINERS if isinstance(container, kind))
-        self._content = self._items()
+        own = type(container)
+        self._kind: Any = own if own in _CONTAINERS else next(k for k in _CONTAINERS if isinstance(container, k))
+        self._content = self._items() if self._kind.__len__(container) else []
 
     def _items(self) -> list[Any]:
         """Return what it holds, in order; keys and values in turn."""
@@ -36,8 +40,9 @@ class HeldContainer:
 
     def restore(self) -> None:
         """Put back what was in it, if anything differs."""
-        now, then, kind = self._items(), self._content, self._kind
-        if len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True)):
+        then, kind = self._content, self._kind
+        now = self._items() if then or kind.__len__(self.container) else []
+        if len(now) == len(then) and all(map(operator.is_, now, then)):
             return
         kind.clear(self.container)
         if issubclass(kind, dict):
