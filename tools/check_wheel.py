@@ -1,25 +1,24 @@
-"""Fail when the built wheel lacks a file that the package needs at run time, or is too large."""
+"""Fail when the built wheel lacks a file of the source tree, or is too large."""
 
 import sys
 import zipfile
 from pathlib import Path
 
-NEEDED = (
-    "headstart/py.typed",
-    "headstart/cli/main.py",
-    "headstart/bench/report/templates/",
-    "headstart/bench/papers/published/figures.csv",
-    "headstart/banks/shipped/cifar10-resnets.safetensors",
-    "headstart/banks/shipped/efficientnet-lite0.safetensors",
-)
+SOURCES = Path(__file__).resolve().parents[1] / "src"
 LIMIT = 600_000
+
+
+def needed() -> list[str]:
+    """Every file of the package: modules, templates, shipped banks, published figures, the type marker."""
+    files = (p for p in sorted(SOURCES.rglob("*")) if p.is_file() and p.suffix != ".pyc")
+    return [p.relative_to(SOURCES).as_posix() for p in files]
 
 
 def main(folder: str) -> int:
     """Look into the newest wheel of a folder."""
     wheel = max(Path(folder).glob("*.whl"), key=lambda p: p.stat().st_mtime)
-    names = zipfile.ZipFile(wheel).namelist()
-    missing = [n for n in NEEDED if not any(name.startswith(n) for name in names)]
+    names = set(zipfile.ZipFile(wheel).namelist())
+    missing = [name for name in needed() if name not in names]
     size = wheel.stat().st_size
     print(f"{wheel.name}: {len(names)} files, {size / 1000:.0f} kB")
     if missing:

@@ -65,8 +65,14 @@ class MissingExtraError(HeadstartError):
         )
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = ()) -> UnknownNameError:
     """Build the error for a name that is not known, with the nearest names that are.
+
+    Args:
+        kind: What has names.
+        name: The one that is not known.
+        known: Those that are.
+        notes: Sentences on why it may be missing.
 
     Example:
         >>> print(unknown("method", "prewram", ["prewarm", "lsuv"]))
@@ -75,4 +81,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UnknownNameError(f"There is no {kind} {name!r}.", remedy=f"{hint}Known: {', '.join(names)}.")
+    return UnknownNameError(
+        " ".join([f"There is no {kind} {name!r}.", *notes]), remedy=f"{hint}Known: {', '.join(names)}."
+    )

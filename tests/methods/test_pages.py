@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_every_method_names_its_options_presets_and_deviations(name: str, tool: 
     for sentence in (*cls.info.deviations, cls.info.reference, cls.info.cost):
         assert sentence in own
     assert f"`{name}`" in (DOCS / "methods" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", hs.list_methods())
+def test_no_method_is_half_written(name: str, tool: ModuleType) -> None:
+    source = Path(inspect.getfile(registry.get(name)))
+    for path in (source, tool.page_of(name)):
+        assert "TODO" not in path.read_text(encoding="utf-8"), f"{path.name} is not written yet"
 
 
 def test_no_page_is_about_a_method_that_is_gone(tool: ModuleType) -> None:

@@ -74,3 +74,5 @@ def _table(names: list[str]) -> None:
     console.print(table)
     console.print("\nA spec is name, name:option=value,... or name:preset; '+' joins several.", highlight=False)
     console.print("'headstart methods NAME' describes one.", highlight=False)
+    for problem in registry.plugin_problems():
+        console.print(Text(f"! {problem}", style="yellow"))

@@ -18,11 +18,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from headstart.engine.method import Info, Method, Scope
+from headstart.engine.plugins import Plugins
 from headstart.errors import HeadstartError, unknown
 
 M = TypeVar("M", bound=type[Method])
 _METHODS: dict[str, type[Method]] = {}
 _ABSTRACT: dict[type, type] = {complex: Complex, float: Real, int: Integral}  # numbers of any library
+_PLUGINS = Plugins()
 
 
 def register(
@@ -77,23 +79,32 @@ def _origin(cls: type[Method]) -> tuple[str, str]:
 
 
 def list_methods() -> list[str]:
-    """Return the names of all registered methods, sorted.
+    """Return the names of all registered methods, sorted; those of installed plug-ins are among them.
 
     Example:
         >>> "prewarm" in list_methods()
         True
     """
+    _PLUGINS.load(_METHODS)
     return sorted(_METHODS)
+
+
+def plugin_problems() -> list[str]:
+    """Say which plug-ins could not be loaded and why, a sentence each."""
+    _PLUGINS.load(_METHODS)
+    return list(_PLUGINS.problems)
 
 
 def get(name: str) -> type[Method]:
     """Return the class of a method.
 
     Raises:
-        UnknownNameError: No method has that name.
+        UnknownNameError: No method has that name; plug-ins that could not be loaded are named.
     """
     if name not in _METHODS:
-        raise unknown("method", name, _METHODS)
+        _PLUGINS.load(_METHODS)
+    if name not in _METHODS:
+        raise unknown("method", name, _METHODS, notes=_PLUGINS.problems)
     return _METHODS[name]
 
 

@@ -49,7 +49,7 @@ class Experiment:
         seeds: One trial per arm and seed; arms are compared within a seed.
         task: A task's name.
         model: A model's name.
-        training: How each trial trains. What ``auto`` names is resolved when the ground is prepared.
+        training: How each trial trains. What ``auto`` names is resolved when the context is prepared.
         split_seed: Names the draw of the task's splits, the same in all trials.
         margin: The smallest difference in test accuracy that matters, in points.
         alpha: The level of the tests.
@@ -95,10 +95,10 @@ class Experiment:
         """Load the task, find the model, and resolve what the machine decides on how all trials train.
 
         Args:
-            decide: As for :meth:`prepare`.
+            measure_once: As for :meth:`prepare`.
 
         Returns:
-            The ground without arms, which serves all experiments that differ in arms, seeds and ``test`` alone.
+            The context without arms, which serves all experiments that differ in arms, seeds and ``test`` alone.
 
         Raises:
             HeadstartError: If the task, the model or the device cannot be had.
@@ -115,9 +115,9 @@ class Experiment:
         """Resolve all that the machine decides.
 
         Args:
-            decide: Is asked what to measure; a store's `Store.decide` keeps the answers. By default they are
-                kept as long as this process lives.
-            ground: From :meth:`context`, if it is at hand.
+            measure_once: Is asked what to measure; a store's `Store.measure_once` keeps the answers. By default
+                they are kept as long as this process lives.
+            context: From :meth:`context`, if it is at hand.
 
         Returns:
             What the trials share.

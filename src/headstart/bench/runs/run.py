@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstart import rng
+from headstart.bench.models.builders import parameter_count
 from headstart.bench.runs.executors.base import Executor, Progress, Silent
 from headstart.bench.runs.executors.in_process import InProcess
 from headstart.bench.runs.experiment import FORMAT, Experiment, Trial, distinct
-from headstart.bench.models.builders import parameter_count
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import Damage, Record, Store
 from headstart.bench.trials import hardware
@@ -59,7 +59,7 @@ def run(
         progress: Is told what happens.
         command: The command line, for the report.
         executor: Where trials run; one after the other in this process by default. It is closed afterwards.
-        context: From `Experiment.ground`, if it is at hand.
+        context: From `Experiment.context`, if it is at hand.
 
     Returns:
         What was run and what was kept.

@@ -59,7 +59,7 @@ class Executor(Protocol):
 
         Args:
             experiment: Of the trials.
-            ground: What they share, as it was prepared in this process.
+            context: What they share, as it was prepared in this process.
             trials: A trial is claimed when it is drawn from here: one is drawn only when it can start.
             progress: Is told which trials are at work and how far. The caller tells it of ends.
 
