@@ -213,10 +213,10 @@ def _print(as_json: bool, shown: Any, plain: dict[str, Any], notes: list[str]) -
     from rich.console import Console
     from rich.text import Text
 
-    from headstart.cli import _common
+    from headstart.results.plain import to_json
 
     if as_json:
-        print(_common.to_json({**plain, "notes": notes}))
+        print(to_json({**plain, "notes": notes}, str))
         return
     console = Console()
     console.print(Text(shown) if isinstance(shown, str) else shown)

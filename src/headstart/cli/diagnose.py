@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
 
         args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
     if args.json:
-        print(_common.to_json(diagnosis.to_dict()))
+        from headstart.results.plain import to_json
+
+        print(to_json(diagnosis.to_dict(), str))
     else:
         from rich.console import Console
         from rich.text import Text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import Any
 
 from headstart.errors import HeadstartError, ModelError
+from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
         raise HeadstartError(f"--classes {args.classes} is not at least 1.")
     if args.name:
         found = describe(args.name, shape, args.classes)
-        print(json.dumps(found) if args.json else "\n".join(_lines(found, shape, args.classes)))
+        print(to_json(found) if args.json else "\n".join(_lines(found, shape, args.classes)))
         return 0
     listed = [describe(name, shape, args.classes) for name in zoo.ZOO]
     if args.json:
-        print(json.dumps(listed))
+        print(to_json(listed))
     else:
         _table(listed, shape, args.classes)
     return 0

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
 from headstart.results.display import Displayable, Table, number
+from headstart.results.plain import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +128,7 @@ class Report(Displayable):
             "findings": self.findings,
             "statistics": self.statistics,
             "others": self.other_tensors,
-            "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
+            "rows": [plain(asdict(r)) for r in self.rows],
         }
 
     def sentences(self) -> list[str]:
@@ -209,13 +210,6 @@ class Init:
                 f"{str(path)!r} cannot be read as an initialization: {error}.",
                 remedy="The file is damaged or not safetensors; write it again with Init.save.",
             ) from error
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: None stands for what could not be measured."""
-    if isinstance(value, tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:
