@@ -4,8 +4,8 @@ import sys
 import pytest
 
 import headstart.bench
+from headstart.bench.settings.words import parse_seeds
 from headstart.cli import main as dispatcher
-from headstart.cli.compare import parse_seeds
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

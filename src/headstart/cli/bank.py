@@ -181,13 +181,15 @@ def _show(args: argparse.Namespace) -> None:
     from headstart.banks import FilterBank
     from headstart.cli import _models
     from headstart.errors import HeadstartError
+    from headstart.results.whole_file import whole_file
 
     _models.check_output(args.out, args.force, (".png", ".pdf", ".svg"))
     figure = FilterBank.load(args.bank).plot()
     try:
-        figure.savefig(args.out, dpi=150)
+        with whole_file(args.out) as part:
+            figure.savefig(part, dpi=150, format=args.out.suffix[1:])
     except OSError as error:
-        raise HeadstartError(f"'{args.out}' cannot be written: {error}.") from error
+        raise HeadstartError(f"'{args.out}' cannot be written: {error.strerror or error}.") from error
     _print(args.json, f"Wrote '{args.out}'.", {"out": str(args.out)}, [])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from headstart.errors import HeadstartError, MissingExtraError
 from headstart.results.display import Displayable, Table, number
 from headstart.results.plain import plain
+from headstart.results.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,11 +181,20 @@ class Init:
     report: Report | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the provenance in its metadata."""
+        """Write a safetensors file with the provenance in its metadata; it appears complete or not at all.
+
+        Raises:
+            HeadstartError: It cannot be written there.
+        """
         meta = {"format": "headstart-init-1", "provenance": json.dumps(self.provenance)}
         if self.report is not None:
             meta["report"] = json.dumps(self.report.to_dict())
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, str(path), metadata=meta)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
+        try:
+            with whole_file(Path(path)) as part:
+                save_file(tensors, str(part), metadata=meta)
+        except (OSError, SafetensorError) as error:
+            raise HeadstartError(f"'{path}' cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Init:
