@@ -262,12 +262,13 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
 
 
 def _clusters(text: str) -> int | dict[str, int]:
+    from headstart.engine import specs
+
     if "=" not in text:
         return _whole_number(text, "--clusters")
     counts = {}
-    for part in text.split(","):
-        glob, _, count = part.rpartition("=")
-        counts[glob.strip()] = _whole_number(count, "--clusters")
+    for glob, count in specs.items(text):
+        counts[glob] = _whole_number(glob if count is None else count, "--clusters")
     return counts
 
 

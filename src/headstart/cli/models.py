@@ -74,11 +74,13 @@ def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, 
         824650
     """
     from headstart.bench.models import zoo
+    from headstart.engine import specs
 
     base = name.removeprefix("headstart:")
-    if base.partition(":")[0] not in zoo.ZOO:
+    family = specs.head(base)[0]
+    if family not in zoo.ZOO:
         return {"name": name, "parameters": _parameters(name, shape, classes)}
-    entry, least = zoo.ZOO[base.partition(":")[0]], zoo.smallest(base)
+    entry, least = zoo.ZOO[family], zoo.smallest(base)
     fits = min(shape[1:]) >= least
     return {
         "name": f"headstart:{base}",
