@@ -11,9 +11,9 @@ import headstart.bench
 from headstart.bench import Store
 from headstart.bench.report.summary import inert
 from headstart.bench.settings.config import read
+from headstart.bench.settings.words import parse_seeds
 from headstart.bench.trials.arms import parse_arms
 from headstart.cli import main as dispatcher
-from headstart.cli.compare import parse_seeds
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 

@@ -168,7 +168,7 @@ def test_a_number_that_is_not_finite_is_refused(store):
 
 WRITER = """
 import sys
-from headstart.bench.store import Record, Store
+from headstart.bench.store.store import Record, Store
 store = Store(sys.argv[1])
 for seed in range(100_000):
     store.put(Record({"seed": seed % 50}, {"status": "refused", "filters": [seed / 7] * 5000}))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from headstart.cli._sources import Source, load_data
 from headstart.errors import HeadstartError
 from headstart.model import guard, inputs
 from headstart.model.lazy import materialize
+from headstart.results.plain import to_json
 from headstart.results.report import Report
 
 
@@ -73,7 +72,7 @@ def show(args: argparse.Namespace, report: Report, notes: list[str], provenance:
     notes = [*notes, "Dry run: nothing was written." if args.dry_run else f"Wrote '{args.out}'."]
     if args.json:
         written = None if args.dry_run else str(args.out)
-        print(to_json({**report.to_dict(), "notes": notes, "out": written, "provenance": provenance}))
+        print(to_json({**report.to_dict(), "notes": notes, "out": written, "provenance": provenance}, str))
         return
     from rich.console import Console
     from rich.text import Text
@@ -150,21 +149,3 @@ def counting() -> Iterator[Callable[[str, int, int | None], None] | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-
-
-def to_json(result: dict[str, Any]) -> str:
-    """Write JSON that every parser reads: what is not finite becomes the text "nan", "inf" or "-inf".
-
-    Example:
-        >>> to_json({"a": float("nan"), "b": [1.0]})
-        '{"a": "nan", "b": [1.0]}'
-    """
-    return json.dumps(_plain(result), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.cli._sources import Source
-from headstart.engine import registry
+from headstart.engine import specs
 from headstart.errors import HeadstartError, ModelError, unknown
 from headstart.model import checkpoints
 
@@ -36,7 +36,7 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
     from headstart.bench.specs import user_function
 
     given = parse_arguments(model_args)
-    family = spec.partition(":")[0]
+    family = specs.head(spec)[0]
     known: dict[str, Any] = {"in_channels": 3, "classes": _DEFAULT_CLASSES.get(family, 1000), "image_size": (224, 224)}
     if source is not None:
         found = {"in_channels": source.channels, "classes": source.classes, "image_size": source.image_size}
@@ -83,14 +83,14 @@ def parse_arguments(text: str) -> dict[str, Any]:
         {'classes': 10, 'image_size': (32, 32), 'name': 'small'}
     """
     arguments = {}
-    for item in registry.split(text, ",") if text.strip() else []:
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key.isidentifier():
+    for item in specs.items(text):
+        key, value = item
+        if value is None or not key.isidentifier():
             raise HeadstartError(
-                f"--model-args: {item.strip()!r} is not key=value.",
+                f"--model-args: {str(item)!r} is not key=value.",
                 remedy="Write: --model-args in_channels=1,classes=10",
             )
-        arguments[key] = registry.literal(value)
+        arguments[key] = specs.literal(value)
     return arguments
 
 

@@ -181,13 +181,15 @@ def _show(args: argparse.Namespace) -> None:
     from headstart.banks import FilterBank
     from headstart.cli import _models
     from headstart.errors import HeadstartError
+    from headstart.results.whole_file import whole_file
 
     _models.check_output(args.out, args.force, (".png", ".pdf", ".svg"))
     figure = FilterBank.load(args.bank).plot()
     try:
-        figure.savefig(args.out, dpi=150)
+        with whole_file(args.out) as part:
+            figure.savefig(part, dpi=150, format=args.out.suffix[1:])
     except OSError as error:
-        raise HeadstartError(f"'{args.out}' cannot be written: {error}.") from error
+        raise HeadstartError(f"'{args.out}' cannot be written: {error.strerror or error}.") from error
     _print(args.json, f"Wrote '{args.out}'.", {"out": str(args.out)}, [])
 
 
@@ -213,10 +215,10 @@ def _print(as_json: bool, shown: Any, plain: dict[str, Any], notes: list[str]) -
     from rich.console import Console
     from rich.text import Text
 
-    from headstart.cli import _common
+    from headstart.results.plain import to_json
 
     if as_json:
-        print(_common.to_json({**plain, "notes": notes}))
+        print(to_json({**plain, "notes": notes}, str))
         return
     console = Console()
     console.print(Text(shown) if isinstance(shown, str) else shown)
@@ -260,12 +262,13 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
 
 
 def _clusters(text: str) -> int | dict[str, int]:
+    from headstart.engine import specs
+
     if "=" not in text:
         return _whole_number(text, "--clusters")
     counts = {}
-    for part in text.split(","):
-        glob, _, count = part.rpartition("=")
-        counts[glob.strip()] = _whole_number(count, "--clusters")
+    for glob, count in specs.items(text):
+        counts[glob] = _whole_number(glob if count is None else count, "--clusters")
     return counts
 
 

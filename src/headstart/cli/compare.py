@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from headstart.bench.settings.words import experiment as build
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.errors import HeadstartError
+from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     analysis = analyse(store)
     page = write_report(store, analysis)
     if args.json:
-        print(json.dumps({**as_dict(analysis), "page": str(page)}, allow_nan=False))
+        print(to_json({**as_dict(analysis), "page": str(page)}))
         return 0
     console = Console()
     show(analysis, page, console)
@@ -149,7 +149,7 @@ def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_j
     with working("Timing a few steps"):
         found = forecast(experiment, store, searched)
     if as_json:
-        print(json.dumps(found.as_dict(), allow_nan=False))
+        print(to_json(found.as_dict()))
         return 0
     table = Table(
         "arm", "done", "to do", "start", "trial", "measured on", box=None, header_style="bold", pad_edge=False

@@ -54,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
     diagnosis.notes = [*notes, *diagnosis.notes]
     if args.html is not None:
         from headstart.results.display import html_page
+        from headstart.results.whole_file import whole_file
 
-        args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+        with whole_file(args.html) as part:
+            part.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
     if args.json:
-        print(_common.to_json(diagnosis.to_dict()))
+        from headstart.results.plain import to_json
+
+        print(to_json(diagnosis.to_dict(), str))
     else:
         from rich.console import Console
         from rich.text import Text

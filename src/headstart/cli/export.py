@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
@@ -37,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     store = Store(args.folder)
     rows, columns = (export.curves(store), export.CURVES) if args.curves else (export.trials(store), export.TRIALS)
     if args.out is None:
-        print(json.dumps(rows, allow_nan=False) if args.json else export.to_csv(rows, columns).removesuffix("\n"))
+        print(to_json(rows) if args.json else export.to_csv(rows, columns).removesuffix("\n"))
         return 0
     path = export.save(rows, columns, args.out, args.force)
     if args.json:
-        print(json.dumps({"out": str(path), "rows": len(rows), "columns": list(columns)}))
+        print(to_json({"out": str(path), "rows": len(rows), "columns": list(columns)}))
     else:
         print(f"Wrote {len(rows)} rows to '{path}'.")
     return 0

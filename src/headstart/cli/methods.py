@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, fields
 from typing import Any
+
+from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     names = [args.name] if args.name else registry.list_methods()
     if args.json:
         found = [as_dict(name) for name in names]
-        print(json.dumps(found[0] if args.name else found))
+        print(to_json(found[0] if args.name else found))
     elif args.name:
         print(registry.describe(args.name))
     else:

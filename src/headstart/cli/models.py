@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import Any
 
 from headstart.errors import HeadstartError, ModelError
+from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
         raise HeadstartError(f"--classes {args.classes} is not at least 1.")
     if args.name:
         found = describe(args.name, shape, args.classes)
-        print(json.dumps(found) if args.json else "\n".join(_lines(found, shape, args.classes)))
+        print(to_json(found) if args.json else "\n".join(_lines(found, shape, args.classes)))
         return 0
     listed = [describe(name, shape, args.classes) for name in zoo.ZOO]
     if args.json:
-        print(json.dumps(listed))
+        print(to_json(listed))
     else:
         _table(listed, shape, args.classes)
     return 0
@@ -74,11 +74,13 @@ def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, 
         824650
     """
     from headstart.bench.models import zoo
+    from headstart.engine import specs
 
     base = name.removeprefix("headstart:")
-    if base.partition(":")[0] not in zoo.ZOO:
+    family = specs.head(base)[0]
+    if family not in zoo.ZOO:
         return {"name": name, "parameters": _parameters(name, shape, classes)}
-    entry, least = zoo.ZOO[base.partition(":")[0]], zoo.smallest(base)
+    entry, least = zoo.ZOO[family], zoo.smallest(base)
     fits = min(shape[1:]) >= least
     return {
         "name": f"headstart:{base}",

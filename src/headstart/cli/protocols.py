@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
     from headstart.bench.papers.protocols import Protocol
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
     elif args.json:
         plain = [asdict(protocol) for protocol in found]
-        print(json.dumps(plain[0] if args.name else plain))
+        print(to_json(plain[0] if args.name else plain))
     elif args.name:
         print("\n".join(_lines(found[0])))
     else:

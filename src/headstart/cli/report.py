@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from headstart.results.plain import to_json
 
 OVERVIEW = "runs/overview"
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         overview = combine(args.folders)
         page = overview_page.write_overview(overview, args.out or OVERVIEW)
         if args.json:
-            print(json.dumps({**overview_page.as_dict(overview), "page": str(page)}, allow_nan=False))
+            print(to_json({**overview_page.as_dict(overview), "page": str(page)}))
         else:
             overview_terminal.show(overview, page, Console())
         return 0
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     analysis = analyse(store)
     page = write_report(store, analysis, args.out)
     if args.json:
-        print(json.dumps({**as_dict(analysis), "page": str(page)}, allow_nan=False))
+        print(to_json({**as_dict(analysis), "page": str(page)}))
         return 0
     show(analysis, page, Console())
     return 0

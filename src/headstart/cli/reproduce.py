@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from headstart.bench.papers.reproduction import PAPERS, SCALES, available, fetch
 from headstart.bench.store.store import Store
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
+from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     found = Reproduction(args.paper, args.scale, tuple(outcomes), tuple(left_out), command)
     page = Store(out).write_text("reproduction.md", markdown(found))
     if args.json:
-        print(json.dumps(_as_dict(found, page), allow_nan=False))
+        print(to_json(_as_dict(found, page)))
     else:
         _show(found, page)
     return 0
@@ -129,7 +129,7 @@ def _dry_run(comparisons: list[Comparison], out: Path, left_out: list[str], as_j
             {"name": comparison.name, "deviations": comparison.deviations(), **each.as_dict()}
             for comparison, each in zip(comparisons, found, strict=True)
         ]
-        print(json.dumps({"comparisons": plain, "left_out": left_out, "out": str(out)}, allow_nan=False))
+        print(to_json({"comparisons": plain, "left_out": left_out, "out": str(out)}))
         return 0
     table = Table("comparison", "arms", "trials", "to do", "about", box=None, header_style="bold", pad_edge=False)
     for comparison, each in zip(comparisons, found, strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
+
+from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     found = None if search is not None and not store.begun else status(store)
     if args.json:
         data = found.as_dict() if found else {}
-        print(json.dumps({**data, "search": search.as_dict() if search else None}, allow_nan=False))
+        print(to_json({**data, "search": search.as_dict() if search else None}))
         return 0
     console = Console()
     if search is not None and (search.missing or found is None):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from headstart.cli._dataroot import add_data_root
+from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
     from headstart.bench.tasks.data.listing import Listed
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     found = [look_up(name) for name in ([args.name] if args.name else DATASETS)]
     if args.json:
         plain = [asdict(task) for task in found]
-        print(json.dumps(plain[0] if args.name else plain))
+        print(to_json(plain[0] if args.name else plain))
     elif args.name:
         print("\n".join(_lines(found[0])))
     else:

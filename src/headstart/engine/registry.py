@@ -10,13 +10,13 @@ A spec is ``name``, ``name:option=value,...`` or ``name:preset``; several are jo
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Complex, Integral, Number, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from headstart.engine import specs
 from headstart.engine.method import Info, Method, Scope
 from headstart.engine.plugins import Plugins
 from headstart.errors import HeadstartError, unknown
@@ -163,25 +163,24 @@ def parse(spec: str) -> list[Method]:
         >>> parse("zero-dc-random:of=gabor")
         [ZeroDCRandom(of='gabor')]
     """
-    return [_parse_one(part) for part in split(spec, "+")]
+    return [_parse_one(part) for part in specs.split(spec, "+")]
 
 
 def _parse_one(spec: str) -> Method:
-    name, _, rest = spec.strip().partition(":")
+    name, rest = specs.head(spec.strip())
     cls = get(name)
     known = {f.name for f in _fields(cls)}
     build: Callable[..., Method] = cls
     options: dict[str, Any] = {}
-    for item in split(rest, ",") if rest else []:
-        key, equals, value = (s.strip() for s in item.partition("="))
-        if not equals and key in cls.info.presets:
+    for key, value in specs.items(rest):
+        if value is None and key in cls.info.presets:
             build = getattr(cls, key)
-        elif not equals:
+        elif value is None:
             raise unknown(f"preset of method {name!r}:", key, [*cls.info.presets, *(f"{k}=" for k in known)])
         elif key not in known:
             raise unknown(f"option of method {name!r}:", key, known)
         else:
-            options[key] = literal(value)
+            options[key] = specs.literal(value)
     _check_types(cls, options)
     return build(**options)
 
@@ -272,28 +271,6 @@ def _spelled(hint: Any) -> str:
     if origin is Literal:
         return " | ".join(map(repr, args))
     return f"{name}[{', '.join(map(_spelled, args))}]" if args else name
-
-
-def literal(text: str) -> Any:
-    """Read a value as Python writes it (and ``true``, ``false``, ``none``); anything else is text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def split(text: str, separator: str) -> list[str]:
-    """Split at separators that stand outside brackets and quotes (and are no exponent's sign)."""
-    parts, depth, start, quote = [], 0, 0, ""
-    for i, c in enumerate(text):
-        if c in "'\"" and quote in ("", c):
-            quote = "" if quote else c
-        depth += (c in "([{") - (c in ")]}")
-        exponent = c == "+" and i > 1 and text[i - 1] in "eE" and text[i - 2].isdigit()
-        if c == separator and depth == 0 and not exponent and not quote:
-            parts.append(text[start:i])
-            start = i + 1
-    return [*parts, text[start:]]
 
 
 def _fields(cls: type[Method]) -> tuple[Any, ...]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
 from headstart.fitting import samples
+from headstart.model import checkpoints
 
 _FORMAT = "headstart-stages-1"
 
@@ -121,15 +120,8 @@ class Checkpoint:
         """Write the model after a stage; the file appears complete or not at all."""
         if self._path is None:
             return
-        part = self._path.with_name(f".{self._path.name}.part")
-        try:
-            facts = {"format": _FORMAT, "key": self._key, "done": str(done)}
-            save_file({name: value.clone() for name, value in self._tensors().items()}, str(part), metadata=facts)
-            os.replace(part, self._path)
-        except OSError as error:
-            raise HeadstartError(f"'{self._path}' cannot be written: {error}.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        facts = {"format": _FORMAT, "key": self._key, "done": str(done)}
+        checkpoints.write(self._path, {name: value.clone() for name, value in self._tensors().items()}, facts)
 
     def remove(self) -> None:
         """Take the file away, when all stages are done."""

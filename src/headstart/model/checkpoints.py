@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
 from headstart.model.weights import Layer, is_plain, to_canonical, weight_layers, working_dtype
+from headstart.results.whole_file import whole_file
 
 SAFETENSORS = ".safetensors"
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -90,20 +90,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     Raises:
         HeadstartError: It cannot be written there.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # safetensors makes files that nobody else may read
-        if path.suffix == SAFETENSORS:
-            save_file(dict(tensors), str(part), metadata=dict(metadata))
-        else:
-            torch.save(dict(tensors), part)
-        part.chmod(mode)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            if path.suffix == SAFETENSORS:
+                save_file(dict(tensors), str(part), metadata=dict(metadata))
+            else:
+                with part.open("wb") as file:  # by its path, torch would write the path's name into the file
+                    torch.save(dict(tensors), file)
     except (OSError, SafetensorError) as error:
-        raise HeadstartError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise HeadstartError(f"'{path}' cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from headstart.errors import HeadstartError, MissingExtraError
 from headstart.results.display import Displayable, Table, number
+from headstart.results.plain import plain
+from headstart.results.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +129,7 @@ class Report(Displayable):
             "findings": self.findings,
             "statistics": self.statistics,
             "others": self.other_tensors,
-            "rows": [{k: _finite(v) for k, v in asdict(r).items()} for r in self.rows],
+            "rows": [plain(asdict(r)) for r in self.rows],
         }
 
     def sentences(self) -> list[str]:
@@ -179,11 +181,20 @@ class Init:
     report: Report | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the provenance in its metadata."""
+        """Write a safetensors file with the provenance in its metadata; it appears complete or not at all.
+
+        Raises:
+            HeadstartError: It cannot be written there.
+        """
         meta = {"format": "headstart-init-1", "provenance": json.dumps(self.provenance)}
         if self.report is not None:
             meta["report"] = json.dumps(self.report.to_dict())
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, str(path), metadata=meta)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
+        try:
+            with whole_file(Path(path)) as part:
+                save_file(tensors, str(part), metadata=meta)
+        except (OSError, SafetensorError) as error:
+            raise HeadstartError(f"'{path}' cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Init:
@@ -209,13 +220,6 @@ class Init:
                 f"{str(path)!r} cannot be read as an initialization: {error}.",
                 remedy="The file is damaged or not safetensors; write it again with Init.save.",
             ) from error
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: None stands for what could not be measured."""
-    if isinstance(value, tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:

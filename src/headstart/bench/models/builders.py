@@ -11,6 +11,7 @@ from torch import nn
 
 from headstart.bench.models import zoo
 from headstart.bench.specs import user_function
+from headstart.engine import specs
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
 Build = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -67,7 +68,7 @@ def resolve_model(spec: str) -> ModelBuilder:
     """
     if user_function.is_user_function(spec):
         return _from_file(spec)
-    family, _, name = spec.partition(":")
+    family, name = specs.head(spec)
     if family not in _FAMILIES or not name:
         raise unknown("model", spec, [*(f"headstart:{key}" for key in zoo.ZOO), *_HINTS])
     return _FAMILIES[family](name)

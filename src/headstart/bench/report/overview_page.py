@@ -12,6 +12,7 @@ from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, R
 from headstart.bench.report.templating import drawing, fill
 from headstart.bench.statistics.verdicts import p_text, signed
 from headstart.bench.store.store import Store
+from headstart.results.plain import plain
 
 COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
 
@@ -114,7 +115,7 @@ def _cells(method: MethodRows, row: Row) -> tuple[str, ...]:
 
 def as_dict(overview: Overview) -> dict[str, Any]:
     """Return the overview as plain data, ready for JSON: methods with their rows, and each experiment's own."""
-    return {
+    found = {
         "methods": [
             {
                 "label": method.label,
@@ -135,3 +136,5 @@ def as_dict(overview: Overview) -> dict[str, Any]:
         "notes": list(overview.notes),
         "rules": list(RULES),
     }
+    cleaned: dict[str, Any] = plain(found)
+    return cleaned

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
 from headstart.results.display import printable
+from headstart.results.plain import plain
 
 NO_INTERVAL = "—"
 _NAMED = 4  # methods that a heading names
@@ -157,7 +157,7 @@ def _search(found: Selection) -> list[str]:
 
 def as_dict(analysis: Analysis) -> dict[str, Any]:
     """Return the analysis as plain data, ready for JSON; what is undefined or infinite is None."""
-    return {
+    found = {
         "task": analysis.plan["task"],
         "model": analysis.plan["model"],
         "training": analysis.plan["training"],
@@ -171,6 +171,8 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "rules": analysis.rules(),
         "provenance": analysis.plan["provenance"],
     }
+    cleaned: dict[str, Any] = plain(found)
+    return cleaned
 
 
 def _arm(arm: ArmSummary) -> dict[str, Any]:
@@ -181,12 +183,12 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "of": arm.of or None,
         "sentence": arm.sentence(),
         "test_accuracy": {str(seed): result["test_accuracy"] for seed, result in arm.results.items()},
-        "mean": _finite(float(np.mean(arm.accuracies))) if arm.results else None,
-        "area": _finite(arm.area),
+        "mean": float(np.mean(arm.accuracies)) if arm.results else None,
+        "area": arm.area,
         "area_difference": estimate_data(arm.area_difference),
         "steps_to_baseline": _speed_data(arm.speed),
         "init_seconds": arm.init_seconds,
-        "init_steps": _finite(arm.init_steps),
+        "init_steps": arm.init_steps,
         "diverged": arm.diverged,
         "refusal": arm.refusal or None,
         "comparison": _comparison(arm.comparison) if arm.comparison else None,
@@ -195,7 +197,7 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
 
 def estimate_data(estimate: Estimate | None) -> dict[str, Any] | None:
     """Return an estimate as plain data."""
-    return {"mean": estimate.mean, "interval": _ends(estimate.interval)} if estimate else None
+    return {"mean": estimate.mean, "interval": [estimate.interval.low, estimate.interval.high]} if estimate else None
 
 
 def _speed_data(speed: Speed | None) -> dict[str, Any] | None:
@@ -208,7 +210,7 @@ def _speed_data(speed: Speed | None) -> dict[str, Any] | None:
         "median": speed.median,
         "median_share": None if speed.median is None else speed.median / speed.target.budget,
         "median_of_baseline": speed.target.median,
-        "interval": _ends(speed.interval),
+        "interval": [speed.interval.low, speed.interval.high],
         "interval_estimated": speed.estimated,
         "reached": speed.reached,
     }
@@ -222,24 +224,16 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "seeds": list(c.seeds),
         "differences": list(c.differences),
         "mean": c.mean,
-        "interval": _ends(c.interval),
+        "interval": [c.interval.low, c.interval.high],
         "wins": c.wins,
         "losses": c.losses,
         "p_sign_flip": c.flip.p,
         "p_sign_flip_least": c.flip.least,
         "p_holm": c.adjusted_p,
-        "p_paired_t": _finite(c.t_p),
-        "detectable": _finite(c.detectable),
+        "p_paired_t": c.t_p,
+        "detectable": c.detectable,
         "seeds_needed": c.seeds_needed,
     }
-
-
-def _ends(interval: Interval) -> list[float | None]:
-    return [_finite(interval.low), _finite(interval.high)]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def inert(text: str) -> str:

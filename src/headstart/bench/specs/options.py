@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headstart.engine import specs
 from headstart.errors import HeadstartError, unknown
 
 
@@ -33,22 +34,24 @@ def read(text: str, known: Mapping[str, Any], what: str, positional: Sequence[st
     """
     found: dict[str, Any] = {}
     places = iter(positional)
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals:
+    for item in specs.items(text):
+        key, value = item
+        if not str(item):
+            continue
+        if value is None:
             if isinstance(known.get(key), bool):
                 value = "true"
             elif key not in known and (place := next(places, None)) is not None:
-                key, value = place, item
+                key, value = place, key
         if key not in known:
             raise (
                 unknown(f"option of '{what}':", key, known)
                 if known
-                else HeadstartError(f"'{what}' takes no options, such as {item!r}.")
+                else HeadstartError(f"'{what}' takes no options, such as {str(item)!r}.")
             )
         if key in found:
             raise HeadstartError(f"'{what}:{text}' gives '{key}' twice.")
-        found[key] = _value(key, value, known[key], what)
+        found[key] = _value(key, value or "", known[key], what)
     return {**known, **found}
 
 

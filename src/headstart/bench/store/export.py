@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headstart.bench.store.store import Store
 from headstart.errors import HeadstartError, MissingExtraError
+from headstart.results.whole_file import whole_file
 
 _RESULT = (
     "test_accuracy",
@@ -130,15 +130,8 @@ def save(rows: Sequence[Row], columns: Sequence[str], path: str | os.PathLike[st
         raise HeadstartError(f"'{target}' exists.", remedy="Pass --force to replace it.")
     content = to_csv(rows, columns).encode("utf-8") if target.suffix == ".csv" else _parquet(rows, columns)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole_file(target) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise HeadstartError(f"'{target}' could not be written: {error.strerror or error}.") from error
     return target

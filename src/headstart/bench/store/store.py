@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from typing import Any
 
 from headstart.bench.store.claims import Claims
 from headstart.errors import HeadstartError
+from headstart.results.whole_file import WRITING, whole_file
 
 Facts = dict[str, Any]
 MeasureOnce = Callable[[Facts, Callable[[], Facts]], Facts]
@@ -96,6 +95,7 @@ class Store:
         folder: Made when the first file is written.
 
     Example:
+        >>> import tempfile
         >>> store = Store(tempfile.mkdtemp())
         >>> key = store.put(Record({"seed": 0}, {"accuracy": 97.5}))
         >>> store.get(key).result["accuracy"], store.damaged()
@@ -158,7 +158,7 @@ class Store:
             return []
         problems = []
         for path in sorted(self.trials.iterdir()):
-            if path.name.startswith(".writing-"):
+            if path.name.startswith(WRITING):
                 continue  # another process is at it, or was killed at it; it is never read
             if path.suffix != ".json" or not _KEY.fullmatch(path.stem):
                 problems.append(Damage(path.name, "is not named like a trial"))
@@ -186,8 +186,9 @@ class Store:
             HeadstartError: If the folder cannot be written to, or the file of the answer cannot be trusted.
 
         Example:
-            >>> store = Store(tempfile.mkdtemp())
-            >>> store.decide({"what": "number"}, lambda: {"is": 1}), store.decide({"what": "number"}, lambda: {"is": 2})
+            >>> import tempfile
+            >>> ask = Store(tempfile.mkdtemp()).measure_once
+            >>> ask({"what": "number"}, lambda: {"is": 1}), ask({"what": "number"}, lambda: {"is": 2})
             ({'is': 1}, {'is': 1})
         """
         key = content_key(question)
@@ -280,43 +281,16 @@ class Store:
 
 
 def _write_atomically(path: Path, text: str, replace: bool = True) -> None:
-    """Write beside the target, flush to the disk, and rename: a reader sees the old file or the new one.
-
-    Unless it shall be replaced, a file that another process has put there meanwhile stays.
-    """
+    """Write a whole file to the disk; unless it shall be replaced, one that is there meanwhile stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            if replace or not _link(temporary, path):
-                os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole_file(path, sync=True, replace=replace) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise HeadstartError(
             f"'{path}' could not be written: {error.strerror or error}.",
             remedy="Check the folder's permissions and free space; finished trials are kept.",
         ) from error
-
-
-def _link(temporary: str, path: Path) -> bool:
-    """Give a file its name unless that is taken; False if this file system cannot."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        return False
-    os.unlink(temporary)
-    return True
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from headstart.bench.tasks.data.catalogue import (
 )
 from headstart.bench.tasks.data.download import download as fetch
 from headstart.bench.tasks.data.files import data_root
+from headstart.engine import specs
 from headstart.errors import DataError, unknown
 
 
@@ -121,7 +121,6 @@ OWN = {
     "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
     "arrays": "a folder with {train,test}-{images,labels}.npy",
 }
-_TAIL = re.compile(r"(.*?)(?::((?:[\w-]+=[\w.+-]+)(?:,[\w-]+=[\w.+-]+)*))?", re.DOTALL)
 _NO_TEST_SET, _TEST_SET = (0.7, 0.1, 0.2), (0.9, 0.1)
 
 
@@ -153,14 +152,13 @@ def load_task(
         UnknownNameError: If there is neither a task nor a folder of that name, or no such option.
         MissingExtraError: If a package that is needed is not installed.
     """
-    name, _, rest = spec.partition(":")
+    name, rest = specs.head(spec)
     if user_function.is_user_function(spec):
         made = user_function.call_with_known(user_function.load_function(spec), {"seed": split_seed}, spec)
         return made if isinstance(made, Task) else _from_pair(spec, made, split_seed)
     if name in OWN and rest:
-        found = _TAIL.fullmatch(rest)
-        assert found is not None
-        path, text = Path(found[1]).expanduser(), found[2] or ""
+        where, text = specs.path_and_options(rest)
+        path = Path(where).expanduser()
         if name == "arrays":
             chosen = reader.read(text, _defaults(SIZES), name)
             return _limited(replace(_from_folder(path, split_seed), name=spec), chosen)
@@ -191,7 +189,7 @@ def is_task(spec: str) -> bool:
         >>> is_task("cifar100:coarse"), is_task("folder:cats"), is_task("cats")
         (True, True, False)
     """
-    name, _, rest = spec.partition(":")
+    name, rest = specs.head(spec)
     return name in DATASETS or (name in OWN and bool(rest))
 
 

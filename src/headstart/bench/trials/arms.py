@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from headstart.engine import specs
 from headstart.engine.method import Method
-from headstart.engine.registry import get, list_methods, literal, parse, split
+from headstart.engine.registry import get, list_methods, parse
 from headstart.errors import HeadstartError, UnknownNameError
 
 DEFAULT = "default"
@@ -75,9 +76,7 @@ def parse_arm(text: str) -> Arm:
         >>> parse_arm("prewarm:fraction=0.25").label, parse_arm("quarter=prewarm:fraction=0.25").label
         ('prewarm:fraction=0.25', 'quarter')
     """
-    head, equals, tail = text.partition("=")
-    named = bool(equals) and ":" not in head  # a spec has its first = behind a colon
-    label, spec = " ".join((head if named else text).split()), (tail if named else text).strip()
+    label, spec = specs.labelled(text)
     if not label or not spec:
         raise HeadstartError(f"{text!r} is not an arm.", remedy="Write a method's spec, or label=spec.")
     if not label.isprintable():
@@ -215,11 +214,4 @@ def spec_of(method: Method) -> str:
         'prewarm:fraction=0.25'
     """
     plain = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
-    changed = [f"{key}={_word(value)}" for key, value in method.options().items() if value != plain[key]]
-    return ":".join([method.info.name, ",".join(changed)]) if changed else method.info.name
-
-
-def _word(value: Any) -> str:
-    """Write an option's value so that it reads back; a text that would be cut or read as something else is quoted."""
-    plain = isinstance(value, str) and split(value, ",") == split(value, "+") == [value] and literal(value) == value
-    return value if plain else repr(value)
+    return specs.write(method.info.name, {k: v for k, v in method.options().items() if v != plain[k]})

@@ -14,8 +14,9 @@ from headstart import rng
 from headstart.bench.store.store import canonical
 from headstart.bench.trials.arms import Arm, spec_of
 from headstart.bench.trials.training import Training
+from headstart.engine import specs
 from headstart.engine.method import Method
-from headstart.engine.registry import literal, parse, resolve, split
+from headstart.engine.registry import parse, resolve
 from headstart.errors import HeadstartError, unknown
 
 Configuration = dict[str, Any]  # values by the axes' keys
@@ -70,17 +71,17 @@ def read_grid(texts: Sequence[str], arms: Sequence[Arm]) -> dict[str, list[Any]]
     found: dict[str, list[Any]] = {}
     for text in texts:
         label = _label(text, arms)
-        name, equals, values = text[len(label) :].partition("=")
-        parts = [part.strip() for part in split(values, ",")]
-        if not equals or not name.strip() or not all(parts):
+        name, values = specs.item(text[len(label) :])
+        parts = [part.strip() for part in specs.split(values or "", ",")]
+        if not name or not all(parts):
             raise HeadstartError(
                 f"{text!r} is nothing to search.",
                 remedy="Write lr=1e-3,3e-3 or, for an option of an arm, ARM.option=a,b.",
             )
-        key = label + name.strip()
+        key = label + name
         if key in found:
             raise HeadstartError(f"The search lists {key!r} twice: '{text}'.", remedy="Put its values into one list.")
-        found[key] = [literal(part) for part in parts]
+        found[key] = [specs.literal(part) for part in parts]
     return found
 
 

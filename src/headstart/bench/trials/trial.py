@@ -20,6 +20,7 @@ from headstart.bench.trials.loop import train
 from headstart.bench.trials.starting import start
 from headstart.bench.trials.training import Axes, Training
 from headstart.errors import HeadstartError
+from headstart.results.plain import plain
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -120,20 +121,22 @@ def run_trial(
         trained = _first_weight(model)
     guess = 100.0 / task.classes
     curve = [asdict(point) for point in outcome.curve]
-    return {
+    result = {
         "status": "diverged" if outcome.diverged else "done",
         "reason": outcome.diverged,
         "test_accuracy": guess if outcome.diverged and context.test else outcome.test_accuracy,
-        "test_loss": _finite(outcome.test_loss),
+        "test_loss": outcome.test_loss,
         "validation_accuracy": guess if outcome.diverged else outcome.curve[-1].accuracy,
         "area": _area(curve, training.steps, guess),
-        "curve": [{**point, "loss": _finite(point["loss"])} for point in curve],
+        "curve": curve,
         "init_seconds": init_seconds if report is not None else 0.0,
         "train_seconds": outcome.seconds,
         "step_seconds": outcome.step_seconds,
         "first_layer": _layer_record(model, before, begun, trained),
         "report": report,
     }
+    cleaned: dict[str, Any] = plain(result)
+    return cleaned
 
 
 def build(context: TrialContext, axes: Axes) -> nn.Module:
@@ -155,7 +158,7 @@ def _start(model: nn.Module, context: TrialContext, arm: Arm, axes: Axes) -> dic
     report = start(model, context.data, context.training_of(arm), methods, axes.method)
     if torch.device(context.training.device).type == "cuda":
         torch.cuda.synchronize()
-    return _plain(report.to_dict())
+    return report.to_dict()
 
 
 def _first_weight(model: nn.Module) -> Tensor | None:
@@ -182,21 +185,21 @@ def _layer_record(
         "start": _compact(start[:kept]),
         "trained": _compact(trained[:kept]),
         "measures": {name: _measures(w) for name, w in (("default", before), ("start", start), ("trained", trained))},
-        "kept_direction": _finite(float(cosine.mean())),
+        "kept_direction": float(cosine.mean()),
     }
 
 
-def _measures(weight: Tensor) -> dict[str, float | None]:
+def _measures(weight: Tensor) -> dict[str, float]:
     """Filters' mean norm, and the share of their energy that answers to brightness alone (0 to 1)."""
     flat = weight.flatten(1).double()
     norms = flat.norm(dim=1)
     constant = flat.mean(dim=1).square() * flat.shape[1] / norms.square().clamp_min(1e-30)
-    return {"norm": _finite(float(norms.mean())), "brightness_share": _finite(float(constant.mean()))}
+    return {"norm": float(norms.mean()), "brightness_share": float(constant.mean())}
 
 
-def _compact(weight: Tensor) -> list[float | None]:
+def _compact(weight: Tensor) -> list[float]:
     """Flatten to four significant digits."""
-    return [_finite(float(f"{value:.4g}")) for value in weight.flatten().tolist()]
+    return [float(f"{value:.4g}") for value in weight.flatten().tolist()]
 
 
 def _area(curve: list[dict[str, Any]], steps: int, guess: float) -> float:
@@ -205,18 +208,3 @@ def _area(curve: list[dict[str, Any]], steps: int, guess: float) -> float:
     if points[-1][0] < steps:
         points += [(points[-1][0], guess), (steps, guess)]
     return area_under_curve([step for step, _ in points], [accuracy for _, accuracy in points])
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is None or abs(value) < float("inf") else None
-
-
-def _plain(value: Any) -> Any:
-    """Make a report JSON-safe: tuples to lists, numbers that are not finite to None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return _finite(value)
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

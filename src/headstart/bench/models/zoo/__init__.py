@@ -9,6 +9,7 @@ from torch import nn
 
 from headstart.bench.models.zoo import cifar_resnets, mobilenets, plain, resnets, vgg
 from headstart.bench.specs import options as reader
+from headstart.engine import specs
 from headstart.errors import HeadstartError, ModelError, unknown
 
 Size = tuple[int, int]
@@ -109,7 +110,7 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
 
 def _chosen(name: str) -> tuple[Entry, dict[str, int]]:
     """Return the model's entry and the value of every option."""
-    base, _, text = name.partition(":")
+    base, text = specs.head(name)
     if base not in ZOO:
         raise unknown("model", f"headstart:{base}", [f"headstart:{key}" for key in ZOO])
     entry = ZOO[base]

@@ -9,6 +9,7 @@ from headstart.bench.tasks.data import files
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.download import download
 from headstart.bench.tasks.data.listing import lacking
+from headstart.engine import specs
 from headstart.errors import DataError
 
 
@@ -64,7 +65,7 @@ def _absent(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
     """Return what is missing, by data set."""
     found: dict[str, list[str]] = {}
     for task in dict.fromkeys(comparison.task for comparison in comparisons):
-        known = found.setdefault(task.partition(":")[0], [])
+        known = found.setdefault(specs.head(task)[0], [])
         known += [path for path in lacking(task) if path not in known]
     return {name: paths for name, paths in found.items() if paths}
 

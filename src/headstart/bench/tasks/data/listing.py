@@ -10,6 +10,7 @@ from pathlib import Path
 from headstart.bench.specs import options as reader
 from headstart.bench.tasks.data import files, folders
 from headstart.bench.tasks.data.catalogue import DATASETS, SIZES, Option, layouts_of_test_set
+from headstart.engine import specs
 from headstart.errors import unknown
 
 THERE, INCOMPLETE, MISSING = "there", "incomplete", "missing"
@@ -100,7 +101,7 @@ def lacking(spec: str, root: str | Path | None = None) -> list[str]:
         >>> lacking("imagenet16:test-set=imagenetv2", "/nowhere")[-1]
         'imagenet16/map_clsloc.txt'
     """
-    name, _, rest = spec.partition(":")
+    name, rest = specs.head(spec)
     if name not in DATASETS:
         return []
     entry, place = DATASETS[name], files.data_root(root)
