@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from headstart.adapt.channel_mix import Mix
 from headstart.errors import DataError, ModelError, WriteError, unknown
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, by_layer, failing_forward, first_input
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, is_plain, weight_layers
 
@@ -149,25 +150,18 @@ class InputLayers:
         small = batch.head(2)
         places = {t.untyped_storage().data_ptr() for t in small.tensors}
         direct: list[Layer] = []
-        convolutions = _convolutions(self._model)
 
-        def enter(layer: Layer) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-                value = first_input(args, kwargs)
-                order.append(layer)
-                if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places and layer not in direct:
-                    direct.append(layer)
+        def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+            value = first_input(args, kwargs)
+            order.append(layer)
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places and layer not in direct:
+                direct.append(layer)
 
-            return hook
-
-        handles = [la.module.register_forward_pre_hook(enter(la), with_kwargs=True) for la in convolutions]
         try:
-            self._model(*small.args, **small.kwargs)
+            with hooked(by_layer(_convolutions(self._model)), enter):
+                self._model(*small.args, **small.kwargs)
         except Exception:  # with other channels it should; find looks where
             return False
-        finally:
-            for handle in handles:
-                handle.remove()
         found = [la for la in direct or order[:1] if la.in_channels == self.channels]
         if not found:
             raise self._no_convolution()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, weight_layers
 
@@ -33,20 +34,20 @@ class CurrentLayer:
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
         """Keep track of the layers of ``model`` by hooks."""
-        handles = []
-        for layer in weight_layers(model):
-            handles += [
-                layer.module.register_forward_pre_hook(
-                    lambda _module, args, kwargs, layer=layer: self.enter(layer, first_input(args, kwargs)),
-                    with_kwargs=True,
-                ),
-                layer.module.register_forward_hook(lambda *_: setattr(self, "layer", None)),
-            ]
-        try:
+
+        def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+            self.enter(layer, first_input(args, kwargs))
+
+        def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+            self.layer = None
+
+        with hooked(by_layer(weight_layers(model)), enter, leave, place="last"):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+
+def by_layer(layers: Iterable[Layer]) -> list[tuple[Layer, nn.Module]]:
+    """Layers with their modules, as :func:`headstart.model.hooks.hooked` wants them."""
+    return [(layer, layer.module) for layer in layers]
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -22,13 +22,14 @@ from torch.utils._pytree import tree_flatten
 from headstart.errors import ModelError
 from headstart.model import inputs
 from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
 from headstart.symmetries.permutation import PermutationGroups, order, permute
-from headstart.symmetries.scale_flow import ChannelLabels, Tracer
+from headstart.symmetries.scale_flow import ChannelLabels, Done, Tracer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _SAME = 1e-4  # of the outputs' size
@@ -209,21 +210,12 @@ class _Wires(Tracer):
     @contextmanager
     def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
         """Take weight layers as they are; norms are operations like others, but for their groups."""
-        handles = [h for layer in layers for h in self.around(layer.module, self._layer(layer))]
-        handles += [
-            m.register_forward_pre_hook(self._grouped, with_kwargs=True)
-            for m in model.modules()
-            if isinstance(m, nn.GroupNorm)
-        ]
-        try:
+        grouped = [(m, m) for m in model.modules() if isinstance(m, nn.GroupNorm)]
+        with self.whole((self._layer(layer), layer.module) for layer in layers), hooked(grouped, self._grouped):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _grouped(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _grouped(self, module: nn.GroupNorm, args: Any, kwargs: Any) -> None:
         """A group norm keeps channels in their groups."""
-        assert isinstance(module, nn.GroupNorm)
         value = first_input(args, kwargs)
         if self.is_live(value) and value.dim() > 1:
             self._part(self.by_channel(self.labels(value), 1), module.num_groups)
@@ -233,7 +225,7 @@ class _Wires(Tracer):
         kinds = torch.arange(groups).repeat_interleave(len(channels) // groups)
         self._family = _parted(self._family, self.classes.roots(channels), kinds)
 
-    def _layer(self, layer: Layer) -> Any:
+    def _layer(self, layer: Layer) -> Done:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
             found = self.by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten
 from headstart import rng
 from headstart.errors import ModelError, WriteError
 from headstart.model import guard, inputs, weights
-from headstart.model.forward import CurrentLayer, failing_forward, full_precision
+from headstart.model.forward import CurrentLayer, by_layer, failing_forward, full_precision
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
 from headstart.model.transaction import Transaction
@@ -243,37 +244,27 @@ class _Watch(TorchDispatchMode):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        handles = [layer.module.register_forward_hook(self._made(layer)) for layer in self._layers.values()]
-        for name, norm in self._norms.items():
-            if self._reasons[name] is not None:
-                continue
-            handles.append(norm.register_forward_pre_hook(self._enter(name)))
-            handles.append(norm.register_forward_hook(self._leave))
-        try:
+        norms = [(name, norm) for name, norm in self._norms.items() if self._reasons[name] is None]
+        with (
+            hooked(by_layer(self._layers.values()), after=self._made, place="last"),
+            hooked(norms, self._enter, self._leave, place="last"),
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _made(self, layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
-            if isinstance(output, Tensor) and layer.channel_axis(output) == 1:
-                self._outputs[output.untyped_storage().data_ptr()] = (layer.name, output)
+    def _made(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
+        if isinstance(output, Tensor) and layer.channel_axis(output) == 1:
+            self._outputs[output.untyped_storage().data_ptr()] = (layer.name, output)
 
-        return hook
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._calls[name] = self._calls.get(name, 0) + 1
-            found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
-            if found is not None and args[0] is found[1] and len(module.running_mean) == args[0].shape[1]:  # type: ignore[arg-type]
-                if found[0] in self._before.values():  # of another norm, or of this one before
-                    self._spoiled.add(found[0])
-                self._before[name] = found[0]
-                self._inside = found[0]
-
-        return hook
+    def _enter(self, name: str, args: tuple[Any, ...], kwargs: Any) -> None:
+        self._calls[name] = self._calls.get(name, 0) + 1
+        found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
+        channels = len(self._norms[name].running_mean)
+        if found is not None and args[0] is found[1] and channels == args[0].shape[1]:
+            if found[0] in self._before.values():  # of another norm, or of this one before
+                self._spoiled.add(found[0])
+            self._before[name] = found[0]
+            self._inside = found[0]
 
     def _leave(self, *_: Any) -> None:
         self._inside = None
