@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from headstart.adapt.channel_mix import Mix
-from headstart.errors import DataError, ModelError, WriteError, unknown
-from headstart.model.forward import CurrentLayer, by_layer, failing_forward, first_input
+from headstart.errors import DataError, HeadstartError, ModelError, WriteError, unknown
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, is_plain, weight_layers
@@ -159,8 +159,8 @@ class InputLayers:
 
         try:
             with hooked(by_layer(_convolutions(self._model)), enter):
-                self._model(*small.args, **small.kwargs)
-        except Exception:  # with other channels it should; find looks where
+                run(self._model, small)
+        except HeadstartError:  # with other channels it should; find looks where
             return False
         found = [la for la in direct or order[:1] if la.in_channels == self.channels]
         if not found:
@@ -271,8 +271,8 @@ def _stumble(model: nn.Module, batch: Batch) -> tuple[Layer | None, tuple[int, .
     for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
         where = CurrentLayer()
         try:
-            with failing_forward(part, where), where.following(model):
-                model(*part.args, **part.kwargs)
+            with where.following(model):
+                run(model, part, where)
         except ModelError as error:
             found = where.layer, where.shape, error
             if where.layer is not None:

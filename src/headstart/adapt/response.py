@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 from headstart.adapt.channel_mix import RULES
 from headstart.adapt.input_layers import InputLayers, Stem
 from headstart.errors import DataError, HeadstartError, WriteError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
-from headstart.model.hooks import hooked
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, never_run
 from headstart.model.trace import trace_model
@@ -46,10 +45,6 @@ class Response:
     before: float
     after: float
     factors: tuple[float, float] | None = None
-
-
-class _Seen(BaseException):
-    """Ends a forward pass that has shown what it was run for."""
 
 
 class ResponseMatcher:
@@ -104,12 +99,12 @@ class ResponseMatcher:
             waiting.remove(stem.name)
             changed = visit(stem, args, kwargs, output)
             if not waiting:
-                raise _Seen
+                raise EndOfPass
             return changed
 
         stems = [(stem, stem.layer.module) for stem in self._stems.found]
-        with suppress(_Seen), hooked(stems, after=look, no_grad=False), failing_forward(batch, CurrentLayer()):
-            self._model(*batch.args, **batch.kwargs)
+        with hooked(stems, after=look, no_grad=False) as hooks:
+            run(self._model, batch, until=hooks)
 
     def _look(self, stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         self._originals[stem.name] = _moments(stem, output)

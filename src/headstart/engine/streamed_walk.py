@@ -17,16 +17,12 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
-from headstart.model.hooks import hooked
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments, pooled
-
-
-class _Reached(BaseException):
-    """Ends a forward pass at the module that is looked at."""
 
 
 @torch.no_grad()
@@ -114,19 +110,16 @@ def _sweep(
 
     def after(number: int, args: Any, kwargs: Any, output: Any) -> None:
         leave(number, (args, kwargs), output)
-        raise _Reached
+        raise EndOfPass
 
     for number, part in enumerate(parts):
-        with hooked([(number, module)], before, after), failing_forward(part, CurrentLayer()):
-            try:
-                fresh = part.head(part.size)  # a model may write into its input
-                model(*fresh.args, **fresh.kwargs)
-            except _Reached:
-                continue
-        raise ModelError(
-            f"A {type(module).__name__} that ran on two samples did not run on a batch.",
-            remedy="The model takes different paths for different inputs: exclude such layers.",
-        )
+        with hooked([(number, module)], before, after) as hooks:
+            run(model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
+        if not hooks.ended:
+            raise ModelError(
+                f"A {type(module).__name__} that ran on two samples did not run on a batch.",
+                remedy="The model takes different paths for different inputs: exclude such layers.",
+            )
 
 
 def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list[nn.Module]:
@@ -137,6 +130,6 @@ def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         order.setdefault(module)
 
-    with hooked([(m, m) for m in modules], enter), failing_forward(small, CurrentLayer()):
-        model(*small.args, **small.kwargs)
+    with hooked([(m, m) for m in modules], enter):
+        run(model, small)
     return list(order)

@@ -7,7 +7,6 @@ with it. Filling and normalizing a whole network thus costs one pass, not one pe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,18 +17,14 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, by_layer, failing_forward, first_input
-from headstart.model.hooks import hooked
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
 
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
-
-
-class _Finished(BaseException):
-    """Ends the forward pass after the last layer that a method wants to see."""
 
 
 @torch.no_grad()
@@ -88,17 +83,12 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
         if layer.name in view.trace.norm_after and visit.measured is not None:
             known[view.trace.norm_after[layer.name]] = visit.measured
         if not left:
-            raise _Finished
+            raise EndOfPass
 
     if wanted:
         # Inside the user's own hooks: what they make of the output comes after the rescale.
-        with (
-            suppress(_Finished),
-            hooked(by_layer(wanted), enter, leave),
-            batch_statistics(view.model, known),
-            failing_forward(batch, where),
-        ):
-            view.model(*batch.args, **batch.kwargs)
+        with hooked(by_layer(wanted), enter, leave) as hooks, batch_statistics(view.model, known):
+            run(view.model, batch, where, until=hooks)
     if left:
         raise ModelError(
             f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",

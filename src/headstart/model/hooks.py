@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -14,6 +14,38 @@ Before = Callable[[Key, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[Key, tuple[Any, ...], dict[str, Any], Any], Any]
 
 
+class EndOfPass(BaseException):
+    """Raised by a callback: the forward pass has shown what it was run for. See :func:`headstart.model.forward.run`."""
+
+
+class Hooks:
+    """Callbacks that are registered at present.
+
+    Attributes:
+        ended: Whether one of them ended the pass.
+        error: What one of them raised else, which ends the pass as well.
+
+    None is called once the pass is over: the model's own code may catch all exceptions and go on.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def call(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call one, unless the pass is over."""
+        if self.ended or self.error is not None:
+            return None
+        try:
+            return callback(*args)
+        except EndOfPass:
+            self.ended = True
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
 @contextmanager
 def hooked(
     modules: Iterable[tuple[Key, nn.Module]],
@@ -22,7 +54,7 @@ def hooked(
     *,
     place: Literal["inside", "first", "last"] = "inside",
     no_grad: bool = True,
-) -> Iterator[None]:
+) -> Iterator[Hooks]:
     """Call functions before and after modules run, for as long as the context lasts.
 
     Args:
@@ -40,21 +72,18 @@ def hooked(
         0 (4, 2)
         1 (4, 3)
     """
-    handles = []
-
-    def quiet() -> AbstractContextManager[Any]:
-        return torch.no_grad() if no_grad else nullcontext()
+    hooks, handles = Hooks(), []
 
     def register(key: Key, module: nn.Module) -> None:
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert before is not None
-            with quiet():
-                before(key, args, kwargs)
+            with torch.no_grad() if no_grad else nullcontext():
+                hooks.call(before, key, args, kwargs)
 
-        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             assert after is not None
-            with quiet():
-                return after(key, args, kwargs, output)
+            with torch.no_grad() if no_grad else nullcontext():
+                return hooks.call(after, key, args, kwargs, output)
 
         if before is not None:
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=place == "first"))
@@ -64,7 +93,8 @@ def hooked(
     try:
         for key, module in modules:
             register(key, module)
-        yield
+        yield hooks
     finally:
         for handle in handles:
             handle.remove()
+        hooks.error = None  # its traceback holds all that the pass computed

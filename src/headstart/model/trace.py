@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, by_layer, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm
@@ -105,13 +105,8 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
             norm_after.setdefault(source, name)
 
     normalizing = [(name, m) for name, m in model.named_modules() if is_norm(m)]
-    with (
-        hooked(by_layer(layers), enter, leave),
-        hooked(normalizing, norm),
-        torch.no_grad(),
-        failing_forward(batch, where),
-    ):
-        returned = model(*batch.args, **batch.kwargs)
+    with torch.no_grad(), hooked(by_layer(layers), enter, leave), hooked(normalizing, norm):
+        returned = run(model, batch, where)
     if not order:
         raise ModelError(
             f"The forward pass of {type(model).__name__} runs none of its {len(layers)} weight layers.",

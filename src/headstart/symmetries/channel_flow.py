@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from headstart.errors import ModelError
 from headstart.model import inputs
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.trace import trace_model
@@ -52,9 +52,9 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
     with Transaction(twin) as transaction, torch.no_grad():
         _vary(twin)
         tracer = _Wires(twin)
-        with tracer.hooked(twin, trace_model(twin, small).layers), failing_forward(small, CurrentLayer()), tracer:
-            fresh = small.head(small.size)  # the forward may write into its input
-            returned = twin(*fresh.args, **fresh.kwargs)
+        fresh = small.head(small.size)  # the forward may write into its input
+        with tracer.hooked(twin, trace_model(twin, small).layers), tracer:
+            returned = run(twin, fresh)
         wiring = tracer.wiring(returned)
         before = outputs(twin, small)
         permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(0)))
@@ -71,9 +71,8 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
 
 def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     """What a model returns for a batch, in floating point."""
-    batch = batch.head(batch.size)
-    with torch.no_grad(), failing_forward(batch, CurrentLayer()):
-        returned = model(*batch.args, **batch.kwargs)
+    with torch.no_grad():
+        returned = run(model, batch.head(batch.size))
     return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 from headstart import rng
 from headstart.errors import ModelError, WriteError
 from headstart.model import guard, inputs, weights
-from headstart.model.forward import CurrentLayer, by_layer, failing_forward, full_precision
+from headstart.model.forward import by_layer, full_precision, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.norms import never_run
@@ -286,11 +286,11 @@ class _Watch(TorchDispatchMode):
 
 
 def _outputs(model: nn.Module, batch: Batch, watch: _Watch | None = None) -> list[Tensor]:
-    with Transaction(model), failing_forward(batch, CurrentLayer()):
+    with Transaction(model):
         if watch is None:
-            returned = model(*batch.args, **batch.kwargs)
+            returned = run(model, batch)
         else:
             with watch:
-                returned = model(*batch.args, **batch.kwargs)
+                returned = run(model, batch)
             watch.returned(returned)
     return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

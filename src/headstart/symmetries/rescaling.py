@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
 from headstart.model import weights
-from headstart.model.forward import CurrentLayer, failing_forward
+from headstart.model.forward import run
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer
 from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
@@ -182,6 +182,6 @@ class Function:
     def _outputs(self) -> list[Tensor]:
         assert self._view.batch is not None
         batch = self._view.batch.head(_LOOKED_AT)
-        with torch.no_grad(), failing_forward(batch, CurrentLayer()):
-            returned = self._view.model(*batch.args, **batch.kwargs)
+        with torch.no_grad():
+            returned = run(self._view.model, batch)
         return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
@@ -86,8 +86,8 @@ def trace_scales(
         ModelError: The model's forward failed.
     """
     tracer = Tracer(fixed, rigid, channels)
-    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, CurrentLayer()), tracer:
-        returned = model(*batch.args, **batch.kwargs)
+    with torch.no_grad(), tracer.hooked(model, layers), tracer:
+        returned = run(model, batch)
     return tracer.finish(returned)
 
 

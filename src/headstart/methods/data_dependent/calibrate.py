@@ -16,7 +16,7 @@ from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.shared.normalization import constant_channels
-from headstart.model.forward import CurrentLayer, by_layer, failing_forward
+from headstart.model.forward import by_layer, run
 from headstart.model.hooks import hooked
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
@@ -103,13 +103,8 @@ def _moments(view: ModelView) -> dict[str, Moments]:
             found[layer.name] = channel_moments(output, layer.channel_axis(output))
 
     batch = view.batch.head(SAMPLES)
-    with (
-        hooked(by_layer(view.layers), after=look),
-        batch_statistics(view.model, {}),
-        torch.no_grad(),
-        failing_forward(batch, CurrentLayer()),
-    ):
-        view.model(*batch.args, **batch.kwargs)
+    with hooked(by_layer(view.layers), after=look), batch_statistics(view.model, {}), torch.no_grad():
+        run(view.model, batch)
     return found
 
 
