@@ -9,7 +9,6 @@ well, so whatever meets a channel (a norm's weight and statistics, a layer scale
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,10 +28,11 @@ from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
 from headstart.symmetries.permutation import PermutationGroups, order, permute
+from headstart.symmetries.same_function import change, outputs
 from headstart.symmetries.scale_flow import ChannelLabels, Done, Tracer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
-_SAME = 1e-4  # of the outputs' size
+_ROUNDING = 1e-4  # of the outputs' size
 
 
 def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
@@ -58,34 +58,15 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
         wiring = tracer.wiring(returned)
         before = outputs(twin, small)
         permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(0)))
-        difference = distance(before, outputs(twin, small))
+        difference = change(before, outputs(twin, small), _ROUNDING)
         del transaction
-    if not difference <= _SAME:
+    if difference:
         raise ModelError(
             f"The channels of {type(model).__name__} cannot be followed: with channels in other places its outputs"
             f" differ by {difference:.3g} of their size.",
             remedy="Some part of its forward treats channels differently by their place in a way that was not seen.",
         )
     return wiring
-
-
-def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    """What a model returns for a batch, in floating point."""
-    with torch.no_grad():
-        returned = run(model, batch.head(batch.size))
-    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
-
-
-def distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The largest difference between outputs, as a share of their size."""
-    found = 0.0
-    for a, b in zip(before, after, strict=True):
-        finite = torch.isfinite(a)
-        if bool(finite.any()):
-            a, b = a[finite].double(), b[finite].double()
-            error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
-            found = max(found, math.inf if math.isnan(error) else error)
-    return found
 
 
 def _twin(model: nn.Module) -> nn.Module:
