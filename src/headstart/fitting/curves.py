@@ -23,7 +23,6 @@ from headstart.model.inputs import GetInputs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETS = ("sample", "training", "validation")
 _MOST = 2048  # samples of a set that are looked at
 
 

@@ -172,7 +172,7 @@ def html_fragment(title: str, findings: Sequence[str], tables: Sequence[Table]) 
     """Build an HTML fragment; every string is escaped.
 
     Example:
-        >>> html_fragment("<b>", [], [Grid(["a"], [["<script>"]])])
+        >>> html_fragment("<b>", [], [Table(["a"], [["<script>"]])])
         '<div class="headstart"><p><strong>&lt;b&gt;</strong></p><table>...&lt;script&gt;...</div>'
     """
     found = "".join(f"<li>{html.escape(f)}</li>" for f in findings)
