@@ -20,9 +20,10 @@ from headstart.conformance.state import Snapshot, same_bits
 from headstart.model import inputs
 from headstart.model.weights import weight_layers
 from headstart.symmetries.alignment import canonical
-from headstart.symmetries.channel_flow import distance, outputs, trace_channels
+from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.matching import Matcher, units
 from headstart.symmetries.permutation import order, permute
+from headstart.symmetries.same_function import change, outputs
 
 
 def make(spec, size, seed=0):
@@ -60,7 +61,7 @@ def shuffled(model, x, seed=0):
 
 def difference(a, b, x):
     batch = inputs.load(x, a, seed=0)
-    return distance(outputs(a, batch), outputs(b, batch))
+    return change(outputs(a, batch), outputs(b, batch), rounding=0)
 
 
 def sizes(wiring):
@@ -351,7 +352,7 @@ def test_a_function_that_does_not_stay_is_refused(monkeypatch):
     broken = copy.deepcopy(wiring)
     name = list(broken.layers)[1]
     broken.layers[name].inputs[:] = 0  # a consumer that does not follow
-    monkeypatch.setattr("headstart.symmetries.alignment.wire", lambda *_: broken)
+    monkeypatch.setattr("headstart.symmetries.alignment.trace_channels", lambda *_: broken)
     before = Snapshot(twin)
     with pytest.raises(hs.ModelError, match=r"Model 1 computes something else.*differ by"):
         hs.align([model, twin], x)

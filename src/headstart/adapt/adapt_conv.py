@@ -228,7 +228,7 @@ def adapt_conv(
             responder = ResponseMatcher(model, stems, match, per, recentre)
             if batch is not None:
                 responder.run(batch, old_batch)
-        report = _report(model, stems, responder, batch)
+        report = _report(stems, responder, batch)
         _keep(stems, responder)
     what = "mapping" if mapping is not None else f"strategy={strategy or 'repeat'!r}"
     report.methods = [f"adapt_conv(in_channels={in_channels}, {what}, match={match!r}, per={per!r})"]
@@ -248,7 +248,7 @@ def _keep(stems: InputLayers, responder: ResponseMatcher) -> None:
         raise
 
 
-def _report(model: nn.Module, stems: InputLayers, responder: ResponseMatcher, batch: Batch | None) -> AdaptReport:
+def _report(stems: InputLayers, responder: ResponseMatcher, batch: Batch | None) -> AdaptReport:
     """Tell what was done; the model is as it was."""
     old = stems.found[0].layer.in_channels
     report = AdaptReport("headstart: adapt_conv", old_channels=old, new_channels=stems.channels)

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from headstart.adapt.channel_mix import Mix
-from headstart.errors import DataError, ModelError, WriteError, unknown
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.errors import DataError, HeadstartError, ModelError, WriteError, unknown
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, is_plain, weight_layers
 
@@ -149,25 +150,18 @@ class InputLayers:
         small = batch.head(2)
         places = {t.untyped_storage().data_ptr() for t in small.tensors}
         direct: list[Layer] = []
-        convolutions = _convolutions(self._model)
 
-        def enter(layer: Layer) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-                value = first_input(args, kwargs)
-                order.append(layer)
-                if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places and layer not in direct:
-                    direct.append(layer)
+        def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+            value = first_input(args, kwargs)
+            order.append(layer)
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places and layer not in direct:
+                direct.append(layer)
 
-            return hook
-
-        handles = [la.module.register_forward_pre_hook(enter(la), with_kwargs=True) for la in convolutions]
         try:
-            self._model(*small.args, **small.kwargs)
-        except Exception:  # with other channels it should; find looks where
+            with hooked(by_layer(_convolutions(self._model)), enter):
+                run(self._model, small)
+        except HeadstartError:  # with other channels it should; find looks where
             return False
-        finally:
-            for handle in handles:
-                handle.remove()
         found = [la for la in direct or order[:1] if la.in_channels == self.channels]
         if not found:
             raise self._no_convolution()
@@ -277,8 +271,8 @@ def _stumble(model: nn.Module, batch: Batch) -> tuple[Layer | None, tuple[int, .
     for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
         where = CurrentLayer()
         try:
-            with failing_forward(part, where), where.following(model):
-                model(*part.args, **part.kwargs)
+            with where.following(model):
+                run(model, part, where)
         except ModelError as error:
             found = where.layer, where.shape, error
             if where.layer is not None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from headstart.adapt.channel_mix import RULES
 from headstart.adapt.input_layers import InputLayers, Stem
 from headstart.errors import DataError, HeadstartError, WriteError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, never_run
 from headstart.model.trace import trace_model
@@ -44,10 +45,6 @@ class Response:
     before: float
     after: float
     factors: tuple[float, float] | None = None
-
-
-class _Seen(BaseException):
-    """Ends a forward pass that has shown what it was run for."""
 
 
 class ResponseMatcher:
@@ -96,30 +93,18 @@ class ResponseMatcher:
         """Run the model up to the last stem; each is visited on its first use."""
         waiting = {stem.name for stem in self._stems.found}
 
-        def hook_of(stem: Stem) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
-                if stem.name not in waiting:
-                    return None
-                waiting.remove(stem.name)
-                changed = visit(stem, args, kwargs, output)
-                if not waiting:
-                    raise _Seen
-                return changed
+        def look(stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+            if stem.name not in waiting:
+                return None
+            waiting.remove(stem.name)
+            changed = visit(stem, args, kwargs, output)
+            if not waiting:
+                raise EndOfPass
+            return changed
 
-            return hook
-
-        handles = [
-            stem.layer.module.register_forward_hook(hook_of(stem), with_kwargs=True, prepend=True)
-            for stem in self._stems.found
-        ]
-        try:
-            with failing_forward(batch, CurrentLayer()):
-                self._model(*batch.args, **batch.kwargs)
-        except _Seen:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+        stems = [(stem, stem.layer.module) for stem in self._stems.found]
+        with hooked(stems, after=look, no_grad=False) as hooks:
+            run(self._model, batch, until=hooks)
 
     def _look(self, stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         self._originals[stem.name] = _moments(stem, output)

@@ -46,12 +46,12 @@ def require_equal(a: dict[str, Tensor], b: dict[str, Tensor], what: str) -> None
     require(not different, f"{what}: {', '.join(sorted(different))} differ")
 
 
-def require_close(a: dict[str, Tensor], b: dict[str, Tensor], what: str, tolerance: float = 1e-3) -> None:
-    """Raise unless tensors of the same name agree within ``tolerance`` of the largest entry."""
+def require_close(a: dict[str, Tensor], b: dict[str, Tensor], what: str) -> None:
+    """Raise unless tensors of the same name agree within a thousandth of the largest entry."""
     for name in sorted(a.keys() & b.keys()):
         x, y = a[name].double(), b[name].double()
         error, size = float((x - y).abs().max()), float(x.abs().max())
-        require(error <= tolerance * max(size, 1e-6), f"{what}: '{name}' differs by {error:.3g} (largest {size:.3g})")
+        require(error <= 1e-3 * max(size, 1e-6), f"{what}: '{name}' differs by {error:.3g} (largest {size:.3g})")
 
 
 class Snapshot:

@@ -243,11 +243,9 @@ def _layers(rows: Sequence[LayerHealth]) -> str:
     return f"{len(rows)} layers ({_some(r.name for r in rows)})" if len(rows) > 1 else rows[0].label
 
 
-def _some(names: Iterable[str], limit: int = 4) -> str:
+def _some(names: Iterable[str]) -> str:
     listed = list(names)
-    return ", ".join(f"'{n}'" for n in listed[:limit]) + (
-        f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    )
+    return ", ".join(f"'{n}'" for n in listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def _count(items: Sequence[object], one: str, many: str) -> str:

@@ -6,8 +6,7 @@ ends there. That costs about half as many passes as there are layers; memory is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +17,12 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments, pooled
-
-See = Callable[[int, nn.Module, Any, Any], None]
-
-
-class _Reached(BaseException):
-    """Ends a forward pass at the module that is looked at."""
 
 
 @torch.no_grad()
@@ -74,14 +68,14 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
     visits: list[Visit] = []
     found: list[Moments] = []
 
-    def enter(number: int, module: nn.Module, value: Any) -> None:
+    def enter(number: int, value: Any) -> None:
         if number == 0:
             visit = Visit(layer, view, value)
             visits.append(visit)
             visit.run(methods, "before")
             visit.input = None
 
-    def leave(number: int, module: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(number: int, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
         found.append(channel_moments(output, layer.channel_axis(output)))
@@ -95,7 +89,7 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
 def _moments(model: nn.Module, parts: Sequence[Batch], norm: _BatchNorm) -> Moments:
     found: list[Moments] = []
 
-    def enter(number: int, module: nn.Module, value: Any) -> None:
+    def enter(number: int, value: Any) -> None:
         found.append(channel_moments(value, 1))
 
     _sweep(model, parts, norm, lambda *_: None, enter)
@@ -106,55 +100,36 @@ def _sweep(
     model: nn.Module,
     parts: Sequence[Batch],
     module: nn.Module,
-    leave: See,
-    enter: Callable[[int, nn.Module, Any], None],
+    leave: Callable[[int, Any, Any], None],
+    enter: Callable[[int, Any], None],
 ) -> None:
     """Run every part up to the first use of a module."""
+
+    def before(number: int, args: Any, kwargs: Any) -> None:
+        enter(number, first_input(args, kwargs))
+
+    def after(number: int, args: Any, kwargs: Any, output: Any) -> None:
+        leave(number, (args, kwargs), output)
+        raise EndOfPass
+
     for number, part in enumerate(parts):
-
-        def before(module: nn.Module, args: Any, kwargs: Any, number: int = number) -> None:
-            with torch.no_grad():  # the model's forward may have switched gradients on
-                enter(number, module, first_input(args, kwargs))
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any, number: int = number) -> None:
-            with torch.no_grad():
-                leave(number, module, (args, kwargs), output)
-            raise _Reached
-
-        with _hooked(module, before, after), failing_forward(part, CurrentLayer()):
-            try:
-                fresh = part.head(part.size)  # a model may write into its input
-                model(*fresh.args, **fresh.kwargs)
-            except _Reached:
-                continue
-        raise ModelError(
-            f"A {type(module).__name__} that ran on two samples did not run on a batch.",
-            remedy="The model takes different paths for different inputs: exclude such layers.",
-        )
-
-
-@contextmanager
-def _hooked(module: nn.Module, before: Any, after: Any) -> Iterator[None]:
-    handles = [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, with_kwargs=True, prepend=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        with hooked([(number, module)], before, after) as hooks:
+            run(model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
+        if not hooks.ended:
+            raise ModelError(
+                f"A {type(module).__name__} that ran on two samples did not run on a batch.",
+                remedy="The model takes different paths for different inputs: exclude such layers.",
+            )
 
 
 def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list[nn.Module]:
     """The modules that two samples of a batch reach, in the order of their first use."""
-    order: dict[int, nn.Module] = {}
-    handles = [m.register_forward_pre_hook(lambda m, args: order.setdefault(id(m), m) and None) for m in modules]
+    order: dict[nn.Module, None] = {}
     small = batch.head(2)
-    try:
-        with failing_forward(small, CurrentLayer()):
-            model(*small.args, **small.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(order.values())
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        order.setdefault(module)
+
+    with hooked([(m, m) for m in modules], enter):
+        run(model, small)
+    return list(order)

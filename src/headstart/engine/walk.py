@@ -10,24 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
 
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
-
-
-class _Finished(BaseException):
-    """Ends the forward pass after the last layer that a method wants to see."""
 
 
 @torch.no_grad()
@@ -66,50 +63,32 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
     left = {layer.name for layer in wanted}
     known: dict[str, Moments] = {}
     where = CurrentLayer()
-    handles = []
 
-    def enter(layer: Layer) -> Any:
-        @torch.no_grad()  # the model's forward may have switched gradients on
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            where.enter(layer, first_input(args, kwargs))
-            if layer.name in left and layer.name not in open_visits:
-                visit = Visit(layer, view, first_input(args, kwargs))
-                open_visits[layer.name] = visit
-                visit.run(methods[layer.name], "before")
+    def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+        where.enter(layer, first_input(args, kwargs))
+        if layer.name in left and layer.name not in open_visits:
+            visit = Visit(layer, view, first_input(args, kwargs))
+            open_visits[layer.name] = visit
+            visit.run(methods[layer.name], "before")
 
-        return hook
+    def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        where.layer = None
+        if layer.name not in left:
+            return
+        left.discard(layer.name)
+        visit = open_visits.pop(layer.name)
+        if not isinstance(output, Tensor):
+            raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
+        visit.complete(output, methods[layer.name], (args, kwargs))
+        if layer.name in view.trace.norm_after and visit.measured is not None:
+            known[view.trace.norm_after[layer.name]] = visit.measured
+        if not left:
+            raise EndOfPass
 
-    def leave(layer: Layer) -> Any:
-        @torch.no_grad()
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            where.layer = None
-            if layer.name not in left:
-                return
-            left.discard(layer.name)
-            visit = open_visits.pop(layer.name)
-            if not isinstance(output, Tensor):
-                raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-            visit.complete(output, methods[layer.name], (args, kwargs))
-            if layer.name in view.trace.norm_after and visit.measured is not None:
-                known[view.trace.norm_after[layer.name]] = visit.measured
-            if not left:
-                raise _Finished
-
-        return hook
-
-    for layer in wanted:
-        handles.append(layer.module.register_forward_pre_hook(enter(layer), with_kwargs=True))
-        # First in line: what the user's own hooks make of the output comes after the rescale.
-        handles.append(layer.module.register_forward_hook(leave(layer), with_kwargs=True, prepend=True))
-    try:
-        if wanted:
-            with batch_statistics(view.model, known), failing_forward(batch, where):
-                view.model(*batch.args, **batch.kwargs)
-    except _Finished:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    if wanted:
+        # Inside the user's own hooks: what they make of the output comes after the rescale.
+        with hooked(by_layer(wanted), enter, leave) as hooks, batch_statistics(view.model, known):
+            run(view.model, batch, where, until=hooks)
     if left:
         raise ModelError(
             f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",

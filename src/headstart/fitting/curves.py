@@ -24,7 +24,6 @@ from headstart.model.tensor_state import restored
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETS = ("sample", "training", "validation")
 _MOST = 2048  # samples of a set that are looked at
 
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.measure.probe import Probe, weight_gradients
 from headstart.model import inputs
-from headstart.model.forward import CurrentLayer, failing_forward
+from headstart.model.forward import CurrentLayer, run
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
 from headstart.model.trace import ModelTrace
@@ -74,8 +75,8 @@ def forward_backward(
         stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
         stack.enter_context(torch.enable_grad())
         fresh = batch.head(batch.size)  # a model may write into its input
-        with probe.hooked(model), failing_forward(batch, where), probe:
-            returned = torch.func.functional_call(model, stand_ins, fresh.args, fresh.kwargs)
+        with probe.hooked(model), probe:
+            returned = run(partial(_call, model, stand_ins), fresh, where)
         try:
             top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed)
             if top:
@@ -88,6 +89,10 @@ def forward_backward(
             reason = " ".join(str(error).split())
             passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
     return passes
+
+
+def _call(model: nn.Module, stand_ins: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    return torch.func.functional_call(model, stand_ins, args, kwargs)
 
 
 @contextmanager

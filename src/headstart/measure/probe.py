@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from headstart.model.forward import CurrentLayer, first_input
+from headstart.model.forward import CurrentLayer, by_layer, first_input
+from headstart.model.hooks import hooked
 from headstart.model.norms import is_norm
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -92,41 +93,27 @@ class Probe(TorchFunctionMode):
     @contextmanager
     def hooked(self, model: nn.Module) -> Any:
         """Attach to the layers and normalizations of ``model``."""
-        handles = []
-        for layer in self._layers:
-            handles.append(layer.module.register_forward_pre_hook(self._enter(layer), with_kwargs=True))
-            handles.append(layer.module.register_forward_hook(self._leave(layer), prepend=True))
-        norms = (m for m in model.modules() if is_norm(m))
-        handles += [m.register_forward_hook(self._norm, with_kwargs=True, prepend=True) for m in norms]
-        try:
+        norms = [(name, m) for name, m in model.named_modules() if is_norm(m)]
+        with hooked(by_layer(self._layers), self._enter, self._leave), hooked(norms, after=self._norm):
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _enter(self, layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._where.enter(layer, first_input(args, kwargs))
+    def _enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
+        self._where.enter(layer, first_input(args, kwargs))
 
-        return hook
+    def _leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        self._where.layer = None
+        if not isinstance(output, Tensor):
+            return
+        with self._looking():
+            weight = layer.module.weight
+            if layer.name not in self.signals:
+                self.signals[layer.name] = _measure(layer, output.detach())
+                self._mark(output, layer)
+            used = self.signals[layer.name].weights
+            if not any(weight is w for w in used):
+                used.append(weight)
 
-    def _leave(self, layer: Layer) -> Callable[..., None]:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            self._where.layer = None
-            if not isinstance(output, Tensor):
-                return
-            with self._looking():
-                weight = module.weight
-                if layer.name not in self.signals:
-                    self.signals[layer.name] = _measure(layer, output.detach())
-                    self._mark(output, layer)
-                used = self.signals[layer.name].weights
-                if not any(weight is w for w in used):
-                    used.append(weight)
-
-        return hook
-
-    def _norm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _norm(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
         layer = self._source(first_input(args, kwargs))
         if layer is not None and isinstance(output, Tensor):
             self._measure_sign(layer, output)

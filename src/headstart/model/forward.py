@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError
+from headstart.model.hooks import Hooks, hooked
 from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, weight_layers
 
@@ -33,20 +34,20 @@ class CurrentLayer:
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
         """Keep track of the layers of ``model`` by hooks."""
-        handles = []
-        for layer in weight_layers(model):
-            handles += [
-                layer.module.register_forward_pre_hook(
-                    lambda _module, args, kwargs, layer=layer: self.enter(layer, first_input(args, kwargs)),
-                    with_kwargs=True,
-                ),
-                layer.module.register_forward_hook(lambda *_: setattr(self, "layer", None)),
-            ]
-        try:
+
+        def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+            self.enter(layer, first_input(args, kwargs))
+
+        def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+            self.layer = None
+
+        with hooked(by_layer(weight_layers(model)), enter, leave, place="last"):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+
+def by_layer(layers: Iterable[Layer]) -> list[tuple[Layer, nn.Module]]:
+    """Layers with their modules, as :func:`headstart.model.hooks.hooked` wants them."""
+    return [(layer, layer.module) for layer in layers]
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -54,11 +55,36 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
 
 
-@contextmanager
-def failing_forward(batch: Batch, where: CurrentLayer) -> Iterator[None]:
-    """Turn whatever the model's own code raises into one clear error."""
+def run(
+    model: Callable[..., Any], batch: Batch, where: CurrentLayer | None = None, *, until: Hooks | None = None
+) -> Any:
+    """Run a user's model once.
+
+    Args:
+        model: Takes what the batch holds.
+        batch: The model may write into it.
+        where: Knows which layer is computing, for errors.
+        until: Callbacks of which one may end the pass, by :class:`headstart.model.hooks.EndOfPass` or any error. That
+            holds even if the model's own code catches the exception and goes on, or raises another.
+
+    Returns:
+        What the model returns; None if a callback ended the pass.
+
+    Raises:
+        HeadstartError: A callback failed, or the model's own code did (a ModelError that says where).
+    """
+    hooks, where = until or Hooks(), where or CurrentLayer()
     try:
-        yield
+        try:
+            returned = model(*batch.args, **batch.kwargs)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            if not hooks.ended and hooks.error is None:
+                raise
+        if hooks.error is not None:
+            raise hooks.error
+        return None if hooks.ended else returned
     except HeadstartError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from headstart import rng
-from headstart.model.forward import CurrentLayer, failing_forward
+from headstart.model.forward import CurrentLayer, run
 from headstart.model.inputs import Batch
 
 
@@ -16,13 +16,8 @@ def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
     model.eval()
     small, where = batch.head(2), CurrentLayer()
     try:
-        with (
-            rng.untouched(rng.derive(seed, "lazy")),
-            torch.no_grad(),
-            failing_forward(small, where),
-            where.following(model),
-        ):
-            model(*small.args, **small.kwargs)
+        with rng.untouched(rng.derive(seed, "lazy")), torch.no_grad(), where.following(model):
+            run(model, small, where)
     finally:
         for module, flag in training:
             module.training = flag

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.model.hooks import hooked
 from headstart.model.tensor_state import restored
 from headstart.model.weights import LAYERS
 from headstart.numerics.moments import Moments, channel_moments
@@ -66,28 +67,20 @@ def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[No
         model: In evaluation mode.
         known: Moments of an input that were measured already, by the norm's name; looked up at its turn.
     """
-
-    def enter(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            assert isinstance(module, _BatchNorm)
-            value = args[0] if args and isinstance(args[0], Tensor) else None
-            if value is None or value.dim() < 2 or value.shape[1] != module.num_features:
-                return  # its own error will be clearer
-            moments = known.pop(name, None) or channel_moments(value, 1)
-            if moments.count > 1:
-                _set(module.running_mean, moments.mean)
-                _set(module.running_var, moments.var)
-
-        return hook
-
     fresh = fresh_batch_norms(model)
-    handles = [m.register_forward_pre_hook(enter(name)) for name, m in fresh.items()]
-    try:
-        with settled(fresh.values()):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def enter(name: str, args: tuple[Any, ...], kwargs: Any) -> None:
+        norm = fresh[name]
+        value = args[0] if args and isinstance(args[0], Tensor) else None
+        if value is None or value.dim() < 2 or value.shape[1] != norm.num_features:
+            return  # its own error will be clearer
+        moments = known.pop(name, None) or channel_moments(value, 1)
+        if moments.count > 1:
+            _set(norm.running_mean, moments.mean)
+            _set(norm.running_var, moments.var)
+
+    with hooked(fresh.items(), enter), settled(fresh.values()):
+        yield
 
 
 @contextmanager

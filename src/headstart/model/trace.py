@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm
 from headstart.model.weights import Layer, weight_layers
@@ -87,45 +88,25 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
     norms: set[str] = set()
     recent: deque[tuple[str, Tensor, int, int]] = deque(maxlen=_RECENT)
     where = CurrentLayer()
-    handles = []
 
-    def enter(layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            where.enter(layer, first_input(args, kwargs))
-            order.setdefault(layer.name, layer)
-            calls[layer.name] = calls.get(layer.name, 0) + 1
+    def enter(layer: Layer, args: Any, kwargs: Any) -> None:
+        where.enter(layer, first_input(args, kwargs))
+        order.setdefault(layer.name, layer)
+        calls[layer.name] = calls.get(layer.name, 0) + 1
 
-        return hook
+    def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        where.layer = None
+        if isinstance(output, Tensor):
+            recent.append((layer.name, output, _place(output), output._version))
 
-    def leave(layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            where.layer = None
-            if isinstance(output, Tensor):
-                recent.append((layer.name, output, _place(output), output._version))
+    def norm(name: str, args: Any, kwargs: Any) -> None:
+        norms.add(name)
+        for source in _sources(first_input(args, kwargs), recent):
+            norm_after.setdefault(source, name)
 
-        return hook
-
-    def norm(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            norms.add(name)
-            value = first_input(args, kwargs)
-            for source in _sources(value, recent):
-                norm_after.setdefault(source, name)
-
-        return hook
-
-    for layer in layers:
-        handles.append(layer.module.register_forward_pre_hook(enter(layer), with_kwargs=True))
-        handles.append(layer.module.register_forward_hook(leave(layer), prepend=True))
-    for name, module in model.named_modules():
-        if is_norm(module):
-            handles.append(module.register_forward_pre_hook(norm(name), with_kwargs=True))
-    try:
-        with torch.no_grad(), failing_forward(batch, where):
-            returned = model(*batch.args, **batch.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    normalizing = [(name, m) for name, m in model.named_modules() if is_norm(m)]
+    with torch.no_grad(), hooked(by_layer(layers), enter, leave), hooked(normalizing, norm):
+        returned = run(model, batch, where)
     if not order:
         raise ModelError(
             f"The forward pass of {type(model).__name__} runs none of its {len(layers)} weight layers.",

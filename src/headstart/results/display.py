@@ -103,6 +103,9 @@ def rich_group(title: str, findings: Sequence[str], tables: Sequence[Table]) -> 
 class FittedTable:
     """A table that fits its terminal: where it is too wide, it is continued below, and notes become lines.
 
+    Rich alone narrows all columns until they fit, and so breaks names and numbers in two: at 80 columns the report
+    of a ResNet-50 takes three times as many lines, and no layer can be searched for.
+
     Args:
         table: What to show.
         title: Above it.
@@ -174,9 +177,9 @@ def _by_note(table: Table, column: int) -> dict[str, list[str]]:
     return found
 
 
-def to_text(renderable: RenderableType, width: int = 160) -> str:
+def to_text(renderable: RenderableType) -> str:
     """Render without colour, as ``print`` and logs want it."""
-    console = Console(width=width, no_color=True, highlight=False, force_terminal=False, record=False)
+    console = Console(width=160, no_color=True, highlight=False, force_terminal=False, record=False)
     with console.capture() as capture:
         console.print(renderable)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip()
@@ -186,7 +189,7 @@ def html_fragment(title: str, findings: Sequence[str], tables: Sequence[Table]) 
     """Build an HTML fragment; every string is escaped.
 
     Example:
-        >>> html_fragment("<b>", [], [Grid(["a"], [["<script>"]])])
+        >>> html_fragment("<b>", [], [Table(["a"], [["<script>"]])])
         '<div class="headstart"><p><strong>&lt;b&gt;</strong></p><table>...&lt;script&gt;...</div>'
     """
     found = "".join(f"<li>{html.escape(f)}</li>" for f in findings)

@@ -17,12 +17,12 @@ from headstart.model.inputs import Batch, GetInputs
 from headstart.model.transaction import Transaction
 from headstart.model.weights import weight_layers
 from headstart.results.display import Displayable, Table
-from headstart.symmetries.channel_flow import distance, outputs, trace_channels
+from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.matching import Matcher, Weights, units
 from headstart.symmetries.permutation import PermutationGroups, order, permute
+from headstart.symmetries.same_function import change, outputs
 
-_LOOKED_AT = 16  # samples that tell whether the function is the same
-_SAME, _SAME_IN = 1e-4, {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size
+_ROUNDING = 1e-4  # of the outputs' size
 _ROUNDS = 10  # of a mean that moves
 
 
@@ -127,7 +127,7 @@ def align(
     found = [guard.unwrap(model) for model in models]
     _check(found)
     with rng.untouched(0), torch.inference_mode(False), torch.no_grad():
-        batch = inputs.load(data, found[0], seed=0, samples=samples, get_inputs=get_inputs).head(_LOOKED_AT)
+        batch = inputs.load(data, found[0], seed=0, samples=samples, get_inputs=get_inputs)
         wiring = trace_channels(found[0], batch)
         matcher = Matcher(wiring, {la.name: la for la in weight_layers(found[0])}, consumers)
         sources = [units(canonical(model)) for model in found]
@@ -203,9 +203,7 @@ def _aligned(model: nn.Module, batch: Batch, wiring: PermutationGroups, table: T
     permute(twin, wiring, table)
     with Transaction(twin):
         after = outputs(twin, batch)
-    limit = max((_SAME_IN.get(t.dtype, _SAME) for t in before), default=_SAME)
-    difference = distance(before, after)
-    if not difference <= limit:
+    if difference := change(before, after, _ROUNDING):
         raise ModelError(
             f"Model {number} computes something else once its channels are aligned: its outputs differ by"
             f" {difference:.3g} of their size.",

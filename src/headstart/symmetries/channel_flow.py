@@ -9,7 +9,6 @@ well, so whatever meets a channel (a norm's weight and statistics, a layer scale
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,17 +20,19 @@ from torch.utils._pytree import tree_flatten
 
 from headstart.errors import ModelError
 from headstart.model import inputs
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
 from headstart.symmetries.permutation import PermutationGroups, order, permute
-from headstart.symmetries.scale_flow import ChannelLabels, Tracer
+from headstart.symmetries.same_function import change, outputs
+from headstart.symmetries.scale_flow import ChannelLabels, Done, Tracer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
-_SAME = 1e-4  # of the outputs' size
+_ROUNDING = 1e-4  # of the outputs' size
 
 
 def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
@@ -51,41 +52,21 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
     with Transaction(twin) as transaction, torch.no_grad():
         _vary(twin)
         tracer = _Wires(twin)
-        with tracer.hooked(twin, trace_model(twin, small).layers), failing_forward(small, CurrentLayer()), tracer:
-            fresh = small.head(small.size)  # the forward may write into its input
-            returned = twin(*fresh.args, **fresh.kwargs)
+        fresh = small.head(small.size)  # the forward may write into its input
+        with tracer.hooked(twin, trace_model(twin, small).layers), tracer:
+            returned = run(twin, fresh)
         wiring = tracer.wiring(returned)
         before = outputs(twin, small)
         permute(twin, wiring, wiring.shuffled(torch.Generator().manual_seed(0)))
-        difference = distance(before, outputs(twin, small))
+        difference = change(before, outputs(twin, small), _ROUNDING)
         del transaction
-    if not difference <= _SAME:
+    if difference:
         raise ModelError(
             f"The channels of {type(model).__name__} cannot be followed: with channels in other places its outputs"
             f" differ by {difference:.3g} of their size.",
             remedy="Some part of its forward treats channels differently by their place in a way that was not seen.",
         )
     return wiring
-
-
-def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    """What a model returns for a batch, in floating point."""
-    batch = batch.head(batch.size)
-    with torch.no_grad(), failing_forward(batch, CurrentLayer()):
-        returned = model(*batch.args, **batch.kwargs)
-    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
-
-
-def distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The largest difference between outputs, as a share of their size."""
-    found = 0.0
-    for a, b in zip(before, after, strict=True):
-        finite = torch.isfinite(a)
-        if bool(finite.any()):
-            a, b = a[finite].double(), b[finite].double()
-            error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
-            found = max(found, math.inf if math.isnan(error) else error)
-    return found
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -208,21 +189,12 @@ class _Wires(Tracer):
     @contextmanager
     def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
         """Take weight layers as they are; norms are operations like others, but for their groups."""
-        handles = [h for layer in layers for h in self.around(layer.module, self._layer(layer))]
-        handles += [
-            m.register_forward_pre_hook(self._grouped, with_kwargs=True)
-            for m in model.modules()
-            if isinstance(m, nn.GroupNorm)
-        ]
-        try:
+        grouped = [(m, m) for m in model.modules() if isinstance(m, nn.GroupNorm)]
+        with self.whole((self._layer(layer), layer.module) for layer in layers), hooked(grouped, self._grouped):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _grouped(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _grouped(self, module: nn.GroupNorm, args: Any, kwargs: Any) -> None:
         """A group norm keeps channels in their groups."""
-        assert isinstance(module, nn.GroupNorm)
         value = first_input(args, kwargs)
         if self.is_live(value) and value.dim() > 1:
             self._part(self.by_channel(self.labels(value), 1), module.num_groups)
@@ -232,7 +204,7 @@ class _Wires(Tracer):
         kinds = torch.arange(groups).repeat_interleave(len(channels) // groups)
         self._family = _parted(self._family, self.classes.roots(channels), kinds)
 
-    def _layer(self, layer: Layer) -> Any:
+    def _layer(self, layer: Layer) -> Done:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
             found = self.by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,15 +16,15 @@ from torch.utils._pytree import tree_flatten
 from headstart import rng
 from headstart.errors import ModelError, WriteError
 from headstart.model import guard, inputs, weights
-from headstart.model.forward import CurrentLayer, failing_forward, full_precision
-from headstart.model.inputs import Batch, GetInputs
+from headstart.model.forward import by_layer, full_precision
+from headstart.model.hooks import hooked
+from headstart.model.inputs import GetInputs
 from headstart.model.norms import never_run
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.restoring import Step, put_back
-from headstart.symmetries.rescaling import alike
+from headstart.symmetries.same_function import change, outputs
 
-_LOOKED_AT = 16  # samples that tell whether the function is the same
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -107,10 +106,10 @@ def fold_batch_norms(
     if guard.is_lazy(model):
         raise ModelError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
     with rng.untouched(0), torch.inference_mode(False), torch.no_grad(), full_precision(model):
-        batch = inputs.load(data, model, seed=0, samples=samples, get_inputs=get_inputs).head(_LOOKED_AT)
+        batch = inputs.load(data, model, seed=0, samples=samples, get_inputs=get_inputs)
         watch = _Watch(model)
-        with watch.hooked():
-            before = _outputs(model, batch, watch)
+        with Transaction(model):
+            before = outputs(watch.run, batch)
         if not before:
             raise ModelError(
                 "The model returns nothing that can be compared.",
@@ -122,7 +121,9 @@ def fold_batch_norms(
             try:
                 for norm, layer in watch.pairs(own, folded.left):
                     _try(model, norm, layer, folded)
-                if alike(before, _outputs(model, batch)):
+                with Transaction(model):
+                    after = outputs(model, batch)
+                if not change(before, after):
                     return folded
             except BaseException:
                 folded.undo()
@@ -251,47 +252,36 @@ class _Watch(TorchDispatchMode):
             else:
                 yield name, self._layers[source]
 
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        handles = [layer.module.register_forward_hook(self._made(layer)) for layer in self._layers.values()]
-        for name, norm in self._norms.items():
-            if self._reasons[name] is not None:
-                continue
-            handles.append(norm.register_forward_pre_hook(self._enter(name)))
-            handles.append(norm.register_forward_hook(self._leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, and see."""
+        norms = [(name, norm) for name, norm in self._norms.items() if self._reasons[name] is None]
+        with (
+            hooked(by_layer(self._layers.values()), after=self._made, place="last"),
+            hooked(norms, self._enter, self._leave, place="last"),
+            self,
+        ):
+            returned = self._model(*args, **kwargs)
+        for leaf in tree_flatten(returned)[0]:  # it has a user outside
+            self._spoil(leaf)
+        return returned
 
-    def _made(self, layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
-            if isinstance(output, Tensor) and layer.channel_axis(output) == 1:
-                self._outputs[output.untyped_storage().data_ptr()] = (layer.name, output)
+    def _made(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
+        if isinstance(output, Tensor) and layer.channel_axis(output) == 1:
+            self._outputs[output.untyped_storage().data_ptr()] = (layer.name, output)
 
-        return hook
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._calls[name] = self._calls.get(name, 0) + 1
-            found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
-            if found is not None and args[0] is found[1] and len(module.running_mean) == args[0].shape[1]:  # type: ignore[arg-type]
-                if found[0] in self._before.values():  # of another norm, or of this one before
-                    self._spoiled.add(found[0])
-                self._before[name] = found[0]
-                self._inside = found[0]
-
-        return hook
+    def _enter(self, name: str, args: tuple[Any, ...], kwargs: Any) -> None:
+        self._calls[name] = self._calls.get(name, 0) + 1
+        found = self._outputs.get(args[0].untyped_storage().data_ptr()) if args else None
+        channels = len(self._norms[name].running_mean)
+        if found is not None and args[0] is found[1] and channels == args[0].shape[1]:
+            if found[0] in self._before.values():  # of another norm, or of this one before
+                self._spoiled.add(found[0])
+            self._before[name] = found[0]
+            self._inside = found[0]
 
     def _leave(self, *_: Any) -> None:
         self._inside = None
-
-    def returned(self, value: Any) -> None:
-        """Outputs of the model have a user outside."""
-        for leaf in tree_flatten(value)[0]:
-            self._spoil(leaf)
 
     def _spoil(self, value: Any) -> None:
         found = self._outputs.get(value.untyped_storage().data_ptr()) if isinstance(value, Tensor) else None
@@ -302,14 +292,3 @@ class _Watch(TorchDispatchMode):
         for leaf in tree_flatten((args, kwargs or {}))[0]:
             self._spoil(leaf)
         return func(*args, **(kwargs or {}))
-
-
-def _outputs(model: nn.Module, batch: Batch, watch: _Watch | None = None) -> list[Tensor]:
-    with Transaction(model), failing_forward(batch, CurrentLayer()):
-        if watch is None:
-            returned = model(*batch.args, **batch.kwargs)
-        else:
-            with watch:
-                returned = model(*batch.args, **batch.kwargs)
-            watch.returned(returned)
-    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]

@@ -143,12 +143,12 @@ class Matcher:
         found = []
         for number, group in enumerate(self.wiring.groups):
             made = [name for g, name, axis in self._places if g == number and axis == "out"]
-            ready = [n for n in made if bool(settled[self._needed(n, group)].all())]
+            ready = [n for n in made if bool(settled[self._needed(n)].all())]
             found.append([(name, "out") for name in (ready if first and ready else made)])
             settled[group] = True
         return found
 
-    def _needed(self, name: str, group: Tensor) -> Tensor:
+    def _needed(self, name: str) -> Tensor:
         """Labels of the inputs that have to be in order before a layer's filters can be compared."""
         layer = self.layers[name]
         if layer.groups == layer.in_channels:  # filters of one channel each

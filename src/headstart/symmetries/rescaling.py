@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
 from headstart.model import weights
-from headstart.model.forward import CurrentLayer, failing_forward
-from headstart.model.inputs import Batch
 from headstart.model.tensor_state import HeldTensor
 from headstart.model.weights import Layer
 from headstart.restoring import put_back
+from headstart.symmetries.same_function import change, outputs
 from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
 
-_LOOKED_AT = 16  # samples that tell whether the function is the same
-# Of the outputs' size: how far a function that is preserved may move by rounding, in low precision much further.
-_SAME, _SAME_IN = 1e-3, {torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit, of values and of gradients
 
 
@@ -139,18 +135,6 @@ def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
     return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
 
 
-def alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Tell whether outputs are the same but for rounding, where the first are finite at all."""
-    for before, after in zip(first, second, strict=True):
-        finite = torch.isfinite(before)
-        if bool(finite.any()):
-            error = (after.double() - before.double())[finite].abs().max()
-            rounding = _SAME_IN.get(before.dtype, _SAME)
-            if not bool(error <= rounding * before[finite].double().abs().max().clamp_min(1e-30)):
-                return False
-    return True
-
-
 class Function:
     """What a model computes for a few samples, and how to go back to it.
 
@@ -172,7 +156,7 @@ class Function:
 
     def same(self) -> bool:
         """Tell whether the model still computes the same but for rounding, where that was finite at all."""
-        return alike(self._before, self._outputs())
+        return not change(self._before, self._outputs())
 
     def restore(self) -> None:
         """Put back all that a rescale writes, in the model and in the report."""
@@ -183,7 +167,4 @@ class Function:
 
     def _outputs(self) -> list[Tensor]:
         assert self._view.batch is not None
-        batch = self._view.batch.head(_LOOKED_AT)
-        with torch.no_grad(), failing_forward(batch, CurrentLayer()):
-            returned = self._view.model(*batch.args, **batch.kwargs)
-        return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
+        return outputs(self._view.model, self._view.batch)

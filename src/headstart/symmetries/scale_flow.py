@@ -8,7 +8,8 @@ up but tried: it is run again on rescaled inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headstart.model.forward import CurrentLayer, failing_forward, first_input
+from headstart.model.forward import first_input, run
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
 from headstart.model.weights import Layer
@@ -27,6 +29,7 @@ from headstart.symmetries.operations import ANY, PINNED, Classes, Operation, wri
 
 _ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach
+Done = Callable[[Tensor, Tensor, Tensor], "Tensor | None"]  # input, its labels, output -> labels of the output
 
 
 @dataclass
@@ -83,8 +86,8 @@ def trace_scales(
         ModelError: The model's forward failed.
     """
     tracer = Tracer(fixed, rigid, channels)
-    with torch.no_grad(), tracer.hooked(model, layers), failing_forward(batch, CurrentLayer()), tracer:
-        returned = model(*batch.args, **batch.kwargs)
+    with torch.no_grad(), tracer.hooked(model, layers), tracer:
+        returned = run(model, batch)
     return tracer.finish(returned)
 
 
@@ -231,45 +234,37 @@ class Tracer(TorchDispatchMode):
     @contextmanager
     def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
         """Take weight layers and normalizations as they are, not as the operations that they consist of."""
-        handles = []
         own = {id(layer.module) for layer in layers}
-        for layer in layers:
-            handles += self.around(layer.module, self._layer(layer))
-        for name, module in model.named_modules():
-            if is_norm(module) and id(module) not in own:
-                handles += self.around(module, self._norm(name, module))
-        try:
+        parts = [(self._layer(layer), layer.module) for layer in layers]
+        parts += [(self._norm(n, m), m) for n, m in model.named_modules() if is_norm(m) and id(m) not in own]
+        with self.whole(parts):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def around(self, module: nn.Module, done: Callable[[Tensor, Tensor], Tensor | None]) -> list[Any]:
-        """Take a module as a whole: ``done(input, its labels, output)`` gives the labels of the output."""
-        before: list[tuple[Tensor, Tensor] | None] = []
+    @contextmanager
+    def whole(self, modules: Iterable[tuple[Done, nn.Module]]) -> Iterator[None]:
+        """Take modules as wholes: ``done(input, its labels, output)`` gives the labels of the output."""
+        before: dict[Done, list[tuple[Tensor, Tensor] | None]] = defaultdict(list)
 
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def enter(done: Done, args: Any, kwargs: Any) -> None:
             value = first_input(args, kwargs)
             self._outside += 1
             outer = self._outside > 1 or not isinstance(value, Tensor)
             # As it is now: an in-place operation may write over it.
-            before.append(None if outer else (value.clone(), self.labels(value)))
+            before[done].append(None if outer else (value.clone(), self.labels(value)))
 
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            taken = before.pop()
+        def leave(done: Done, args: Any, kwargs: Any, output: Any) -> None:
+            taken = before[done].pop()
             if taken is not None and isinstance(output, Tensor):
-                labels = done(*taken, output)  # type: ignore[call-arg]
+                labels = done(*taken, output)
                 self._labels.pop(id(output), None)
                 if labels is not None:
                     self._labels[id(output)] = (output, labels)
             self._outside -= 1
 
-        return [
-            module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True),
-            module.register_forward_hook(leave, prepend=True),
-        ]
+        with hooked(modules, enter, leave, place="first"):
+            yield
 
-    def _layer(self, layer: Layer) -> Any:
+    def _layer(self, layer: Layer) -> Done:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
             inputs = self.by_channel(labels, layer.channel_axis(value))
             use = self.flow.uses.get(layer.name)
@@ -309,7 +304,7 @@ class Tracer(TorchDispatchMode):
         else:
             self.classes.merge(classes)
 
-    def _norm(self, name: str, module: nn.Module) -> Any:
+    def _norm(self, name: str, module: nn.Module) -> Done:
         def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
             if not bool((labels > PINNED).any()):
                 return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
@@ -16,7 +16,8 @@ from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.shared.normalization import constant_channels
-from headstart.model.forward import CurrentLayer, failing_forward
+from headstart.model.forward import by_layer, run
+from headstart.model.hooks import hooked
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments, channel_moments
@@ -97,21 +98,13 @@ def _moments(view: ModelView) -> dict[str, Moments]:
     assert view.batch is not None
     found: dict[str, Moments] = {}
 
-    def look(layer: Layer) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if layer.name not in found:
-                found[layer.name] = channel_moments(output, layer.channel_axis(output))
-
-        return hook
+    def look(layer: Layer, args: Any, kwargs: Any, output: Tensor) -> None:
+        if layer.name not in found:
+            found[layer.name] = channel_moments(output, layer.channel_axis(output))
 
     batch = view.batch.head(SAMPLES)
-    handles = [layer.module.register_forward_hook(look(layer), prepend=True) for layer in view.layers]
-    try:
-        with torch.no_grad(), batch_statistics(view.model, {}), failing_forward(batch, CurrentLayer()):
-            view.model(*batch.args, **batch.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(by_layer(view.layers), after=look), batch_statistics(view.model, {}), torch.no_grad():
+        run(view.model, batch)
     return found
 
 

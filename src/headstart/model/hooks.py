@@ -1,0 +1,100 @@
+"""Callbacks around modules while a model runs: registered, called without gradients, and removed whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+Key = TypeVar("Key")
+Before = Callable[[Key, tuple[Any, ...], dict[str, Any]], None]
+After = Callable[[Key, tuple[Any, ...], dict[str, Any], Any], Any]
+
+
+class EndOfPass(BaseException):
+    """Raised by a callback: the forward pass has shown what it was run for. See :func:`headstart.model.forward.run`."""
+
+
+class Hooks:
+    """Callbacks that are registered at present.
+
+    Attributes:
+        ended: Whether one of them ended the pass.
+        error: What one of them raised else, which ends the pass as well.
+
+    None is called once the pass is over: the model's own code may catch all exceptions and go on.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def call(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call one, unless the pass is over."""
+        if self.ended or self.error is not None:
+            return None
+        try:
+            return callback(*args)
+        except EndOfPass:
+            self.ended = True
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def hooked(
+    modules: Iterable[tuple[Key, nn.Module]],
+    before: Before[Key] | None = None,
+    after: After[Key] | None = None,
+    *,
+    place: Literal["inside", "first", "last"] = "inside",
+    no_grad: bool = True,
+) -> Iterator[Hooks]:
+    """Call functions before and after modules run, for as long as the context lasts.
+
+    Args:
+        modules: Pairs of a key, which the functions get, and a module.
+        before: ``before(key, args, kwargs)``, with what the module is called with.
+        after: ``after(key, args, kwargs, output)``; what it returns takes the place of the output, unless it is None.
+        place: Among the user's own hooks. ``"inside"``: next to the module, so that the functions see what the module
+            itself takes and makes; ``"first"``: ahead of all others; ``"last"``: behind them.
+        no_grad: Call the functions without gradients, which the model's forward may have switched on.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> with hooked(net.named_children(), before=lambda name, args, kwargs: print(name, tuple(args[0].shape))):
+        ...     _ = net(torch.zeros(4, 2))
+        0 (4, 2)
+        1 (4, 3)
+    """
+    hooks, handles = Hooks(), []
+
+    def register(key: Key, module: nn.Module) -> None:
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert before is not None
+            with torch.no_grad() if no_grad else nullcontext():
+                hooks.call(before, key, args, kwargs)
+
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            assert after is not None
+            with torch.no_grad() if no_grad else nullcontext():
+                return hooks.call(after, key, args, kwargs, output)
+
+        if before is not None:
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=place == "first"))
+        if after is not None:
+            handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=place != "last"))
+
+    try:
+        for key, module in modules:
+            register(key, module)
+        yield hooks
+    finally:
+        for handle in handles:
+            handle.remove()
+        hooks.error = None  # its traceback holds all that the pass computed

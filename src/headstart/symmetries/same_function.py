@@ -1,0 +1,55 @@
+"""Whether a model computes the same function before and after a change, but for rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.model.forward import run
+from headstart.model.inputs import Batch
+
+_LOOKED_AT = 16  # samples that tell
+_COARSE = {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size: how far rounding moves these formats
+
+
+def outputs(model: Callable[..., Any], batch: Batch) -> list[Tensor]:
+    """What a model returns for up to 16 samples, in floating point.
+
+    Args:
+        model: In evaluation mode.
+        batch: Stays as it is, whatever the model writes into its input.
+
+    Raises:
+        ModelError: The model's forward failed.
+    """
+    with torch.no_grad():
+        returned = run(model, batch.head(_LOOKED_AT))
+    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
+
+
+def change(before: Sequence[Tensor], after: Sequence[Tensor], rounding: float = 1e-3) -> float:
+    """By how much of their size outputs differ; 0 if it is no more than rounding.
+
+    Args:
+        before: Outputs; where they are not finite, nothing is compared.
+        after: As many, of the same shapes.
+        rounding: The largest difference that is none, as a share of the largest value. If an output is in half
+            precision, the network computes in it, and 0.05 (bfloat16) or 0.01 (float16) counts instead.
+
+    Example:
+        >>> change([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])
+        0.25
+    """
+    largest = 0.0
+    for old, new in zip(before, after, strict=True):
+        finite = torch.isfinite(old)
+        if bool(finite.any()):
+            a, b = old[finite].double(), new[finite].double()
+            error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+            largest = max(largest, math.inf if math.isnan(error) else error)
+    limit = max((_COARSE.get(t.dtype, rounding) for t in before), default=rounding)
+    return largest if largest > limit else 0.0
