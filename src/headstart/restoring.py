@@ -52,7 +52,7 @@ def raise_lost(failures: list[Failure], after: BaseException | None = None) -> N
     """
     if not failures:
         return
-    told = ", ".join(f"'{name}' ({' '.join(str(e).split()).rstrip('.')})" for name, e in failures)
+    told = ", ".join(f"'{name}' ({' '.join(str(e).split()).partition('. ')[0].rstrip('.')})" for name, e in failures)
     before = ""
     if after is not None:
         text = after.message if isinstance(after, HeadstartError) else f"{type(after).__name__}: {after}"

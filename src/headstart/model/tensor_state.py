@@ -213,7 +213,8 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _write_once(tensor: Tensor, values: Tensor) -> None:
     """Write a tensor, but not what expanding repeats."""
-    for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+    plain = tensor.layout is torch.strided and not tensor.is_nested
+    for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True) if plain else ()):
         if step == 0 and size > 1:
             tensor, values = tensor.narrow(axis, 0, 1), values.narrow(axis, 0, 1)
     tensor.copy_(values)
