@@ -37,7 +37,6 @@ class Row:
         notes: Why it was skipped, and anything else to know.
         weight_mean, weight_std: Of the weight, as (before, after).
         output_mean, output_std: Of the layer's output after the call, over everything.
-        filled_std: Of the output before it was rescaled, None where nothing rescaled it.
         across_sample_std: Deviation of the output between samples; 0 means that inputs look alike.
         seconds: Time spent on the layer by methods.
     """
@@ -52,7 +51,6 @@ class Row:
     weight_std: tuple[float, float] | None = None
     output_mean: float | None = None
     output_std: float | None = None
-    filled_std: float | None = None
     across_sample_std: float | None = None
     seconds: float = 0.0
 
