@@ -1,9 +1,11 @@
 """Reports and saved initializations."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from headstart.report import Row
 from safetensors.torch import save_file
 from torch import nn
 
@@ -120,3 +122,11 @@ class TestFile:
         save_file({"a": torch.zeros(1)}, path, metadata={"format": "headstart-init-1", "provenance": "{"})
         with pytest.raises(hs.HeadstartError, match="cannot be read"):
             hs.Init.load(path)
+
+
+def test_every_field_of_a_row_is_set_by_a_call(report):
+    optional = [field for field in dataclasses.fields(Row) if field.default is not dataclasses.MISSING]
+    optional += [field for field in dataclasses.fields(Row) if field.default_factory is not dataclasses.MISSING]
+    assert len(optional) == 9
+    for field in optional:
+        assert any(getattr(row, field.name) not in (field.default, []) for row in report.rows), field.name

@@ -1,8 +1,13 @@
 import argparse
+import contextlib
+import functools
 import io
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -38,13 +43,17 @@ class Slow(nn.Sequential):
 def build(classes):
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
 
+def noted(classes):
+    Path(__file__).with_name(f"{os.getpid()}.pid").touch()
+    return Slow(classes)
+
 def deadly(classes):
     count = Path(__file__).with_name("deaths.txt")
     if os.environ.get("DRIVER") != str(os.getpid()):
         with count.open("a") as file:
             file.write(f"{os.getpid()}\\n")
         if len(count.read_text().splitlines()) <= int(os.environ["DEATHS"]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, os.environ.get("DEATH", "SIGKILL")))
     return build(classes)
 
 def wrong(classes):
@@ -127,11 +136,16 @@ def test_each_trial_at_work_has_a_bar_while_it_is():
         assert len(bars._progress.tasks) < 12
         bars.working([])
         assert len(bars._progress.tasks) == 1
-    assert lines == [("trials", 0, 6), ("default, seed 1", 4, 10), ("lsuv\\[1], seed 2", 0, 10)]
+    assert lines == [("trials", 0, 6), ("default, seed 1", 4, 10), ("lsuv[1], seed 2", 0, 10)]
+    assert "lsuv[1], seed 2" in console.file.getvalue()
 
 
-def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(make_experiment, net, store, monkeypatch):
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGTERM"])
+def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(
+    make_experiment, net, store, monkeypatch, death
+):
     monkeypatch.setenv("DEATHS", "1")
+    monkeypatch.setenv("DEATH", death)
     experiment = make_experiment(model=f"{net}:deadly", arms=(Arm("default"),), seeds=(0, 1))
     assert run(experiment, store, executor=Processes(1)).ran == 2
     assert len(results(store)) == 2
@@ -195,14 +209,64 @@ def test_cores_are_shared_out(monkeypatch):
 
 def test_closing_stops_what_runs():
     executor = Processes(1)
-    slot = executor._workers[0]
-    slot._pool = processes.ProcessPoolExecutor(1, slot._context, processes._enter, (slot.done,))
-    slot._pid = slot._pool.submit(os.getpid)
-    pid = slot._pid.result()
-    slot._pool.submit(signal.pause)
+    (slot,) = executor._workers
+    pid = slot.submit(os.getpid).result()
+    slot.submit(signal.pause)
     executor.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_closing_does_not_wait_for_a_worker_that_does_not_listen(monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.1)
+    executor = Processes(1)
+    (slot,) = executor._workers
+    slot.submit(exec, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)").result()
+    slot.submit(signal.pause)
+    executor.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_closing_stops_a_worker_that_still_starts():
+    executor = Processes(1)
+    (slot,) = executor._workers
+    slot.submit(signal.pause)  # in the queue that the worker reads as soon as it can
+    executor.close()
+    assert multiprocessing.active_children() == []
+
+
+def processes_of(session):
+    """The process ids of a session that are no zombies."""
+    lines = subprocess.run(["ps", "-e", "-o", "sess=,pid=,stat="], capture_output=True, text=True).stdout.splitlines()
+    return [line.split()[1] for line in lines if line.split()[0] == str(session) and "Z" not in line.split()[2]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the session's processes as Linux lists them")
+def test_a_driver_that_a_signal_ends_leaves_nothing_behind(net, task_file, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--task", task_file, "--model", f"{net}:noted", "--out", str(out), "--arms", "lsuv", "--seeds", "2"]
+    arguments += ["--no-controls", "--jobs", "2", "--quiet", "--steps", "4000", "--batch-size", "16"]
+    default = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)  # whatever this shell ignores
+    command = [sys.executable, "-m", "headstart.cli.main", "compare", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=default
+    ) as driver:
+        try:
+            deadline = time.monotonic() + 300
+            while len(list(tmp_path.glob("*.pid"))) < 3 and driver.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)  # until the driver and two workers have built the model
+            driver.send_signal(signal.SIGTERM)
+            printed, said = driver.communicate(timeout=120)
+            assert processes_of(driver.pid) == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert printed == ""
+    assert " ".join(said.split()) == (
+        f"Finished trials are kept in '{out}'; the same command goes on from there. Ended by SIGTERM."
+    )
+    assert list(out.glob("claims/*.json")) == []
 
 
 def test_the_arguments_choose_the_executor():

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,14 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0 if the command did its work, 2 for an error that it explains, 130 if interrupted.
+        The exit code: 0 if the command did its work, 2 for an error that it explains, 130 if interrupted, and 128
+        plus its number if another signal ended it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None and arguments[:1] in (["compare"], ["reproduce"]):
         _restart_with_patient_threads()
     try:
+        if argv is None:
+            _unwind_at_the_end()
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         return int(parsed.run(parsed))
+    except _Ended as end:
+        _complain(f"Ended by {end.signal.name}.")
+        return 128 + end.signal
     except KeyboardInterrupt:
         _complain("Interrupted.")
         return 130
@@ -66,6 +73,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(str(error))
         return 2
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asks this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+
+def _unwind_at_the_end() -> None:
+    """Let other signals that end a process do what Ctrl-C does: workers are stopped, and what they share is freed.
+
+    What ignores a signal, as ``nohup`` makes a command do, goes on ignoring it.
+    """
+    ours = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    ours = [number for number in ours if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, frame: object) -> None:
+        for each in ours:
+            signal.signal(each, signal.SIG_IGN)  # `timeout` sends its signal twice; the second would end the unwinding
+        raise _Ended(number)
+
+    for number in ours:
+        signal.signal(number, end)
 
 
 def _restart_with_patient_threads() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import re
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,15 +79,34 @@ def launch(config: Training, function: Callable[[Fabric, Argument], Any], argume
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, _rendezvous():
         # Fabric's own way back is a pipe that is read after the processes have ended, which a long result would fill.
         answer = Path(folder, "answer")
+        others = set(multiprocessing.active_children())
         try:
             # As bytes: Fabric looks for modules inside arguments and stumbles over frozen dataclasses.
             fabric.launch(_call, pickle.dumps((function, argument)), str(answer))  # type: ignore[arg-type]
         except ProcessException as error:
             raise _translated(error) from error
+        except BaseException:  # an interruption: the processes know nothing of it
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join()
+            raise
         return pickle.loads(answer.read_bytes())  # noqa: S301 - written by our own process a moment ago
 
 
+def leave_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, however that did."""
+
+    def leave() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, name="headstart-parent", daemon=True).start()
+
+
 def _call(fabric: Fabric, task: bytes, answer: str) -> None:
+    leave_with_parent()
     function, argument = pickle.loads(task)  # noqa: S301 - from the process that started this one
     result = function(fabric, argument)
     if fabric.is_global_zero:

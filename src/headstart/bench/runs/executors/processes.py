@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import torch
 
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
+from headstart.bench.trials.devices import leave_with_parent
 from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
@@ -30,6 +30,8 @@ RETRIES = 2
 """How often a trial is run again whose worker died."""
 LOOK = 0.5
 """Seconds between looks at how far the trials at work are."""
+GRACE = 5.0
+"""Seconds that a worker has to stop its trial."""
 
 
 def cores() -> int:
@@ -84,8 +86,8 @@ class Processes:
                 idle.append(worker)
                 try:
                     yield future.result().finished(trial)
-                except BrokenProcessPool:
-                    worker.stop(dead=True)
+                except (BrokenProcessPool, SystemExit):  # killed, or asked to end by someone else
+                    worker.stop()
                     deaths[trial.key] += 1
                     if deaths[trial.key] <= RETRIES:
                         again.append(trial)
@@ -112,28 +114,36 @@ class _Worker:
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
         self.done = self._context.RawValue(ctypes.c_longlong, 0)
         self._pool: ProcessPoolExecutor | None = None
-        self._pid: Future[int] | None = None
+        self._processes: list[Any] = []
 
     def start(self, job: Job) -> Future[Reply]:
         self.done.value = 0
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, self._context, _enter, (self.done,))
-            self._pid = self._pool.submit(os.getpid)
+        return self.submit(_work, job)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        others = set(multiprocessing.active_children())
+        self._pool = self._pool or ProcessPoolExecutor(1, self._context, _enter, (self.done,))
         try:
-            return self._pool.submit(_work, job)
+            return self._pool.submit(function, *arguments)
         except BrokenProcessPool as error:  # it died while it had nothing to do
-            future: Future[Reply] = Future()
+            future: Future[Any] = Future()
             future.set_exception(error)
             return future
+        finally:
+            self._processes += set(multiprocessing.active_children()) - others
 
-    def stop(self, dead: bool = False) -> None:
+    def stop(self) -> None:
+        """Ask the process to stop, so that it stops what it started itself; kill it if it does not in time."""
         pool, self._pool = self._pool, None
-        if pool is None or self._pid is None:
+        processes, self._processes = self._processes, []
+        if pool is None:
             return
-        if not dead and self._pid.done() and self._pid.exception() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid.result(), signal.SIGTERM)
+        for process in processes:
+            process.terminate()
+        late = threading.Timer(GRACE, lambda: [process.kill() for process in processes])
+        late.start()
         pool.shutdown(wait=True, cancel_futures=True)
+        late.cancel()
 
 
 _done: Any = None  # in a worker: the number that its driver reads
@@ -144,7 +154,8 @@ def _enter(done: Any) -> None:
     global _done
     _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_driver, name="headstart-driver", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    leave_with_parent()
 
 
 def _work(job: Job) -> Reply:
@@ -153,13 +164,6 @@ def _work(job: Job) -> Reply:
 
 def _tell(done: int) -> None:
     _done.value = done
-
-
-def _leave_with_driver() -> None:
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    multiprocessing.connection.wait([driver.sentinel])
-    os._exit(1)
 
 
 def _died(trial: Trial, times: int) -> HeadstartError:
