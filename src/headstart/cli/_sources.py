@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headstart import rng
-from headstart.errors import DataError, MissingExtraError, unknown
+from headstart import inputs, rng
+from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
 
 SAMPLES = 1024  # what hs.initialize takes of a tensor; no more is decoded and converted
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
@@ -72,9 +72,10 @@ def load_data(
         source = Source((task.train.images, task.train.labels), [task.describe()], classes=task.classes)
     elif userfile.is_user_function(spec):
         made = userfile.call_with_known(userfile.load_function(spec), {"seed": seed}, spec)
-        source = Source(made)
         if isinstance(made, tasks.Task):
             source = Source((made.train.images, made.train.labels), [made.describe()], classes=made.classes)
+        else:
+            source = Source(inputs.map_tensors(made, lambda tensor: tensor))  # its arrays become tensors
     elif path.is_dir():
         source = _image_folder(path, seed, limit, resize)
     elif path.suffix.lower() in _ARRAYS:
@@ -95,10 +96,10 @@ def _read_arrays(path: Path) -> Any:
         raise DataError(f"There is no file '{path}'.", remedy="Check the path.")
     try:
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+            return inputs.from_numpy(np.load(path, allow_pickle=False))
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return _pair({name: torch.from_numpy(archive[name]) for name in archive.files}, path)
+                return _pair({name: inputs.from_numpy(archive[name]) for name in archive.files}, path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -107,11 +108,13 @@ def _read_arrays(path: Path) -> Any:
         return _pair(found, path) if isinstance(found, Mapping) else found
     except DataError:
         raise
+    except HeadstartError as error:
+        raise DataError(f"'{path}': {error.message}", remedy=error.remedy) from error
     except Exception as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise DataError(
             f"'{path}' cannot be read as arrays of numbers: {type(error).__name__}: {reason}.",
-            remedy="Files that need unpickling are refused; save a plain array or tensor.",
+            remedy="Save a plain array or tensor; files that need unpickling are refused.",
         ) from error
 
 
