@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Diagnose and show."""
     from headstart.cli import _common, _models
     from headstart.diagnosis import SAMPLES, diagnose
+    from headstart.errors import HeadstartError
 
     if args.html is not None:
         _models.check_output(args.html, force=True, suffixes=(".html", ".htm"))
@@ -55,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         from headstart.render import html_page
 
-        args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+        try:
+            args.html.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+        except OSError as error:
+            raise HeadstartError(f"'{args.html}' cannot be written: {error}.") from error
     if args.json:
         print(_common.to_json(diagnosis.to_dict()))
     else:
