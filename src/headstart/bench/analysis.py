@@ -12,7 +12,6 @@ from headstart.bench import statistics
 from headstart.bench.arms import CONTROLS, EQUAL_STEPS, RESTARTS
 from headstart.bench.autotune import rule as measured
 from headstart.bench.budget import more_steps, remarks
-from headstart.bench.experiment import FORMAT
 from headstart.bench.selection import Selection, selection_of
 from headstart.bench.speed import RULE as SPEED
 from headstart.bench.speed import Speed, Target, speed_to, target_of
@@ -187,11 +186,6 @@ def analyse(store: Store) -> Analysis:
         HeadstartError: If the folder holds no experiment.
     """
     plan = store.read_experiment()
-    if plan.get("format") != FORMAT:
-        raise HeadstartError(
-            f"'{store.folder}' holds an experiment of format {plan.get('format')!r}, not {FORMAT!r}.",
-            remedy="Run the comparison again with this version.",
-        )
     if not plan.get("test", True):
         raise HeadstartError(
             f"'{store.folder}' holds a search, whose trials do not look at the test split.",

@@ -17,15 +17,14 @@ from headstart.bench.budget import settle
 from headstart.bench.claims import Claims
 from headstart.bench.executors.base import Executor, Working
 from headstart.bench.executors.in_process import InProcess
-from headstart.bench.models import parameter_count, resolve_model
-from headstart.bench.store import Damage, Decide, Record, Store, content_key
+from headstart.bench.models import check_outputs, parameter_count, resolve_model
+from headstart.bench.store import EXPERIMENT, Damage, Decide, Record, Store, content_key
 from headstart.bench.tasks import load_task
 from headstart.bench.timing import measured
 from headstart.bench.training import Training
 from headstart.bench.trial import Ground
 from headstart.errors import HeadstartError
 
-FORMAT = "headstart-experiment-1"
 AUTO = "auto"
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
@@ -116,6 +115,7 @@ class Experiment:
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
         data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
+        check_outputs(builder, next(data.batches(data.validation, 2))[0], task.classes)
         return tune(Ground(data, task.fingerprint(), builder, training), self.auto, decide)
 
     def prepare(self, decide: Decide = measured, ground: Ground | None = None) -> Ground:
@@ -295,7 +295,7 @@ def _plan(
     with rng.untouched():
         model = ground.builder(task.channels, task.classes, task.image_size)
     return {
-        "format": FORMAT,
+        "format": EXPERIMENT,
         "task": {
             "name": experiment.task,
             "description": task.describe(),

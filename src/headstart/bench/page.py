@@ -12,7 +12,8 @@ import numpy as np
 from headstart.bench import figures, pictures, summary
 from headstart.bench.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.store import Store
-from headstart.bench.templating import PILLS, drawing, fill
+from headstart.bench.svg import figure
+from headstart.bench.templating import PILLS, drawing, engine, fill
 
 _ROLES = {
     "": "method",
@@ -44,6 +45,16 @@ def write_report(store: Store, analysis: Analysis | None = None, folder: str | o
     target = store if folder is None else Store(folder)
     target.write_text("report.md", summary.markdown(analysis))
     return target.write_text("report.html", page)
+
+
+def check_packages() -> None:
+    """Raise the error for a package that the page needs, before hours of training end in it.
+
+    Raises:
+        MissingExtraError: If matplotlib or Jinja2 is not installed.
+    """
+    engine()
+    figure(1, 1)
 
 
 def render(analysis: Analysis) -> str:

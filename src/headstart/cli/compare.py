@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from headstart.bench import analyse
     from headstart.bench import run as run_experiment
-    from headstart.bench.page import write_report
+    from headstart.bench.page import check_packages, write_report
     from headstart.bench.search import run_search
     from headstart.bench.sequential import run_until_decided
     from headstart.bench.summary import as_dict
@@ -98,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
     if args.download:
         with _pointing(config, typed):
             load_task(experiment.task, experiment.split_seed, download=True)
-    store = Store(chosen["out"])
+    store, executor = Store(chosen["out"]), executor_from(args)
     if args.dry_run:
         with _pointing(config, typed):
             return _dry_run(experiment, store, searched, args.json)
+    check_packages()
     errors, found = Console(stderr=True), ""
     try:
         with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
-            executor = executor_from(args)
             if searched is not None:
                 experiment, tried = run_search(searched, store, bars, _command(), executor)
                 found = f"Search: {tried.ran} trials run in {tried.seconds:.0f} s{_others(tried)}."
