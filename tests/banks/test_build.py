@@ -141,7 +141,7 @@ class TestPooled:
     def test_options_that_do_not_fit(self, net):
         with pytest.raises(HeadstartError, match="no layer names"):
             FilterBank.from_models(net(), pool=True, clusters={"*": 2})
-        with pytest.raises(HeadstartError, match="bins=0"):
+        with pytest.raises(HeadstartError, match=r"^bins=0 is not at least 1\.$"):
             FilterBank.from_models(net(), pool=True, bins=0)
 
 

@@ -44,7 +44,7 @@ def test_a_claim_tells_who_has_it(folder):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from headstart.bench.claims import Claims
+from headstart.bench.store.claims import Claims
 claims = Claims(Path(sys.argv[1]))
 claims.take("a")
 print("held", flush=True)

@@ -1,7 +1,9 @@
 import csv
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 
 import markupsafe
@@ -88,15 +90,60 @@ def test_report_makes_the_same_again(compare, tmp_path, capsys):
         (["--optimizer", "adan"], "Did you mean"),
         (["--batch-size", "9999"], "cannot be drawn from 126"),
         (["--device", "warp"], "device 'warp' cannot be used"),
+        (["--jobs", "0", "--dry-run"], "The number of jobs is 0"),
+        (["--gpus-per-trial", "1", "--dry-run"], "--gpus-per-trial is for Ray"),
+        (["--model", "{net}:two", "--arms", "lsuv"], "returned a tensor of shape (2, 2)"),
     ],
 )
-def test_a_wrong_word_is_one_message_on_stderr_and_code_2(compare, capsys, arguments, match):
-    assert compare(*arguments) == 2
+def test_a_wrong_word_is_one_message_on_stderr_and_code_2(compare, capsys, tmp_path, arguments, match):
+    two = "from torch import nn\ndef two():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))\n"
+    (tmp_path / "net.py").write_text(two)
+    assert compare(*(word.format(net=tmp_path / "net.py") for word in arguments)) == 2
     captured = capsys.readouterr()
     assert match in captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib.figure"])
+def test_a_package_that_the_page_needs_is_missed_before_anything_runs(compare, tmp_path, capsys, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert compare("--arms", "lsuv") == 2
+    assert "pip install 'headstart[bench]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+EMPTY = [
+    ["compare", "--out", ""],
+    ["compare", "--arms", "lsuv", ""],
+    ["compare", ""],
+    ["init", "net.py:build", "--data", ""],
+    ["bank", "show", "cifar10-resnets", "--out", ""],
+    ["bank", "build", ""],
+    ["report", "runs", ""],
+]
+
+
+@pytest.mark.parametrize("arguments", EMPTY)
+def test_an_empty_text_is_not_taken_for_the_working_directory(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "it is empty; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_an_empty_text_may_stand_where_it_means_none(capsys, tmp_path):
+    assert main(["reproduce", "pre-warm", "--seeds", "", "--task", "", "--only", "nothing"]) == 2
+    assert "no protocol of pre-warm at the scale 'smoke': 'nothing'" in capsys.readouterr().err
+
+
+def test_a_terminal_of_few_characters_gets_escapes_for_the_others():
+    command = [sys.executable, "-m", "headstart.cli.main", "tasks"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="ascii", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert r"1\xd728\xd728" in done.stdout
 
 
 def test_a_report_of_no_folder_is_code_2(tmp_path, capsys):

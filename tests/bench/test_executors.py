@@ -149,7 +149,7 @@ def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(
     experiment = make_experiment(model=f"{net}:deadly", arms=(Arm("default"),), seeds=(0, 1))
     assert run(experiment, store, executor=Processes(1)).ran == 2
     assert len(results(store)) == 2
-    assert len((net.parent / "deaths.txt").read_text().splitlines()) == 3  # one that died, two that did not
+    assert len((net.parent / "deaths.txt").read_text().splitlines()) == 4  # one that died, one to look at, two to train
 
 
 def test_a_worker_that_always_dies_ends_in_one_error(make_experiment, net, store, monkeypatch):

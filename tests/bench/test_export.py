@@ -80,6 +80,13 @@ def test_hostile_names_stay_in_their_cell(make_experiment, store):
     assert [row["arm"] for row in back] == ["default", label]
 
 
+@pytest.mark.parametrize("command", ["status", "report", "export"])
+def test_an_experiment_of_another_version_is_refused_by_every_reader(store, capsys, command):
+    store.write_experiment({"format": "headstart-experiment-99"})
+    assert main([command, str(store.folder)]) == 2
+    assert "of format 'headstart-experiment-99'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_name_from_a_path_that_is_not_utf_8_can_be_written(make_experiment, store, tmp_path, suffix):
     run(make_experiment(arms=(Arm("default"), Arm("caf\udce9", "lsuv")), seeds=(0,)), store)

@@ -49,7 +49,7 @@ import signal
 import sys
 import torch
 from headstart.bench import Arm, Experiment, Store, Training, run
-from headstart.bench.executors import InProcess, Processes
+from headstart.bench.runs.executors import InProcess, Processes
 from headstart.errors import HeadstartError
 
 def experiment(folder):
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     if where == "ray":
-        from headstart.bench.executors.on_ray import OnRay
+        from headstart.bench.runs.executors.on_ray import OnRay
 
         executor = OnRay("local", 2)
     else:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.bench.models.builders import first_layer, parameter_count, resolve_model
+from headstart.bench.models.builders import ModelBuilder, check_outputs, first_layer, parameter_count, resolve_model
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, UnknownNameError
 
 
@@ -21,6 +21,37 @@ def test_prewarm_cnn_takes_any_input(channels, size, parameters):
 def test_prewarm_cnn_says_when_images_are_too_small():
     with pytest.raises(ModelError, match="at least 4×4, not 3×9"):
         resolve_model("headstart:prewarm-cnn")(1, 10, (3, 9))
+
+
+class Twice(nn.Linear):
+    def forward(self, x):
+        return (super().forward(x.flatten(1)),) * 2
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda classes: Twice(16, classes), "returned tuple on images of shape"),
+        (lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(16, classes - 1)), r"shape \(2, 9\).*not .*\(2, 10\)"),
+        (lambda classes: nn.Linear(4, classes), r"a tensor of shape \(2, 1, 4, 10\)"),
+        (lambda classes: nn.Linear(3, classes), "The forward of 'net.py:f' failed on .*: RuntimeError: mat1 and mat2"),
+        (lambda classes: nn.Sequential(nn.Flatten()), "has no parameter to train"),
+    ],
+)
+def test_a_model_that_does_not_answer_with_a_number_per_class_is_refused(build, match):
+    builder = ModelBuilder("net.py:f", "", lambda channels, classes, size: build(classes))
+    state = torch.get_rng_state()
+    with pytest.raises(ModelError, match=match):
+        check_outputs(builder, torch.zeros(2, 1, 4, 4), 10)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("classes", [10, 3])
+def test_a_model_may_have_more_outputs_than_there_are_classes(classes):
+    builder = ModelBuilder(
+        "net.py:f", "", lambda channels, classes, size: nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    )
+    check_outputs(builder, torch.zeros(2, 1, 4, 4), classes)
 
 
 @pytest.fixture

@@ -337,7 +337,7 @@ def test_a_file_says_the_same_words(tmp_path):
 def test_the_documented_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Made(best_at(default=0.003))
-    monkeypatch.setattr("headstart.bench.runs.experiment.InProcess", lambda: made)
+    monkeypatch.setattr("headstart.bench.runs.run.InProcess", lambda: made)
     monkeypatch.setattr(autotune, "_BLOCK", 0.0)
     monkeypatch.setattr(autotune, "_ROUNDS", 1)
     text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()

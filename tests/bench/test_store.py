@@ -187,14 +187,18 @@ def test_a_writer_killed_at_any_point_leaves_only_sound_files(store):
 
 
 def test_the_experiment_is_kept_and_checked(store):
-    store.write_experiment({"arms": ["default"]})
-    assert store.read_experiment() == {"arms": ["default"]}
+    plan = {"format": "headstart-experiment-1", "arms": ["default"]}
+    store.write_experiment(plan)
+    assert store.read_experiment() == plan
     path = store.folder / "experiment.json"
     path.write_text(path.read_text().replace("default", "prewarm"))
     with pytest.raises(HeadstartError, match="changed after it was written"):
         store.read_experiment()
     path.write_text("{")
     with pytest.raises(HeadstartError, match="not complete JSON"):
+        store.read_experiment()
+    store.write_experiment({**plan, "format": "headstart-experiment-99"})
+    with pytest.raises(HeadstartError, match="of format 'headstart-experiment-99', not 'headstart-experiment-1'"):
         store.read_experiment()
     path.unlink()
     with pytest.raises(HeadstartError, match="no experiment"):

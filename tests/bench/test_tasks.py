@@ -82,7 +82,7 @@ def test_sixteen_bits_and_floats_are_kept_as_floats():
 @pytest.mark.parametrize(
     ("images", "labels", "match"),
     [
-        (np.zeros((9, 4), np.uint8), np.arange(9) % 2, "shape"),
+        (np.zeros((9, 4), np.uint8), np.arange(9) % 2, r"Give \(N, H, W\)"),
         (np.zeros((9, 4, 4), np.int64), np.arange(9) % 2, "type int64"),
         (np.full((9, 4, 4), np.nan), np.arange(9) % 2, "NaN"),
         (np.zeros((9, 4, 4), np.uint8), np.arange(8) % 2, "9 images and 8 labels"),
@@ -90,7 +90,7 @@ def test_sixteen_bits_and_floats_are_kept_as_floats():
         (np.zeros((9, 4, 4), np.uint8), np.zeros(9), "one integer per image"),
         (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), "only one class"),
         (np.zeros((9, 4, 4), np.uint8), np.array([0] * 8 + [1]), "class 1 has only 1 image"),
-        (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "shape"),
+        (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"shape \(0, 4, 4\)\. Give at least one image"),
     ],
 )
 def test_arrays_that_cannot_serve_get_a_clear_error(images, labels, match):

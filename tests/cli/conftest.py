@@ -42,6 +42,9 @@ def folder(tmp_path, monkeypatch):
             def deep():
                 return nn.Sequential(*(m for i in range(16) for m in (nn.Linear(8, 8), nn.ReLU())))
 
+            def leaves():
+                raise SystemExit(3)
+
             def not_a_model():
                 return 3
 

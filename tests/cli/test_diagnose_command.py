@@ -68,8 +68,12 @@ def test_json_stays_json_where_values_are_not_finite(folder, headstart):
     assert found["findings"][0]["kind"] == "not finite"
 
 
-def test_errors_are_one_line(refused):
+def test_errors_are_one_line(folder, refused):
     assert "does not end in .html" in refused("diagnose", "net.py:build_model", "--html", "d.txt")
+    (folder / "dir.html").mkdir()
+    assert "'dir.html' is a folder" in refused("diagnose", "net.py:build_model", "--html", "dir.html")
+    name = "x" * 300 + ".html"  # longer than a file system takes
+    assert f"'{name}' cannot be written: " in refused("diagnose", "net.py:build_model", "--html", name)
     for option in ("--samples", "--resize"):
         assert f"{option} 0 is not positive" in refused(
             "diagnose", "net.py:deep", "--data", "net.py:vectors", option, 0

@@ -214,10 +214,17 @@ def test_a_malicious_pickle_is_refused_and_not_run(folder, refused):
         (["net.py:build_model", "--data", "images.npz", "--dry-run"], "There is no file 'images.npz'"),
         (["net.py:build_model", "--data", "mnist6k", "--dry-run"], "Did you mean 'mnist5k'"),
         (["net.py:build_model", "--data", ".", "--dry-run"], "holds no image"),
+        (["net.py:build_model", "--method", "kaiming", "--out", "dir.pt", "--force"], "'dir.pt' is a folder"),
+        (["net.py:leaves", "--dry-run"], "'net.py:leaves' raised SystemExit: 3"),
+        (["leaves.py:f", "--dry-run"], "Importing 'leaves.py' failed: SystemExit"),
+        (["net.py:build", "--dry-run"], "There is no function in 'net.py': 'build'."),
+        (["net.py:needs_depth", "--dry-run"], "available are: none."),
         (["net.py:build_model", "--data", "net.py:load", "--include", "7", "--dry-run"], "no layer that matches '7'"),
     ],
 )
 def test_errors_are_one_line(refused, folder, arguments, message):
+    (folder / "dir.pt").mkdir()
+    (folder / "leaves.py").write_text("import sys\nsys.exit()\n")
     before = sorted(os.listdir(folder))
     assert message in refused("init", *arguments)
     assert [f for f in sorted(os.listdir(folder)) if f != "__pycache__"] == before
@@ -235,6 +242,11 @@ def test_checkpoints_that_do_not_fit(folder, refused):
     assert "not a readable safetensors file" in refused(*base, "damaged.safetensors")
     torch.save([1, 2], "list.pt")
     assert "holds no state_dict" in refused(*base, "list.pt")
+
+
+@pytest.mark.parametrize("seed", [2**64 + 5, -(2**70), -1])
+def test_any_whole_number_is_a_seed(result, seed):
+    assert result("init", "net.py:build_model", "--method", "kaiming", "--dry-run", "--seed", seed)["seed"] == seed
 
 
 def test_help_has_examples(capsys):

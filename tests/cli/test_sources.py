@@ -115,6 +115,21 @@ def test_what_cannot_be_read(folder):
         load_data("damaged.npz")
 
 
+def test_arrays_of_the_other_order_of_bytes_are_read(folder):
+    for dtype in (">f4", "<f4"):
+        np.save("values.npy", np.arange(6, dtype=dtype).reshape(3, 2))
+        assert torch.equal(load_data("values.npy").value, torch.arange(6.0).reshape(3, 2))
+
+
+def test_arrays_of_no_numbers_are_one_error_wherever_they_come_from(folder):
+    np.save("dates.npy", np.zeros(3, "M8[s]"))
+    with pytest.raises(DataError, match=r"'dates\.npy': A numpy array of dtype datetime64\[s\] is not numeric"):
+        load_data("dates.npy")
+    (folder / "made.py").write_text("import numpy as np\ndef load():\n    return np.array([None] * 9), np.arange(9)\n")
+    with pytest.raises(HeadstartError, match="dtype object is not numeric"):
+        load_data("made.py:load")
+
+
 def test_model_arguments():
     assert parse_arguments("a=1, b=[1,2],c=none,d=x") == {"a": 1, "b": [1, 2], "c": None, "d": "x"}
     assert parse_arguments("") == {}

@@ -78,8 +78,9 @@ def gather(
     Raises:
         HeadstartError: A source cannot be read, its layers do not match the first's, or nothing is left of it.
     """
-    if bins < 1 or sample < 1:
-        raise HeadstartError(f"bins={bins} and sample={sample} are to be at least 1.")
+    for name, number in (("bins", bins), ("sample", sample)):
+        if number < 1:
+            raise HeadstartError(f"{name}={number} is not at least 1.")
     groups: dict[Key, Group] = {}
     first: dict[str, Key] = {}
     names: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def build(spec: str, model_args: str, source: Source | None, seed: int) -> tuple
     if source is not None:
         found = {"in_channels": source.channels, "classes": source.classes, "image_size": source.image_size}
         known.update({k: v for k, v in found.items() if v is not None})
-    torch.manual_seed(seed)
+    torch.manual_seed(seed & 0xFFFF_FFFF_FFFF_FFFF)  # as torch reads a negative one; it takes no longer ones
     if user_function.is_user_function(spec):
         function = user_function.load_function(spec)
         # Only what is known is offered: a guess would hide that the function needs an answer.
@@ -165,13 +166,16 @@ def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
     """Raise before any work if the output cannot be written where it is asked for.
 
     Raises:
-        HeadstartError: Wrong suffix, no such folder, or a file is there and ``--force`` is not given.
+        HeadstartError: Wrong suffix, a folder or in none, or a file is there and ``--force`` is not given.
     """
     if path.suffix not in suffixes:
         raise HeadstartError(
             f"'{path}' does not end in {' or '.join(suffixes)}.", remedy="The ending names the format."
         )
-    if not path.parent.is_dir():
+    # Not by the path's own methods: they raise for a name that is longer than the file system takes.
+    if os.path.isdir(path):
+        raise HeadstartError(f"'{path}' is a folder.", remedy="Name a file.")
+    if not os.path.isdir(path.parent):
         raise HeadstartError(f"There is no folder '{path.parent}'.", remedy="Create it first.")
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:
         raise HeadstartError(f"'{path}' exists.", remedy="Pass --force to replace it.")

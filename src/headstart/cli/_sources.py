@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from headstart import rng
-from headstart.errors import DataError, MissingExtraError, unknown
+from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
+from headstart.model import inputs
 
 SAMPLES = 1024  # what hs.initialize takes of a tensor; no more is decoded and converted
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
@@ -73,9 +74,10 @@ def load_data(
         source = Source((task.train.images, task.train.labels), [task.describe()], classes=task.classes)
     elif user_function.is_user_function(spec):
         made = user_function.call_with_known(user_function.load_function(spec), {"seed": seed}, spec)
-        source = Source(made)
         if isinstance(made, Task):
             source = Source((made.train.images, made.train.labels), [made.describe()], classes=made.classes)
+        else:
+            source = Source(inputs.map_tensors(made, lambda tensor: tensor))  # its arrays become tensors
     elif path.is_dir():
         source = _image_folder(path, seed, limit, resize)
     elif path.suffix.lower() in _ARRAYS:
@@ -96,10 +98,10 @@ def _read_arrays(path: Path) -> Any:
         raise DataError(f"There is no file '{path}'.", remedy="Check the path.")
     try:
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+            return inputs.from_numpy(np.load(path, allow_pickle=False))
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return _pair({name: torch.from_numpy(archive[name]) for name in archive.files}, path)
+                return _pair({name: inputs.from_numpy(archive[name]) for name in archive.files}, path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -108,11 +110,13 @@ def _read_arrays(path: Path) -> Any:
         return _pair(found, path) if isinstance(found, Mapping) else found
     except DataError:
         raise
+    except HeadstartError as error:
+        raise DataError(f"'{path}': {error.message}", remedy=error.remedy) from error
     except Exception as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise DataError(
             f"'{path}' cannot be read as arrays of numbers: {type(error).__name__}: {reason}.",
-            remedy="Files that need unpickling are refused; save a plain array or tensor.",
+            remedy="Save a plain array or tensor; files that need unpickling are refused.",
         ) from error
 
 

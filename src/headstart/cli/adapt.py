@@ -151,4 +151,4 @@ def _made_of(text: str) -> Any:
 
 def _channel(text: str) -> int | str:
     text = text.strip()
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench import analyse
     from headstart.bench import run as run_experiment
     from headstart.bench.analysis.sequential import run_until_decided
-    from headstart.bench.report.page import write_report
+    from headstart.bench.report.page import check_packages, write_report
     from headstart.bench.report.summary import as_dict
     from headstart.bench.report.terminal import Bars, show
     from headstart.bench.runs.search import run_search
@@ -97,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
     if args.download:
         with _pointing(config, typed):
             load_task(experiment.task, experiment.split_seed, download=True)
-    store = Store(chosen["out"])
+    store, executor = Store(chosen["out"]), executor_from(args)
     if args.dry_run:
         with _pointing(config, typed):
             return _dry_run(experiment, store, searched, args.json)
+    check_packages()
     errors, found = Console(stderr=True), ""
     try:
         with _pointing(config, typed), Bars(errors, hidden=args.quiet) as bars:
-            executor = executor_from(args)
             if searched is not None:
                 experiment, tried = run_search(searched, store, bars, _command(), executor)
                 found = f"Search: {tried.ran} trials run in {tried.seconds:.0f} s{_others(tried)}."

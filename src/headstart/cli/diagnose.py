@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Diagnose and show."""
     from headstart.cli import _common, _models
     from headstart.diagnosis.diagnose import SAMPLES, diagnose
+    from headstart.errors import HeadstartError
 
     if args.html is not None:
         _models.check_output(args.html, force=True, suffixes=(".html", ".htm"))
@@ -56,8 +57,11 @@ def run(args: argparse.Namespace) -> int:
         from headstart.results.display import html_page
         from headstart.results.whole_file import whole_file
 
-        with whole_file(args.html) as part:
-            part.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+        try:
+            with whole_file(args.html) as part:
+                part.write_text(html_page(diagnosis.title, [diagnosis.to_html()]), encoding="utf-8")
+        except OSError as error:
+            raise HeadstartError(f"'{args.html}' cannot be written: {error.strerror or error}.") from error
     if args.json:
         from headstart.results.plain import to_json
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.util
+import io
 import os
 import pkgutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _ORDER = (
     "compare",
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:
             _unwind_at_the_end()
+            _print_anything()
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         return int(parsed.run(parsed))
     except _Ended as end:
@@ -81,6 +85,13 @@ class _Ended(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(self.signal.name)
+
+
+def _print_anything() -> None:
+    """Write what the terminal's encoding does not have as escapes, instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unwind_at_the_end() -> None:
@@ -128,10 +139,31 @@ def _parser(command: str) -> argparse.ArgumentParser:
         if name == command:  # only the command asked for is imported, so no other one's extra can be missed
             module = _import(name)
             module.add_parser(subparsers)
+            _refuse_empty(subparsers.choices[name])
             subparsers.choices[name].set_defaults(run=module.run)
         else:
             subparsers.add_parser(name, help=_summary(name))
     return parser
+
+
+def _refuse_empty(parser: argparse.ArgumentParser) -> None:
+    """Refuse an empty text, which would be taken for the working directory, wherever it does not mean "none"."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _refuse_empty(command)
+        elif action.nargs != 0 and "" not in (action.default, action.const):
+            action.type = _filled(action.type if callable(action.type) else str)
+
+
+def _filled(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    @functools.wraps(kind)  # whose name stands in the messages of argparse
+    def read(text: str) -> Any:
+        if not text:
+            raise argparse.ArgumentTypeError("it is empty; is a variable of the shell not set?")
+        return kind(text)
+
+    return read
 
 
 def _commands() -> list[str]:

@@ -65,17 +65,20 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from headstart.bench.papers.reproduction import Reproduction, markdown
+    from headstart.bench.report.page import check_packages
 
     comparisons = plan(args.paper, args.scale, args.only, args.seeds, args.task)
     if args.download:
         fetch(comparisons)
     comparisons, left_out = available(comparisons)
+    executor_from(args)  # what it refuses is said before any work
     out = Path(args.out or f"runs/reproduce/{args.paper}-{args.scale}")
     errors = Console(stderr=True)
     for sentence in left_out:
         errors.print(f"! {sentence}", style="yellow", markup=False, highlight=False)
     if args.dry_run:
         return _dry_run(comparisons, out, left_out, args.json)
+    check_packages()
     command = _command(args)
     try:
         outcomes = [_outcome(args, comparison, out, command, errors) for comparison in comparisons]

@@ -340,7 +340,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, np.ndarray):
-        yield _from_numpy(value)
+        yield from_numpy(value)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _tensors(item)
@@ -354,7 +354,7 @@ def map_tensors(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return f(value)
     if isinstance(value, np.ndarray):
-        return f(_from_numpy(value))
+        return f(from_numpy(value))
     if isinstance(value, Mapping):
         return {k: map_tensors(v, f) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -364,16 +364,29 @@ def map_tensors(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    if array.dtype == object or array.dtype.kind in "USV":
-        raise HeadstartError(f"A numpy array of dtype {array.dtype} is not numeric.", remedy="Pass numbers.")
-    return torch.as_tensor(array if array.flags.writeable else array.copy())
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """Turn an array into a tensor, whichever its order of bytes.
+
+    Raises:
+        HeadstartError: It holds no numbers, or longer ones than torch has.
+
+    Example:
+        >>> from_numpy(np.ones(2, ">f4"))
+        tensor([1., 1.])
+    """
+    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    try:
+        return torch.as_tensor(native if native.flags.writeable else native.copy())
+    except TypeError as error:
+        raise HeadstartError(
+            f"A numpy array of dtype {array.dtype} is not numeric.", remedy="Pass integers or floats of up to 64 bits."
+        ) from error
 
 
 def _concatenate(batches: Sequence[Any]) -> Any:
     first = batches[0]
     if isinstance(first, (Tensor, np.ndarray)):
-        return torch.cat([torch.as_tensor(b) for b in batches])
+        return torch.cat([b if isinstance(b, Tensor) else from_numpy(b) for b in batches])
     if isinstance(first, Mapping):
         return {k: _concatenate([b[k] for b in batches]) for k in first}
     if isinstance(first, (tuple, list)):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from headstart.bench.analysis.selection import Selection, selection_of
-from headstart.bench.runs.experiment import FORMAT
 from headstart.bench.statistics import paired
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
@@ -187,11 +186,6 @@ def analyse(store: Store) -> Analysis:
         HeadstartError: If the folder holds no experiment.
     """
     plan = store.read_experiment()
-    if plan.get("format") != FORMAT:
-        raise HeadstartError(
-            f"'{store.folder}' holds an experiment of format {plan.get('format')!r}, not {FORMAT!r}.",
-            remedy="Run the comparison again with this version.",
-        )
     if not plan.get("test", True):
         raise HeadstartError(
             f"'{store.folder}' holds a search, whose trials do not look at the test split.",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from headstart import rng
 from headstart.bench.models import zoo
 from headstart.bench.specs import user_function
 from headstart.engine import specs
@@ -146,6 +147,41 @@ _FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
     "timm": _timm,
 }
 _HINTS = ("torchvision:NAME", "timm:NAME", "file.py:build_model")
+
+
+def check_outputs(builder: ModelBuilder, images: Tensor, classes: int) -> None:
+    """Raise the error for a model that does not answer images with a number per class, before anything is trained.
+
+    Args:
+        builder: Of the model; one is built and let go. The global random states are as before afterwards.
+        images: A few, as the model is given them, ``(B, C, H, W)``.
+        classes: Of the task.
+
+    Raises:
+        ModelError: If its forward fails, or returns something else, or there is nothing to train.
+    """
+    given = f"on images of shape {tuple(images.shape)}"
+    with rng.untouched(), torch.no_grad():
+        model = builder(images.shape[1], classes, (images.shape[2], images.shape[3])).to(images.device).eval()
+        try:
+            found = model(images)
+        except HeadstartError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". ")
+            raise ModelError(
+                f"The forward of '{builder.spec}' failed {given}: {reason}.",
+                remedy="The model has to take the task's images; a model of your own may ask for image_size.",
+            ) from error
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(f"'{builder.spec}' has no parameter to train.")
+    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+    if len(shape) != 2 or shape[0] != len(images) or shape[1] < classes:
+        what = f"a tensor of shape {shape}" if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(
+            f"'{builder.spec}' returned {what} {given}, not a tensor of shape ({len(images)}, {classes}).",
+            remedy="Return one number per class for each image, the logits.",
+        )
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:

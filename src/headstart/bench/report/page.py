@@ -11,7 +11,8 @@ import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.report import figures, pictures, summary
-from headstart.bench.report.templating import PILLS, drawing, fill
+from headstart.bench.report.svg import figure
+from headstart.bench.report.templating import PILLS, drawing, engine, fill
 from headstart.bench.store.store import Store
 
 _ROLES = {
@@ -44,6 +45,16 @@ def write_report(store: Store, analysis: Analysis | None = None, folder: str | o
     target = store if folder is None else Store(folder)
     target.write_text("report.md", summary.markdown(analysis))
     return target.write_text("report.html", page)
+
+
+def check_packages() -> None:
+    """Raise the error for a package that the page needs, before hours of training end in it.
+
+    Raises:
+        MissingExtraError: If matplotlib or Jinja2 is not installed.
+    """
+    engine()
+    figure(1, 1)
 
 
 def render(analysis: Analysis) -> str:

@@ -60,7 +60,7 @@ def figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(package="matplotlib", extra="bench", what="The report's figures") from error
+        raise MissingExtraError(package="matplotlib", extra="bench", what="A figure of the report") from error
     with style():
         return Figure(figsize=(width, height), layout="constrained")
 

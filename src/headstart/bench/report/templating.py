@@ -27,10 +27,7 @@ def fill(name: str, /, **values: Any) -> str:
     Raises:
         MissingExtraError: If Jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError(package="jinja2", extra="bench", what="The report page") from error
+    jinja2 = engine()
     folder = importlib.resources.files("headstart.bench.report").joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: folder.joinpath(wanted).read_text(encoding="utf-8")),
@@ -42,6 +39,19 @@ def fill(name: str, /, **values: Any) -> str:
     )
     environment.filters |= {"signed": signed, "number": _number, "p": p_text, "span": span, "pill": PILLS.__getitem__}
     return environment.get_template(name).render(**values)
+
+
+def engine() -> Any:
+    """Return the package that fills templates.
+
+    Raises:
+        MissingExtraError: If Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError(package="jinja2", extra="bench", what="The report page") from error
+    return jinja2
 
 
 def drawing(svg: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headstart.bench.models.builders import resolve_model
+from headstart.bench.models.builders import check_outputs, resolve_model
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
@@ -19,7 +19,6 @@ from headstart.bench.trials.training import Training
 from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
-FORMAT = "headstart-experiment-1"
 AUTO = "auto"
 
 
@@ -109,6 +108,7 @@ class Experiment:
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
         data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
+        check_outputs(builder, next(data.batches(data.validation, 2))[0], task.classes)
         return tune(TrialContext(data, task.fingerprint(), builder, training), self.auto, measure_once)
 
     def prepare(self, measure_once: MeasureOnce = measured, context: TrialContext | None = None) -> TrialContext:

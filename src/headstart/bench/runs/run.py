@@ -12,9 +12,9 @@ from headstart import rng
 from headstart.bench.models.builders import parameter_count
 from headstart.bench.runs.executors.base import Executor, Progress, Silent
 from headstart.bench.runs.executors.in_process import InProcess
-from headstart.bench.runs.experiment import FORMAT, Experiment, Trial, distinct
+from headstart.bench.runs.experiment import Experiment, Trial, distinct
 from headstart.bench.store.claims import Claims
-from headstart.bench.store.store import Damage, Record, Store
+from headstart.bench.store.store import EXPERIMENT, Damage, Record, Store
 from headstart.bench.trials import hardware
 from headstart.bench.trials.trial import TrialContext
 
@@ -135,7 +135,7 @@ def _plan(
     with rng.untouched():
         model = context.builder(task.channels, task.classes, task.image_size)
     return {
-        "format": FORMAT,
+        "format": EXPERIMENT,
         "task": {
             "name": experiment.task,
             "description": task.describe(),

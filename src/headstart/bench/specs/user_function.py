@@ -56,13 +56,13 @@ def load_function(spec: str) -> Callable[..., Any]:
             found.loader.exec_module(module)
         except BaseException as error:
             del sys.modules[module_name]
-            if not isinstance(error, Exception):
+            if not isinstance(error, (Exception, SystemExit)):
                 raise
             raise HeadstartError(f"Importing '{path}' failed: {_one_line(error)}.") from error
     function = getattr(module, name, None)
     if not callable(function):
         callables = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise unknown(f"function in '{path}'", name, callables)
+        raise unknown(f"function in '{path}':", name, callables)
     return function
 
 
@@ -97,14 +97,14 @@ def call_with_known(function: Callable[..., Any], offered: Mapping[str, Any], sp
     if lacking:
         raise HeadstartError(
             f"'{spec}' needs the argument(s) {', '.join(lacking)}, which cannot be supplied.",
-            remedy=f"Give them defaults; available are: {', '.join(sorted(offered))}.",
+            remedy=f"Give them defaults; available are: {', '.join(sorted(offered)) or 'none'}.",
         )
     chosen = offered if takes_any else {key: value for key, value in offered.items() if key in named}
     try:
         return function(**chosen)
     except HeadstartError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's call of sys.exit() would end everything without a word
         raise HeadstartError(f"'{spec}' raised {_one_line(error)}.") from error
 
 
@@ -114,5 +114,5 @@ def file_fingerprint(spec: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

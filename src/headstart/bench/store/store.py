@@ -21,6 +21,7 @@ MeasureOnce = Callable[[Facts, Callable[[], Facts]], Facts]
 """Takes a question and what answers it, and returns the answer, perhaps one that was given earlier."""
 
 FORMAT = "headstart-trial-1"
+EXPERIMENT = "headstart-experiment-1"
 _CHOICE = "headstart-choice-1"
 _POLL = 0.2  # seconds between looks at a choice that another driver makes
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -243,7 +244,7 @@ class Store:
         """Read ``experiment.json``.
 
         Raises:
-            HeadstartError: If it is missing or damaged.
+            HeadstartError: If it is missing, damaged or of another format.
         """
         path = self.folder / "experiment.json"
         remedy = (
@@ -258,6 +259,11 @@ class Store:
         checksum = body.pop("checksum", None)
         if checksum != _checksum(body):
             raise HeadstartError(f"'{path}' was changed after it was written.", remedy=remedy)
+        if body.get("format") != EXPERIMENT:
+            raise HeadstartError(
+                f"'{self.folder}' holds an experiment of format {body.get('format')!r}, not {EXPERIMENT!r}.",
+                remedy="Run the comparison again with this version.",
+            )
         return body
 
     def write_text(self, name: str, text: str) -> Path:

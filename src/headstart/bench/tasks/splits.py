@@ -48,7 +48,9 @@ def as_images(array: Any, name: str) -> Tensor:
         values = values[:, None]
     elif values.ndim == 4 and values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS:
         values = values.transpose(0, 3, 1, 2)
-    if values.ndim != 4 or 0 in values.shape:
+    if values.ndim in (3, 4) and 0 in values.shape:
+        raise DataError(f"Task '{name}': images have shape {_numpy(array).shape}.", remedy="Give at least one image.")
+    if values.ndim != 4:
         raise DataError(
             f"Task '{name}': images have shape {_numpy(array).shape}.",
             remedy="Give (N, H, W), (N, H, W, C) or (N, C, H, W).",

@@ -128,7 +128,7 @@ def plan(paper: str, scale: str, only: Sequence[str] = (), seeds: str = "", task
     known = [name for part in parts for name in (part.protocol, *_versions(part.protocol))]
     for name in wanted:
         if name not in known:
-            raise unknown(f"protocol of {paper} at the scale '{scale}'", name, known)
+            raise unknown(f"protocol of {paper} at the scale '{scale}':", name, known)
     found = []
     for part in parts:
         for name, own in zip(_versions(part.protocol), (part.published, part.corrected), strict=True):

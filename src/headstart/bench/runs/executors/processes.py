@@ -146,7 +146,9 @@ class _Worker:
         late.cancel()
 
 
-_done: Any = None  # in a worker: the number that its driver reads
+# In a worker: the number that its driver reads, and whether it is to stop.
+_done: Any = None
+_stopping = False
 
 
 def _enter(done: Any) -> None:
@@ -154,12 +156,21 @@ def _enter(done: Any) -> None:
     global _done
     _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    signal.signal(signal.SIGTERM, _stop)
     leave_with_parent()
 
 
+def _stop(number: int, frame: object) -> None:
+    global _stopping
+    _stopping = True
+    sys.exit(1)
+
+
 def _work(job: Job) -> Reply:
-    return work(job, _tell)
+    reply = work(job, _tell)
+    if _stopping:  # inside a user's function, whose exit is an error of the function
+        sys.exit(1)
+    return reply
 
 
 def _tell(done: int) -> None:
