@@ -19,7 +19,7 @@ def report_progress_to(listener: Listener) -> Iterator[None]:
 
     Example:
         >>> seen = []
-        >>> with told_to(lambda *said: seen.append(said)), telling() as tell:
+        >>> with report_progress_to(lambda *said: seen.append(said)), progress_reporter() as tell:
         ...     tell("epochs", 1, 3)
         >>> seen
         [('epochs', 1, 3)]

@@ -189,7 +189,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(folder, refused):
     (folder / "plain.pt").write_bytes(pickle.dumps(Malicious()))
     for name in ("evil.pt", "plain.pt"):
         assert "was refused" in refused(*base, "--checkpoint", name)
-        assert "Files that need unpickling are refused" in refused(*base, "--data", name)
+        assert "files that need unpickling are refused" in refused(*base, "--data", name)
     assert not (folder / "run-by-pickle").exists()
     assert not (folder / "o.pt").exists()
 

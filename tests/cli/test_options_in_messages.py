@@ -20,13 +20,13 @@ PRINTED_BY = {
     "cli/_models.py": ("init", "adapt", "bank build"),
     "cli/main.py": ("",),
     "cli/_sources.py": ("init", "diagnose", "adapt"),
-    "bench/data": (*DATA, "tasks"),
-    "bench/executors": ("compare", "reproduce"),
-    "bench/export.py": ("export",),
-    "bench/reproduction": ("reproduce",),
-    "bench/words.py": ("compare",),
-    "bench/config.py": ("compare",),
-    "bench/protocols": ("compare",),
+    "bench/tasks/data": (*DATA, "tasks"),
+    "bench/runs/executors": ("compare", "reproduce"),
+    "bench/store/export.py": ("export",),
+    "bench/papers/reproduction": ("reproduce",),
+    "bench/settings/words.py": ("compare",),
+    "bench/settings/config.py": ("compare",),
+    "bench/papers/protocols": ("compare",),
 }
 OTHERS = {"models": {"--model"}}  # said of the commands that take a model
 

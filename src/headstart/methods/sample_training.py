@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from headstart import progress, rng
 from headstart.engine.method import FitWith, Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, WriteError
 from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify, Fit
 from headstart.fitting.stages import Checkpoint, Stage, require_finite
@@ -272,9 +273,11 @@ class _Before:
         out = [p for la in everything if la.name in view.trace.excluded for p in la.module.parameters()]
         self.frozen: list[nn.Parameter] = [p for p in out if id(p) not in trained]
         fixed = {id(p) for p in self.frozen}
-        self._free = [t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed]
-        for tensor in self._free:
-            view.transaction.mark_tensor(tensor)
+        self._free: list[Tensor] = []
+        for tensor in (t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed):
+            with suppress(WriteError):  # what a forward added is its own state, and is put back
+                view.transaction.mark_tensor(tensor)
+                self._free.append(tensor)
 
     def restore(self, tensors: Sequence[Tensor]) -> None:
         """Put tensors back as they were."""

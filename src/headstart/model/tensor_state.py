@@ -56,14 +56,19 @@ class HeldTensor:
         Raises:
             ModelError: It has another shape, or its memory is gone.
         """
-        shape, room = tuple(self.tensor.shape), _memory(self.tensor)[1]
-        gone = room is not None and room < self.tensor.numel() * self.tensor.element_size()
-        if shape != tuple(self.alias.shape) or gone:
+        if not self.has_form():
+            was, now = tuple(self.alias.shape), tuple(self.tensor.shape)
             raise ModelError(
                 f"'{self.name}' was to be written, and the model's forward"
-                f" {'gave its memory away' if gone else f'made its shape {tuple(self.alias.shape)} into {shape}'}.",
+                f" {'gave its memory away' if was == now else f'made its shape {was} into {now}'}.",
                 remedy="Exclude the layer that it belongs to.",
             )
+
+    def has_form(self) -> bool:
+        """Whether the present values fit into the form that the tensor had."""
+        room = _memory(self.tensor)[1]
+        gone = room is not None and room < self.tensor.numel() * self.tensor.element_size()
+        return self.tensor.shape == self.alias.shape and not gone
 
     @torch.no_grad()
     def now(self) -> Tensor:

@@ -99,8 +99,11 @@ class Transaction:
                 if id(held.tensor) not in self._followed or not alike:
                     raise _replaced(f"'{held.name}'")
                 held.tensor.data = present.detach().to(held.tensor.device)
+            if id(held.tensor) in self._buffers and not held.has_form():
+                self._written.discard(id(held.tensor))  # a buffer that a forward resizes is its own state: put back
+                continue
             held.require_form()
-        return marked
+        return [h for h in marked if id(h.tensor) in self._written]
 
     def __enter__(self) -> Transaction:
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
