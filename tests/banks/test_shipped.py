@@ -66,6 +66,16 @@ def test_built_again(name, tmp_path, monkeypatch, capsys):
             other.depthwise,
             other.depth,
         )
+        if again.provenance["versions"]["scikit-learn"] != bank.provenance["versions"]["scikit-learn"]:
+            # Another release's k-means may end in other clusters; they have to explain as much.
+            assert one.sizes.sum() == other.sizes.sum()
+            assert explained(other) == pytest.approx(explained(one), rel=0.02)
+            continue
         assert torch.equal(one.sizes, other.sizes)
         assert torch.allclose(one.centroids, other.centroids, atol=1e-3 * one.norm)
         assert torch.allclose(one.deviations, other.deviations, atol=1e-3 * one.norm)
+
+
+def explained(entry):
+    """The sum of squares that the centroids stand for."""
+    return float((entry.sizes[:, None] * entry.centroids.flatten(1).double() ** 2).sum())
