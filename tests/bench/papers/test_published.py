@@ -14,7 +14,7 @@ from headstart.bench.papers.protocols import PROTOCOLS, find
 from headstart.bench.papers.published import figures, of_arm
 from headstart.bench.settings.words import defaults, experiment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIGURES = figures()
 NAMES = [f"{f.protocol}-{f.arm}-{f.setting}-{f.metric}" for f in FIGURES]
 FROM_RUNS = [figure for figure in FIGURES if figure.source]

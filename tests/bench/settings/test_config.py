@@ -242,7 +242,7 @@ def test_values_that_make_no_sense_are_refused(words):
 
 
 def test_the_page_on_training_has_every_word_with_its_default():
-    page = Path(__file__).parents[2].joinpath("docs", "training.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[3].joinpath("docs", "training.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, flags=re.MULTILINE))
     words = {name: word for name, word in SETTINGS.items() if word.group == HOW}
     assert set(rows) == set(words)

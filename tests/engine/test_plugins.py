@@ -216,7 +216,7 @@ def test_a_fresh_process_knows_it_too(install):
 
 
 def test_the_package_that_the_page_shows_works(install):
-    page = (Path(__file__).parents[1] / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
     (group, name, value) = re.search(
         r'^\[project\.entry-points\."(.*)"\]\n(\S+) = "(\S+)"', page, re.MULTILINE
     ).groups()

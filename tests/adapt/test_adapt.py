@@ -798,7 +798,7 @@ def test_timm(timm, name):
 
 # Its page ---------------------------------------------------------------------------------------------------------
 
-PAGE = (Path(__file__).parents[1] / "docs" / "adapt.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text(encoding="utf-8")
 
 
 def test_the_python_of_the_page_runs():

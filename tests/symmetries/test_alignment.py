@@ -240,7 +240,7 @@ class Trained(nn.Module):
     "depth", [20, pytest.param(32, marks=pytest.mark.slow), pytest.param(56, marks=pytest.mark.slow)]
 )
 def test_trained_cifar_resnets(depth):
-    folder = Path(os.environ.get("HEADSTART_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(os.environ.get("HEADSTART_DATA") or Path(__file__).parents[3] / "shared" / "data")
     path = folder / "weights" / f"cifar10_resnet{depth}.safetensors"
     if not path.is_file():
         pytest.skip(f"trained weights: there is no {path}; set HEADSTART_DATA")

@@ -526,7 +526,7 @@ def test_the_code_on_the_page_runs(capsys):
     import re
     from pathlib import Path
 
-    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, {})
     assert "Signals are lost" in capsys.readouterr().out
@@ -540,7 +540,7 @@ def test_the_page_defines_every_column_finding_and_threshold():
 
     from headstart.diagnosis import parameters, rules
 
-    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|\n]", page, re.MULTILINE)[: len(columns)] == columns
     constants = {

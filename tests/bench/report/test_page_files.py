@@ -8,7 +8,7 @@ import pytest
 
 from headstart.bench import Store, analyse
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture

@@ -340,7 +340,7 @@ def test_the_documented_python_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("headstart.bench.runs.run.InProcess", lambda: made)
     monkeypatch.setattr(autotune, "_BLOCK", 0.0)
     monkeypatch.setattr(autotune, "_ROUNDS", 1)
-    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "experiments.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(block, {})
     assert "default lr=0.003" in analyse(Store("runs/searched")).selection.choices

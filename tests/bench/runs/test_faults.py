@@ -168,7 +168,7 @@ def bench(tmp_path, task_file):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The tables of a run that nothing disturbs."""
-    from_conftest = Path(__file__).with_name("conftest.py").read_text().split('"""')[1]
+    from_conftest = (Path(__file__).parents[1] / "conftest.py").read_text().split('"""')[1]
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "data.py").write_text(from_conftest)
     bench = Bench(folder)
