@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
@@ -16,13 +15,13 @@ from headstart import progress, rng
 from headstart.engine.method import FitWith, Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
-from headstart.errors import HeadstartError, WriteError
+from headstart.errors import HeadstartError
 from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify, Fit
 from headstart.fitting.stages import Checkpoint, Stage, require_finite
+from headstart.methods.shared.training_state import BeforeTraining
 from headstart.model import weights
 from headstart.model.inputs import fingerprint
-from headstart.results.report import summarize
 
 NORMS = ("keep", "reset", "reestimate")
 _ENOUGH = 64  # batches that give a batch norm's statistics again
@@ -146,7 +145,7 @@ class SampleTraining(Method):
         if not plan:
             view.report.add_finding(f"{self.info.name}: no epochs, so nothing was trained.")
             return
-        before = _Before(view)
+        before = BeforeTraining(view)
         with classify.training(view.model, before.frozen):
             self._train(view, dataset, plan)
         view.model.eval()
@@ -214,7 +213,7 @@ class SampleTraining(Method):
             require_finite(view.model, f"{self.info.name}: after {stage}")
             kept.save(stage.number)
 
-    def _statistics(self, view: ModelView, dataset: Dataset[Any], last: Stage, before: _Before) -> None:
+    def _statistics(self, view: ModelView, dataset: Dataset[Any], last: Stage, before: BeforeTraining) -> None:
         """Bring batch norms' running statistics to what was asked for."""
         norms = [m for m in view.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if self.batch_norm == "reset":
@@ -257,51 +256,6 @@ def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:
             waiting, passes = torch.cat([waiting, order]), passes + 1
         yield waiting[:needed]
         waiting = waiting[needed:]
-
-
-class _Before:
-    """What the model was before the stages, and what may change."""
-
-    def __init__(self, view: ModelView) -> None:
-        model = view.model
-        self._values = {id(t): t.detach().clone() for t in [*model.parameters(), *model.buffers()]}
-        everything = [*view.trace.layers, *view.trace.unreached]
-        # A layer that is not selected may still train: tied to another, or used without being called.
-        self._layers = [la for la in everything if la.name not in view.trace.excluded]
-        self._stats = {layer.name: summarize(weights.look(layer)) for layer in self._layers}
-        trained = {id(p) for layer in self._layers for p in layer.module.parameters()}
-        out = [p for la in everything if la.name in view.trace.excluded for p in la.module.parameters()]
-        self.frozen: list[nn.Parameter] = [p for p in out if id(p) not in trained]
-        fixed = {id(p) for p in self.frozen}
-        self._free: list[Tensor] = []
-        for tensor in (t for t in [*model.parameters(), *model.buffers()] if id(t) not in fixed):
-            with suppress(WriteError):  # what a forward added is its own state, and is put back
-                view.transaction.mark_tensor(tensor)
-                self._free.append(tensor)
-
-    def restore(self, tensors: Sequence[Tensor]) -> None:
-        """Put tensors back as they were."""
-        for tensor in tensors:
-            tensor.copy_(self._values[id(tensor)])
-
-    def tell(self, view: ModelView) -> None:
-        """Say in the report what changed."""
-        own: set[int] = set()
-        changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
-        for layer in self._layers:
-            row = view.report.rows[layer.name]
-            if any(note.startswith("tied to") for note in row.notes):
-                continue  # the owner of the weight tells
-            tensors = {id(t) for t in [*layer.module.parameters(), *layer.weight_buffers()]}
-            own |= tensors
-            if not tensors & changed:
-                continue
-            row.action = "written"
-            row.methods.append(view.method)
-            (old_mean, old_std), (mean, std) = self._stats[layer.name], summarize(weights.look(layer))
-            row.weight_mean, row.weight_std = (old_mean, mean), (old_std, std)
-        named = [*view.model.named_parameters(), *view.model.named_buffers()]
-        view.report.other_tensors += [name for name, t in named if id(t) in changed - own]
 
 
 _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
