@@ -128,7 +128,7 @@ def test_what_is_not_known_is_refused():
         plan("prewarm", "smoke")
     with pytest.raises(UnknownNameError, match="There is no scale 'large'"):
         plan("pre-warm", "large")
-    with pytest.raises(UnknownNameError, match="no protocol of pre-warm at the scale 'smoke' 'prewarm-svhn'"):
+    with pytest.raises(UnknownNameError, match="no protocol of pre-warm at the scale 'smoke': 'prewarm-svhn'"):
         plan("pre-warm", "smoke", ["prewarm-svhn"])
     with pytest.raises(HeadstartError, match=r"leaves the task to you.*Add --task"):
         plan("data-dependent", "full")
