@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import headstart as hs
 from headstart.conformance.state import Snapshot
@@ -213,7 +214,7 @@ def test_checkpointed_layers_are_reached():
             self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 1)
 
         def forward(self, x):
-            return self.b(torch.utils.checkpoint.checkpoint(self.a, x, use_reentrant=False))
+            return self.b(checkpoint(self.a, x, use_reentrant=False))
 
     assert hs.initialize(Model(), randn(64, 8), "lsuv").changed == ["a", "b"]
 
