@@ -80,7 +80,7 @@ def to_svg(drawn: Figure, name: str, title: str) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # Text stays text in the file: that our own font lacks a sign matters to the layout alone.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from (current )?font", category=UserWarning)
         FigureCanvasSVG(drawn).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
