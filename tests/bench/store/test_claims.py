@@ -62,6 +62,19 @@ def test_the_claim_of_a_killed_process_is_taken_over(folder):
             assert claims.take("a")
 
 
+def test_what_killed_processes_left_is_tidied_and_what_is_held_stays(folder):
+    folder.mkdir()
+    with Claims(folder) as other, Claims(folder) as claims:
+        other.take("held")
+        owner = json.loads((folder / "held.json").read_text())
+        (folder / "left.json").write_text(json.dumps({**owner, "started": "another time"}))
+        (folder / "old.json").write_text("")
+        age(folder / "old.json", 1000)
+        (folder / "young.json").write_text("")
+        claims.tidy()
+        assert {path.stem for path in folder.glob("*.json")} == {"held", "young"}
+
+
 def test_a_process_that_reuses_the_number_is_not_taken_for_the_owner(folder):
     with Claims(folder) as one, Claims(folder) as other:
         one.take("a")

@@ -88,6 +88,7 @@ def run(
     progress.begin(len(trials), kept)
     refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
     with Claims(store.claims) as claims, contextlib.closing(executor):
+        claims.tidy()
         while pending:
             taken: list[Trial] = []
             ours = _claimed(pending, taken, claims, store, refused)

@@ -102,6 +102,21 @@ class Claims:
         except OSError as error:
             raise _not_writable(path, error) from error
 
+    def tidy(self) -> None:
+        """Remove claims whose owners have ended: a driver killed after a trial was stored leaves its claim behind.
+
+        Raises:
+            HeadstartError: If a file cannot be removed.
+        """
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                if self._abandoned(path):
+                    with self._alone():
+                        if self._abandoned(path):
+                            path.unlink(missing_ok=True)
+            except OSError as error:
+                raise _not_writable(path, error) from error
+
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"
 
