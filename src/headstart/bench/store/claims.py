@@ -108,14 +108,15 @@ class Claims:
         Raises:
             HeadstartError: If a file cannot be removed.
         """
-        for path in sorted(self._folder.glob("*.json")):
-            try:
+        path = self._folder
+        try:
+            for path in sorted(self._folder.glob("*.json")):
                 if self._abandoned(path):
                     with self._alone():
                         if self._abandoned(path):
                             path.unlink(missing_ok=True)
-            except OSError as error:
-                raise _not_writable(path, error) from error
+        except OSError as error:
+            raise _not_writable(path, error) from error
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"
