@@ -36,6 +36,7 @@ class Visit:
 
     Attributes:
         layer: Name, module and geometry.
+        view: The model and the data of the call.
         trace: What is known of the whole model.
         report: What the call will say.
         input: The layer's real input; None without data.
@@ -46,6 +47,7 @@ class Visit:
     method: str
 
     def __init__(self, layer: Layer, view: ModelView, value: Tensor | None) -> None:
+        self.view = view
         self.layer, self.trace, self.report, self.input = layer, view.trace, view.report, value
         self.output: Tensor | None = None
         self._transaction, self._seed = view.transaction, view.seed

@@ -5,6 +5,7 @@ line may import it.
 """
 
 from headstart.engine.method import Info, Method
+from headstart.methods.airbench import Airbench
 from headstart.methods.aligned_clusters import AlignedClusters
 from headstart.methods.auto import Auto
 from headstart.methods.baselines import (
@@ -26,14 +27,17 @@ from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
+from headstart.methods.output_prior import OutputPrior
 from headstart.methods.prewarm import PreWarm
 from headstart.methods.sample_training import SampleTraining, ShrinkPerturb, SmartInit, WarmStart
+from headstart.methods.siren import Siren
 from headstart.methods.transfer import Pretrained
 from headstart.methods.weight_selection import WeightSelection
 from headstart.methods.whitening import Whitening
 
 __all__ = [
     "LSUV",
+    "Airbench",
     "AlignedClusters",
     "Auto",
     "Balance",
@@ -52,10 +56,12 @@ __all__ = [
     "MatchedRandom",
     "Method",
     "Orthogonal",
+    "OutputPrior",
     "PreWarm",
     "Pretrained",
     "SampleTraining",
     "ShrinkPerturb",
+    "Siren",
     "SmartInit",
     "StructuredCovariance",
     "WarmStart",
