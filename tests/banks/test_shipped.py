@@ -60,12 +60,8 @@ def test_built_again(name, tmp_path, monkeypatch, capsys):
     bank, again = FilterBank.load(name), FilterBank.load(tmp_path / f"{name}.safetensors")
     assert {**again.provenance, "versions": 0} == {**bank.provenance, "versions": 0}
     for one, other in zip(bank.entries, again.entries, strict=True):
-        assert (one.layer, one.kernel, one.depthwise, one.depth) == (
-            other.layer,
-            other.kernel,
-            other.depthwise,
-            other.depth,
-        )
+        assert (one.layer, one.kernel, one.depthwise) == (other.layer, other.kernel, other.depthwise)
+        assert one.depth == pytest.approx(other.depth, abs=1e-12)  # other versions round the last digit otherwise
         if again.provenance["versions"]["scikit-learn"] != bank.provenance["versions"]["scikit-learn"]:
             # Another release's k-means may end in other clusters; they have to explain as much.
             assert one.sizes.sum() == other.sizes.sum()

@@ -140,7 +140,7 @@ def test_each_trial_at_work_has_a_bar_while_it_is():
     assert "lsuv[1], seed 2" in console.file.getvalue()
 
 
-@pytest.mark.parametrize("death", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("death", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(
     make_experiment, net, store, monkeypatch, death
 ):
@@ -152,6 +152,7 @@ def test_a_trial_whose_worker_dies_is_run_again_and_the_others_are_kept(
     assert len((net.parent / "deaths.txt").read_text().splitlines()) == 4  # one that died, one to look at, two to train
 
 
+@pytest.mark.slow  # three workers import torch
 def test_a_worker_that_always_dies_ends_in_one_error(make_experiment, net, store, monkeypatch):
     monkeypatch.setenv("DEATHS", "99")
     monkeypatch.setattr(processes, "RETRIES", 1)

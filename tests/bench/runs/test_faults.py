@@ -200,7 +200,7 @@ RAY = [SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
     [
         (signal.SIGKILL, 0),
         (signal.SIGINT, 0),
-        (signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, 2, marks=SLOW),
         pytest.param(signal.SIGINT, 2, marks=SLOW),
         pytest.param(signal.SIGKILL, "ray", marks=RAY),
         pytest.param(signal.SIGINT, "ray", marks=RAY),

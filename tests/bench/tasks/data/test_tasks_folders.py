@@ -179,6 +179,7 @@ def test_tiny_imagenet_that_is_not_there_says_where_it_goes(root):
         load_task("tiny-imagenet", root=root)
 
 
+@pytest.mark.slow  # reads 24,000 pictures
 def test_the_real_tiny_imagenet(real_data):
     root = real_data("tiny-imagenet")
     task = load_task("tiny-imagenet:size=32", root=root)
