@@ -1,4 +1,4 @@
-"""What the site changes in docstrings before it reads them: the section of examples, and references in Sphinx's form."""
+"""What the site changes in docstrings before it reads them: sections of examples, references in Sphinx's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks of the site: links to files outside docs/ become plain text, and folders without a list in mkdocs.yml are listed.
+"""Hooks of the site: links out of docs/ become plain text, folders in the navigation become lists of their pages.
 
 Pages are written for the repository first, where a link to a source file works. The site holds no sources.
 """
@@ -14,7 +14,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)\s#]*|[^)\s#:]+)(#[^)]*)?\
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Turn links that leave the site into their text; send those to README.md and CONTRIBUTING.md nowhere else."""
+    """Turn links that leave the site into their text; one to the README leads home."""
     here = posixpath.dirname(page.file.src_uri)
     known = {file.src_uri for file in files}
 
