@@ -38,7 +38,7 @@ from headstart.bench.tasks.task import load_task
 from headstart.bench.report.templating import fill
 from headstart.bench.trials.training import Training
 from headstart.banks import FilterBank, shipped
-from headstart.cli._sources import load_data
+from headstart.bench.tasks.sources import load_data
 from headstart.fitting.curves import SampleCurves
 
 folder = Path(sys.argv[1])
@@ -51,7 +51,7 @@ places = {
     "diagnosis/health.py:plot": diagnosis.plot,
     "diagnosis/health.py:plot_rates": diagnosis.plot_rates,
     "fitting/curves.py:plot": SampleCurves(8, 0.5).plot,
-    "cli/_sources.py:_read_image": lambda: load_data(str(folder)),
+    "bench/tasks/sources.py:_read_image": lambda: load_data(str(folder)),
     "bench/report/templating.py:engine": lambda: fill("report.html.jinja"),
     "bench/report/svg.py:figure": lambda: figure(3, 2),
     "bench/trials/devices.py:make_fabric": lambda: make_fabric(Training(device="cpu", precision="float32")),
@@ -78,7 +78,7 @@ NEEDS = {
     "diagnosis/health.py:plot": ("Diagnosis.plot()", "matplotlib", "plot"),
     "diagnosis/health.py:plot_rates": ("Diagnosis.plot_rates()", "matplotlib", "plot"),
     "fitting/curves.py:plot": ("SampleCurves.plot()", "matplotlib", "plot"),
-    "cli/_sources.py:_read_image": ("A folder of images", "pillow", "bench"),
+    "bench/tasks/sources.py:_read_image": ("A folder of images", "pillow", "bench"),
     "bench/report/templating.py:engine": ("The report page", "jinja2", "bench"),
     "bench/report/svg.py:figure": ("A figure of the report", "matplotlib", "bench"),
     "bench/trials/devices.py:make_fabric": ("Training", "lightning-fabric", "bench"),

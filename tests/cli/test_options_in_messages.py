@@ -18,8 +18,9 @@ PRINTED_BY = {
     "cli/_common.py": ("init", "adapt"),  # diagnose writes no checkpoint
     "cli/_dataroot.py": (*DATA, "tasks"),
     "cli/_models.py": ("init", "adapt", "bank build"),
+    "bench/models/for_data.py": ("init", "adapt", "bank build"),
     "cli/main.py": ("",),
-    "cli/_sources.py": ("init", "diagnose", "adapt"),
+    "bench/tasks/sources.py": ("init", "diagnose", "adapt"),
     "bench/tasks/data": (*DATA, "tasks"),
     "bench/runs/executors": ("compare", "reproduce"),
     "bench/store/export.py": ("export",),

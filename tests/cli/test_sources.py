@@ -4,8 +4,8 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from headstart.cli._models import parse_arguments
-from headstart.cli._sources import load_data
+from headstart.bench.models.for_data import parse_arguments
+from headstart.bench.tasks.sources import load_data
 from headstart.errors import DataError, HeadstartError
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 
 from headstart import rng
+from headstart.bench.models.for_data import build
+from headstart.bench.tasks.sources import Source, load_data
 from headstart.cli import _models
 from headstart.cli._dataroot import add_data_root
-from headstart.cli._sources import Source, load_data
 from headstart.errors import HeadstartError
 from headstart.model import guard, inputs
 from headstart.model.lazy import materialize
@@ -108,7 +109,7 @@ def load(
         notes += source.notes
     with rng.untouched():
         known = replace(source, channels=None) if source is not None and own_channels else source
-        model, built = _models.build(args.model, args.model_args, known, args.seed)
+        model, built = build(args.model, args.model_args, None if known is None else known.facts, args.seed)
     notes.append(built)
     if args.checkpoint is not None:
         notes.append(_models.load_checkpoint(model, args.checkpoint))

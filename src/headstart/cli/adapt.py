@@ -60,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     """Adapt, write, report."""
     from headstart import rng
     from headstart.adapt.adapt_conv import adapt_conv
-    from headstart.cli import _common, _models
-    from headstart.cli._sources import load_data
+    from headstart.bench.tasks.sources import load_data
+    from headstart.cli import _common
+    from headstart.model import checkpoints
     from headstart.version import __version__
 
     _common.check_output(args)
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             "versions": {"headstart": __version__},
         }
         if not args.dry_run:
-            _models.save_checkpoint(model, args.out, provenance)
+            checkpoints.save_model(model, args.out, provenance)
     _common.show(args, report, notes, provenance)
     return 0
 

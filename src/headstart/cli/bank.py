@@ -232,6 +232,7 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
     Where models are named, ``sources`` learns what all of them are called.
     """
     from headstart import rng
+    from headstart.bench.models.for_data import build
     from headstart.bench.specs import user_function
     from headstart.cli import _models
     from headstart.errors import HeadstartError
@@ -248,7 +249,7 @@ def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -
             continue
         for checkpoint in args.checkpoint or [None]:
             with rng.untouched():
-                model, built = _models.build(source, args.model_args, None, args.seed)
+                model, built = build(source, args.model_args, None, args.seed)
             if checkpoint is not None:
                 notes.append(_models.load_checkpoint(model, checkpoint))
                 sources.append(f"{source} with {checkpoint}")

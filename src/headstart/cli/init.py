@@ -54,9 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Initialize, write, report."""
     from headstart import api
-    from headstart.cli import _common, _models
+    from headstart.cli import _common
     from headstart.engine import registry
     from headstart.errors import HeadstartError
+    from headstart.model import checkpoints
 
     _common.check_output(args)
     methods = registry.resolve(args.method)
@@ -87,6 +88,6 @@ def run(args: argparse.Namespace) -> int:
         assert report is not None
         if not args.dry_run:
             api.apply(model, init)
-            _models.save_checkpoint(model, args.out, init.provenance)
+            checkpoints.save_model(model, args.out, init.provenance)
     _common.show(args, report, notes, init.provenance)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,21 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
                     torch.save(dict(tensors), file)
     except (OSError, SafetensorError) as error:
         raise HeadstartError(f"'{path}' cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def save_model(model: nn.Module, path: Path, provenance: dict[str, Any]) -> None:
+    """Write the model's ``state_dict``: safetensors with provenance in its metadata, or ``.pt``.
+
+    The file appears complete or not at all. Tied weights are written under each of their names.
+    """
+    state: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        shared = tensor.untyped_storage().data_ptr() in places
+        places.add(tensor.untyped_storage().data_ptr())
+        state[name] = tensor.clone() if shared else tensor
+    write(path, state, {"format": "pt", "headstart": json.dumps(provenance)})
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
-from headstart.bench.models.builders import check_outputs, resolve_model
+from headstart import rng
+from headstart.bench.models.builders import check_outputs, parameter_count, resolve_model
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
@@ -14,6 +15,7 @@ from headstart.bench.trials import hardware
 from headstart.bench.trials.arms import Arm, check_labels, check_starts
 from headstart.bench.trials.autotune import tune
 from headstart.bench.trials.budget import resolve_equal_steps
+from headstart.bench.trials.context import Context
 from headstart.bench.trials.timing import measured
 from headstart.bench.trials.training import Training
 from headstart.bench.trials.trial import TrialContext
@@ -132,12 +134,77 @@ class Experiment:
         return resolve_equal_steps(context, self.arms, measure_once)
 
     def trials(self, context: TrialContext) -> list[Trial]:
-        """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
+        """List every arm's trials; see `list_trials`."""
+        return list_trials(self, context)
 
-        A control that is what another arm is has that arm's trials: the same keys.
-        """
-        cells = [(arm, seed, context.determinants(arm, seed)) for seed in self.seeds for arm in context.arms]
-        return [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
+    def resolved(self, context: TrialContext) -> Experiment:
+        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+        return replace(self, training=context.training, auto=(), arms=context.arms)
+
+    def describe(self, context: TrialContext) -> dict[str, Any]:
+        """Say what is compared, so that the report can be made from the folder alone."""
+        task = context.data.task
+        with rng.untouched():
+            model = context.builder(task.channels, task.classes, task.image_size)
+        return {
+            "task": {
+                "name": self.task,
+                "description": task.describe(),
+                "classes": task.classes,
+                "split_seed": self.split_seed,
+                "test_images": len(task.test),
+            },
+            "model": {"name": self.model, "parameters": parameter_count(model)},
+            "training": asdict(context.training),
+            "stopping": self.stopping,
+            "looks": self.looks,
+            "test": self.test,
+            "selection": self.selection,
+        }
+
+
+Ground = TypeVar("Ground", bound=Context)
+
+
+class HasSeeds(Protocol):
+    """Whatever has one trial per arm and seed."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Each names a trial's random streams."""
+
+
+class AnyExperiment(HasSeeds, Protocol[Ground]):
+    """What a run asks of an experiment, whoever trains."""
+
+    @property
+    def margin(self) -> float:
+        """The smallest difference that matters."""
+
+    @property
+    def alpha(self) -> float:
+        """The level of the tests."""
+
+    def prepare(self, measure_once: MeasureOnce = measured, context: Ground | None = None) -> Ground:
+        """Resolve all that the machine decides."""
+
+    def trials(self, context: Ground) -> list[Trial]:
+        """List every arm's trials; see `list_trials`."""
+
+    def resolved(self, context: Ground) -> AnyExperiment[Ground]:
+        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+
+    def describe(self, context: Ground) -> dict[str, Any]:
+        """Say what is compared, so that the report can be made from the folder alone."""
+
+
+def list_trials(experiment: HasSeeds, context: Context) -> list[Trial]:
+    """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
+
+    A control that is what another arm is has that arm's trials: the same keys.
+    """
+    cells = [(arm, seed, context.determinants(arm, seed)) for seed in experiment.seeds for arm in context.arms]
+    return [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
 
 
 def distinct(trials: Iterable[Trial]) -> list[Trial]:

@@ -8,15 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headstart import rng
-from headstart.bench.models.builders import parameter_count
 from headstart.bench.runs.executors.base import Executor, Progress, Silent
 from headstart.bench.runs.executors.in_process import InProcess
-from headstart.bench.runs.experiment import Experiment, Trial, distinct
+from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial, distinct
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import EXPERIMENT, Damage, Record, Store
 from headstart.bench.trials import hardware
-from headstart.bench.trials.trial import TrialContext
 
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
@@ -41,12 +38,12 @@ class Summary:
 
 
 def run(
-    experiment: Experiment,
+    experiment: AnyExperiment[Ground],
     store: Store,
     progress: Progress | None = None,
     command: Sequence[str] = (),
     executor: Executor | None = None,
-    context: TrialContext | None = None,
+    context: Ground | None = None,
 ) -> Summary:
     """Run the trials that the store does not hold yet.
 
@@ -79,7 +76,7 @@ def run(
     pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
     kept, ran, elsewhere = len(trials) - len(pending), 0, 0
     provenance = {
-        **hardware.provenance(context.training.device),
+        **hardware.provenance(context.device),
         "threads": executor.threads(),
         "data": context.fingerprint,
         "command": list(command),
@@ -129,31 +126,16 @@ def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Recor
 
 
 def _plan(
-    experiment: Experiment, context: TrialContext, trials: Sequence[Trial], provenance: dict[str, Any]
+    experiment: AnyExperiment[Ground], context: Ground, trials: Sequence[Trial], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe the experiment so that its report can be made from the folder alone."""
-    task = context.data.task
-    with rng.untouched():
-        model = context.builder(task.channels, task.classes, task.image_size)
     return {
         "format": EXPERIMENT,
-        "task": {
-            "name": experiment.task,
-            "description": task.describe(),
-            "classes": task.classes,
-            "split_seed": experiment.split_seed,
-            "test_images": len(task.test),
-        },
-        "model": {"name": experiment.model, "parameters": parameter_count(model)},
+        **experiment.describe(context),
         "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in context.arms],
         "seeds": list(experiment.seeds),
-        "training": asdict(context.training),
         "margin": experiment.margin,
         "alpha": experiment.alpha,
-        "stopping": experiment.stopping,
-        "looks": experiment.looks,
-        "test": experiment.test,
-        "selection": experiment.selection,
         "decided": context.decided,
         "trials": [{"arm": trial.arm.label, "seed": trial.seed, "key": trial.key} for trial in trials],
         "provenance": provenance,

@@ -52,6 +52,26 @@ class TrialContext:
     test: bool = True
     decided: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def device(self) -> str:
+        """Where trials compute."""
+        return self.training.device
+
+    @property
+    def devices(self) -> int:
+        """How many devices train one model together."""
+        return self.training.devices
+
+    def steps_of(self, arm: Arm) -> int:
+        """Return how many steps an arm's trial trains."""
+        return self.training_of(arm).steps
+
+    def run(
+        self, arm: Arm, seed: int, on_step: Callable[[int], None] | None = None, fabric: Fabric | None = None
+    ) -> dict[str, Any]:
+        """Run a trial; see `run_trial`."""
+        return run_trial(self, arm, seed, on_step, fabric)
+
     def training_of(self, arm: Arm) -> Training:
         """Return how an arm's trials train: as all do, but for the arm's own changes.
 

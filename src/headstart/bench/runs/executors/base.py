@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from headstart.bench.trials.trial import TrialContext
+from headstart.bench.trials.context import Context
 
 if TYPE_CHECKING:
-    from headstart.bench.runs.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 
 class Finished(NamedTuple):
@@ -41,9 +41,9 @@ class Working(NamedTuple):
     steps: int
 
     @classmethod
-    def on(cls, trial: Trial, context: TrialContext, done: int = 0) -> Working:
+    def on(cls, trial: Trial, context: Context, done: int = 0) -> Working:
         """Say how far a trial is."""
-        return cls(trial.arm.label, trial.seed, done, context.training_of(trial.arm).steps)
+        return cls(trial.arm.label, trial.seed, done, context.steps_of(trial.arm))
 
 
 class Executor(Protocol):
@@ -53,7 +53,7 @@ class Executor(Protocol):
         """Return the number of threads that each trial computes with."""
 
     def execute(
-        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
+        self, experiment: AnyExperiment[Ground], context: Ground, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run trials and yield each as it finishes.
 

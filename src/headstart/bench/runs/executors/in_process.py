@@ -9,11 +9,10 @@ import torch
 
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.worker import Job, run_job
-from headstart.bench.trials.trial import TrialContext
 
 if TYPE_CHECKING:
     from headstart.bench.runs.executors.base import Progress
-    from headstart.bench.runs.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 
 class InProcess:
@@ -24,7 +23,7 @@ class InProcess:
         return torch.get_num_threads()
 
     def execute(
-        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
+        self, experiment: AnyExperiment[Ground], context: Ground, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials here; see `Executor`."""
         for trial in trials:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.processes import LOOK, RETRIES, cores
 from headstart.bench.runs.executors.worker import Job, Reply, work
-from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError, MissingExtraError
 
 if TYPE_CHECKING:
     from headstart.bench.runs.executors.base import Progress
-    from headstart.bench.runs.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 LOCAL = "local"
 
@@ -59,7 +58,7 @@ class OnRay:
         return self._threads
 
     def execute(
-        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
+        self, experiment: AnyExperiment[Ground], context: Ground, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials as tasks; see `Executor`. A task waits in Ray's queue only if there is no room yet."""
         self._busy = {}
@@ -68,7 +67,7 @@ class OnRay:
         if first is None:
             return
         self._connect()
-        devices = context.training.devices if context.training.device.startswith("cuda") else 0
+        devices = context.devices if context.device.startswith("cuda") else 0
         gpus = float(devices) if self._gpus is None else self._gpus
         task = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES)(_work)
         template = Job.of(experiment, context, first, self._threads)

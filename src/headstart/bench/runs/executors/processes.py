@@ -19,12 +19,11 @@ import torch
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
 from headstart.bench.trials.devices import leave_with_parent
-from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
     from headstart.bench.runs.executors.base import Progress
-    from headstart.bench.runs.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 RETRIES = 2
 """How often a trial is run again whose worker died."""
@@ -63,7 +62,7 @@ class Processes:
         return self._threads
 
     def execute(
-        self, experiment: Experiment, context: TrialContext, trials: Iterator[Trial], progress: Progress
+        self, experiment: AnyExperiment[Ground], context: Ground, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
         """Run the trials in the workers; see `Executor`."""
         idle = list(reversed(self._workers))

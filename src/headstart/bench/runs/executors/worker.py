@@ -6,7 +6,7 @@ import contextlib
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +14,15 @@ import torch
 from headstart.bench.runs.executors.base import Finished
 from headstart.bench.store.store import content_key
 from headstart.bench.trials import hardware
+from headstart.bench.trials.context import Context
 from headstart.bench.trials.devices import launch
-from headstart.bench.trials.trial import TrialContext, run_trial
+from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from headstart.bench.runs.experiment import Experiment, Trial
+    from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,15 @@ class Job:
         folder: The working directory, from which relative paths count.
     """
 
-    experiment: Experiment
+    experiment: AnyExperiment[Any]
     trial: Trial
     threads: int
     folder: str
 
     @classmethod
-    def of(cls, experiment: Experiment, context: TrialContext, trial: Trial, threads: int) -> Job:
+    def of(cls, experiment: AnyExperiment[Ground], context: Ground, trial: Trial, threads: int) -> Job:
         """Describe a trial; the worker resolves nothing again."""
-        return cls(
-            replace(experiment, training=context.training, auto=(), arms=context.arms), trial, threads, os.getcwd()
-        )
+        return cls(experiment.resolved(context), trial, threads, os.getcwd())
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Reply:
         raise HeadstartError(self.error)
 
 
-_prepared: dict[str, tuple[TrialContext, dict[str, Any]]] = {}
+_prepared: dict[str, tuple[Context, dict[str, Any]]] = {}
 
 
 def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
@@ -107,7 +106,7 @@ def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
         return Reply(error=str(error), trace=traceback.format_exc())
 
 
-def run_job(job: Job, context: TrialContext, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
+def run_job(job: Job, context: Context, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Run a job's trial here, or in one process per device if several devices train together.
 
     Args:
@@ -115,8 +114,9 @@ def run_job(job: Job, context: TrialContext, on_step: Callable[[int], None] | No
         context: As it was prepared in this process.
         on_step: Called with the number of finished steps; only if the trial runs in this process.
     """
-    if context.training.devices == 1:
-        return run_trial(context, job.trial.arm, job.trial.seed, on_step)
+    if context.devices == 1:
+        return context.run(job.trial.arm, job.trial.seed, on_step)
+    assert isinstance(context, TrialContext)  # a user's command sees to its devices itself
     result: dict[str, Any] = launch(context.training, _on_device, job)
     return result
 
@@ -124,14 +124,14 @@ def run_job(job: Job, context: TrialContext, on_step: Callable[[int], None] | No
 def _on_device(fabric: Fabric, job: Job) -> dict[str, Any]:
     torch.set_num_threads(max(1, job.threads // fabric.world_size))
     context, _ = _prepare(job)
-    return run_trial(context, job.trial.arm, job.trial.seed, fabric=fabric)
+    return context.run(job.trial.arm, job.trial.seed, fabric=fabric)
 
 
-def _prepare(job: Job) -> tuple[TrialContext, dict[str, Any]]:
+def _prepare(job: Job) -> tuple[Context, dict[str, Any]]:
     """Prepare the ground once; the one of an earlier experiment is let go."""
     name = repr(job.experiment)
     if name not in _prepared:
         _prepared.clear()
         context = job.experiment.prepare()
-        _prepared[name] = context, hardware.provenance(context.training.device)
+        _prepared[name] = context, hardware.provenance(context.device)
     return _prepared[name]

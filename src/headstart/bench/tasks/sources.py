@@ -40,6 +40,11 @@ class Source:
     image_size: tuple[int, int] | None = None
     classes: int | None = None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model's builder may ask for, None where the data does not say it."""
+        return {"in_channels": self.channels, "classes": self.classes, "image_size": self.image_size}
+
 
 def load_data(
     spec: str, *, seed: int = 0, samples: int | None = None, raw: bool = False, resize: int | None = None
