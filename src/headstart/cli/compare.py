@@ -13,8 +13,22 @@ from headstart.bench.papers.protocols import PREFIX, words_of
 from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
 from headstart.bench.settings.config import Config, read, save
-from headstart.bench.settings.words import HOW, OUTPUT, SETTINGS, WHAT, Setting, check, defaults, search
+from headstart.bench.settings.words import (
+    HOW,
+    OUTPUT,
+    SETTINGS,
+    TRAINER,
+    WHAT,
+    Setting,
+    check,
+    check_together,
+    defaults,
+    search,
+    trainer_experiment,
+)
 from headstart.bench.settings.words import experiment as build
+from headstart.bench.trainer.experiment import TrainerExperiment
+from headstart.bench.trainer.secrets import without_secrets
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.errors import HeadstartError
@@ -40,6 +54,9 @@ examples:
       the same words in a file, written from a command line; an option overrules the file
   headstart compare protocol:prewarm-cifar10-corrected --seeds 10
       a paper's comparison by name, as published or corrected
+  headstart compare --trainer "python train.py --init {start} --seed {seed} --out {out}" \
+      --model net.py:build --data images.npy --metric accuracy --arms auto kaiming --out runs/mine
+      your own training script: it loads the start, trains, and writes its score
 
 An arm is a method's spec (see 'headstart methods') or label=spec, whose label holds no comma, colon or
 equals sign; specs may also be joined by commas. Run the same command again to go on after an interruption.
@@ -57,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options overrule it"
     parser.add_argument("file", nargs="?", metavar="FILE", help=file)
-    groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, OUTPUT)}
+    groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, TRAINER, OUTPUT)}
     for word in SETTINGS.values():
         _add(groups[word.group], word)
     add_data_root(groups[WHAT])
@@ -87,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
     chosen, typed, config = settings(args)
     with _pointing(config, typed):
         check(chosen)
-        experiment = build(chosen)
+        experiment = trainer_experiment(chosen) if chosen["trainer"] else build(chosen)
     with _pointing(config, typed, "search"):
-        searched = search(chosen, experiment)
+        searched = search(chosen, experiment) if isinstance(experiment, Experiment) else None
     if args.write is not None:
         save(args.write, chosen)
         print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
         return 0
-    if args.download:
+    if args.download and isinstance(experiment, Experiment):
         with _pointing(config, typed):
             load_task(experiment.task, experiment.split_seed, download=True)
     store, executor = Store(chosen["out"]), executor_from(args)
@@ -137,17 +154,22 @@ def _others(done: Summary) -> str:
     return again + (f", {done.elsewhere} were run by another driver" if done.elsewhere else "")
 
 
-def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_json: bool) -> int:
+def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched: Search | None, as_json: bool) -> int:
     """List the trials, done and to do, with their estimated cost."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from headstart.bench.runs.forecast import duration, forecast, ranges
+    from headstart.bench.trainer.forecast import forecast_trainer
     from headstart.cli._common import working
 
-    with working("Timing a few steps"):
-        found = forecast(experiment, store, searched)
+    with working("Looking"):
+        if isinstance(experiment, TrainerExperiment):
+            found = forecast_trainer(experiment, store)
+        else:
+            found = forecast(experiment, store, searched)
+    unknown = any(arm.to_do and not arm.source for arm in found.arms if not arm.shared)
     if as_json:
         print(to_json(found.as_dict()))
         return 0
@@ -167,9 +189,9 @@ def _dry_run(experiment: Experiment, store: Store, searched: Search | None, as_j
     if found.search is not None and found.search.to_do:
         left = f"{found.search.to_do} of {found.search.total} trials to do: about {duration(found.search.seconds)}"
         console.print(f"Search: {left}; above, the arms are not configured by it yet.", highlight=False)
+    time = "how long one takes is known once one has run" if unknown else f"about {duration(found.seconds)}"
     console.print(
-        f"{found.to_do} of {found.total} trials to do: about {duration(found.seconds)}, one after the other. "
-        "Dry run: nothing was written.",
+        f"{found.to_do} of {found.total} trials to do: {time}, one after the other. Dry run: nothing was written.",
         highlight=False,
     )
     return 0
@@ -183,6 +205,8 @@ def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
     if word.kind == "switch":
         text = f"add or leave out {word.help} (default: {'add' if word.default else 'leave out'})"
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif word.kind == "flag":
+        group.add_argument(flag, action="store_const", const=True, default=None, help=word.help)
     elif word.kind == "texts":
         group.add_argument(flag, nargs="+" if word.default else "*", metavar=word.metavar, help=text)
     elif word.kind == "numbers":
@@ -214,7 +238,9 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
     elif args.file is not None:
         config = read(args.file)
         said = config.settings
-    return {**defaults(), **said, **typed}, typed, config
+    told = {**said, **typed}
+    check_together(told)
+    return {**defaults(bool(told.get("trainer"))), **told}, typed, config
 
 
 @contextlib.contextmanager
@@ -230,4 +256,4 @@ def _pointing(config: Config | None, typed: Mapping[str, Any], about: str = "") 
 
 def _command() -> list[str]:
     """The command line as a user types it."""
-    return ["headstart", *sys.argv[1:]]
+    return ["headstart", *map(without_secrets, sys.argv[1:])]

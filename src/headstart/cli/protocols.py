@@ -86,7 +86,7 @@ def _lines(protocol: Protocol) -> list[str]:
     lines = [f"{protocol.name}: {protocol.about}", *_wrapped("paper", protocol.paper), ""]
     width = max(map(len, protocol.words))
     lines += [f"  {name:<{width}} = {values[name]}" for name in SETTINGS if name in protocol.words]
-    others = [f"{name}={values[name]}" for name in SETTINGS if name not in (*protocol.words, *protocol.needs, "out")]
+    others = [f"{name}={values[name]}" for name in values if name not in (*protocol.words, *protocol.needs, "out")]
     lines += ["", *_wrapped("by default", "; ".join(others))]
     lines += [line for word in protocol.needs for line in _wrapped("left to you", word)]
     for note in protocol.notes:

@@ -60,6 +60,7 @@ def _show(found: Status, console: Console) -> None:
     for arm in found.arms:
         notes = [f"diverged: {ranges(arm.diverged)}"] if arm.diverged else []
         notes += [f"refused: {ranges(arm.refused)}"] if arm.refused else []
+        notes += [f"failed: {ranges(arm.failed)}"] if arm.failed else []
         table.add_row(*(line(cell) for cell in (arm.label, ranges(arm.done), ranges(arm.missing), "; ".join(notes))))
     console.print(table)
     for trial in found.running:

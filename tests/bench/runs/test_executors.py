@@ -20,6 +20,7 @@ from headstart.bench.report.terminal import Bars
 from headstart.bench.runs.executors import InProcess, Processes, processes, worker
 from headstart.bench.runs.executors.base import Silent, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
+from headstart.bench.trials import trial as trial_module
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.cli.main import main
 from headstart.errors import HeadstartError, MissingExtraError
@@ -172,7 +173,7 @@ def test_an_error_of_our_own_keeps_its_trace(make_experiment, monkeypatch):
     experiment = make_experiment()
     context = experiment.prepare()
     trial = experiment.trials(context)[0]
-    monkeypatch.setattr(worker, "run_trial", lambda *args: 1 / 0)
+    monkeypatch.setattr(trial_module, "run_trial", lambda *args: 1 / 0)
     reply = work(Job.of(experiment, context, trial, torch.get_num_threads()))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         reply.finished(trial)

@@ -9,8 +9,8 @@ import torch
 from headstart.banks import Entry, FilterBank
 from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_controls
 from headstart.bench.runs import experiment as module
-from headstart.bench.runs.executors import worker
 from headstart.bench.runs.executors.base import Silent
+from headstart.bench.trials import trial as trial_module
 from headstart.bench.trials.arms import parse_arms
 from headstart.bench.trials.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
@@ -50,7 +50,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_undisturbed_one(make_experimen
     done = run(experiment, parts)
     assert (done.ran, done.kept) == (2, 4)
     assert results(experiment, parts) == results(experiment, whole)
-    monkeypatch.setattr(worker, "run_trial", None)  # nothing is left to run
+    monkeypatch.setattr(trial_module, "run_trial", None)  # nothing is left to run
     assert run(experiment, parts).ran == 0
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headstart.bench import Training
 from headstart.bench.settings import config
-from headstart.bench.settings.words import HOW, SETTINGS, check, defaults, experiment, parse_seeds
+from headstart.bench.settings.words import HOW, SETTINGS, TRAINER, check, defaults, experiment, parse_seeds
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -38,7 +38,9 @@ VALUES = {
     ),
     "texts": st.lists(texts, min_size=1, max_size=3).map(tuple),
 }
-any_settings = st.fixed_dictionaries({}, optional={name: VALUES[word.kind] for name, word in SETTINGS.items()})
+any_settings = st.fixed_dictionaries(
+    {}, optional={name: VALUES[word.kind] for name, word in SETTINGS.items() if word.group != TRAINER}
+)
 
 
 def command_line(words):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
+from headstart.bench.statistics.metric import ACCURACY, Metric, metric_of
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
 from headstart.bench.statistics.verdicts import RULES, Comparison, Verdict, compare_family
@@ -39,7 +40,9 @@ class ArmSummary:
         area_difference: Area under the validation curve minus the baseline's with the same seed, in points; None
             for the baseline, without results, or if the arm trains for another number of steps.
         init_seconds: Median seconds of the initialization.
-        init_steps: The same in training steps of the baseline.
+        init_steps: The same in training steps of the baseline; 0 if nobody knows what a step takes.
+        metric: What the score is.
+        failed: Number of seeds whose run failed.
     """
 
     label: str
@@ -54,10 +57,12 @@ class ArmSummary:
     area_difference: paired.Estimate | None
     init_seconds: float
     init_steps: float
+    metric: Metric = ACCURACY
+    failed: int = 0
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies in percent, one per finished seed."""
+        """Test accuracies in percent, or another score as it is shown, one per finished seed."""
         return [float(result["test_accuracy"]) for result in self.results.values()]
 
     @property
@@ -82,16 +87,35 @@ class ArmSummary:
         if self.refusal:
             return f"{self.label} did not run: {self.refusal}"
         if self.comparison is None:
-            return (
-                f"{self.label} is the baseline: {np.mean(self.accuracies):.2f} % test accuracy." if self.results else ""
-            )
+            mean = self.metric.value(float(np.mean(self.accuracies))) if self.results else ""
+            return f"{self.label} is the baseline: {mean} {self.metric.name}." if self.results else ""
         broke = f" Training diverged in {self.diverged} of {len(self.results)} seeds." if self.diverged else ""
+        if self.failed:
+            broke += f" The run failed in {self.failed} of {len(self.results) + self.failed} seeds, which are left out."
         cost = ""
         if self.init_seconds and not self.control:
             steps = "training step" if round(self.init_steps) == 1 else "training steps"
-            cost = f" It costs {self.init_seconds:.2f} s, the time of {self.init_steps:.0f} {steps}."
+            time = f", the time of {self.init_steps:.0f} {steps}" if self.init_steps else ""
+            cost = f" It costs {self.init_seconds:.2f} s{time}."
         soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
         return self.comparison.sentence() + soon + broke + cost
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed.
+
+    Args:
+        arm: Its arm.
+        seed: Its seed.
+        reason: Why, in a sentence.
+        lines: The last lines that it printed.
+    """
+
+    arm: str
+    seed: int
+    reason: str
+    lines: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,8 @@ class Analysis:
         beyond: Each method against each of its controls.
         missing: Trials that are not finished.
         notes: What a reader must know about the trials: damaged files, mixed versions.
+        metric: What the score is.
+        failures: Runs that failed.
     """
 
     plan: Mapping[str, Any]
@@ -111,6 +137,8 @@ class Analysis:
     beyond: tuple[Comparison, ...]
     missing: int
     notes: tuple[str, ...]
+    metric: Metric = ACCURACY
+    failures: tuple[Failure, ...] = ()
 
     @property
     def baseline(self) -> ArmSummary:
@@ -168,7 +196,7 @@ class Analysis:
                 meaning = "" if brief else f" ({CONTROLS['null']})"
                 readings.append(
                     f"{arm.label}{meaning}: {arm.comparison.numbers()}. Two default starts differ within a seed "
-                    f"by a standard deviation of {spread:.2f} points."
+                    f"by a standard deviation of {self.metric.amount(spread)}."
                 )
         return readings
 
@@ -194,6 +222,7 @@ def analyse(store: Store) -> Analysis:
     records = store.present(cell["key"] for cell in plan["trials"])
     results: dict[str, dict[int, Result]] = {arm["label"]: {} for arm in plan["arms"]}
     refusals: dict[str, str] = {}
+    failures: list[Failure] = []
     missing: set[str] = set()
     for cell in plan["trials"]:
         record = records.get(cell["key"])
@@ -201,11 +230,48 @@ def analyse(store: Store) -> Analysis:
             missing.add(cell["key"])
         elif record.result["status"] == "refused":
             refusals[cell["arm"]] = str(record.result["reason"])
+        elif record.result["status"] == "failed":
+            told = record.result
+            failures.append(Failure(cell["arm"], cell["seed"], str(told["reason"]), str(told.get("lines", ""))))
         else:
             results[cell["arm"]][cell["seed"]] = {**record.result, "key": cell["key"]}
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
     notes += _mixed([record.provenance for record in records.values()])
+    if "metric" in plan:
+        return assemble_scores(plan, results, refusals, len(missing), notes, failures)
     return assemble(plan, results, refusals, len(missing), notes)
+
+
+def assemble_scores(
+    plan: Mapping[str, Any],
+    results: Mapping[str, Mapping[int, Result]],
+    refusals: Mapping[str, str],
+    missing: int,
+    notes: Sequence[str],
+    failures: Sequence[Failure],
+) -> Analysis:
+    """Judge the scores of a user's trainer: their metric is not accuracy, and their steps are not known."""
+    baseline = plan["arms"][0]["label"]
+    metric, margin = metric_of(plan, [float(result["score"]) for result in results[baseline].values()])
+    points = {tuple(p["step"] for p in r["curve"]) for by_seed in results.values() for r in by_seed.values()}
+    alike = len(points) == 1  # curves of different lengths have no mean
+    shown = {
+        label: {seed: _as_shown(result, metric, alike) for seed, result in by_seed.items()}
+        for label, by_seed in results.items()
+    }
+    notes = [*notes, *plan.get("notes", ())]
+    if metric.lower_is_better:
+        notes.append(f"Lower {metric.name} is better: a difference is {baseline}'s minus the arm's, above zero a gain.")
+    found = assemble({**plan, "margin": margin}, shown, refusals, missing, notes, curves=False, metric=metric)
+    counts = {arm.label: sum(failure.arm == arm.label for failure in failures) for arm in found.arms}
+    arms = tuple(replace(arm, failed=counts[arm.label]) for arm in found.arms)
+    return replace(found, arms=arms, failures=tuple(failures))
+
+
+def _as_shown(result: Result, metric: Metric, curves: bool) -> Result:
+    """Return a score's result in the form of a trial of headstart's own loop, in the unit in which it is shown."""
+    curve = [{"step": point["step"], "accuracy": metric.scale * point["score"]} for point in result["curve"] if curves]
+    return {"step_seconds": 0.0, **result, "test_accuracy": metric.scale * float(result["score"]), "curve": curve}
 
 
 def assemble(
@@ -215,6 +281,7 @@ def assemble(
     missing: int = 0,
     notes: Sequence[str] = (),
     curves: bool = True,
+    metric: Metric = ACCURACY,
 ) -> Analysis:
     """Judge results, wherever they were read from.
 
@@ -226,15 +293,19 @@ def assemble(
         notes: What a reader must know of how the results came about.
         curves: Whether the results have their learning curves. Without them nothing is said that rests on them:
             steps to the baseline's accuracy, areas.
+        metric: What ``test_accuracy`` of the results is.
     """
-    accuracies = {label: {seed: float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()}
+    sign = -1 if metric.lower_is_better else 1  # what is judged is better if there is more of it
+    accuracies = {
+        label: {seed: sign * float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()
+    }
     baseline = plan["arms"][0]["label"]
-    judged, beyond = _judge(plan, accuracies, refusals, baseline)
+    judged, beyond = _judge(plan, accuracies, refusals, baseline, metric)
     target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
-    arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves) for arm in plan["arms"])
+    arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(plan["task"]["classes"]) if target else ()
     edges = searched.warnings if (searched := selection_of(plan)) else ()
-    return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges))
+    return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges), metric)
 
 
 def _judge(
@@ -242,6 +313,7 @@ def _judge(
     accuracies: Mapping[str, Mapping[int, float]],
     refusals: Mapping[str, str],
     baseline: str,
+    metric: Metric,
 ) -> tuple[dict[str, Comparison], list[Comparison]]:
     """Answer the questions, each as a family of its own, so that one more control makes no other test stricter."""
     alpha, margin = float(plan["alpha"]), float(plan["margin"])
@@ -253,8 +325,10 @@ def _judge(
         against.setdefault(kind, []).append((arm["label"], baseline))
         if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
             beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
-    judged = {c.arm: c for family in against.values() for c in compare_family(family, accuracies, alpha, margin)}
-    compared = [c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin)]
+    judged = {
+        c.arm: c for family in against.values() for c in compare_family(family, accuracies, alpha, margin, metric)
+    }
+    compared = [c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin, metric)]
     return judged, compared
 
 
@@ -266,6 +340,7 @@ def _summarize(
     baseline: str,
     target: Target | None,
     curves: bool,
+    metric: Metric,
 ) -> ArmSummary:
     own, base = results[arm["label"]], results[baseline]
     step = float(np.median([r["step_seconds"] for r in base.values()])) if base else float("nan")
@@ -286,6 +361,7 @@ def _summarize(
         None if arm["label"] == baseline else paired.estimate(areas),
         seconds,
         cost,
+        metric,
     )
 
 

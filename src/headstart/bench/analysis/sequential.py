@@ -18,6 +18,7 @@ from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run
 from headstart.bench.statistics.verdicts import Verdict, least_seeds
 from headstart.bench.store.store import Damage, Store
+from headstart.bench.trainer.experiment import TrainerExperiment
 
 LOOKS = 4
 
@@ -110,7 +111,7 @@ class Decision:
 
 
 def run_until_decided(
-    experiment: Experiment,
+    experiment: Experiment | TrainerExperiment,
     store: Store,
     progress: Progress | None = None,
     command: Sequence[str] = (),

@@ -9,6 +9,7 @@ import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
 from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg
+from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.statistics.paired import Floats, mean_band
 from headstart.bench.statistics.speed import Speed
 
@@ -62,8 +63,8 @@ def learning_curves(analysis: Analysis) -> str:
             left.axhline(
                 analysis.baseline.speed.target.accuracy, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1
             )
-        left.set_title("Validation accuracy, %")
-        right.set_title(f"Difference to {clean(analysis.baseline.label)} with the same seed, points")
+        left.set_title(_curve_title(analysis))
+        right.set_title(f"Difference to {clean(analysis.baseline.label)} with the same seed{_unit(analysis)}")
         for axes in (left, right):
             axes.set_xlabel("training steps")
             axes.margins(x=0.01)
@@ -94,11 +95,15 @@ def paired_differences(analysis: Analysis) -> str:
             ends = (comparison.interval.low, comparison.interval.high) if comparison.interval.bounded else None
             _estimate(axes, row, comparison.differences, comparison.mean, ends, HUES[hue(analysis, arm)])
         _rows(axes, arms)
-        axes.set_xlabel(f"test accuracy minus that of {clean(analysis.baseline.label)} with the same seed, points")
+        what = clean(f"{analysis.metric.name} minus that of {analysis.baseline.label}")
+        if analysis.metric.lower_is_better:
+            what = clean(f"{analysis.metric.name} of {analysis.baseline.label} minus that of the arm")
+        axes.set_xlabel(f"{what} with the same seed{_unit(analysis)}")
         return to_svg(
             drawn,
             "pairs",
-            "Paired differences in test accuracy of each arm: one dot per seed, the mean and its 95 % interval",
+            f"Paired differences in {clean(analysis.metric.name)} of each arm: one dot per seed, the mean and its 95 % "
+            "interval",
         )
 
 
@@ -145,6 +150,15 @@ def share_axis(axes: Axes, narrow: bool = False) -> None:
 def place(speed: Speed, steps: float | None) -> float:
     """Place steps on the axis of shares."""
     return _BEYOND if steps is None or not np.isfinite(steps) else 100 * steps / speed.target.budget
+
+
+def _curve_title(analysis: Analysis) -> str:
+    own = analysis.metric is ACCURACY
+    return "Validation accuracy, %" if own else clean(analysis.metric.name) + ", %" * bool(analysis.metric.unit)
+
+
+def _unit(analysis: Analysis) -> str:
+    return f", {analysis.metric.unit}" if analysis.metric.unit else ""
 
 
 def _estimate(

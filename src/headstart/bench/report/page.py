@@ -13,6 +13,7 @@ from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.report import figures, pictures, summary
 from headstart.bench.report.svg import figure
 from headstart.bench.report.templating import PILLS, drawing, engine, fill
+from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.store.store import Store
 
 _ROLES = {
@@ -68,7 +69,9 @@ def render(analysis: Analysis) -> str:
         facts=summary.facts(analysis),
         cards=[_card(analysis, arm) for arm in analysis.methods],
         rows=[_row(analysis, arm) for arm in analysis.arms],
-        curves=drawing(figures.learning_curves(analysis)) if finished else None,
+        own=analysis.metric is ACCURACY,
+        metric=analysis.metric,
+        curves=drawing(figures.learning_curves(analysis)) if any(a.curves()[0] for a in analysis.arms) else None,
         pairs=drawing(figures.paired_differences(analysis)) if finished else None,
         speed=drawing(figures.steps_to_baseline(analysis)) if analysis.baseline.speed else None,
         filters=_filters(analysis),
@@ -103,7 +106,7 @@ def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
 def _filters(analysis: Analysis) -> list[dict[str, Any]]:
     """Pictures of the first layer for the lowest finished seed of each arm, on one scale."""
     shown = [(arm, next(iter(arm.results.items()))) for arm in analysis.arms if arm.results]
-    shown = [(arm, item) for arm, item in shown if item[1]["first_layer"] and item[1]["first_layer"]["kept"]]
+    shown = [(arm, item) for arm, item in shown if (layer := item[1].get("first_layer")) and layer["kept"]]
     scale = pictures.common_scale([result["first_layer"] for _, (_, result) in shown])
     rows = []
     for arm, (seed, result) in shown:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
 from headstart.bench.analysis.selection import Selection
+from headstart.bench.statistics.metric import ACCURACY, Metric
 from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
@@ -20,7 +22,7 @@ NO_INTERVAL = "—"
 _NAMED = 4  # methods that a heading names
 COLUMNS = (
     "arm",
-    "test accuracy",
+    "test accuracy",  # or the metric's name
     "difference",
     "95 % interval",
     "wins",
@@ -57,6 +59,12 @@ def facts(analysis: Analysis) -> list[str]:
     """Say in a few short phrases what was run."""
     plan = analysis.plan
     training = plan["training"]
+    if "command" in training:
+        return [
+            f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
+            f"{len(plan['seeds'])} paired seeds",
+            f"{analysis.metric.name} of: {training['command']}",
+        ]
     return [
         f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
         plan["task"]["description"],
@@ -88,7 +96,7 @@ def cells(arm: ArmSummary) -> Cells:
     area, c = arm.area_difference, arm.comparison
     row = Cells(
         arm.label,
-        accuracy=f"{np.mean(arm.accuracies):.2f}",
+        accuracy=arm.metric.number(float(np.mean(arm.accuracies))),
         area=_with_span(signed(area.mean), span(area.interval)) if area else "",
         speed=_speed(arm.speed),
         start=_cost(arm) if arm.init_seconds else "free",
@@ -97,8 +105,8 @@ def cells(arm: ArmSummary) -> Cells:
     if c is None or not c.seeds:
         return row
     return row._replace(
-        difference=signed(c.mean),
-        interval=span(c.interval) or NO_INTERVAL,
+        difference=c.metric.signed(c.mean),
+        interval=span(c.interval, c.metric) or NO_INTERVAL,
         wins=f"{c.wins}/{len(c.seeds)}",
         p=p_text(c.adjusted_p),
         verdict=c.verdict.value,
@@ -107,12 +115,14 @@ def cells(arm: ArmSummary) -> Cells:
 
 def _cost(arm: ArmSummary) -> str:
     steps = f"{arm.init_steps:.0f}"
+    if not arm.init_steps:
+        return f"{arm.init_seconds:.2f} s"
     return f"{arm.init_seconds:.2f} s = {steps} step{'' if steps == '1' else 's'}"
 
 
-def span(interval: Interval) -> str:
+def span(interval: Interval, metric: Metric = ACCURACY) -> str:
     """Write an interval in points; an empty string if the data could not bound it."""
-    return f"{signed(interval.low)} to {signed(interval.high)}" if interval.bounded else ""
+    return f"{metric.signed(interval.low)} to {metric.signed(interval.high)}" if interval.bounded else ""
 
 
 def _speed(speed: Speed | None) -> str:
@@ -132,12 +142,16 @@ def markdown(analysis: Analysis) -> str:
     if analysis.missing:
         lines += [f"**{analysis.missing} trials are not finished; this is what the others show.**", ""]
     lines += [f"- {inert(arm.sentence())}" for arm in analysis.methods]
-    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
+    columns = [COLUMNS[0], inert(analysis.metric.name), *COLUMNS[2:]]
+    lines += ["", "| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
     lines += ["| " + " | ".join(map(inert, cells(arm))) + " |" for arm in analysis.arms]
     lines += _search(analysis.selection) if analysis.selection else []
     lines += ["", "## What the controls show", ""]
     lines += [f"- {inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
     lines += ["", "## How it was decided", "", *(f"- {rule}" for rule in analysis.rules())]
+    if analysis.failures:
+        told = [f"{f.arm}, seed {f.seed}: {f.reason}" for f in analysis.failures]
+        lines += ["", "## Runs that failed", "", *(f"- {inert(each)}" for each in told)]
     if analysis.notes:
         lines += ["", "## Notes", "", *(f"- {inert(note)}" for note in analysis.notes)]
     return "\n".join(lines) + "\n"
@@ -162,7 +176,10 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "model": analysis.plan["model"],
         "training": analysis.plan["training"],
         "baseline": analysis.baseline.label,
+        "metric": {"name": analysis.metric.name, "lower_is_better": analysis.metric.lower_is_better},
+        "margin": analysis.plan["margin"],
         "arms": [_arm(arm) for arm in analysis.arms],
+        "failures": [asdict(failure) for failure in analysis.failures],
         "beyond_controls": [_comparison(c) for c in analysis.beyond],
         "controls": analysis.control_readings(),
         "selection": analysis.plan.get("selection") or None,
@@ -183,8 +200,10 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "of": arm.of or None,
         "sentence": arm.sentence(),
         "test_accuracy": {str(seed): result["test_accuracy"] for seed, result in arm.results.items()},
+        "scores": {str(seed): result.get("score", result["test_accuracy"]) for seed, result in arm.results.items()},
+        "failed": arm.failed,
         "mean": float(np.mean(arm.accuracies)) if arm.results else None,
-        "area": arm.area,
+        "area": arm.area if arm.area_difference or arm.speed else None,
         "area_difference": estimate_data(arm.area_difference),
         "steps_to_baseline": _speed_data(arm.speed),
         "init_seconds": arm.init_seconds,

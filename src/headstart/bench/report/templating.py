@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from headstart.bench.report.summary import span
-from headstart.bench.statistics.verdicts import Verdict, p_text, signed
+from headstart.bench.statistics.metric import ACCURACY, Metric
+from headstart.bench.statistics.verdicts import Verdict, p_text
 from headstart.errors import MissingExtraError
 from headstart.results.display import printable
 
@@ -37,7 +38,7 @@ def fill(name: str, /, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "number": _number, "p": p_text, "span": span, "pill": PILLS.__getitem__}
+    environment.filters |= {"signed": _signed, "number": _number, "p": p_text, "span": span, "pill": PILLS.__getitem__}
     return environment.get_template(name).render(**values)
 
 
@@ -64,6 +65,10 @@ def drawing(svg: str) -> Any:
 def _finalize(value: Any) -> Any:
     """Clean every string that a template prints, but our own figures."""
     return printable(value) if type(value) is str else value
+
+
+def _signed(value: float, metric: Metric = ACCURACY) -> str:
+    return metric.signed(value)
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -24,6 +24,7 @@ from rich.text import Text
 from headstart.bench.analysis.analysis import Analysis
 from headstart.bench.report.summary import cells, facts, heading
 from headstart.bench.runs.executors.base import Working
+from headstart.bench.statistics.metric import ACCURACY
 from headstart.results.display import printable
 
 _COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
@@ -98,7 +99,8 @@ def line(text: str, style: str = "") -> Text:
 def table(analysis: Analysis) -> Table:
     """Build the table of all arms, narrow enough for 80 columns; controls are dim and below their method."""
     built = Table(box=None, header_style="bold", pad_edge=False)
-    for index, column in enumerate(_COLUMNS):
+    own = analysis.metric is ACCURACY
+    for index, column in enumerate(_COLUMNS if own else (_COLUMNS[0], printable(analysis.metric.name), *_COLUMNS[2:])):
         built.add_column(column, justify="left" if index in (0, len(_COLUMNS) - 1) else "right")
     for arm in analysis.arms:
         row = cells(arm)
@@ -132,5 +134,12 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
         console.print(line(f"• {analysis.selection.choices}", "dim"))
     for note in [*analysis.notes, *([f"{analysis.missing} trials are not finished."] if analysis.missing else [])]:
         console.print(line(f"! {note}", "yellow"))
+    for failure in analysis.failures:
+        console.print(line(f"! {failure.arm}, seed {failure.seed}, failed: {failure.reason}", "yellow"))
+    if analysis.failures and analysis.failures[0].lines:
+        first = analysis.failures[0]
+        console.print(line(f"  The last lines of {first.arm}, seed {first.seed}:", "dim"))
+        for text in first.lines.splitlines():
+            console.print(line(f"    {text}", "dim"))
     console.print()
     console.print(line(f"Page: {page}"), soft_wrap=True)

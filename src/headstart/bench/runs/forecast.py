@@ -132,7 +132,7 @@ def _forecast(experiment: Experiment, store: Store, context: TrialContext) -> Fo
     context = experiment.prepare(store.decided, context)
     trials = experiment.trials(context)
     found = store.present(trial.key for trial in trials)
-    finished = {key: record for key, record in found.items() if record.result["status"] != "refused"}
+    finished = {key: record for key, record in found.items() if not record.open}
     clock = Clock(context)
     owners = {trial.key: trial.arm.label for trial in reversed(trials)}
     arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in context.arms)

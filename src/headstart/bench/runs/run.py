@@ -10,10 +10,11 @@ from typing import Any
 
 from headstart.bench.runs.executors.base import Executor, Progress, Silent
 from headstart.bench.runs.executors.in_process import InProcess
-from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial, distinct
+from headstart.bench.runs.experiment import AnyExperiment, Trial, distinct
 from headstart.bench.store.claims import Claims
 from headstart.bench.store.store import EXPERIMENT, Damage, Record, Store
 from headstart.bench.trials import hardware
+from headstart.bench.trials.context import Context
 
 _POLL = 0.5  # seconds between looks at the trials that other drivers work on
 
@@ -38,12 +39,12 @@ class Summary:
 
 
 def run(
-    experiment: AnyExperiment[Ground],
+    experiment: AnyExperiment[Any],
     store: Store,
     progress: Progress | None = None,
     command: Sequence[str] = (),
     executor: Executor | None = None,
-    context: Ground | None = None,
+    context: Context | None = None,
 ) -> Summary:
     """Run the trials that the store does not hold yet.
 
@@ -73,7 +74,7 @@ def run(
     trials = distinct(cells)
     damaged = tuple(store.damaged())
     before = store.present(trial.key for trial in trials)
-    pending = [trial for trial in trials if trial.key not in before or before[trial.key].refused]
+    pending = [trial for trial in trials if trial.key not in before or before[trial.key].open]
     kept, ran, elsewhere = len(trials) - len(pending), 0, 0
     provenance = {
         **hardware.provenance(context.device),
@@ -126,7 +127,7 @@ def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Recor
 
 
 def _plan(
-    experiment: AnyExperiment[Ground], context: Ground, trials: Sequence[Trial], provenance: dict[str, Any]
+    experiment: AnyExperiment[Any], context: Context, trials: Sequence[Trial], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe the experiment so that its report can be made from the folder alone."""
     return {

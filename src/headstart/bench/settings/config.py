@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.bench.settings.words import HOW, OUTPUT, SETTINGS, WHAT, Setting, check, defaults, seeds_text
+from headstart.bench.settings.words import (
+    HOW,
+    NOT_OF_A_TRAINER,
+    OUTPUT,
+    SETTINGS,
+    TRAINER,
+    WHAT,
+    Setting,
+    check,
+    defaults,
+    seeds_text,
+)
 from headstart.errors import HeadstartError
 
 if sys.version_info >= (3, 11):
@@ -110,11 +121,19 @@ def write(settings: Mapping[str, Any]) -> str:
         >>> "steps = 20" in write({"steps": 20})
         True
     """
-    whole = {**defaults(), **settings}
+    trainer = bool(settings.get("trainer"))
+    whole = {**defaults(trainer), **settings}
+    groups = (WHAT, TRAINER, OUTPUT) if trainer else (WHAT, HOW, OUTPUT)
+    if trainer:
+        whole = {
+            name: value
+            for name, value in whole.items()
+            if name not in NOT_OF_A_TRAINER and (name, value) != ("margin", 0)
+        }
     parts = ["# Run it: headstart compare FILE. An option on the command line overrules its line here.\n"]
-    for group in (WHAT, HOW, OUTPUT):
+    for group in groups:
         parts.append(f"\n# {group}\n")
-        parts += [f"{n} = {_toml(whole[n])}\n" for n, word in SETTINGS.items() if word.group == group]
+        parts += [f"{n} = {_toml(whole[n])}\n" for n, word in SETTINGS.items() if word.group == group and n in whole]
     return "".join(parts)
 
 
@@ -209,7 +228,7 @@ def _wrong(word: Setting, value: Any, wanted: str) -> HeadstartError:
 
 
 def _read_text(word: Setting, value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or (not value and word.default):
         raise _wrong(word, value, 'a text: write it in quotes, "..."')
     return value
 
@@ -263,6 +282,7 @@ _READ: dict[str, Callable[[Setting, Any], Any]] = {
     "number": _read_number,
     "numbers": _read_numbers,
     "switch": _read_switch,
+    "flag": _read_switch,
     "seeds": _read_seeds,
 }
 

@@ -10,14 +10,17 @@ from typing import Any, Literal
 from headstart.bench.runs.experiment import AUTO, Experiment
 from headstart.bench.runs.search import Search
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
+from headstart.bench.trainer.experiment import TrainerExperiment
+from headstart.bench.trainer.trainer import FORMATS, Trainer
 from headstart.bench.trials.arms import parse_arms, with_controls, with_default
 from headstart.bench.trials.grid import make_grid, read_grid
 from headstart.bench.trials.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from headstart.errors import HeadstartError, unknown
 
-Kind = Literal["text", "texts", "whole", "number", "numbers", "switch", "seeds"]
+Kind = Literal["text", "texts", "whole", "number", "numbers", "switch", "flag", "seeds"]
 UNTIL = ("all", "decided")
 WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
+TRAINER = "a command of your own trains"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Setting:
     Args:
         name: The key in the file; the option is the same with two dashes before it.
         kind: What its value is. A switch is ``true`` or ``false`` in the file, ``--name`` or ``--no-name`` on
-            the command line.
+            the command line; a flag is a switch that is off unless ``--name`` is there.
         default: Its value if nothing is said.
         help: A few words on it.
         group: Under which heading it stands.
@@ -109,6 +112,21 @@ SETTINGS: dict[str, Setting] = {
         Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
         Setting("devices", "whole", 1, "how many of them train one model together"),
         Setting(
+            "trainer", "text", "", "the command, with {start}, {seed} and {out}; it replaces all of the above", TRAINER
+        ),
+        Setting("data", "text", "", "what the starts see, as for 'headstart init'; inputs suffice", TRAINER),
+        Setting("metric", "text", "accuracy", "the score's name: a key of JSON, a column of CSV", TRAINER),
+        Setting("metric-file", "text", "", "where the score is instead of {out}: {dir}/results.json", TRAINER, "FILE"),
+        Setting("metric-pattern", "text", "", "a pattern that finds the score in the output", TRAINER, "REGEX"),
+        Setting("lower-is-better", "flag", False, "a lower score is the better one", TRAINER),
+        Setting("start-format", "text", FORMATS[0], "of {start}: safetensors or torch", TRAINER, choices=FORMATS),
+        Setting("timeout", "number", 0.0, "seconds that a run may take, 0 for any", TRAINER),
+        Setting("trainer-steps", "whole", 0, "steps that the command trains without {extra}", TRAINER),
+        Setting("model-args", "text", "", "arguments of the model's builder: width=8,classes=3", TRAINER, "K=V,..."),
+        Setting("samples", "whole", 0, "samples that a start sees, 0 for the usual number", TRAINER),
+        Setting("raw", "flag", False, "take bytes of the data as they are", TRAINER),
+        Setting("resize", "whole", 0, "scale and crop the images of a folder to N×N", TRAINER),
+        Setting(
             "out",
             "text",
             "runs/compare",
@@ -119,16 +137,97 @@ SETTINGS: dict[str, Setting] = {
     )
 }
 _RESOLVED = ("device", "precision", "memory_format")
+_FOR_A_TRAINER = {"model": "", "arms": ("auto",), "margin": 0.0}
+NOT_OF_A_TRAINER = ("task", "split-seed", "search", "search-seeds", "search-trials")
+"""Words on what to compare that only headstart's own loop has."""
 
 
-def defaults() -> dict[str, Any]:
+def defaults(trainer: bool = False) -> dict[str, Any]:
     """Return every word with its default value.
+
+    Args:
+        trainer: Whether a command of the user's own trains. Its margin is 0 by default: half a percent of the mean
+            score of the baseline.
 
     Example:
         >>> defaults()["steps"]
         100
     """
-    return {name: word.default for name, word in SETTINGS.items()}
+    own = _FOR_A_TRAINER if trainer else {}
+    return {name: own.get(name, word.default) for name, word in SETTINGS.items()}
+
+
+def check_together(said: Mapping[str, Any]) -> None:
+    """Raise the error for words that do not go together: of a trainer's command and of headstart's own loop.
+
+    Args:
+        said: The words that the user said.
+
+    Raises:
+        HeadstartError: For the first that is out of place.
+    """
+    own = {name for name, word in SETTINGS.items() if word.group == HOW and name != "device"} | {*NOT_OF_A_TRAINER}
+    others = {name for name, word in SETTINGS.items() if word.group == TRAINER}
+    for name in said:
+        if said.get("trainer") and name in own:
+            raise HeadstartError(
+                f"--{name} is of headstart's own training, and a command of yours trains.",
+                remedy="Say it in the trainer's command, or leave out --trainer.",
+            )
+        if not said.get("trainer") and name in others and said[name] != SETTINGS[name].default:
+            raise HeadstartError(
+                f"--{name} goes with --trainer.", remedy="Give the command that trains, or leave it out."
+            )
+
+
+def trainer_of(settings: Mapping[str, Any]) -> Trainer:
+    """Read the words on a trainer's command.
+
+    Args:
+        settings: ``trainer``, and any of the other words.
+
+    Raises:
+        HeadstartError: If they make no sense.
+    """
+    words = {**defaults(trainer=True), **settings}
+    return Trainer(
+        words["trainer"],
+        words["metric"],
+        words["metric-file"],
+        words["metric-pattern"],
+        words["lower-is-better"],
+        words["start-format"],
+        words["timeout"],
+        words["trainer-steps"],
+    )
+
+
+def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
+    """Build the experiment of a trainer's command.
+
+    Args:
+        settings: Every word with its value.
+
+    Raises:
+        HeadstartError: If a value makes no sense.
+    """
+    if not settings["model"]:
+        raise HeadstartError("--trainer needs --model.", remedy="Name what the script builds: file.py:build.")
+    arms = parse_arms(settings["arms"])
+    return TrainerExperiment(
+        trainer_of(settings),
+        with_controls(arms) if settings["controls"] else with_default(arms),
+        settings["model"],
+        settings["data"],
+        parse_seeds(settings["seeds"]),
+        settings["model-args"],
+        settings["raw"],
+        settings["resize"],
+        settings["samples"],
+        settings["margin"],
+        settings["alpha"],
+        settings["device"],
+    )
 
 
 def experiment(settings: Mapping[str, Any]) -> Experiment:
@@ -174,14 +273,19 @@ def check(settings: Mapping[str, Any]) -> None:
     Example:
         >>> check({"steps": 5, "alpha": 0.01})
     """
-    experiment({**defaults(), **settings})
+    if settings.get("trainer"):
+        trainer_of(settings)
+    ours = {name: value for name, value in settings.items() if value or name not in _FOR_A_TRAINER}
+    experiment({**defaults(), **ours})
     if (until := settings.get("until", "all")) not in UNTIL:
         raise unknown("rule to run until", until, UNTIL)
-    for name, least in (("looks", 1), ("search-seeds", 1), ("search-trials", 0)):
+    for name, least in (("looks", 1), ("search-seeds", 1), ("search-trials", 0), ("samples", 0), ("resize", 0)):
         if (count := settings.get(name, least)) < least:
             raise HeadstartError(f"{name} is {count}; it must be at least {least}.")
     for name in ("alpha", "margin"):
         value = settings.get(name, SETTINGS[name].default)
+        if name == "margin" and settings.get("trainer") and value == 0:
+            continue
         if not 0 < value < (1 if name == "alpha" else float("inf")):
             raise HeadstartError(f"{name} is {value:g}; it must be above 0{' and below 1' if name == 'alpha' else ''}.")
 

@@ -10,6 +10,7 @@ from enum import Enum
 import numpy as np
 
 from headstart.bench.statistics import paired
+from headstart.bench.statistics.metric import ACCURACY, Metric
 
 POWER = 0.8
 
@@ -47,7 +48,7 @@ class Comparison:
         arm: The arm's label.
         against: The label of what it is compared with.
         seeds: Seeds that both have finished.
-        differences: Arm minus other, in points of test accuracy, in the order of ``seeds``.
+        differences: Arm minus other, in points of test accuracy or the metric's unit, in the order of ``seeds``.
         mean: Of the differences.
         interval: Of the mean, at 95 %, from the same test, not adjusted; without ends from too few seeds.
         t_p: Two-sided paired t-test, not adjusted; NaN where undefined.
@@ -58,6 +59,7 @@ class Comparison:
         verdict: The answer.
         alpha: Level of the family.
         margin: Smallest difference that matters, in points.
+        metric: What the score is.
     """
 
     arm: str
@@ -74,6 +76,7 @@ class Comparison:
     verdict: Verdict
     alpha: float
     margin: float
+    metric: Metric = ACCURACY
 
     @property
     def wins(self) -> int:
@@ -107,10 +110,11 @@ class Comparison:
         """Say the difference with its interval, wins and p in a few words."""
         if not self.seeds:
             return "no seed is finished in both"
-        n, low, high = len(self.seeds), self.interval.low, self.interval.high
+        n, low, high = len(self.seeds), *map(self.metric.signed, (self.interval.low, self.interval.high))
         few = f"{n} seed{'s' * (n > 1)} cannot give a 95 % interval"
-        span = f"95 % interval {signed(low)} to {signed(high)}" if self.interval.bounded else few
-        return f"{signed(self.mean)} points ({span}; better in {self.wins} of {n} seeds; p = {p_text(self.adjusted_p)})"
+        span = f"95 % interval {low} to {high}" if self.interval.bounded else few
+        mean, better = self.metric.difference(self.mean), f"better in {self.wins} of {n} seeds"
+        return f"{mean} ({span}; {better}; p = {p_text(self.adjusted_p)})"
 
     def sentence(self) -> str:
         """Say the verdict in a sentence or two."""
@@ -119,8 +123,8 @@ class Comparison:
             return f"{self.arm} {self.verdict.value}{about}: {self.numbers()}."
         if self.verdict is Verdict.NO_EVIDENCE:
             return (
-                f"No evidence that {self.arm} changes test accuracy{about}: {self.numbers()}. "
-                f"This design detects ≥ {self.detectable:.2f} points."
+                f"No evidence that {self.arm} changes {self.metric.name}{about}: {self.numbers()}. "
+                f"This design detects ≥ {self.metric.amount(self.detectable)}."
             )
         return f"Too few seeds to tell about {self.arm}{about}: {self.numbers()}. {self._design()}"
 
@@ -133,7 +137,7 @@ class Comparison:
             )
         needed = self.seeds_needed
         more = f"; about {needed} seeds would detect {self.margin:g}" if needed else ""
-        return f"This design detects ≥ {self.detectable:.2f} points{more}."
+        return f"This design detects ≥ {self.metric.amount(self.detectable)}{more}."
 
 
 def least_seeds(alpha: float) -> int:
@@ -172,15 +176,20 @@ def decide(
 
 
 def compare_family(
-    pairs: Sequence[tuple[str, str]], results: Mapping[str, Mapping[int, float]], alpha: float, margin: float
+    pairs: Sequence[tuple[str, str]],
+    results: Mapping[str, Mapping[int, float]],
+    alpha: float,
+    margin: float,
+    metric: Metric = ACCURACY,
 ) -> list[Comparison]:
     """Judge all comparisons that answer one question.
 
     Args:
         pairs: ``(arm, against)`` labels.
-        results: Test accuracy in percent by label and seed.
+        results: Test accuracy in percent, or another score, by label and seed; more of it is better.
         alpha: Level of the whole family.
         margin: Smallest difference that matters, in points.
+        metric: What the score is, for the sentences.
 
     Returns:
         One comparison per pair, on the seeds that both have. Pairs with the same differences are one hypothesis.
@@ -215,6 +224,7 @@ def compare_family(
                 decide(mean, p, len(d), family, detectable, alpha, margin),
                 alpha,
                 margin,
+                metric,
             )
         )
     return judged

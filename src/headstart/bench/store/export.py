@@ -14,6 +14,7 @@ from headstart.errors import HeadstartError, MissingExtraError
 from headstart.results.whole_file import whole_file
 
 _RESULT = (
+    "score",
     "test_accuracy",
     "test_loss",
     "validation_accuracy",
@@ -22,7 +23,7 @@ _RESULT = (
     "train_seconds",
     "step_seconds",
 )
-_POINT = ("step", "accuracy", "loss", "train_loss")
+_POINT = ("step", "score", "accuracy", "loss", "train_loss")
 _NAMES = ("task", "model", "arm", "spec", "control", "of", "changes", "weights_draw", "seed", "key", "status", "reason")
 TRIALS = (*_NAMES, *_RESULT)
 CURVES = (*_NAMES[:-2], "status", *_POINT)

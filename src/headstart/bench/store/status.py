@@ -44,6 +44,7 @@ class ArmProgress:
         diverged: Those of them whose loss was not finite.
         refused: Seeds in which the method refused the model; the next run tries them again.
         missing: Seeds that are not finished.
+        failed: Those of them whose run failed; the next run tries them again.
     """
 
     label: str
@@ -51,6 +52,7 @@ class ArmProgress:
     diverged: tuple[int, ...]
     refused: tuple[int, ...]
     missing: tuple[int, ...]
+    failed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,11 @@ def status(store: Store) -> Status:
     """
     plan = store.read_experiment()
     cells = {cell["key"]: cell for cell in reversed(plan["trials"])}  # the first arm of those that share a trial
-    records = store.present(cells)
+    found = store.present(cells)
+    failed = {key for key, record in found.items() if record.result["status"] == "failed"}
+    records = {key: record for key, record in found.items() if key not in failed}
     arms = tuple(
-        _arm(arm["label"], [cell for cell in plan["trials"] if cell["arm"] == arm["label"]], records)
+        _arm(arm["label"], [cell for cell in plan["trials"] if cell["arm"] == arm["label"]], records, failed)
         for arm in plan["arms"]
     )
     finished = [key for key, record in records.items() if record.result["status"] != "refused"]
@@ -124,7 +128,7 @@ def status(store: Store) -> Status:
     )
 
 
-def _arm(label: str, cells: Sequence[dict[str, Any]], records: dict[str, Record]) -> ArmProgress:
+def _arm(label: str, cells: Sequence[dict[str, Any]], records: dict[str, Record], failed: set[str]) -> ArmProgress:
     by = {cell["seed"]: records[cell["key"]].result["status"] for cell in cells if cell["key"] in records}
     return ArmProgress(
         label,
@@ -132,6 +136,7 @@ def _arm(label: str, cells: Sequence[dict[str, Any]], records: dict[str, Record]
         tuple(seed for seed, state in by.items() if state == "diverged"),
         tuple(seed for seed, state in by.items() if state == "refused"),
         tuple(cell["seed"] for cell in cells if cell["seed"] not in by),
+        tuple(cell["seed"] for cell in cells if cell["key"] in failed),
     )
 
 

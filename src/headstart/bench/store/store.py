@@ -68,9 +68,9 @@ class Record:
         return content_key(self.determinants)
 
     @property
-    def refused(self) -> bool:
-        """Whether the method refused the model: such a trial is tried again by the next run."""
-        return self.result.get("status") == "refused"
+    def open(self) -> bool:
+        """Whether the next run tries the trial again: the method refused the model, or the run failed."""
+        return self.result.get("status") in ("refused", "failed")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Store:
         self._sound: dict[str, tuple[int, ...]] = {}
 
     def put(self, record: Record) -> str:
-        """Write a trial. A finished one that is there stays as it is; a damaged or refused one is replaced.
+        """Write a trial. A finished one that is there stays; one that is damaged, refused or failed is replaced.
 
         Returns:
             The trial's key.
@@ -128,7 +128,7 @@ class Store:
         }
         body = json.loads(canonical(body))
         there = self.get(record.key)
-        if there is None or there.refused:
+        if there is None or there.open:
             path = self.trials / f"{record.key}.json"
             self._write(path, {**body, "checksum": _checksum(body)}, replace=path.exists() or path.is_symlink())
         return record.key

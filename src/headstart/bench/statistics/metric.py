@@ -1,0 +1,89 @@
+"""What a score is called, which way is better, and how its numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_SHARE = 0.005  # of the baseline's mean: the smallest difference that matters, unless another one was named
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score.
+
+    Args:
+        name: What it is called.
+        lower_is_better: Whether a lower score is the better one. Then a difference is the baseline's score minus the
+            arm's: whatever the metric, a difference above zero is a gain.
+        scale: By what scores are multiplied to be shown: 100 for shares, which are shown in percent.
+        unit: Of a difference.
+        digits: After the decimal point.
+
+    Example:
+        >>> Metric().difference(-0.5), Metric().value(97.5), Metric("loss", digits=4, unit="").difference(0.01)
+        ('−0.50 points', '97.50 %', '+0.0100')
+    """
+
+    name: str = "test accuracy"
+    lower_is_better: bool = False
+    scale: float = 1.0
+    unit: str = "points"
+    digits: int = 2
+
+    def number(self, value: float) -> str:
+        """Write a score's number without a unit."""
+        return f"{value:.{self.digits}f}"
+
+    def signed(self, value: float) -> str:
+        """Write a difference's number with a sign and a true minus."""
+        return f"{value:+.{self.digits}f}".replace("-", "\u2212")
+
+    def value(self, value: float) -> str:
+        """Write a score with its unit."""
+        return f"{self.number(value)} %" if self.unit == "points" else self.number(value)
+
+    def amount(self, value: float) -> str:
+        """Write the size of a difference with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def difference(self, value: float) -> str:
+        """Write a difference with its unit."""
+        return f"{self.signed(value)} {self.unit}".rstrip()
+
+
+def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metric, float]:
+    """Read what an experiment's score is, and the smallest difference of it that matters.
+
+    Scores of the baseline that all lie between 0 and 1, of a metric whose higher values are better, are shares: they
+    are shown in percent. Without a margin, half a percent of the baseline's mean matters.
+
+    Args:
+        plan: As an experiment stores it; without a metric it is accuracy in percent.
+        baseline: The baseline's scores.
+
+    Returns:
+        The metric, and the margin in the unit in which it is shown.
+
+    Example:
+        >>> metric, margin = metric_of({"metric": {"name": "dice", "lower_is_better": False}, "margin": 0}, [0.8, 0.9])
+        >>> metric.scale, margin
+        (100.0, 0.42)
+    """
+    margin = float(plan["margin"])
+    told = plan.get("metric")
+    if told is None:
+        return Metric(), margin
+    scores = [abs(score) for score in baseline]
+    share = bool(scores) and not told["lower_is_better"] and max(scores) <= 1
+    scale = 100.0 if share else 1.0
+    margin = scale * (margin or _SHARE * (sum(scores) / len(scores) if scores else 1.0)) or 0.5
+    margin = float(f"{margin:.2g}")
+    digits = max(2, 1 - math.floor(math.log10(margin)))
+    return Metric(str(told["name"]), bool(told["lower_is_better"]), scale, "points" if share else "", digits), margin
+
+
+ACCURACY = Metric()
+"""Accuracy in percent, the score of headstart's own loop."""

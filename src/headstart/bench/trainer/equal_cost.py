@@ -1,0 +1,98 @@
+"""The equal-steps control of a user's trainer: what a start costs, given to the default start as steps more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from headstart.bench.store.store import MeasureOnce
+from headstart.bench.trainer.trainer import train_once
+from headstart.bench.trainer.trial import TrainerContext
+from headstart.bench.trials.arms import EQUAL_STEPS, Arm
+from headstart.bench.trials.budget import LEAST, extra_steps
+from headstart.bench.trials.timing import measured
+from headstart.errors import HeadstartError
+
+
+class _RefusedError(Exception):
+    """A method refuses the model; that is not an answer to keep."""
+
+
+def resolve_extra(
+    context: TrainerContext, arms: Sequence[Arm], seed: int, measure_once: MeasureOnce = measured
+) -> TrainerContext:
+    """Give the equal-steps controls their steps.
+
+    The default start is trained once to see how long the command takes; each method's start is timed once.
+
+    Args:
+        context: Without arms.
+        arms: Of the experiment, the baseline first.
+        seed: Of the run that is timed.
+        measure_once: Is asked what each takes, so that an answer that was given before holds.
+
+    Returns:
+        The context with its arms. A control is left out if its method refuses the model or costs less than `LEAST` of
+        the training; all are, with a remark, if nobody says how many steps the command trains.
+
+    Raises:
+        HeadstartError: If the command fails.
+    """
+    kept: list[Arm] = []
+    costs: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    by_label = {arm.label: arm for arm in arms}
+    for arm in arms:
+        if arm.control != EQUAL_STEPS or "extra" in dict(arm.changes):
+            kept.append(arm)
+            continue
+        run = _run(context, arms[0], seed, measure_once)
+        steps = context.trainer.steps or run["steps"]
+        if not steps:
+            remarks = [
+                "There is no equal-steps control: nobody says how many steps the command trains. Give it as "
+                "--trainer-steps, or in the score's file as 'steps'."
+            ]
+            continue
+        try:
+            seconds = _start(context, by_label[arm.of], seed, measure_once)
+        except _RefusedError:
+            continue
+        share = seconds / run["seconds"]
+        more = 0 if share < LEAST else extra_steps(share, int(steps))
+        costs.append({"of": arm.of, "init_seconds": seconds, "share": share, "steps": more})
+        if more:
+            kept.append(replace(arm, changes=(("extra", more),)))
+    decided = {"equal_steps": costs} if costs else {}
+    return replace(context, arms=tuple(kept), decided=decided, remarks=tuple(remarks))
+
+
+def _run(context: TrainerContext, baseline: Arm, seed: int, measure_once: MeasureOnce) -> dict[str, Any]:
+    question = {"what": "a run of the trainer", **context.determinants(baseline, seed)}
+
+    def answer() -> dict[str, Any]:
+        outcome = train_once(context.trainer, context.start(baseline, seed)[0], seed)
+        if outcome.score is None:
+            raise HeadstartError(
+                f"The trainer's command failed in the run that times it: {outcome.reason}\n{outcome.lines}"
+            )
+        return {"seconds": outcome.seconds, "steps": outcome.score.steps}
+
+    return dict(measure_once(question, lambda: measured(question, answer)))
+
+
+def _start(context: TrainerContext, arm: Arm, seed: int, measure_once: MeasureOnce) -> float:
+    question = {
+        "what": "cost of a start",
+        **context.determinants(arm, seed),
+        "device": context.device.partition(":")[0],
+    }
+
+    def answer() -> dict[str, Any]:
+        try:
+            return {"init_seconds": context.start(arm, seed)[2]}
+        except HeadstartError as error:
+            raise _RefusedError from error
+
+    return float(measure_once(question, lambda: measured(question, answer))["init_seconds"])

@@ -1,0 +1,183 @@
+"""A comparison of starts whose training is a user's own command."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from headstart import rng
+from headstart.bench.models.builders import parameter_count, resolve_model
+from headstart.bench.runs.experiment import Trial, list_trials
+from headstart.bench.specs import user_function
+from headstart.bench.store.store import MeasureOnce
+from headstart.bench.tasks.sources import Source, load_data
+from headstart.bench.trainer.equal_cost import resolve_extra
+from headstart.bench.trainer.trainer import Trainer
+from headstart.bench.trainer.trial import TrainerContext
+from headstart.bench.trials import hardware
+from headstart.bench.trials.arms import EQUAL_STEPS, RESTARTS, Arm, check_labels, check_starts
+from headstart.bench.trials.timing import measured
+from headstart.errors import HeadstartError
+from headstart.model.inputs import map_tensors
+
+
+@dataclass(frozen=True)
+class TrainerExperiment:
+    """A comparison of starts by a user's own training command.
+
+    Args:
+        trainer: The command.
+        arms: Each way to start; the first is the baseline.
+        model: The model's name: what the command's script builds, too.
+        data: As for ``headstart init``: what the starts see. The command has its own data.
+        seeds: One trial per arm and seed.
+        model_args: ``key=value,...`` of the model's builder.
+        raw: Take bytes as they are.
+        resize: Side to which images of a folder are scaled; 0 for none.
+        samples: How many samples a start sees; 0 for the usual number.
+        margin: The smallest difference that matters, in the metric's unit; 0 for half a percent of the baseline's mean.
+        alpha: The level of the tests.
+        device: Where starts are computed: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
+        looks: How often the results may be looked at before the number of seeds is settled.
+        resolved_arms: Arms whose steps are resolved already.
+
+    Example:
+        >>> trainer = Trainer("python train.py --init {start} --seed {seed} --out {out}")
+        >>> TrainerExperiment(trainer, (Arm("default"),), "net.py:build", "images.npy", seeds=(0, 1)).size
+        2
+    """
+
+    trainer: Trainer
+    arms: tuple[Arm, ...]
+    model: str
+    data: str = ""
+    seeds: tuple[int, ...] = tuple(range(8))
+    model_args: str = ""
+    raw: bool = False
+    resize: int = 0
+    samples: int = 0
+    margin: float = 0.0
+    alpha: float = 0.05
+    device: str = "auto"
+    stopping: str = ""
+    looks: int = 1
+    resolved_arms: tuple[Arm, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.arms)
+        if not self.arms or not self.seeds:
+            raise HeadstartError("An experiment needs at least one arm and one seed.")
+
+    @property
+    def size(self) -> int:
+        """Number of arms times that of seeds."""
+        return len(self.arms) * len(self.seeds)
+
+    def context(self, measure_once: MeasureOnce = measured) -> TrainerContext:
+        """Load the data and build the model once, so that what cannot be is said before anything runs.
+
+        Raises:
+            HeadstartError: If the data, the model or the device cannot be had.
+        """
+        check_starts(self.arms)
+        for arm in self.arms:
+            if not self.data and any(method.info.needs_data for method in arm.methods()):
+                raise HeadstartError(f"'{arm.label}' needs data.", remedy="Pass --data: inputs alone suffice.")
+        whole = any(method.takes_data_set for arm in self.arms for method in arm.methods())
+        samples = 2**62 if whole else self.samples or None
+        source = Source(None)
+        if self.data:
+            with rng.untouched(0):  # a user's function may draw from the global streams
+                source = load_data(self.data, samples=samples, raw=self.raw, resize=self.resize or None)
+        context = TrainerContext(
+            self.trainer,
+            self.model,
+            self.model_args,
+            _model_fingerprint(self.model),
+            source,
+            _data_fingerprint(source, self.data),
+            self.samples or None,
+            hardware.choose_device(self.device),
+        )
+        context.start(self.arms[0], self.seeds[0])
+        return context
+
+    def prepare(self, measure_once: MeasureOnce = measured, context: TrainerContext | None = None) -> TrainerContext:
+        """Resolve how many steps more each equal-steps control gets.
+
+        Args:
+            measure_once: Is asked what to measure.
+            context: From :meth:`context`, if it is at hand.
+
+        Raises:
+            HeadstartError: If the data, the model or the device cannot be had, or the command fails in the run that
+                times it.
+        """
+        context = context or self.context(measure_once)
+        if self.resolved_arms:
+            return replace(context, arms=self.resolved_arms)
+        arms = tuple(arm for arm in self.arms if arm.control != RESTARTS)  # only the command knows its own schedule
+        if not self.trainer.parsed.uses("extra"):
+            arms = tuple(arm for arm in arms if arm.control != EQUAL_STEPS)
+        return resolve_extra(context, arms, self.seeds[0], measure_once)
+
+    def trials(self, context: TrainerContext) -> list[Trial]:
+        """List every arm's trials; see `list_trials`."""
+        return list_trials(self, context)
+
+    def resolved(self, context: TrainerContext) -> TrainerExperiment:
+        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+        return replace(self, resolved_arms=context.arms, device=context.device)
+
+    def describe(self, context: TrainerContext) -> dict[str, Any]:
+        """Say what is compared, so that the report can be made from the folder alone."""
+        with rng.untouched():
+            parameters = parameter_count(context.build(0))
+        trainer = self.trainer
+        return {
+            "task": {"name": self.data, "description": f"data for the starts: {self.data or 'none'}"},
+            "model": {"name": self.model, "parameters": parameters},
+            "metric": {"name": trainer.metric, "lower_is_better": trainer.lower_is_better},
+            "training": {
+                "command": trainer.shown,
+                "metric": trainer.metric,
+                "metric_file": trainer.metric_file,
+                "metric_pattern": trainer.metric_pattern,
+                "lower_is_better": trainer.lower_is_better,
+                "start_format": trainer.start_format,
+                "timeout": trainer.timeout,
+                "model_args": self.model_args,
+                "samples": self.samples,
+            },
+            "notes": list(context.remarks),
+            "stopping": self.stopping,
+            "looks": self.looks,
+            "test": True,
+        }
+
+
+def _model_fingerprint(model: str) -> str:
+    return (
+        user_function.file_fingerprint(model)
+        if user_function.is_user_function(model)
+        else resolve_model(model).fingerprint
+    )
+
+
+def _data_fingerprint(source: Source, name: str) -> str:
+    """Hash all tensors of the data; data that is not made of tensors, by the user's file that makes it."""
+    digest = hashlib.sha256()
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return tensor
+
+    map_tensors(source.value, add)
+    if user_function.is_user_function(name):
+        digest.update(user_function.file_fingerprint(name).encode())
+    return digest.hexdigest()

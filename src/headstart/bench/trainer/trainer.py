@@ -1,0 +1,155 @@
+"""What a user says of the command that trains, and one run of it: start in, score out."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from headstart.bench.trainer.command import PLACEHOLDERS, Command, fill
+from headstart.bench.trainer.process import last_lines, run_command
+from headstart.bench.trainer.scores import Score, check_pattern, find_score, read_score
+from headstart.bench.trainer.secrets import without_secrets
+from headstart.errors import HeadstartError, unknown
+from headstart.model import checkpoints
+
+FORMATS = ("safetensors", "torch")
+_SUFFIX = {"safetensors": ".safetensors", "torch": ".pt"}
+_ENDINGS = ("", ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The command that trains, and where its score is.
+
+    Args:
+        command: With placeholders; see `Command`.
+        metric: The score's name: a key of JSON, a column of CSV.
+        metric_file: Where the score is instead of ``{out}``, such as ``{dir}/results.json``.
+        metric_pattern: A regular expression that finds the score in the output instead of a file.
+        lower_is_better: Whether a lower score is the better one.
+        start_format: ``"safetensors"`` or ``"torch"``: what is in the file of ``{start}``.
+        timeout: Seconds that a run may take; 0 for any.
+        steps: How many steps it trains where ``{extra}`` is 0; 0 if the score's file says it, or nothing does.
+
+    Raises:
+        HeadstartError: If they make no sense, alone or together.
+    """
+
+    command: str
+    metric: str = "accuracy"
+    metric_file: str = ""
+    metric_pattern: str = ""
+    lower_is_better: bool = False
+    start_format: str = "safetensors"
+    timeout: float = 0.0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        parsed = self.parsed
+        if self.start_format not in FORMATS:
+            raise unknown("format of a start", self.start_format, FORMATS)
+        check_pattern(self.metric_pattern)
+        if not self.metric.strip():
+            raise HeadstartError("The metric has no name.")
+        if self.metric_pattern and self.metric_file:
+            raise HeadstartError("The score is in a file or in the output: give one of metric-file, metric-pattern.")
+        for name in Command(("{start}", self.metric_file))._names():
+            if name not in PLACEHOLDERS:
+                raise HeadstartError(f"The metric's file has the placeholder {{{name}}}, which does not exist.")
+        if not (self.metric_pattern or self.metric_file or parsed.uses("out")):
+            raise HeadstartError(
+                "The trainer's command has no {out}, so that its score cannot be read.",
+                remedy="Let the script write the score to the file {out}, or give --metric-file or --metric-pattern.",
+            )
+        for name, value in (("timeout", self.timeout), ("trainer-steps", self.steps)):
+            if value < 0:
+                raise HeadstartError(f"{name} is {value:g}; it must be at least 0.")
+
+    @property
+    def parsed(self) -> Command:
+        """The command, read."""
+        return Command.parse(self.command)
+
+    @property
+    def shown(self) -> str:
+        """The command as it may be written down."""
+        return without_secrets(self.command)
+
+    def identity(self) -> dict[str, Any]:
+        """Name what of it determines a score."""
+        return {
+            "command": self.shown,
+            "files": self.parsed.files(),
+            "metric": [self.metric, self.metric_file, self.metric_pattern],
+        }
+
+
+class Outcome(NamedTuple):
+    """How a run of the command ended.
+
+    Args:
+        score: None if it failed.
+        reason: Why it failed, in a sentence; empty if it did not.
+        lines: The last lines of its output, if it failed.
+        seconds: That it took.
+    """
+
+    score: Score | None
+    reason: str
+    lines: str
+    seconds: float
+
+
+def train_once(trainer: Trainer, model: nn.Module, seed: int, extra: int = 0) -> Outcome:
+    """Write a model's start, run the command on it, and read its score.
+
+    Args:
+        trainer: The command.
+        model: Initialized. All of its ``state_dict`` is written.
+        seed: For ``{seed}``.
+        extra: For ``{extra}``.
+
+    Raises:
+        HeadstartError: If the start cannot be written in the format.
+    """
+    with tempfile.TemporaryDirectory(prefix="headstart-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        start = folder / f"start{_SUFFIX[trainer.start_format]}"
+        checkpoints.save_model(model, start, {"written_for": "a trainer's command"})
+        (folder / "dir").mkdir()
+        values = {
+            "start": str(start),
+            "seed": str(seed),
+            "out": str(folder / "score"),
+            "dir": str(folder / "dir"),
+            "extra": str(extra),
+        }
+        log = folder / "output"
+        ended = run_command(trainer.parsed.fill(values), log, trainer.timeout, torch.get_num_threads())
+        reason, score = "", None
+        if ended.late:
+            reason = f"it took longer than {trainer.timeout:g} s and was ended"
+        elif ended.code:
+            reason = f"it ended with exit code {ended.code}"
+        else:
+            try:
+                score = _score(trainer, values, log)
+            except HeadstartError as error:
+                reason = str(error)
+        return Outcome(score, without_secrets(reason), "" if score else without_secrets(last_lines(log)), ended.seconds)
+
+
+def _score(trainer: Trainer, values: dict[str, str], log: Path) -> Score:
+    if trainer.metric_pattern:
+        return find_score(log.read_text(encoding="utf-8", errors="replace"), trainer.metric_pattern, trainer.metric)
+    told = trainer.metric_file or "{out}"
+    named = [Path(fill(told, values) + ending) for ending in _ENDINGS]
+    found = next((path for path in named if path.is_file()), None)
+    if found is None:
+        raise HeadstartError(f"It ended well, but wrote no score to {told}.")
+    return read_score(found, trainer.metric)

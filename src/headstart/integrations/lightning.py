@@ -1,0 +1,46 @@
+"""Lightning: ``Trainer(callbacks=[HeadstartCallback()])``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.integrations._starter import Starter, fresh
+
+try:
+    from lightning.pytorch import Callback
+except ImportError:
+    from pytorch_lightning import Callback
+
+
+class HeadstartCallback(Starter, Callback):
+    """Start a module when its fit starts: once, and never when it goes on from a checkpoint.
+
+    Rank 0 computes and broadcasts. The optimizers exist already and keep their parameters, which are written in place.
+
+    Args:
+        method: As for :func:`headstart.initialize`.
+        data: Likewise; by default samples of the training data.
+        seed: Likewise.
+        module: The name of the network inside the module (``"net"``), if the module's own ``forward`` does not run it.
+        **options: The others of :func:`headstart.initialize`.
+
+    Example::
+
+        trainer = Trainer(callbacks=[HeadstartCallback("auto")])
+        trainer.fit(module, loader)                      # starts
+        trainer.fit(module, loader, ckpt_path="last")    # goes on, and starts nothing
+    """
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start, unless a checkpoint is resumed or it was done."""
+        if trainer.ckpt_path or trainer.global_step or self.report is not None:
+            return
+        data = None
+        if self.data is None:
+            trainer.fit_loop.setup_data()
+            data = fresh(trainer.train_dataloader, self.seed, self.options.get("samples"))
+        self.start(pl_module, data)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say in the checkpoint how the module was started."""
+        return {} if self.report is None else {"method": str(self.method), "seed": self.seed}

@@ -1,0 +1,45 @@
+"""skorch: ``NeuralNetClassifier(module, callbacks=[HeadstartCallback()])``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skorch.callbacks import Callback
+
+from headstart import rng
+from headstart.integrations._starter import Starter, fresh
+
+
+class HeadstartCallback(Starter, Callback):
+    """Start a net when its training begins, and never when it goes on (``partial_fit``, ``LoadInitState``).
+
+    Each ``fit`` that begins anew is started anew, as its weights are. The optimizer keeps its parameters, which are
+    written in place.
+
+    Args:
+        method: As for :func:`headstart.initialize`.
+        data: Likewise; by default samples of the training part of ``X`` and ``y``.
+        seed: Likewise.
+        module: The name of a submodule to start, if not the whole module.
+        **options: The others of :func:`headstart.initialize`.
+
+    Example::
+
+        net = NeuralNetClassifier(build, callbacks=[HeadstartCallback("auto")])
+        net.fit(X, y)
+    """
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Start, unless epochs were trained before."""
+        if len(net.history):
+            return
+        loader = None
+        if self.data is None:
+            with rng.untouched():
+                training, _ = net.get_split_datasets(X, y)
+                loader = fresh(net.get_iterator(training, training=True), self.seed, self.options.get("samples"))
+        self.start(net.module_, loader)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the options too, so that a clone, as of a grid search, has them."""
+        return {**super().get_params(deep=deep), **self.options}

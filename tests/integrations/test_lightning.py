@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+pytest.importorskip("lightning", reason="Lightning is not installed: make test-hosts")
+
+from lightning.pytorch import LightningModule, Trainer
+
+from headstart.integrations.lightning import HeadstartCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Module(LightningModule):
+    def __init__(self, net, rate=0.0):
+        super().__init__()
+        self.net, self.rate, self.first = net, rate, None
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, index):
+        if self.first is None:
+            self.first = [p.detach().clone() for p in self.net.parameters()]
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate)
+
+
+@pytest.fixture
+def fit(tmp_path, images, labels):
+    def run(module, callback, ckpt_path=None, epochs=1):
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            devices=1,
+            default_root_dir=tmp_path,
+            callbacks=[callback],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        loader = DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
+        trainer.fit(module, loader, ckpt_path=ckpt_path)
+        return trainer
+
+    return run
+
+
+def test_the_first_step_sees_the_start_and_the_optimizer_its_parameters(fit, net, is_started):
+    callback, module = HeadstartCallback("within-layer"), Module(net)
+    assert not is_started(net)
+    trainer = fit(module, callback)
+    assert is_started(net)
+    assert callback.report.changed == ["net.0", "net.2", "net.6"]
+    assert {id(p) for g in trainer.optimizers[0].param_groups for p in g["params"]} == {id(p) for p in net.parameters()}
+
+
+def test_a_submodule_and_the_users_own_data(fit, net, images, is_started):
+    callback = HeadstartCallback("within-layer", images, module="net", samples=32)
+    fit(Module(net), callback)
+    assert is_started(net)
+    assert callback.report.changed == ["0", "2", "6"]
+
+
+def test_a_resumed_fit_starts_nothing(fit, net, tmp_path, weights_of):
+    trainer = fit(Module(net, rate=0.1), HeadstartCallback("within-layer"))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    trained = weights_of(net)
+    callback, again = HeadstartCallback("within-layer"), Module(type(net)(*net), rate=0.1)
+    fit(again, callback, ckpt_path=tmp_path / "last.ckpt", epochs=2)
+    assert callback.report is None
+    assert all(torch.equal(a, b) for a, b in zip(trained, again.first, strict=True))
+
+
+def test_a_second_fit_goes_on(fit, net, weights_of):
+    callback = HeadstartCallback("within-layer")
+    fit(Module(net, rate=0.1), callback)
+    trained, module = weights_of(net), Module(net, rate=0.1)
+    fit(module, callback)
+    assert all(torch.equal(a, b) for a, b in zip(trained, module.first, strict=True))
+
+
+def test_the_order_of_the_samples_is_what_it_is_without_the_callback(fit, net, images, labels):
+    seen = []
+
+    class Noting(Module):
+        def training_step(self, batch, index):
+            seen.append(batch[1])
+            return super().training_step(batch, index)
+
+    from lightning.pytorch import Callback
+
+    for callback in (Callback(), HeadstartCallback("within-layer")):
+        torch.manual_seed(3)
+        fit(Noting(net), callback)
+    assert torch.equal(torch.cat(seen[:4]), torch.cat(seen[4:]))
