@@ -9,7 +9,15 @@ USE    := $(VENV)/.use
 DEV    := $(VENV)/.dev
 SITE   := $(VENV)/.site
 
-.PHONY: demo test test-all lint format bench docs clean
+# Trainers that headstart.integrations serves, each with what its tests need.
+HOSTS  := lightning transformers skorch monai fastai
+lightning_NEEDS    := lightning
+transformers_NEEDS := transformers accelerate
+skorch_NEEDS       := skorch
+monai_NEEDS        := monai pytorch-ignite
+fastai_NEEDS       := fastai
+
+.PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench docs clean
 
 demo: $(USE)
 	$(BIN)/headstart compare --out runs/demo
@@ -23,6 +31,18 @@ test: $(DEV)
 
 test-all: $(DEV)
 	$(PYTEST) --slow
+
+# Each host in an environment of its own: their requirements need not agree.
+test-hosts: $(HOSTS:%=test-host-%)
+
+$(HOSTS:%=test-host-%): test-host-%: .venv-hosts/%/.ready
+	.venv-hosts/$*/bin/python -m pytest tests/integrations/test_$*.py
+
+.venv-hosts/%/.ready: constraints.txt pyproject.toml
+	test -x .venv-hosts/$*/bin/python || $(PYTHON) -m venv .venv-hosts/$*
+	.venv-hosts/$*/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt torch numpy
+	.venv-hosts/$*/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt -e . pytest hypothesis $($*_NEEDS)
+	touch $@
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
@@ -45,7 +65,7 @@ docs: $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs build dist site
+	rm -rf $(VENV) .venv-hosts runs build dist site
 
 $(TORCH): constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -69,7 +69,7 @@ def texts(path: Path) -> list[tuple[int, str]]:
 def named(text: str, owners: tuple[str, ...]) -> list[tuple[str, str]]:
     """Each option of a text with each command that it is said of: the one written before it, or else the owners."""
     found = []
-    for line in text.splitlines():
+    for line in re.sub(r'"python [^"]*"', "", text).splitlines():  # of a script, not of ours
         at = owners
         for match in re.finditer(
             r"\bray start|headstart (\w+)(?: (\w+))?|(?<![\w-])(?<!var\()--[a-z][a-z-]*|[';]", line

@@ -83,7 +83,7 @@ def test_a_command_line_and_its_file_say_the_same(written_folder, words):
     path.write_text(config.write(from_line), encoding="utf-8", newline="\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "check", lambda settings: None)  # any text, not only names of methods
-        assert config.read(path).settings == from_line
+        assert {**defaults(), **config.read(path).settings} == from_line
 
 
 @pytest.fixture(scope="module")
