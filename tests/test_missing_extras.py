@@ -31,6 +31,7 @@ from headstart.bench.tasks.data.download import download
 from headstart.bench.tasks.data.pictures import _opened
 from headstart.bench.trials.devices import make_fabric
 from headstart.bench.runs.executors.on_ray import OnRay
+from headstart.bench.analysis.score_table import read_scores
 from headstart.bench.store.export import save
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.report.svg import figure
@@ -55,6 +56,7 @@ places = {
     "bench/report/templating.py:engine": lambda: fill("report.html.jinja"),
     "bench/report/svg.py:figure": lambda: figure(3, 2),
     "bench/trials/devices.py:make_fabric": lambda: make_fabric(Training(device="cpu", precision="float32")),
+    "bench/analysis/score_table.py:_read_parquet": lambda: read_scores(folder / "rows.parquet"),
     "bench/store/export.py:_parquet": lambda: save([], (), folder / "rows.parquet"),
     "bench/runs/executors/on_ray.py:_import": OnRay,
     "bench/tasks/data/pictures.py:__enter__": _opened(folder / "a.png").__enter__,
@@ -82,6 +84,7 @@ NEEDS = {
     "bench/report/templating.py:engine": ("The report page", "jinja2", "bench"),
     "bench/report/svg.py:figure": ("A figure of the report", "matplotlib", "bench"),
     "bench/trials/devices.py:make_fabric": ("Training", "lightning-fabric", "bench"),
+    "bench/analysis/score_table.py:_read_parquet": ("A .parquet file", "pyarrow", "export"),
     "bench/store/export.py:_parquet": ("A .parquet file", "pyarrow", "export"),
     "bench/runs/executors/on_ray.py:_import": ("--ray", "ray", "ray"),
     "bench/tasks/data/pictures.py:__enter__": ("A data set of image files", "pillow", "bench"),

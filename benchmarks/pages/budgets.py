@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.bench.report.summary import NO_INTERVAL, cells, inert
+from headstart.bench.report.summary import NO_INTERVAL, cells
 from headstart.bench.statistics.paired import Interval
+from headstart.results.sheet import inert
 from pages.marks import MAIN
 from pages.studies import Blocks
 from pages.tables import facts, table, unbounded

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from headstart.bench.analysis.analysis import ArmSummary
-from headstart.bench.report.summary import cells, inert
+from headstart.bench.report.summary import cells
 from headstart.bench.statistics.verdicts import signed
+from headstart.results.sheet import inert
 from pages.marks import MAIN
 from pages.studies import Blocks
 from pages.tables import DAGGER, mean_accuracy, table, takes

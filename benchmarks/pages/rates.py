@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.bench.report.summary import inert
+from headstart.results.sheet import inert
 from pages.marks import MAIN
 from pages.studies import Blocks
 from pages.tables import DAGGER, stated, table

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from headstart.bench.analysis.analysis import ArmSummary
-from headstart.bench.report.summary import cells, inert
+from headstart.bench.report.summary import cells
 from headstart.bench.statistics.verdicts import Verdict, compare_family, signed
+from headstart.results.sheet import inert
 from pages.marks import MAIN
 from pages.studies import Blocks, Study, sections
 from pages.tables import DAGGER, gain, mean_accuracy, same, stated, table

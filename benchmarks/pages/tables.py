@@ -8,9 +8,10 @@ import numpy as np
 from scipy.stats import binom
 
 from headstart.bench.analysis.analysis import ArmSummary
-from headstart.bench.report.summary import NO_INTERVAL, cells, inert, span
+from headstart.bench.report.summary import NO_INTERVAL, cells, span
 from headstart.bench.statistics.paired import Interval
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
+from headstart.results.sheet import inert
 from pages.trials import Compared
 
 DAGGER = "†"

@@ -11,13 +11,13 @@ import pytest
 
 import headstart.bench
 from headstart.bench import Store
-from headstart.bench.report.summary import inert
 from headstart.bench.settings.config import read
 from headstart.bench.settings.words import parse_seeds
 from headstart.bench.trials.arms import parse_arms
 from headstart.cli import main as dispatcher
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
+from headstart.results.sheet import inert
 
 SMALL = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet"]
 
@@ -36,7 +36,7 @@ def test_compare_answers_and_writes_a_page(compare, tmp_path, capsys):
     assert compare("--arms", "prewarm", "--seeds", "2") == 0
     out = capsys.readouterr().out
     assert "prewarm against default" in out
-    assert "Too few seeds to tell about prewarm" in out
+    assert "prewarm is not settled" in out
     assert "└ matched-random" in out
     assert "12 trials run" in out
     assert "<!doctype html>" in (tmp_path / "out" / "report.html").read_text()

@@ -7,6 +7,7 @@ Imports the front door and what lies below it. The command line alone may import
 """
 
 from headstart.bench.analysis.analysis import Analysis, analyse
+from headstart.bench.analysis.judgement import Judgement, judge
 from headstart.bench.models.builders import ModelBuilder, resolve_model
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import run
@@ -19,12 +20,14 @@ __all__ = [
     "Analysis",
     "Arm",
     "Experiment",
+    "Judgement",
     "ModelBuilder",
     "Store",
     "Task",
     "Training",
     "analyse",
     "from_arrays",
+    "judge",
     "load_task",
     "parse_arm",
     "resolve_model",

@@ -20,6 +20,7 @@ from typing import Any
 
 _ORDER = (
     "compare",
+    "judge",
     "init",
     "adapt",
     "diagnose",

@@ -169,7 +169,7 @@ def _show(found: Reproduction, page: Path) -> None:
         for row in outcome.rows():
             sides = [("paper", row.published, "dim"), ("here", row.measured, "")]
             for index, (where, side, style) in enumerate(sides if row.figure else sides[1:]):
-                cells = (row.arm if index == 0 else "", where, *side[:5], side.verdict.removesuffix(" to tell"))
+                cells = (row.arm if index == 0 else "", where, *side[:5], side.verdict)
                 table.add_row(*(Text(cell, style=style) for cell in cells))
         console.print(Text(outcome.comparison.name, style="bold"))
         console.print(table)

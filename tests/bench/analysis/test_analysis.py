@@ -48,9 +48,9 @@ def test_a_method_is_judged_against_the_baseline_and_its_controls_apart(fill):
         controls={"matched": ("matched-random", "good"), "null": ("null", "default")},
     )
     verdicts = {arm.label: arm.comparison.verdict for arm in analysis.arms[1:]}
-    assert verdicts == {"good": Verdict.HELPS, "matched": Verdict.HELPS, "null": Verdict.NO_EVIDENCE}
+    assert verdicts == {"good": Verdict.HELPS, "matched": Verdict.HELPS, "null": Verdict.NO_CLEAR_DIFFERENCE}
     assert [c.against for c in analysis.beyond] == ["matched"]
-    assert analysis.beyond[0].verdict is Verdict.NO_EVIDENCE
+    assert analysis.beyond[0].verdict is Verdict.NO_CLEAR_DIFFERENCE
     assert [arm.comparison.family for arm in analysis.arms[1:]] == [1, 1, 1]
     readings = analysis.control_readings()
     assert "the gain may come from what they share" in readings[0]
@@ -218,7 +218,7 @@ def test_plain_data_holds_no_number_that_json_cannot(fill):
         value = flat.pop()
         flat += list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
         assert not isinstance(value, float) or math.isfinite(value)
-    assert data["arms"][1]["comparison"]["interval"] == [None, None]
+    assert (data["arms"][1]["comparison"]["low"], data["arms"][1]["comparison"]["high"]) == (None, None)
 
 
 def test_the_same_store_always_gives_the_same_analysis(make_experiment, store):

@@ -15,7 +15,7 @@ from headstart.bench.analysis.sequential import plan_looks, run_until_decided
 from headstart.bench.report.summary import markdown
 from headstart.bench.runs.executors.base import Finished
 from headstart.bench.statistics.paired import holm, sign_flip
-from headstart.bench.statistics.verdicts import least_seeds
+from headstart.bench.statistics.power import least_seeds
 from headstart.bench.trials.timing import Clock
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -140,7 +140,7 @@ def test_a_design_that_would_have_seen_it_stops_too(make_experiment, store):
     experiment = make_experiment(arms=ARMS, seeds=tuple(range(24)), margin=5.0)
     ended = run_until_decided(experiment, store, executor=Made({}))
     assert ended.open == ()
-    assert {arm.comparison.verdict.value for arm in analyse(store).methods} == {"no evidence"}
+    assert {arm.comparison.verdict.value for arm in analyse(store).methods} == {"no clear difference"}
 
 
 def test_interrupted_it_comes_to_the_same_end(make_experiment, tmp_path):

@@ -239,7 +239,7 @@ def test_the_page_says_published_measured_and_deviations(tiny, task_file, tmp_pa
     accuracy = {arm.label: arm.accuracies[0] for arm in outcome.analysis.arms}
     measured = rows["k-means"].measured
     assert (measured.baseline, measured.arm) == (f"{accuracy['default']:.2f}", f"{accuracy['k-means']:.2f}")
-    assert (measured.runs, measured.interval, measured.verdict) == ("1", "—", "too few seeds to tell")
+    assert (measured.runs, measured.interval, measured.verdict) == ("1", "—", "not settled")
     command = ("headstart", "reproduce", "data-dependent", "--out", "x\n```\n<b>\x07")
     page = markdown(Reproduction("data-dependent", "smoke", (outcome,), ("cifar10 <b> is left out.",), command))
     assert "a\\|&lt;b&gt;\\_\\*x\\*.py" in page

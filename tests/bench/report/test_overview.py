@@ -1,15 +1,12 @@
 import json
-import math
 import re
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from headstart.bench import Store
 from headstart.bench.report.overview import combine
 from headstart.bench.report.overview_page import COLUMNS, as_dict, markdown, render, write_overview
-from headstart.bench.statistics import paired as s
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -48,8 +45,8 @@ def test_rows_are_grouped_by_method_in_the_order_of_the_experiments(experiment):
     assert [(m.label, [row.part.number for row in m.rows]) for m in found.methods] == [("one", [1]), ("two", [1, 2])]
     assert found.methods[0].overall is None
     assert found.heading() == "one and two in 2 experiments"
-    assert [row.comparison.verdict for row in found.methods[1].rows] == [Verdict.NO_EVIDENCE, Verdict.HURTS]
-    assert "“hurts” in 1, “no evidence” in 1" in found.methods[1].sentence()
+    assert [row.comparison.verdict for row in found.methods[1].rows] == [Verdict.NO_CLEAR_DIFFERENCE, Verdict.HURTS]
+    assert "“hurts” in 1, “no clear difference” in 1" in found.methods[1].sentence()
 
 
 def test_many_methods_are_counted_in_the_heading(experiment):
@@ -57,61 +54,28 @@ def test_many_methods_are_counted_in_the_heading(experiment):
     assert combine([experiment("a", arms), experiment("b", arms, task="t")]).heading() == "5 methods in 2 experiments"
 
 
-def test_the_mean_counts_each_experiment_the_same(experiment):
-    found = combine([experiment("a", {"one": 93}, n=20), experiment("b", {"one": 91}, task="birds", n=5)])
-    rows = [row.comparison for row in found.methods[0].rows]
-    overall = found.methods[0].overall
-    assert overall.mean == pytest.approx(np.mean([c.mean for c in rows]))
-    assert overall == s.stratified_mean([c.differences for c in rows])
+def test_a_few_experiments_have_a_median_and_no_mean(experiment):
+    found = combine([experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="birds", n=4)]).methods[0]
+    means = [row.comparison.mean for row in found.rows]
+    assert found.overall.effects is None
+    assert found.overall.median == pytest.approx(np.median(means))
+    assert found.sentence().endswith("better on 2 of 2 tasks, median +2.0. Five tasks are needed to speak of others.")
 
 
-def test_the_stratified_interval_is_that_of_the_mean_of_independent_means():
-    rng = np.random.default_rng(0)
-    samples = [rng.normal(m, d, n) for m, d, n in ((0, 1, 400), (3, 2, 900), (-1, 0.5, 100))]
-    found = s.stratified_mean(samples)
-    error = math.sqrt(sum(np.var(x) / len(x) for x in samples)) / 3
-    assert found.mean == pytest.approx(np.mean([x.mean() for x in samples]))
-    assert found.interval.low == pytest.approx(found.mean - 1.96 * error, abs=0.05 * error)
-    assert found.interval.high == pytest.approx(found.mean + 1.96 * error, abs=0.05 * error)
-    assert found == s.stratified_mean(samples)
-
-
-def test_the_stratified_interval_is_scipys_for_several_samples():
-    rng = np.random.default_rng(3)
-    samples = [rng.exponential(2, 8), rng.normal(1, 1, 12), rng.normal(0, 3, 5)]
-    theirs = stats.bootstrap(
-        samples,
-        lambda *draws, axis: np.mean([draw.mean(axis=axis) for draw in draws], axis=0),
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    found = s.stratified_mean(samples).interval
-    spread = theirs.high - theirs.low
-    assert found.low == pytest.approx(theirs.low, abs=0.03 * spread)
-    assert found.high == pytest.approx(theirs.high, abs=0.03 * spread)
-
-
-def test_the_stratified_interval_covers_about_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        found = s.stratified_mean([rng.normal(1, 1, 12), rng.normal(-1, 3, 12), rng.normal(3, 2, 12)], resamples=499)
-        covered += found.interval.low <= 1 <= found.interval.high
-    assert 0.88 <= covered / 300 <= 0.98
-
-
-def test_a_mean_over_few_seeds_has_no_interval(experiment):
-    folders = [experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="birds", n=4)]
-    found = combine(folders).methods[0]
-    assert not found.overall.interval.bounded
-    assert re.search(r"Their plain mean is \+\d\.\d\d points\.$", found.sentence())
+def test_five_experiments_have_a_mean_a_verdict_and_a_range_for_a_new_one(experiment):
+    folders = [experiment(f"e{i}", {"one": 92 + i / 2, "two": 90}, task=f"t{i}") for i in range(5)]
+    one, two = (method.overall for method in combine(folders).methods)
+    assert one.verdict is Verdict.HELPS
+    assert one.effects.prediction.low < one.effects.interval.low < one.effects.mean
+    assert two.verdict is Verdict.NO_CLEAR_DIFFERENCE
+    assert "over 5 tasks: helps, +3.0 on average" in combine(folders).methods[0].sentence()
 
 
 def test_p_is_adjusted_over_all_rows_and_verdicts_stay(experiment):
     folders = [experiment(f"e{i}", {"one": 93}, task=f"t{i}") for i in range(10)]
     found = combine(folders)
     rows = found.methods[0].rows
-    assert {row.comparison.flip.p for row in rows} == {2 / 2**8}
+    assert {row.comparison.test.p for row in rows} == {2 / 2**8}
     assert [row.p for row in rows] == pytest.approx([10 * 2 / 2**8] * 10)
     assert {row.comparison.verdict for row in rows} == {Verdict.HELPS}
 
@@ -177,7 +141,7 @@ def test_what_did_not_run_or_is_not_finished_is_said_and_counts_in_no_mean(exper
     ]
     found = combine(folders)
     assert [row.state for row in found.methods[0].rows] == ["helps", "did not run", "not finished"]
-    assert [row.p for row in found.methods[0].rows] == [found.methods[0].rows[0].comparison.flip.p, None, None]
+    assert [row.p for row in found.methods[0].rows] == [found.methods[0].rows[0].comparison.test.p, None, None]
     assert found.methods[0].overall is None
     assert "3. cars · cnn: 8 trials are not finished." in found.notes
     assert "no convolution" in render(found)
@@ -216,16 +180,17 @@ def test_the_markdown_twin_is_inert_and_whole(experiment):
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(COLUMNS) + 1}
     assert len(table) == 1 + 3 + 1  # its head, three rows and a mean
-    assert "these tasks and models were chosen, not drawn" in text
+    assert "A mean over a few experiments that were chosen says nothing of others" in text
 
 
 def test_plain_data_is_json_and_holds_each_experiment(experiment):
     found = combine([experiment("a", {"one": 93}), experiment("b", {"one": 91}, task="birds", n=3)])
     data = json.loads(json.dumps(as_dict(found), allow_nan=False))
     assert [e["name"] for e in data["experiments"]] == ["digits · cnn", "birds · cnn"]
-    assert data["methods"][0]["overall"]["interval"] == [None, None]
+    assert data["methods"][0]["overall"]["difference"] is None
+    assert data["methods"][0]["overall"]["wins"] == 2
     assert data["methods"][0]["rows"][1]["experiment"] == 2
-    assert data["experiments"][1]["arms"][1]["comparison"]["seeds"] == [0, 1, 2]
+    assert data["experiments"][1]["arms"][1]["comparison"]["seeds"] == 3
 
 
 def test_experiments_without_methods_have_a_page(experiment):

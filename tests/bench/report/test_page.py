@@ -17,10 +17,11 @@ from markdown_it import MarkdownIt
 from headstart.bench import Arm, Store, Training, analyse, run
 from headstart.bench.report.page import render, write_report
 from headstart.bench.report.pictures import filter_picture
-from headstart.bench.report.summary import inert, markdown
+from headstart.bench.report.summary import markdown
 from headstart.bench.runs.experiment import Experiment
 from headstart.errors import MissingExtraError
 from headstart.results.display import printable
+from headstart.results.sheet import inert
 
 HOSTILE = "<script>alert('x')</script>&\"|$\\frac{1}{0}$ ]]> -->\x07{{ 7*7 }}"
 VOID = {"meta", "link", "img", "br", "line", "path", "use", "rect", "stop", "input", "hr"}

@@ -24,7 +24,7 @@ def compare(command, capsys):
 def test_it_answers_and_writes_a_page_in_the_metrics_words(compare, folder):
     code, out, err = compare(*ONE, "--seeds", "2")
     assert (code, err) == (0, "")
-    assert "Too few seeds to tell about lsuv" in out
+    assert "Run at least 6 seeds." in out
     assert "accuracy of: " in out
     assert "4 trials run" in out
     page = (folder / "out" / "report.html").read_text()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from headstart.bench.analysis.judgement import RULES
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
+from headstart.bench.statistics.collapses import find_collapsed
 from headstart.bench.statistics.metric import ACCURACY, Metric, metric_of
+from headstart.bench.statistics.sentences import amount, say
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
-from headstart.bench.statistics.verdicts import RULES, Comparison, Verdict, compare_family
+from headstart.bench.statistics.verdicts import Comparison, Verdict, compare_family
 from headstart.bench.store.store import Store
 from headstart.bench.trials.arms import CONTROLS, EQUAL_STEPS, RESTARTS
 from headstart.bench.trials.autotune import rule as measured
@@ -21,6 +24,12 @@ from headstart.bench.trials.budget import more_steps, remarks
 from headstart.errors import HeadstartError
 
 Result = Mapping[str, Any]
+FAMILIES = (
+    "The same seed means the same data order, the same augmentation and, but for the null arm, the same default "
+    "weights.",
+    "Questions, each judged for itself: does a method help; what do the random controls do; what do more steps do; "
+    "what do restarts do; is a method better than its random controls; than more steps; than restarts.",
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class ArmSummary:
             time = f", the time of {self.init_steps:.0f} {steps}" if self.init_steps else ""
             cost = f" It costs {self.init_seconds:.2f} s{time}."
         soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
-        return self.comparison.sentence() + soon + broke + cost
+        return str(say(self.comparison)) + soon + broke + cost
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class Analysis:
 
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
-        rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in RULES]
+        rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
         return [*rules, SPEED, *filter(None, [self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
@@ -176,7 +185,7 @@ class Analysis:
         control = next(a for a in self.arms if a.label == beyond.against)
         more = more_steps(self.plan.get("decided", {}), arm.label)
         meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label, more=more)})"
-        text = f"Against {control.label}{meaning}, {arm.label} has {beyond.numbers()}. "
+        text = f"Against {control.label}{meaning}, {arm.label} has {amount(beyond)}. "
         longer = control.control == EQUAL_STEPS
         helped = arm.comparison is not None and arm.comparison.verdict is Verdict.HELPS
         if beyond.verdict is Verdict.HELPS:
@@ -195,7 +204,7 @@ class Analysis:
                 spread = float(np.std(arm.comparison.differences, ddof=1))
                 meaning = "" if brief else f" ({CONTROLS['null']})"
                 readings.append(
-                    f"{arm.label}{meaning}: {arm.comparison.numbers()}. Two default starts differ within a seed "
+                    f"{arm.label}{meaning}: {amount(arm.comparison)}. Two default starts differ within a seed "
                     f"by a standard deviation of {self.metric.amount(spread)}."
                 )
         return readings
@@ -300,7 +309,10 @@ def assemble(
         label: {seed: sign * float(r["test_accuracy"]) for seed, r in by.items()} for label, by in results.items()
     }
     baseline = plan["arms"][0]["label"]
-    judged, beyond = _judge(plan, accuracies, refusals, baseline, metric)
+    diverged = {label: [s for s, r in by.items() if r["status"] == "diverged"] for label, by in results.items()}
+    guess = 100.0 / plan["task"]["classes"] if metric is ACCURACY else None
+    failed = find_collapsed(accuracies, guess, diverged)
+    judged, beyond = _judge(plan, accuracies, failed, refusals, baseline, metric)
     target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(plan["task"]["classes"]) if target else ()
@@ -311,6 +323,7 @@ def assemble(
 def _judge(
     plan: Mapping[str, Any],
     accuracies: Mapping[str, Mapping[int, float]],
+    failed: Mapping[str, Collection[int]],
     refusals: Mapping[str, str],
     baseline: str,
     metric: Metric,
@@ -326,9 +339,13 @@ def _judge(
         if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
             beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
     judged = {
-        c.arm: c for family in against.values() for c in compare_family(family, accuracies, alpha, margin, metric)
+        c.arm: c
+        for family in against.values()
+        for c in compare_family(family, accuracies, alpha, margin, metric, failed)
     }
-    compared = [c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin, metric)]
+    compared = [
+        c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin, metric, failed)
+    ]
     return judged, compared
 
 

@@ -16,7 +16,8 @@ from headstart.bench.analysis.analysis import Analysis, analyse
 from headstart.bench.runs.executors.base import Progress
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run
-from headstart.bench.statistics.verdicts import Verdict, least_seeds
+from headstart.bench.statistics.power import least_seeds
+from headstart.bench.statistics.verdicts import Verdict
 from headstart.bench.store.store import Damage, Store
 from headstart.bench.trainer.experiment import TrainerExperiment
 
@@ -81,7 +82,7 @@ def undecided(analysis: Analysis) -> list[str]:
     return [
         arm.label
         for arm in analysis.methods
-        if not arm.refusal and (arm.comparison is None or arm.comparison.verdict is Verdict.TOO_FEW)
+        if not arm.refusal and (arm.comparison is None or arm.comparison.verdict is Verdict.NOT_SETTLED)
     ]
 
 

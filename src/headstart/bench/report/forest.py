@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.bench.report.figures import place, share_axis
-from headstart.bench.report.overview import MethodRows, Overview, Row
+from headstart.bench.report.overview import MethodRows, Overview, Row, overall_cells
 from headstart.bench.report.summary import span
 from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, STATES, clean, figure, style, to_svg
 from headstart.bench.report.templating import PILLS
@@ -19,6 +19,7 @@ from headstart.bench.statistics.verdicts import signed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_NONE = Interval(-math.inf, math.inf)
 _HEIGHT = 0.27  # of a row, in inches
 _WIDTHS = (2.65, 3.1, 2.75, 2.7, 0.6)
 _LONGEST = 38  # characters of a name
@@ -61,8 +62,8 @@ def forest(overview: Overview) -> str:
                 _text(names, 0.06, line.at, clean(line.row.part.title, _LONGEST))
                 _experiment(differences, numbers, line.at, line.row)
                 _steps(steps, counts, line.at, line.row)
-            elif line.overall:
-                _text(names, 0.06, line.at, f"mean of {len(line.method.compared)} experiments", style="italic")
+            elif line.overall and line.method.overall is not None:
+                _text(names, 0.06, line.at, overall_cells(line.method.overall).title, style="italic")
                 _mean(differences, numbers, line.at, line.method)
             else:
                 _text(names, 0, line.at, clean(line.method.label, _LONGEST), weight="bold")
@@ -117,13 +118,17 @@ def _experiment(axes: Axes, numbers: Axes, at: float, row: Row) -> None:
     axes.scatter([c.mean], [at], s=34, marker="s", color=colour, edgecolors=PAPER, linewidths=1, zorder=4)
     _arrows(axes, at, c.interval if c.interval.bounded else Interval(c.mean, c.mean), colour)
     _text(numbers, 0.02, at, _with_interval(c.mean, c.interval))
-    _text(numbers, 0.7, at, row.state.removesuffix(" to tell"), color=colour, weight="bold")
+    _text(numbers, 0.7, at, row.state, color=colour, weight="bold")
 
 
 def _mean(axes: Axes, numbers: Axes, at: float, method: MethodRows) -> None:
     """Draw the diamond whose width is the interval, as forest plots do."""
     assert method.overall is not None
-    mean, interval = method.overall.mean, method.overall.interval
+    effects = method.overall.effects
+    mean, interval = (effects.mean, effects.interval) if effects else (method.overall.median, _NONE)
+    if effects:
+        new = effects.prediction
+        axes.plot([new.low, new.high], [at, at], color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=3)
     if interval.bounded:
         axes.fill([interval.low, mean, interval.high, mean], [at, at - 0.34, at, at + 0.34], color=INK, zorder=4)
     else:

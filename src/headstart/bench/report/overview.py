@@ -6,13 +6,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
-from headstart.bench.report.summary import listed
+from headstart.bench.analysis.rows import say_overall
+from headstart.bench.report.summary import listed, span
 from headstart.bench.statistics import paired
+from headstart.bench.statistics.over_tasks import Overall, judge_overall, over_tasks
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store
 from headstart.errors import HeadstartError
@@ -21,15 +23,14 @@ RULES = (
     "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
     "together are one method, whatever was chosen.",
     "Every experiment is judged by itself, by the rules on its own page; its verdicts stand here as they are.",
-    "“p, all rows” is the exact sign-flip p after Holm's adjustment over all rows of this page: it asks which rows "
+    "“p, all rows” is the test's p after Holm's adjustment over all rows of this page: it asks which rows "
     "stand out even though there are so many. Where seeds were added until a verdict was in, p counts once for "
     "each look. It changes no verdict.",
-    "An overall row is the plain mean of a method's differences over the experiments it was run in, each counting "
-    "the same, however many seeds it has. Its 95 % interval draws seeds anew within each experiment (stratified "
-    "bootstrap, percentiles); with few seeds it is too narrow, and with fewer than five in one of them there is none.",
-    "It says what the method did in these experiments, had other seeds been drawn. It does not say what it would do "
-    "in another experiment: these tasks and models were chosen, not drawn. It can hide a gain here and a loss "
-    "there, and points of accuracy are not worth the same everywhere. So it has no verdict.",
+    "An overall row has the median over experiments, in how many the method is better, and how often one of its runs "
+    "beats one of the baseline's. From five experiments on it also has the mean on experiments like these, with the "
+    "likely range of that mean and of one new experiment (random effects; Hartung and Knapp's interval, its factor at "
+    "least 1), and a verdict, adjusted over the methods (Holm). A mean over a few experiments that were chosen says "
+    "nothing of others, so there is none.",
     "Experiments may differ in budget, baseline and the margin that matters; the table of experiments says in what.",
 )
 
@@ -92,13 +93,13 @@ class MethodRows:
         label: Its name, the same in no two methods.
         configurations: Exactly, one for all experiments or, where a search chose them, one for each.
         rows: In the order of the experiments.
-        overall: Mean over the experiments that have a comparison; None if there are fewer than two.
+        overall: Over the experiments that have a comparison; None if there are fewer than two.
     """
 
     label: str
     configurations: tuple[str, ...]
     rows: tuple[Row, ...]
-    overall: paired.Estimate | None
+    overall: Overall | None
 
     @property
     def compared(self) -> tuple[Row, ...]:
@@ -112,13 +113,10 @@ class MethodRows:
         return ", ".join(counts) or "no verdict"
 
     def sentence(self) -> str:
-        """Say the verdicts and the mean."""
+        """Say the verdicts, and what they come to."""
         many = f"{len(self.rows)} experiment{'s' if len(self.rows) > 1 else ''}"
-        if self.overall is None:
-            return f"{self.label}, {many}: {self.verdicts()}."
-        interval = self.overall.interval
-        span = f" (95 % interval {signed(interval.low)} to {signed(interval.high)})" if interval.bounded else ""
-        return f"{self.label}, {many}: {self.verdicts()}. Their plain mean is {signed(self.overall.mean)} points{span}."
+        together = f" {say_overall(self.overall)}" if self.overall else ""
+        return f"{self.label}, {many}: {self.verdicts()}.{together}"
 
 
 @dataclass(frozen=True)
@@ -193,10 +191,46 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     methods = []
     for label, group in zip(labels, groups.values(), strict=True):
         rows = tuple(Row(part, arm, adjusted.get((part.number, arm.label))) for part, arm in group)
-        differences = [row.comparison.differences for row in rows if row.comparison]
-        overall = paired.stratified_mean(differences) if len(differences) > 1 else None
-        methods.append(MethodRows(label, _configurations(group), rows, overall))
-    return Overview(parts, tuple(methods), tuple(notes))
+        methods.append(MethodRows(label, _configurations(group), rows, _together(label, rows)))
+    return Overview(parts, tuple(_judged(methods)), tuple(notes))
+
+
+def _together(label: str, rows: Sequence[Row]) -> Overall | None:
+    """Put a method's experiments together."""
+    compared = [(row.comparison, row) for row in rows if row.comparison]
+    scores = [(row.arm.accuracies, row.part.analysis.baseline.accuracies) for _, row in compared]
+    found = over_tasks([c for c, _ in compared], scores)
+    return replace(found, arm=label) if found else None
+
+
+def _judged(methods: Sequence[MethodRows]) -> list[MethodRows]:
+    """Judge the methods over experiments, as one family at the strictest level and margin of the page."""
+    rows = [row.comparison for method in methods for row in method.rows if row.comparison]
+    alpha = min((c.alpha for c in rows), default=0.05)
+    margin = min((c.margin for c in rows), default=0.5)
+    found = judge_overall([method.overall for method in methods if method.overall], alpha, margin)
+    by = {each.arm: each for each in found}
+    return [replace(method, overall=by.get(method.label)) for method in methods]
+
+
+class OverallCells(NamedTuple):
+    """An overall row as text."""
+
+    title: str
+    difference: str
+    interval: str
+    wins: str
+    verdict: str
+
+
+def overall_cells(found: Overall) -> OverallCells:
+    """Write an overall row: the mean with its likely range where there is one, else the median."""
+    title = f"{'mean' if found.effects else 'median'} of {found.tasks} experiments"
+    centre = signed(found.effects.mean if found.effects else found.median)
+    interval = span(found.effects.interval) if found.effects else ""
+    return OverallCells(
+        title, centre, interval, f"{found.wins}/{found.tasks}", found.verdict.value if found.verdict else ""
+    )
 
 
 def _configuration(part: Part, arm: ArmSummary) -> str:
@@ -227,7 +261,7 @@ def _keys(arm: ArmSummary) -> set[str]:
 def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str], float]:
     """Adjust the p-values over all rows, those of a sequential experiment first over its looks."""
     compared = [(part, arm.label, arm.comparison) for part, arm in pairs if arm.comparison and arm.comparison.seeds]
-    p_values = [min(1.0, c.flip.p * part.analysis.plan.get("looks", 1)) for part, _, c in compared]
+    p_values = [min(1.0, c.test.p * part.analysis.plan.get("looks", 1)) for part, _, c in compared]
     adjusted = paired.holm(p_values, [(part.number, c.seeds, c.differences) for part, _, c in compared])
     return {(part.number, label): p for (part, label, _), p in zip(compared, adjusted, strict=True)}
 

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from headstart.bench.analysis.rows import record_overall
 from headstart.bench.report import summary
 from headstart.bench.report.forest import forest
-from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, Row
+from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, Row, overall_cells
 from headstart.bench.report.templating import drawing, fill
 from headstart.bench.statistics.verdicts import p_text, signed
 from headstart.bench.store.store import Store
 from headstart.results.plain import plain
+from headstart.results.sheet import inert
 
 COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
 
@@ -70,7 +72,6 @@ def _experiment(part: Part) -> dict[str, Any]:
 
 def markdown(overview: Overview) -> str:
     """Write the Markdown twin of the page: sentences, table, experiments, how it was decided."""
-    inert = summary.inert
     lines = [f"# {inert(overview.heading())}", "", inert(" · ".join(overview.facts())), ""]
     lines += [f"- {inert(method.sentence())}" for method in overview.methods]
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
@@ -90,9 +91,10 @@ def table(method: MethodRows) -> list[tuple[str, ...]]:
     """Write a method's rows as text, with the columns `COLUMNS`; the last is its mean if there is one."""
     rows = [_cells(method, row) for row in method.rows]
     if method.overall is not None:
-        title = f"{method.label}, mean of {len(method.compared)} experiments"
-        interval = summary.span(method.overall.interval)
-        rows.append((title, signed(method.overall.mean), interval, "", "", "", "", ""))
+        cells = overall_cells(method.overall)
+        rows.append(
+            (f"{method.label}, {cells.title}", cells.difference, cells.interval, cells.wins, "", "", "", cells.verdict)
+        )
     return rows
 
 
@@ -121,7 +123,7 @@ def as_dict(overview: Overview) -> dict[str, Any]:
                 "label": method.label,
                 "configurations": list(method.configurations),
                 "sentence": method.sentence(),
-                "overall": summary.estimate_data(method.overall),
+                "overall": record_overall(method.overall) if method.overall else None,
                 "rows": [
                     {"experiment": row.part.number, "arm": row.arm.label, "state": row.state, "p_all_rows": row.p}
                     for row in method.rows

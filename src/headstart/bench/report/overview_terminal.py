@@ -7,11 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from headstart.bench.report.overview import Overview
-from headstart.bench.report.summary import cells, span
+from headstart.bench.report.overview import Overview, overall_cells
+from headstart.bench.report.summary import cells
 from headstart.bench.report.templating import PILLS
 from headstart.bench.report.terminal import line
-from headstart.bench.statistics.verdicts import signed
 
 _COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
 
@@ -31,14 +30,15 @@ def show(overview: Overview, page: Path, console: Console) -> None:
     for method in overview.methods:
         built.add_row(line(method.label, "bold"))
         for row in method.rows:
-            verdict, row_cells = row.state.removesuffix(" to tell"), cells(row.arm)
+            verdict, row_cells = row.state, cells(row.arm)
             speed = row.arm.speed.share() if row.arm.speed else ""
             numbers = [line(cell) for cell in (f"  {row.part.title}", row_cells.difference, row_cells.interval, speed)]
             style = _COLOURS.get(PILLS[row.comparison.verdict], "") if row.comparison else ""
             built.add_row(*numbers, line(verdict, style))
         if method.overall:
-            mean, interval = signed(method.overall.mean), span(method.overall.interval)
-            built.add_row(*(line(cell, "italic") for cell in ("  mean", mean, interval)))
+            whole = overall_cells(method.overall)
+            shown = (f"  {whole.title}", whole.difference, whole.interval, "", whole.verdict)
+            built.add_row(*(line(cell, "italic") for cell in shown))
     console.print()
     console.print(built)
     console.print()

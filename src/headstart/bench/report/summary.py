@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -10,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
+from headstart.bench.analysis.rows import record
 from headstart.bench.analysis.selection import Selection
 from headstart.bench.statistics.metric import ACCURACY, Metric
 from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
 from headstart.bench.statistics.verdicts import Comparison, p_text, signed
-from headstart.results.display import printable
 from headstart.results.plain import plain
+from headstart.results.sheet import inert
 
 NO_INTERVAL = "—"
 _NAMED = 4  # methods that a heading names
@@ -237,33 +237,11 @@ def _speed_data(speed: Speed | None) -> dict[str, Any] | None:
 
 def _comparison(c: Comparison) -> dict[str, Any]:
     return {
-        "arm": c.arm,
+        **record(c),
         "against": c.against,
-        "verdict": c.verdict.value,
-        "seeds": list(c.seeds),
-        "differences": list(c.differences),
-        "mean": c.mean,
-        "interval": [c.interval.low, c.interval.high],
-        "wins": c.wins,
-        "losses": c.losses,
-        "p_sign_flip": c.flip.p,
-        "p_sign_flip_least": c.flip.least,
-        "p_holm": c.adjusted_p,
-        "p_paired_t": c.t_p,
+        "differences": dict(zip(map(str, c.seeds), c.differences, strict=True)),
+        "p_unadjusted": c.test.p,
+        "p_least": c.test.least,
         "detectable": c.detectable,
         "seeds_needed": c.seeds_needed,
     }
-
-
-def inert(text: str) -> str:
-    r"""Keep a name from acting as Markdown or HTML.
-
-    Example:
-        >>> inert("# <b> *a*"), inert("1. digits")
-        ('\\# &lt;b&gt; \\*a\\*', '1\\. digits')
-    """
-    plain = printable(" ".join(text.split()))
-    for character in ("\\", "|", "`", "[", "]", "*", "_"):
-        plain = plain.replace(character, "\\" + character)
-    plain = re.sub(r"^(\d*)([-+#=~.)])(?=[-+#=~.)]*(\s|$))", r"\1\\\2", plain)  # what begins a list, heading or rule
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

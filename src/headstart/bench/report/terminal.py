@@ -27,9 +27,9 @@ from headstart.bench.runs.executors.base import Working
 from headstart.bench.statistics.metric import ACCURACY
 from headstart.results.display import printable
 
-_COLOURS = {"helps": "green", "hurts": "red", "too few seeds": "yellow", "refused": "red"}
+_COLOURS = {"helps": "green", "hurts": "red", "not settled": "yellow", "refused": "red"}
 
-_COLUMNS = ("arm", "accuracy", "diff.", "95 % interval", "wins", "p", "verdict")
+_COLUMNS = ("arm", "accuracy", "diff.", "95 % interval", "wins", "verdict")
 
 _AT_WORK = 8  # lines of trials at work that still fit a terminal
 
@@ -106,8 +106,8 @@ def table(analysis: Analysis) -> Table:
         row = cells(arm)
         label = f"└ {arm.control}" if arm.control and arm.control != "null" else arm.label
         style = "dim" if arm.control else ""
-        numbers = [line(cell, style) for cell in (row.accuracy, row.difference, row.interval, row.wins, row.p)]
-        verdict = row.verdict.removesuffix(" to tell")
+        numbers = [line(cell, style) for cell in (row.accuracy, row.difference, row.interval, row.wins)]
+        verdict = row.verdict
         built.add_row(line(label, style), *numbers, line(verdict, style or _COLOURS.get(verdict, "")))
     return built
 

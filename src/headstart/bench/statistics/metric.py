@@ -87,3 +87,5 @@ def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metri
 
 ACCURACY = Metric()
 """Accuracy in percent, the score of headstart's own loop."""
+SCORE = Metric("score", unit="")
+"""Any score, of which nothing is known."""

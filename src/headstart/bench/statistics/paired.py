@@ -5,22 +5,20 @@ A *difference* is an arm's result minus the baseline's with the same seed. All t
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 Floats = NDArray[np.float64]
-_EXACT_UP_TO = 20
-_RESAMPLED_FROM = 5
+EXACT_UP_TO = 20
 _RANDOM_FLIPS = 100_000
-_T_FROM = 30
+T_FROM = 30
+"""From so many pairs on, test and interval are Student's t."""
 _ROUNDING = 1e-9  # accuracies are multiples of 1/images: equal sums must not be told apart by rounding
-_AT_ONCE = 2**20  # random values held at a time
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,16 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class SignFlip:
-    """Result of the sign-flip test.
+class Test:
+    """Result of a test, two-sided.
 
     Args:
         p: Two-sided p-value.
-        least: The smallest p that the data could have reached, had all differences had one sign.
-        exact: Whether all sign patterns were counted, or a random sample of them.
+        least: The smallest p that so many differences could have reached.
+        exact: Whether all patterns were counted, or a random sample of them, or none as in Student's t.
     """
+
+    __test__ = False  # of this package, not of pytest
 
     p: float
     least: float
@@ -72,7 +72,7 @@ class SignFlip:
 def flip_interval(differences: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
     """Interval of the mean difference that inverts the sign-flip test.
 
-    It holds every value that :func:`sign_flip` does not reject once it is taken off all differences. So it leaves out
+    It holds every value that :func:`paired_test` does not reject once it is taken off all differences. So it leaves out
     zero exactly where the test, before any adjustment, does. There are ``2**n - 1`` means over non-empty subsets of the
     differences; the interval goes from the m-th smallest to the m-th largest, m being ``2**(n - 1)`` times what the
     level leaves, rounded down (Hartigan, 1969). Beyond 20 differences random subsets are taken, those of the test; from
@@ -92,16 +92,16 @@ def flip_interval(differences: Sequence[float], level: float = 0.95, seed: int =
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
-    patterns = 2.0 ** (n - 1) if n <= _EXACT_UP_TO else _RANDOM_FLIPS + 1
+    if n >= T_FROM and not _constant(values):
+        low, high = stats.t.interval(level, n - 1, values.mean(), stats.sem(values))
+        return Interval(float(low), float(high))
+    patterns = 2.0 ** (n - 1) if n <= EXACT_UP_TO else _RANDOM_FLIPS + 1
     rank = int((1 - level) * patterns + 1e-9)
     if rank < 1:
         return Interval(-math.inf, math.inf)
     if _constant(values):
         return Interval(float(values[0]), float(values[0]))
-    if n >= _T_FROM:
-        low, high = stats.t.interval(level, n - 1, values.mean(), stats.sem(values))
-        return Interval(float(low), float(high))
-    lows, highs = _subset_means(values) if n <= _EXACT_UP_TO else _random_subset_means(values, seed)
+    lows, highs = _subset_means(values) if n <= EXACT_UP_TO else _random_subset_means(values, seed)
     ends = np.array([np.partition(lows, rank - 1)[rank - 1], -np.partition(-highs, rank - 1)[rank - 1]])
     ends[np.abs(ends) <= _ROUNDING * np.abs(values).sum()] = 0.0  # as the test, which then does not reject zero
     return Interval(float(ends[0]), float(ends[1]))
@@ -115,34 +115,6 @@ def estimate(differences: Sequence[float]) -> Estimate | None:
         Estimate(mean=0.5, interval=Interval(low=0.5, high=0.5))
     """
     return Estimate(float(np.mean(differences)), flip_interval(differences)) if len(differences) else None
-
-
-def stratified_mean(
-    strata: Sequence[Sequence[float]], level: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> Estimate:
-    """Unweighted mean of the means of several samples, with a bootstrap interval that resamples within each.
-
-    Args:
-        strata: Samples of any sizes from one on.
-        level: Coverage to aim at. With small samples the true coverage is lower.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
-
-    Returns:
-        The mean and its percentile interval, without ends if a sample has fewer than five values.
-
-    Example:
-        >>> stratified_mean([[1.0] * 5, [4.0] * 9])
-        Estimate(mean=2.5, interval=Interval(low=2.5, high=2.5))
-    """
-    samples = [np.asarray(sample, dtype=np.float64) for sample in strata]
-    mean = float(np.mean([sample.mean() for sample in samples]))
-    if min(map(len, samples)) < _RESAMPLED_FROM:
-        return Estimate(mean, Interval(-math.inf, math.inf))
-    rng = np.random.default_rng(seed)
-    means = np.mean([_bootstrap_means(sample, resamples, rng) for sample in samples], axis=0)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(mean, Interval(float(low), float(high)))
 
 
 def paired_t(differences: Sequence[float]) -> float:
@@ -160,7 +132,25 @@ def paired_t(differences: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def sign_flip(differences: Sequence[float], seed: int = 0) -> SignFlip:
+def paired_test(differences: Sequence[float]) -> Test:
+    """Test whether paired differences are more than luck: sign-flip, and Student's t from 30 differences on.
+
+    :func:`flip_interval` inverts exactly this test.
+
+    Args:
+        differences: ``(n,)``. Without spread the sign-flip test serves whatever their number, since t is undefined.
+
+    Example:
+        >>> paired_test([0.2, 0.4, 0.1, 0.3, 0.2, 0.5]).p
+        0.03125
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < T_FROM or _constant(values):
+        return sign_flip(differences)
+    return Test(paired_t(differences), 0.0, False)
+
+
+def sign_flip(differences: Sequence[float], seed: int = 0) -> Test:
     """Sign-flip test that the differences are symmetric about zero (Fisher's randomization test).
 
     Up to 20 differences all ``2**n`` sign patterns are counted; beyond that 100,000 random ones, with the
@@ -172,22 +162,22 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> SignFlip:
 
     Example:
         >>> sign_flip([0.2, 0.4, 0.1, 0.3, 0.2, 0.5])
-        SignFlip(p=0.03125, least=0.03125, exact=True)
+        Test(p=0.03125, least=0.03125, exact=True)
     """
     everyone = np.asarray(differences, dtype=np.float64)
     values = np.abs(everyone[everyone != 0])
     n = len(values)
     if n == 0:
-        return SignFlip(1.0, 1.0, True)
+        return Test(1.0, 1.0, True)
     threshold = abs(math.fsum(everyone)) - _ROUNDING * float(values.sum())
-    if n <= _EXACT_UP_TO:
+    if len(everyone) <= EXACT_UP_TO:
         sums = np.zeros(1)
         for value in values[1:]:
             sums = np.concatenate([sums - value, sums + value])
         # The first sign stays: the other half of the patterns is the mirror image.
-        return SignFlip(float(np.mean(np.abs(sums + values[0]) >= threshold)), 2.0 ** (1 - n), True)
+        return Test(float(np.mean(np.abs(sums + values[0]) >= threshold)), 2.0 ** (1 - n), True)
     extreme = int(np.sum(np.abs(_random_flips(everyone, np.random.default_rng(seed))) >= threshold))
-    return SignFlip((extreme + 1) / (_RANDOM_FLIPS + 1), max(2.0 ** (1 - n), 1 / (_RANDOM_FLIPS + 1)), False)
+    return Test((extreme + 1) / (_RANDOM_FLIPS + 1), max(2.0 ** (1 - n), 1 / (_RANDOM_FLIPS + 1)), False)
 
 
 def holm(p_values: Sequence[float], hypotheses: Sequence[Hashable] | None = None) -> list[float]:
@@ -208,43 +198,6 @@ def holm(p_values: Sequence[float], hypotheses: Sequence[Hashable] | None = None
     for rank, name in enumerate(sorted(own, key=lambda name: own[name])):
         running = adjusted[name] = max(running, min(1.0, (len(own) - rank) * own[name]))
     return [adjusted[name] for name in names]
-
-
-def detectable_effect(deviation: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Smallest true mean difference that a paired t-test finds with the given power.
-
-    Args:
-        deviation: Standard deviation of the differences.
-        n: Number of pairs.
-        alpha: Two-sided level of the single test, after any division for several comparisons.
-        power: Chance to find it.
-
-    Returns:
-        The effect, in the unit of the deviation. Infinite for fewer than two pairs.
-
-    Example:
-        >>> round(detectable_effect(1.0, 10), 3)
-        0.996
-    """
-    if n < 2:
-        return math.inf
-    if deviation == 0:
-        return 0.0
-    return _noncentrality(n, alpha, power) * deviation / math.sqrt(n)
-
-
-@functools.lru_cache(maxsize=4096)
-def _noncentrality(n: int, alpha: float, power: float) -> float:
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
-    # The noncentral t as a mixture of normals over the estimated deviation: scipy's own gives NaN far out.
-    levels = (np.arange(4000) + 0.5) / 4000
-    bounds = critical * np.sqrt(stats.chi2.ppf(levels, n - 1) / (n - 1))
-
-    def shortfall(shift: float) -> float:
-        found = stats.norm.cdf(shift - bounds) + stats.norm.cdf(-shift - bounds)
-        return float(np.mean(found)) - power
-
-    return float(optimize.brentq(shortfall, 0.0, 4 * float(bounds.max()) + 20))
 
 
 def area_under_curve(steps: Sequence[float], values: Sequence[float]) -> float:
@@ -314,17 +267,6 @@ def _random_subset_means(values: Floats, seed: int) -> tuple[Floats, Floats]:
         other = (values.sum() + flipped) / (len(values) + kept)
     whole = np.abs(kept) == len(values)
     return np.where(whole, -np.inf, np.minimum(one, other)), np.where(whole, np.inf, np.maximum(one, other))
-
-
-def _bootstrap_means(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """Means of samples drawn with replacement, ``(resamples,)``, some at a time to bound the memory."""
-    at_once = max(1, _AT_ONCE // len(values))
-    return np.concatenate(
-        [
-            values[rng.integers(0, len(values), (min(at_once, resamples - start), len(values)))].mean(axis=1)
-            for start in range(0, resamples, at_once)
-        ]
-    )
 
 
 def _constant(values: Floats) -> bool:

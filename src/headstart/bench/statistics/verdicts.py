@@ -1,18 +1,23 @@
-"""From paired differences to a verdict, by rules that are fixed before any result is seen."""
+"""From the runs of two arms to a verdict, by rules that are fixed before any result is seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
-from headstart.bench.statistics import paired
+from headstart.bench.statistics import paired, power, two_samples
+from headstart.bench.statistics.collapses import fail_alike, largest_share
 from headstart.bench.statistics.metric import ACCURACY, Metric
+from headstart.bench.statistics.paired import Interval, Test
 
-POWER = 0.8
+Seed = Any
+LEVEL = 0.95
+"""Of the intervals that are not adjusted."""
 
 
 class Verdict(str, Enum):
@@ -20,159 +25,167 @@ class Verdict(str, Enum):
 
     HELPS = "helps"
     HURTS = "hurts"
-    NO_EVIDENCE = "no evidence"
-    TOO_FEW = "too few seeds to tell"
-
-
-RULES = (
-    "Every comparison is paired: an arm's test accuracy minus the baseline's with the same seed, which means "
-    "the same data order, the same augmentation and, but for the null arm, the same default weights.",
-    "“Helps” and “hurts”: the two-sided exact sign-flip test gives p ≤ {alpha:g} after Holm's adjustment over "
-    "all comparisons that answer the same question; the sign of the mean difference says which.",
-    "Otherwise “no evidence”, if this design would have found a difference of {margin:g} points with 80 % power.",
-    "Otherwise “too few seeds to tell”, with the smallest difference that this design finds with 80 % power.",
-    "Arms with the same differences in every seed are one comparison, and Holm's adjustment counts them once.",
-    "A 95 % interval holds every difference that the same test, each by itself and not adjusted, does not reject at "
-    "0.05 (from 30 seeds on it is Student's t interval). Five seeds and fewer cannot give one: “—”. The verdict "
-    "follows the adjusted test, not the interval.",
-    "Questions, each a family of its own: does a method help; what do the random controls do; what do more steps do; "
-    "what do restarts do; is a method better than its random controls; than more steps; than restarts.",
-)
+    NO_CLEAR_DIFFERENCE = "no clear difference"
+    NOT_SETTLED = "not settled"
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An arm against another, seed by seed.
+class Contrast:
+    """Two arms that are to be compared on one task.
 
     Args:
         arm: The arm's label.
         against: The label of what it is compared with.
-        seeds: Seeds that both have finished.
-        differences: Arm minus other, in points of test accuracy or the metric's unit, in the order of ``seeds``.
-        mean: Of the differences.
+        own: The arm's scores by seed; more is better.
+        other: The scores of what it is compared with.
+        failed: Seeds in which the arm collapsed.
+        other_failed: Seeds in which the other collapsed.
+        task: Of several tasks, which.
+    """
+
+    arm: str
+    against: str
+    own: Mapping[Seed, float]
+    other: Mapping[Seed, float]
+    failed: Collection[Seed] = frozenset()
+    other_failed: Collection[Seed] = frozenset()
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against another, judged.
+
+    Args:
+        arm: The arm's label.
+        against: The label of what it is compared with.
+        seeds: Seeds that both have finished; the arm's own if they share none.
+        differences: Arm minus other with the same seed, in the order of ``seeds``; empty if they share none.
+        mean: Of the differences; of two arms without shared seeds, the difference of their means. Collapsed runs take
+            part unless they are ``set_aside``.
         interval: Of the mean, at 95 %, from the same test, not adjusted; without ends from too few seeds.
-        t_p: Two-sided paired t-test, not adjusted; NaN where undefined.
-        flip: Exact sign-flip test, not adjusted.
-        adjusted_p: The sign-flip p after Holm over the family.
+        adjusted: The interval at the level of Holm's step; it leaves out zero if the verdict is "helps" or "hurts".
+        test: Not adjusted.
+        adjusted_p: The p-value after Holm over the family.
         family: Number of different comparisons in the family.
-        detectable: Smallest difference found with 80 % power at the family's strictest level.
         verdict: The answer.
         alpha: Level of the family.
-        margin: Smallest difference that matters, in points.
+        margin: Smallest difference that matters.
+        deviation: Standard deviation of what ``mean`` averages, with which power is worked out.
+        task: Of several tasks, which.
+        paired: Whether the arms share seeds.
+        collapsed: Runs of the arm that collapsed.
+        other_collapsed: Runs of the other that collapsed.
+        set_aside: Whether collapsed runs are told apart, and left out of mean, interval and test.
+        runs: Runs of the arm.
+        other_runs: Runs of the other.
         metric: What the score is.
     """
 
     arm: str
     against: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     differences: tuple[float, ...]
     mean: float
-    interval: paired.Interval
-    t_p: float
-    flip: paired.SignFlip
+    interval: Interval
+    adjusted: Interval
+    test: Test
     adjusted_p: float
     family: int
-    detectable: float
     verdict: Verdict
     alpha: float
     margin: float
+    deviation: float
+    task: str = ""
+    paired: bool = True
+    collapsed: int = 0
+    other_collapsed: int = 0
+    set_aside: bool = False
+    runs: int = 0
+    other_runs: int = 0
     metric: Metric = ACCURACY
 
     @property
-    def wins(self) -> int:
-        """Seeds in which the arm is better."""
-        return sum(d > 0 for d in self.differences)
+    def wins(self) -> int | None:
+        """Seeds in which the arm is better; None if the arms share none."""
+        return sum(d > 0 for d in self.differences) if self.paired else None
 
     @property
-    def losses(self) -> int:
-        """Seeds in which the arm is worse."""
-        return sum(d < 0 for d in self.differences)
+    def losses(self) -> int | None:
+        """Seeds in which the arm is worse; None if the arms share none."""
+        return sum(d < 0 for d in self.differences) if self.paired else None
+
+    @property
+    def identical(self) -> bool:
+        """Whether the arm has the other's scores, seed by seed."""
+        return bool(self.differences) and not any(self.differences)
+
+    @property
+    def detectable(self) -> float:
+        """Smallest difference that this design finds with 80 % power, at the family's strictest level."""
+        return power.detectable_effect(self.deviation, len(self.seeds), self.alpha / self.family)
 
     @property
     def seeds_needed(self) -> int | None:
         """Seeds with which the margin would be found, at the spread seen here; None if over 10,000."""
-        deviation = float(np.std(self.differences, ddof=1)) if len(self.differences) > 1 else math.inf
-        level = self.alpha / self.family
-        if not math.isfinite(deviation):
-            return None
-        low, high = least_seeds(level), 10_000
-        if paired.detectable_effect(deviation, high, level, POWER) > self.margin:
-            return None
-        while low < high:
-            middle = (low + high) // 2
-            if paired.detectable_effect(deviation, middle, level, POWER) <= self.margin:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        return power.seeds_for(self.margin, self.deviation, self.alpha / self.family)
 
-    def numbers(self) -> str:
-        """Say the difference with its interval, wins and p in a few words."""
-        if not self.seeds:
-            return "no seed is finished in both"
-        n, low, high = len(self.seeds), *map(self.metric.signed, (self.interval.low, self.interval.high))
-        few = f"{n} seed{'s' * (n > 1)} cannot give a 95 % interval"
-        span = f"95 % interval {low} to {high}" if self.interval.bounded else few
-        mean, better = self.metric.difference(self.mean), f"better in {self.wins} of {n} seeds"
-        return f"{mean} ({span}; {better}; p = {p_text(self.adjusted_p)})"
+    @property
+    def least_seeds(self) -> int:
+        """Seeds without which no difference, however large, can get a verdict in this family."""
+        return power.least_seeds(self.alpha / self.family)
 
-    def sentence(self) -> str:
-        """Say the verdict in a sentence or two."""
-        about = "" if self.against == "default" else f" against {self.against}"
-        if self.verdict in (Verdict.HELPS, Verdict.HURTS):
-            return f"{self.arm} {self.verdict.value}{about}: {self.numbers()}."
-        if self.verdict is Verdict.NO_EVIDENCE:
-            return (
-                f"No evidence that {self.arm} changes {self.metric.name}{about}: {self.numbers()}. "
-                f"This design detects ≥ {self.metric.amount(self.detectable)}."
-            )
-        return f"Too few seeds to tell about {self.arm}{about}: {self.numbers()}. {self._design()}"
-
-    def _design(self) -> str:
-        least = least_seeds(self.alpha / self.family)
-        if len(self.seeds) < least:
-            return (
-                f"With {len(self.seeds)} seeds the exact test cannot reach p ≤ {self.alpha:g} at all; "
-                f"it takes at least {least}."
-            )
-        needed = self.seeds_needed
-        more = f"; about {needed} seeds would detect {self.margin:g}" if needed else ""
-        return f"This design detects ≥ {self.metric.amount(self.detectable)}{more}."
+    @property
+    def could_fail(self) -> float:
+        """Largest share of the arm's runs that could collapse, in the long run (one-sided, 95 %)."""
+        return largest_share(self.collapsed, self.runs)
 
 
-def least_seeds(alpha: float) -> int:
-    """Return how many seeds it takes until the exact sign-flip test can reach a level at all.
+@dataclass(frozen=True)
+class _Measured:
+    """A contrast with its test, before the family is looked at."""
 
-    Example:
-        >>> least_seeds(0.05), least_seeds(0.05 / 2)
-        (6, 7)
-    """
-    return math.ceil(1 - math.log2(alpha) - 1e-12)
+    contrast: Contrast
+    seeds: tuple[Seed, ...]
+    differences: tuple[float, ...]
+    own: tuple[float, ...]
+    other: tuple[float, ...]
+    set_aside: bool
+    test: Test
 
+    @property
+    def in_pairs(self) -> bool:
+        return bool(self.differences)
 
-def decide(
-    mean: float, adjusted_p: float, n: int, family: int, detectable: float, alpha: float, margin: float
-) -> Verdict:
-    """Apply the rules.
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """The differences that take part in mean, interval and test."""
+        return tuple(a - b for a, b in zip(self.own, self.other, strict=True))
 
-    Args:
-        mean: Mean difference.
-        adjusted_p: Sign-flip p after Holm.
-        n: Number of pairs.
-        family: Comparisons in the family.
-        detectable: Smallest difference found with 80 % power.
-        alpha: Level.
-        margin: Smallest difference that matters.
+    @property
+    def hypothesis(self) -> Hashable:
+        """What is tested: equal ones count once in a family."""
+        if self.in_pairs:
+            return (self.contrast.task, self.seeds, self.differences)
+        if self.own and self.other:
+            return (self.contrast.task, self.own, self.other)
+        return (self.contrast.task, self.contrast.arm, self.contrast.against)
 
-    Example:
-        >>> decide(0.4, 0.01, 8, 2, 0.5, 0.05, 0.5).value, decide(0.4, 0.2, 8, 2, 0.9, 0.05, 0.5).value
-        ('helps', 'too few seeds to tell')
-    """
-    if adjusted_p <= alpha and mean != 0:
-        return Verdict.HELPS if mean > 0 else Verdict.HURTS
-    if n >= least_seeds(alpha / family) and detectable <= margin:
-        return Verdict.NO_EVIDENCE
-    return Verdict.TOO_FEW
+    def interval(self, level: float) -> Interval:
+        if self.in_pairs:
+            return paired.flip_interval(self.kept, level)
+        return two_samples.unpaired_interval(self.own, self.other, level)
+
+    def mean(self) -> float:
+        if self.in_pairs:
+            return float(np.mean(self.kept)) if self.own else 0.0
+        return float(np.mean(self.own) - np.mean(self.other)) if self.own and self.other else 0.0
+
+    def deviation(self) -> float:
+        samples = [self.kept] if self.in_pairs else [self.own, self.other]
+        if any(len(sample) < 2 for sample in samples):
+            return math.inf
+        return math.sqrt(sum(float(np.var(sample, ddof=1)) for sample in samples))
 
 
 def compare_family(
@@ -181,57 +194,163 @@ def compare_family(
     alpha: float,
     margin: float,
     metric: Metric = ACCURACY,
+    failed: Mapping[str, Collection[int]] | None = None,
 ) -> list[Comparison]:
-    """Judge all comparisons that answer one question.
+    """Judge all comparisons that answer one question on one task.
 
     Args:
         pairs: ``(arm, against)`` labels.
-        results: Test accuracy in percent, or another score, by label and seed; more of it is better.
+        results: Scores by label and seed; more is better.
         alpha: Level of the whole family.
-        margin: Smallest difference that matters, in points.
-        metric: What the score is, for the sentences.
+        margin: Smallest difference that matters.
+        metric: What the score is.
+        failed: Seeds that collapsed, by label.
 
     Returns:
         One comparison per pair, on the seeds that both have. Pairs with the same differences are one hypothesis.
     """
-    seeds = [tuple(s for s in results.get(arm, {}) if s in results.get(against, {})) for arm, against in pairs]
-    differences = [
-        tuple(results[arm][s] - results[against][s] for s in shared)
-        for (arm, against), shared in zip(pairs, seeds, strict=True)
+    lost = failed or {}
+    contrasts = [
+        Contrast(arm, other, results.get(arm, {}), results.get(other, {}), lost.get(arm, ()), lost.get(other, ()))
+        for arm, other in pairs
     ]
-    hypotheses = [(shared, d) if d else pair for pair, shared, d in zip(pairs, seeds, differences, strict=True)]
-    flips = [paired.sign_flip(d) for d in differences]
-    adjusted = paired.holm([flip.p for flip in flips], hypotheses)
+    return judge_family(contrasts, alpha, margin, metric)
+
+
+def judge_family(
+    contrasts: Sequence[Contrast],
+    alpha: float,
+    margin: float,
+    metric: Metric = ACCURACY,
+    gate: float = 0.0,
+    unpaired: bool = False,
+) -> list[Comparison]:
+    """Judge contrasts that answer one question together.
+
+    Args:
+        contrasts: Each with its scores.
+        alpha: Level of the whole family.
+        margin: Smallest difference that matters.
+        metric: What the score is.
+        gate: The p-value of what had to be shown first: none of these is smaller.
+        unpaired: Compare arms without shared seeds as independent samples; otherwise they have nothing to compare.
+
+    Returns:
+        A comparison for each.
+    """
+    measured = [_measure(contrast, alpha, unpaired) for contrast in contrasts]
+    hypotheses = [each.hypothesis for each in measured]
+    adjusted = [max(gate, p) for p in paired.holm([each.test.p for each in measured], hypotheses)]
+    levels = _levels([each.test.p for each in measured], adjusted, hypotheses, alpha)
     family = max(1, len(set(hypotheses)))
-    judged = []
-    for (arm, against), shared, d, flip, p in zip(pairs, seeds, differences, flips, adjusted, strict=True):
-        mean = float(np.mean(d)) if d else 0.0
-        spread = float(np.std(d, ddof=1)) if len(d) > 1 else math.inf
-        detectable = paired.detectable_effect(spread, len(d), alpha / family, POWER)
-        judged.append(
-            Comparison(
-                arm,
-                against,
-                shared,
-                d,
-                mean,
-                paired.flip_interval(d),
-                paired.paired_t(d),
-                flip,
-                p,
-                family,
-                detectable,
-                decide(mean, p, len(d), family, detectable, alpha, margin),
-                alpha,
-                margin,
-                metric,
-            )
-        )
-    return judged
+    return [_judge(*each, family, alpha, margin, metric) for each in zip(measured, adjusted, levels, strict=True)]
+
+
+def _levels(
+    p_values: Sequence[float], adjusted: Sequence[float], hypotheses: Sequence[Hashable], alpha: float
+) -> list[float]:
+    """Return the level of each test at its step of Holm's procedure.
+
+    Those that are not rejected share the level of the step at which it stopped.
+    """
+    own = dict(zip(hypotheses, zip(p_values, adjusted, strict=True), strict=True))
+    order = sorted(own, key=lambda name: own[name][0])
+    stopped = sum(own[name][1] <= alpha for name in order)
+    steps = {name: len(order) - min(rank, stopped) for rank, name in enumerate(order)}
+    return [alpha / max(1, steps[name]) for name in hypotheses]
+
+
+def _measure(contrast: Contrast, alpha: float, unpaired: bool) -> _Measured:
+    own, other = contrast.own, contrast.other
+    shared = tuple(seed for seed in own if seed in other)
+    if shared or not unpaired:
+        lost = [seed in contrast.failed for seed in shared], [seed in contrast.other_failed for seed in shared]
+        aside = _apart(*lost, True, alpha)
+        kept = [s for s, a, b in zip(shared, *lost, strict=True) if not (aside and (a or b))]
+        first, second = tuple(own[s] for s in kept), tuple(other[s] for s in kept)
+        differences = tuple(own[s] - other[s] for s in shared)
+        test = paired.paired_test([a - b for a, b in zip(first, second, strict=True)])
+        return _Measured(contrast, shared, differences, first, second, aside, test)
+    lost = [seed in contrast.failed for seed in own], [seed in contrast.other_failed for seed in other]
+    aside = _apart(*lost, False, alpha)
+    first = tuple(own[s] for s in own if not (aside and s in contrast.failed))
+    second = tuple(other[s] for s in other if not (aside and s in contrast.other_failed))
+    test = two_samples.unpaired_test(first, second)
+    return _Measured(contrast, tuple(own), (), first, second, aside, test)
+
+
+def _apart(own: Sequence[bool], other: Sequence[bool], pairs: bool, alpha: float) -> bool:
+    """Tell whether collapsed runs are exceptions, which are told apart.
+
+    They are not where half of an arm's runs collapsed, or one arm collapses more often than luck explains: then this is
+    what the arm does, and its runs count as they came.
+    """
+    if not any(own) and not any(other):
+        return False
+    rare = all(2 * sum(lost) < len(lost) for lost in (own, other))
+    return rare and fail_alike(own, other, pairs, alpha)
+
+
+def _judge(
+    each: _Measured, p: float, level: float, family: int, alpha: float, margin: float, metric: Metric
+) -> Comparison:
+    contrast, mean = each.contrast, each.mean()
+    found = Comparison(
+        contrast.arm,
+        contrast.against,
+        each.seeds,
+        each.differences,
+        mean,
+        each.interval(LEVEL),
+        _agreeing(each.interval(1 - level), p <= alpha),
+        each.test,
+        p,
+        family,
+        Verdict.NOT_SETTLED,
+        alpha,
+        margin,
+        each.deviation(),
+        contrast.task,
+        each.in_pairs or not (each.own and each.other),
+        sum(seed in contrast.own for seed in contrast.failed),
+        sum(seed in contrast.other for seed in contrast.other_failed),
+        each.set_aside,
+        len(contrast.own),
+        len(contrast.other),
+        metric,
+    )
+    return replace(found, verdict=decide(mean, p, found.adjusted, found.identical, alpha, margin))
+
+
+def _agreeing(interval: Interval, rejected: bool) -> Interval:
+    """Let an interval hold zero where a test that had to come first forbids a verdict."""
+    return interval if rejected else Interval(min(interval.low, 0.0), max(interval.high, 0.0))
+
+
+def decide(mean: float, adjusted_p: float, adjusted: Interval, identical: bool, alpha: float, margin: float) -> Verdict:
+    """Apply the rules.
+
+    Args:
+        mean: Mean difference.
+        adjusted_p: After Holm.
+        adjusted: The interval at the level of Holm's step.
+        identical: Whether the scores are the same, seed by seed.
+        alpha: Level.
+        margin: Smallest difference that matters.
+
+    Example:
+        >>> ends = Interval(-0.2, 0.4)
+        >>> decide(0.1, 0.2, ends, False, 0.05, 0.5).value, decide(0.1, 0.2, ends, False, 0.05, 0.3).value
+        ('no clear difference', 'not settled')
+    """
+    if adjusted_p <= alpha and mean != 0:
+        return Verdict.HELPS if mean > 0 else Verdict.HURTS
+    within = -margin <= adjusted.low and adjusted.high <= margin
+    return Verdict.NO_CLEAR_DIFFERENCE if identical or within else Verdict.NOT_SETTLED
 
 
 def signed(value: float) -> str:
-    """Write points with a sign and a true minus.
+    """Write a difference with a sign and a true minus.
 
     Example:
         >>> signed(-0.5)

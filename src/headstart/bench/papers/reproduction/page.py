@@ -10,9 +10,10 @@ from headstart.bench.papers.published import Figure, figures
 from headstart.bench.papers.reproduction.plan import PAPERS, base
 from headstart.bench.papers.reproduction.rows import CAVEAT, Outcome, Row, Side, side
 from headstart.bench.papers.reproduction.scales import SCALES
-from headstart.bench.report.summary import facts, inert
+from headstart.bench.report.summary import facts
 from headstart.bench.statistics.verdicts import p_text
 from headstart.results.display import printable
+from headstart.results.sheet import inert
 
 _READING = (
     "A published figure is that of the paper's data, network and budget. What was run here stands under each "

@@ -1,0 +1,81 @@
+"""Judge anybody's results: a table of arm, seed and score in, verdicts in plain words out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from headstart.errors import HeadstartError
+from headstart.results.plain import to_json
+
+_EXAMPLES = """\
+examples:
+  headstart judge results.csv                         columns arm, seed, score; the first arm is the baseline
+  headstart judge results.csv --baseline sgd --margin 0.2 --out verdicts.html verdicts.md
+  headstart judge losses.jsonl --lower-is-better      scores of which less is better
+  headstart judge all.parquet --primary adam --json   a column task, and the question that was declared beforehand
+"""
+_ENDINGS = (".html", ".md")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``headstart judge``."""
+    parser = subparsers.add_parser(
+        "judge",
+        help="judge anybody's results: arm, seed and score in, verdicts out",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", metavar="FILE", help=".csv, .parquet or JSON lines (.jsonl): arm, seed, score, task")
+    parser.add_argument("--baseline", metavar="ARM", help="what all are compared with (default: the first arm)")
+    parser.add_argument(
+        "--margin", type=float, default=0.5, metavar="X", help="smallest difference that matters (default: 0.5)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.05, metavar="P", help="chance of any false verdict (default: 0.05)"
+    )
+    parser.add_argument("--lower-is-better", action="store_true", help="the scores are losses or times")
+    parser.add_argument(
+        "--primary", nargs="+", metavar="NAME", help="arm, or arm and task: the question that was declared beforehand"
+    )
+    parser.add_argument("--out", nargs="+", metavar="FILE", help="write the page (.html) or Markdown (.md)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the table, judge it, print the verdicts."""
+    from rich.console import Console
+
+    from headstart.bench import judge
+    from headstart.results.whole_file import whole_file
+
+    files = [Path(name) for name in args.out or ()]
+    for path in files:
+        if path.suffix not in _ENDINGS:
+            raise HeadstartError(f"'{path}' is neither .html nor .md.", remedy="Name the file with one of the two.")
+    primary = args.primary and (args.primary[0] if len(args.primary) == 1 else tuple(args.primary[:2]))
+    if args.primary and len(args.primary) > 2:
+        raise HeadstartError("--primary takes an arm, or an arm and a task.")
+    found = judge(
+        args.table,
+        baseline=args.baseline,
+        margin=args.margin,
+        alpha=args.alpha,
+        higher_is_better=not args.lower_is_better,
+        primary=primary or None,
+    )
+    for path in files:
+        text = found.to_page() if path.suffix == ".html" else found.to_markdown()
+        try:
+            with whole_file(path) as part:
+                part.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise HeadstartError(f"'{path}' could not be written: {error.strerror or error}.") from error
+    if args.json:
+        print(to_json({**found.to_dict(), "files": [str(path) for path in files]}))
+        return 0
+    Console().print(found)
+    for path in files:
+        print(f"Wrote '{path}'.")
+    return 0
