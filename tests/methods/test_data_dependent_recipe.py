@@ -30,7 +30,7 @@ def test_a_recipe_is_its_spec(recipe, spec):
     hs.initialize(other, x, spec)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
     assert report.changed[:2] == ["0", "2"]
-    assert "1-fold after" in " ".join(report.findings)
+    assert "-fold after, with 95 % confidence" in " ".join(report.findings)
 
 
 def test_layers_before_norms_are_not_filled_and_are_balanced():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,11 +16,13 @@ from torch.nn.utils import parametrize
 from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.measure.probe import Probe, weight_gradients
+from headstart.measure.sample_gradients import SampleGradients, directions
 from headstart.model import inputs
 from headstart.model.forward import CurrentLayer, run
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
 from headstart.model.trace import ModelTrace
+from headstart.numerics.moments import across_sample_std
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -34,15 +36,24 @@ class Passes:
         gradients: Of every layer's effective weight, as the layer stores it; None where there is none, or for all if
             they could not be measured.
         notes: Why not.
+        returned: Of every floating-point tensor that the model returned: deviation between samples, and over all; a
+            tensor without values has none.
     """
 
     probe: Probe
     gradients: dict[str, Tensor | None] | None = None
     notes: list[str] = field(default_factory=list)
+    returned: list[tuple[float, float] | None] = field(default_factory=list)
 
 
 def forward_backward(
-    model: nn.Module, trace: ModelTrace, batch: Batch, raw: Any, loss_fn: LossFunction | None, seed: int
+    model: nn.Module,
+    trace: ModelTrace,
+    batch: Batch,
+    raw: Any,
+    loss_fn: LossFunction | None,
+    seed: int,
+    samples: SampleGradients | None = None,
 ) -> Passes:
     """Run the model forward and backward on stand-ins for its parameters.
 
@@ -53,6 +64,7 @@ def forward_backward(
         raw: The batch with its targets, for the loss.
         loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs.
         seed: Names their draw.
+        samples: Watches both passes; gradients at the outputs are then drawn at right angles to each other.
 
     Raises:
         HeadstartError: The forward or the loss failed.
@@ -75,10 +87,11 @@ def forward_backward(
         stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
         stack.enter_context(torch.enable_grad())
         fresh = batch.head(batch.size)  # a model may write into its input
-        with probe.hooked(model), probe:
+        with samples.hooked() if samples else nullcontext(), probe.hooked(model), probe:
             returned = run(partial(_call, model, stand_ins), fresh, where)
+        passes.returned = _looked_at(returned)
         try:
-            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed)
+            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed, samples is not None)
             if top:
                 passes.gradients = weight_gradients(top, top_gradients, trace, probe, own)
             else:
@@ -89,6 +102,16 @@ def forward_backward(
             reason = " ".join(str(error).split())
             passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
     return passes
+
+
+@torch.no_grad()
+def _looked_at(returned: Any) -> list[tuple[float, float] | None]:
+    found: list[tuple[float, float] | None] = []
+    for value in Batch((returned,)).tensors:
+        if value.is_floating_point() and value.dim():
+            wide = value.detach().double()
+            found.append((across_sample_std(wide), float(wide.std(correction=0))) if wide.numel() else None)
+    return found
 
 
 def _call(model: nn.Module, stand_ins: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -110,13 +133,13 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _top(
-    returned: Any, raw: Any, loss_fn: LossFunction | None, batch: Batch, model: nn.Module, seed: int
+    returned: Any, raw: Any, loss_fn: LossFunction | None, batch: Batch, model: nn.Module, seed: int, turned: bool
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """What to differentiate, and with which gradients at the top."""
     if loss_fn is None:
         outputs = [t for t in Batch((returned,)).tensors if t.requires_grad and t.is_floating_point()]
         drawn = [
-            torch.randn(t.shape, generator=rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
+            _drawn(t, turned, rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
             for i, t in enumerate(outputs)
         ]
         return outputs, drawn
@@ -133,3 +156,10 @@ def _top(
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise HeadstartError(f"loss_fn returned {what}.", remedy="Return a scalar tensor, such as the mean loss.")
     return ([loss], None) if loss.requires_grad else ([], None)
+
+
+def _drawn(output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:
+    """Draw a gradient for an output: independent normal numbers, or samples at right angles to each other."""
+    if not turned or output.dim() < 2 or not output.numel():
+        return torch.randn(output.shape, generator=generator)
+    return directions(len(output), output[0].numel(), generator).reshape(output.shape)

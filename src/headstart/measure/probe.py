@@ -29,6 +29,11 @@ _KEEPS = {
     *(getattr(F, f"max_pool{d}d") for d in (1, 2, 3)),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, Tensor.contiguous),
 }
+# Beyond these magnitudes the slope is less than a hundredth of the steepest.
+_SATURATING: dict[Any, float] = {
+    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid), 6.0),
+    **dict.fromkeys((torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, F.tanh, F.hardsigmoid), 3.0),
+}
 _NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm}
 
 
@@ -42,6 +47,7 @@ class Signal:
         never_positive: Share of channels without a positive value.
         rectified: Whether a ReLU-like activation takes the output.
         values: Values per channel behind ``never_positive``.
+        saturated: Share of the output's values where a sigmoid or tanh that takes it is flat; None if none was seen.
         weights: The tensors that the layer computed with, one per call unless they are the same.
     """
 
@@ -51,6 +57,7 @@ class Signal:
     never_positive: float
     values: int
     rectified: bool = False
+    saturated: float | None = None
     weights: list[Tensor] = field(default_factory=list)
 
 
@@ -83,6 +90,10 @@ class Probe(TorchFunctionMode):
         if _rectifies(func, args, kwargs):
             self._measure_sign(layer, value)
             self.signals[layer.name].rectified = True
+        if func in _SATURATING:
+            with self._looking():
+                flat = value.detach().abs() > _SATURATING[func]
+                self.signals[layer.name].saturated = float(flat.double().mean()) if flat.numel() else None
         result = func(*args, **kwargs)
         if func in _NORMS and isinstance(result, Tensor):
             self._measure_sign(layer, result)

@@ -48,6 +48,7 @@ KEPT = WithinLayer(fill="keep")
         "Filter clusters go into the first convolution and depthwise ones alone, and only where a norm follows.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
+    revision=2,  # balance squares gradients sample by sample
 )
 @dataclass(frozen=True)
 class Auto(Method):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,14 +15,18 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import ModelError
 from headstart.measure.gradients import LossFunction, forward_backward
+from headstart.measure.sample_gradients import SampleGradients, by_input
 from headstart.methods.data_dependent.rates import Energies, solve
 from headstart.model import weights
-from headstart.model.weights import Layer, to_canonical
+from headstart.model.norms import fresh_batch_norms
+from headstart.model.weights import to_canonical
 from headstart.symmetries.operations import PINNED
 from headstart.symmetries.rescaling import follow, rescale, rescale_checked, within_range
 from headstart.symmetries.scale_flow import ScaleFlow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
+FEWEST = 8  # samples from which the uncertainty can be estimated
+RESAMPLES = 400
 
 
 @register(
@@ -31,8 +35,8 @@ SAMPLES = 32  # a backward pass keeps every activation of them
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 2",
     scope="all layers",
     needs_data=True,
-    cost="a forward and a backward pass of up to 32 samples, a trace of two; further such passes only"
-    " where something is not exactly homogeneous",
+    cost="a forward and a backward pass of up to 32 samples, with the weights' gradients taken twice, and a trace of"
+    " two; further such passes only where something is not exactly homogeneous",
     presets=("paper",),
     deviations=(
         "The exponent has the sign of the authors' code: the printed one drives the rates apart.",
@@ -40,11 +44,16 @@ SAMPLES = 32  # a backward pass keeps every activation of them
         " ten damped rounds.",
         "Every operation is tried on rescaled inputs to see what it does to scales, so that sums, concatenations and"
         " normalizations keep the function; the published algorithm is for chains of layers.",
+        "Gradients are squared sample by sample, not after they were summed, and the random gradients at the outputs"
+        " are at right angles to each other: the same expectation, with a tenth of the noise.",
+        "Fresh batch norms take part of the gradient out of a batch. The estimate takes that out where the norm takes"
+        " the layer's output itself, and in part or not at all where a sum or an activation comes between.",
         "The spread of the network's output is left as it is; the authors' code moves it towards 1.",
         "Scales stay within a third of the exponents of the number format: at 100 plain layers equal rates would need"
         " more than float32 holds.",
     ),
     depends_on_other_layers=True,
+    revision=2,  # balance squares gradients sample by sample
 )
 @dataclass(frozen=True)
 class Balance(Method):
@@ -53,7 +62,8 @@ class Balance(Method):
     The idea: a layer's *rate* is the size of its gradient relative to its weights, ``sqrt(mean g² / mean w²)``.
     Where rates differ, some layers have learnt while others have hardly moved. Multiplying a layer by ``s`` and
     dividing those that take its output by ``s`` keeps the function of a ReLU network and divides the layer's
-    rate by ``s²``. Gradients are those of random normal numbers at the outputs, so no labels are needed.
+    rate by ``s²``. Gradients are those of random numbers at the outputs, so no labels are needed; they are squared for
+    every sample by itself, which leaves out the noise of the cross terms. The report says how well the rates are known.
 
     Run it last: after fills and scalings, ``["within-layer", "balance"]``.
 
@@ -77,7 +87,7 @@ class Balance(Method):
         >>> report = hs.initialize(net, x, "balance")
         >>> torch.allclose(net(x), y, atol=1e-5)
         True
-        >>> "1-fold after (in closed form)" in report.findings[-1]
+        >>> "-fold after, with 95 % confidence (in closed form)" in report.findings[-1]
         True
     """
 
@@ -108,9 +118,9 @@ class Balance(Method):
             reason = flow.reasons.get(layer.name)
             if reason and layer.name not in view.trace.outputs:
                 view.report.rows[layer.name].notes.append(f"balance: output scale kept, since {reason}")
-        energies = self._measure(view, flow)
-        before = _rates(energies)
-        solved = solve(_without(energies, flow.almost))
+        measured = self._measure(view, flow)
+        before = _rates(measured.energies)
+        solved = solve(_without(measured.energies, flow.almost))
         exact = within_range(view, solved, {})
         applied = rescale_checked(view, flow, {label: v for label, v in exact.items() if label not in flow.normed})
         if applied is None:
@@ -134,8 +144,9 @@ class Balance(Method):
             if row.action == "left" and not row.notes:
                 row.notes.append("balance: the scales around it are fixed, or agree")
         known = not flow.normed and not steps  # in closed form
-        after = _rates(energies, applied) if known else _rates(self._measure(view, flow))
-        _report(view, before, after, "in closed form" if exact else "not in closed form", steps)
+        after, scales = (measured, applied) if known else (self._measure(view, flow), {})
+        how = "in closed form" if exact else "not in closed form"
+        _report(view, before, after, scales, how + (f", then in {steps} damped steps" if steps else ""))
         if exact != solved:
             view.report.add_finding(
                 "balance: equal rates need scales that the number format cannot hold, so all factors were shrunk alike."
@@ -145,7 +156,8 @@ class Balance(Method):
         """Rescale a little at a time where the effect is not known in closed form, measuring every time."""
         steps, so_far = 0, dict(exact)
         for _ in range(self.iterations):
-            wanted = {label: self.damping * value for label, value in solve(self._measure(view, flow)).items()}
+            found = solve(self._measure(view, flow).energies)
+            wanted = {label: self.damping * value for label, value in found.items()}
             scales = within_range(view, wanted, so_far)
             for label, value in rescale(view, flow, scales).items():
                 so_far[label] = so_far.get(label, 0.0) + value
@@ -154,39 +166,94 @@ class Balance(Method):
                 break
         return steps
 
-    def _measure(self, view: ModelView, flow: ScaleFlow) -> dict[str, Energies]:
+    def _measure(self, view: ModelView, flow: ScaleFlow) -> Measured:
         """Measure what every layer's rate is made of, in one forward and one backward pass."""
         assert view.batch is not None
         batch = view.batch if self.loss_fn else view.batch.head(SAMPLES)
         seed = rng.derive(view.seed, "balance")
-        passes = forward_backward(view.model, view.trace, batch, view.batch.raw, self.loss_fn, seed)
+        coupled = batch.size > 1 and bool(fresh_batch_norms(view.model))
+        # The gradient of a loss is what it is; random ones stand for all that could come.
+        samples = None if self.loss_fn else SampleGradients(view.layers, batch.size, coupled)
+        passes = forward_backward(view.model, view.trace, batch, view.batch.raw, self.loss_fn, seed, samples)
         if passes.gradients is None:
             raise ModelError(
                 f"balance needs gradients: {' '.join(passes.notes)}",
                 remedy="Check that the model can be trained, or leave balance out.",
             )
-        energies = {}
+        measured = Measured()
+        if samples is not None:
+            measured.one_draw = [n for n in samples.finish(passes.gradients) if n in flow.uses]
         for layer in view.layers:
             gradient = passes.gradients.get(layer.name)
             if gradient is not None and layer.name in flow.uses:
                 use = flow.uses[layer.name]
-                gradients = _by_class(layer, to_canonical(layer, gradient.detach()), use.inputs)
-                energies[layer.name] = Energies(
-                    int(use.outputs[0]), gradients, _by_class(layer, weights.look(layer), use.inputs)
-                )
-        return energies
+                if samples is not None:
+                    found = samples.squares[layer.name]
+                else:
+                    found = by_input(layer, to_canonical(layer, gradient.detach())).unsqueeze(0)
+                parts = _by_class(found, use.inputs)
+                weight = _by_class(by_input(layer, weights.look(layer)).unsqueeze(0), use.inputs)
+                measured.samples[layer.name] = parts
+                measured.energies[layer.name] = Energies(int(use.outputs[0]), _sums(parts), _sums(weight))
+        return measured
 
 
-def _by_class(layer: Layer, values: Tensor, inputs: Tensor) -> dict[int, float]:
-    """Sum squares by the class of the input channel that they act on."""
+@dataclass
+class Measured:
+    """What one forward and one backward pass showed.
+
+    Attributes:
+        energies: By layer name, what its rate is made of.
+        samples: The samples' parts of the squared gradients, by class; a single one where they are one.
+        one_draw: Names of layers whose samples cannot be told apart.
+    """
+
+    energies: dict[str, Energies] = field(default_factory=dict)
+    samples: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    one_draw: list[str] = field(default_factory=list)
+
+    def spread(self, scales: Mapping[int, float], seed: int) -> float | None:
+        """How far the logarithms of the true rates may be from each other after a rescale, with 95 % confidence.
+
+        The samples are drawn again, with replacement, and the rates estimated from each such draw (the bootstrap).
+
+        Returns:
+            None where there is no telling: too few samples, or a layer with a single draw.
+        """
+        layers = {name: layer for name, layer in self.energies.items() if layer.measurable}
+        sizes = {len(part) for name in layers for part in self.samples[name].values()}
+        if len(sizes) != 1 or (size := sizes.pop()) < FEWEST:
+            return None
+        generator = rng.generator(seed, "balance", "bootstrap")
+        drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+        counts = torch.zeros(RESAMPLES, size, dtype=torch.float64).scatter_add_(
+            1, drawn, torch.ones_like(drawn).double()
+        )
+        rates = []
+        for name, layer in layers.items():
+            parts = self.samples[name]
+            top = 2 * max(scales.get(label, 0.0) for label in parts)  # of the exponents, which may be large
+            total = sum(
+                (counts @ part * math.exp(2 * scales.get(label, 0.0) - top) for label, part in parts.items()),
+                torch.zeros(RESAMPLES, dtype=torch.float64),
+            )
+            estimate = sum(
+                float(part.sum()) * math.exp(2 * scales.get(label, 0.0) - top) for label, part in parts.items()
+            )
+            rates.append(layer.log_rate(scales) + 0.5 * (total / estimate).log())
+        found = torch.stack(rates)
+        return float((found.amax(0) - found.amin(0)).quantile(0.95))
+
+
+def _sums(parts: Mapping[int, Tensor]) -> dict[int, float]:
+    return {label: float(part.sum()) for label, part in parts.items()}
+
+
+def _by_class(squares: Tensor, inputs: Tensor) -> dict[int, Tensor]:
+    """Sum the squares of every sample, ``(samples, in_channels)``, by the class of the input channel."""
     labels = inputs.clamp_min(PINNED)  # what is always zero has no gradient and no effect: with the pinned class
-    found = labels.unique().tolist()
-    wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    if len(found) == 1:  # by far the most frequent, and the largest layers: no copy of the weight
-        return {found[0]: float(torch.linalg.vector_norm(wide.flatten(1), dim=1).double().square().sum())}
-    by_group = wide.unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out/g, in/g, taps)
-    channels = torch.linalg.vector_norm(by_group, dim=(1, 3)).double().square().flatten().cpu()
-    return {label: float(channels[labels == label].sum()) for label in found}
+    found = squares.cpu()
+    return {label: found[:, labels == label].sum(1) for label in labels.unique().tolist()}
 
 
 def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, Energies]:
@@ -210,13 +277,22 @@ def _rates(energies: Mapping[str, Energies], scales: Mapping[int, float] | None 
     return [layer.log_rate(scales or {}) for layer in energies.values() if layer.measurable]
 
 
-def _report(view: ModelView, before: list[float], after: list[float], how: str, steps: int) -> None:
+def _report(view: ModelView, before: list[float], after: Measured, scales: Mapping[int, float], how: str) -> None:
     if len(before) < 2:
         view.report.add_finding("balance: fewer than two layers have a rate, so there was nothing to balance.")
         return
-    how += f", then in {steps} damped steps" if steps else ""
-    spread = [math.exp(max(rates) - min(rates)) for rates in (before, after)]
+    rates = _rates(after.energies, scales)
+    first, now = (math.exp(max(found) - min(found)) for found in (before, rates))
+    sure = after.spread(scales, view.seed)
+    if sure is None:
+        text = f"{now:.3g}-fold after, as far as one gradient can tell"
+    else:
+        text = f"less than {max(math.exp(sure), now):.3g}-fold after, with 95 % confidence"
     view.report.add_finding(
-        f"balance: the rates of {len(before)} layers spread {spread[0]:.3g}-fold before and {spread[1]:.3g}-fold after"
-        f" ({how})."
+        f"balance: the rates of {len(before)} layers spread {first:.3g}-fold before and {text} ({how})."
     )
+    if after.one_draw:
+        names = ", ".join(f"'{name}'" for name in after.one_draw[:4]) + (" and others" * (len(after.one_draw) > 4))
+        view.report.add_finding(
+            f"balance: samples cannot be told apart in {names}, so that one random draw stands for all there."
+        )

@@ -42,6 +42,7 @@ SAMPLES = 64
         "Where an activation is not homogeneous the scale is left alone, so that the function is kept.",
     ),
     depends_on_other_layers=True,
+    revision=2,  # balance squares gradients sample by sample
 )
 @dataclass(frozen=True)
 class Calibrate(Method):

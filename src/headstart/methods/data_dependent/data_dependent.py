@@ -28,6 +28,7 @@ from headstart.model.weights import Layer
     presets=("paper", "kmeans"),
     deviations=("Those of within-layer and of balance.",),
     depends_on_other_layers=True,
+    revision=2,  # balance squares gradients sample by sample
 )
 @dataclass(frozen=True)
 class DataDependent(WithinLayer):
