@@ -31,6 +31,8 @@ VARIANTS = [
     "gabor:paper",
     "gabor:layers=2",
     "dirac:rest=zero,linear=true",
+    "residual:fixup",
+    "residual:depth",
     "matched-random:of=gabor",
     "kaiming:mode=fan_out,distribution=uniform",
     "filter-clusters:paper",
@@ -98,6 +100,9 @@ SPECS = [
 WITHOUT_RANDOMNESS = {
     "auto",  # on the reference network, which has a norm
     "zero",
+    "residual",
+    "residual:fixup",
+    "residual:depth",
     "dirac",
     "dirac:rest=zero,linear=true",
     "lsuv:fill=keep",

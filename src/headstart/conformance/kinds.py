@@ -206,7 +206,8 @@ def tied_embedding(method: MethodLike) -> None:
 
 def _parametrized(method: MethodLike, wrap: Callable[[nn.Module], nn.Module]) -> None:
     plain = build(lambda: stack(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 4, 1, bias=False)))
-    model = stack(*(wrap(copy.deepcopy(m)) for m in plain if isinstance(m, nn.Conv2d)))
+    # In evaluation mode, since spectral norm changes its weight a little whenever it is read in training mode.
+    model = stack(*(wrap(copy.deepcopy(m)) for m in plain if isinstance(m, nn.Conv2d))).eval()
     with torch.no_grad():
         for a, b in zip(plain, model, strict=True):
             if isinstance(a, nn.Conv2d) and isinstance(b.weight, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class ModelView:
     get_inputs: GetInputs | None = None
 
     def write(self, layer: Layer, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Set a layer's weight, and its bias if one is given and may be written; for ``start``, before the walk.
+        """Set a layer's weight, and its bias if one is given and may be written; before the walk or after.
 
         Args:
             layer: Which.
@@ -66,7 +67,9 @@ class ModelView:
         if bias is not None and own is not None and own.requires_grad and layer.name not in self.trace.tied_biases:
             self.transaction.mark(layer, bias=True)
             weights.write_bias(layer, bias.to(own.device))
-        self.report.wrote(layer, self.method)
+        row = self.report.wrote(layer, self.method)
+        if row.weight_std is not None:  # the walk is over, and what it measured is no longer so
+            self._tell(layer, torch.full((layer.out_channels,), math.nan))
 
     def write_tensor(self, name: str, tensor: Tensor, value: Tensor) -> None:
         """Set a parameter or buffer outside of the weight layers.
@@ -132,7 +135,7 @@ class ModelView:
         mean, std = summarize(weights.read(layer))
         old_mean, old_std = row.weight_mean or (mean, mean), row.weight_std or (std, std)
         row.weight_mean, row.weight_std = (old_mean[0], mean), (old_std[0], std)
-        alike = bool((outputs == outputs[0]).all())
+        alike = bool((outputs == outputs[0]).all())  # not so if they are NaN: then nothing is known
         for name in ("output_mean", "output_std", "across_sample_std"):
             if (value := getattr(row, name)) is not None:
                 setattr(row, name, value * float(outputs[0]) if alike else None)

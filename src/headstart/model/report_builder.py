@@ -93,6 +93,6 @@ class ReportBuilder:
                 f"{len(trace.unreached)} weight layers are never called by the forward pass and were left alone:"
                 f" {', '.join(la.name for la in trace.unreached[:5])}{' …' if len(trace.unreached) > 5 else ''}."
             )
-        if not report.changed:
+        if not report.changed and not report.other_tensors:
             report.findings.append("No layer was written.")
         return report

@@ -107,8 +107,7 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
         HeadstartError: If a method refuses.
     """
     if not any(method.takes_data_set for method in methods):
-        inputs, _ = data.calibration_batch(training.calibration, seed)
-        return initialize(model, inputs, list(methods), seed=seed)
+        return initialize(model, data.calibration_batch(training.calibration, seed), list(methods), seed=seed)
 
     def fit_with(settings: Mapping[str, Any], frozen: bool) -> TrialFit:
         return TrialFit(replace(training, **settings), frozen)
