@@ -19,6 +19,7 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.walk import walk
 from headstart.errors import DataError, HeadstartError
 from headstart.model import guard, inputs
+from headstart.model.behaviour import study_behaviour
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
 from headstart.model.lazy import materialize
@@ -233,6 +234,8 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
         trace = trace_model(model, batch)
+        if batch is not None and any(m.studies_behaviour for m in call.methods):
+            trace = replace(trace, behaviour=study_behaviour(model, batch, trace))
         report = ReportBuilder.of(trace)
         if batch is not None and batch.note:
             report.add_finding(f"Used {batch.note}.")

@@ -62,6 +62,9 @@ class Method:
     takes_data_set: ClassVar[bool] = False
     """Whether the method works from the whole data set with its targets, and not from one batch of inputs."""
 
+    studies_behaviour: ClassVar[bool] = False
+    """Whether ``trace.behaviour`` is wanted: what takes the layers' outputs, which costs a small pass of its own."""
+
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """Choose which of the selected layers to visit; say why others are left with ``report.skip``.
 

@@ -16,7 +16,9 @@ from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.shared.bank_lookup import match, open_banks
 from headstart.methods.shared.normalization import leave_normed
 from headstart.methods.shared.spatial import is_depthwise
+from headstart.methods.shared.understood import leave_not_understood, why_not_understood
 from headstart.methods.whitening import Whitening
+from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -48,7 +50,7 @@ KEPT = WithinLayer(fill="keep")
         "Filter clusters go into the first convolution and depthwise ones alone, and only where a norm follows.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
-    revision=2,  # balance squares gradients sample by sample
+    revision=3,  # 2: balance squares gradients sample by sample; 3: what authors chose is left
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -63,8 +65,18 @@ class Auto(Method):
     layers get mean 0 and deviation 1, and nothing else is touched.
 
     A network counts as one without norms if it has fewer than one for every four weight layers. Convolutions with no
-    norm right behind, or with weights that are all zero, are left alone there, and so is a first one on which whitening
-    was not tried: groups, one or three dimensions, or a kernel larger than 7.
+    norm right behind are left alone there, and so is a first one on which whitening was not tried: groups, one or
+    three dimensions, or a kernel larger than 7.
+
+    Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
+    independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
+    choice); a module that runs again on what came of an earlier step, or on inputs of different sizes; an activation
+    unlike those that the recipes were shown on, such as a sine; a forward that changes the weight before it uses it.
+    Without norms one such layer leaves all, since their scales hang together.
+
+    Args:
+        force: Write layers whatever their weights and activations are, all-zero ones included. What cannot be measured
+            stays: recurrences, and forwards that change the weight.
 
     Raises:
         HeadstartError: Fewer than 8 values per channel in a layer that is normalized, or a weight that cannot be
@@ -77,26 +89,33 @@ class Auto(Method):
         ['0']
     """
 
+    force: bool = False
+
+    studies_behaviour = True
+
     def identity(self) -> str:
         """The recipes, with the banks by what they hold: another version may have others."""
-        return f"Auto({', '.join(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT))})"
+        parts = [*(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT)), *(["force"] if self.force else [])]
+        return f"Auto({', '.join(parts)})"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """With norms the first convolution and depthwise ones; without, layers that no norm follows."""
         if not _few_norms(trace):
             return self._between_norms(layers, trace, report)
         # Each as in the comparison that it was chosen by.
-        return leave_normed(self, layers, trace, report, "skip", "normalize" if _convolves(trace.layers) else "keep")
+        chosen = leave_normed(self, layers, trace, report, "skip", "normalize" if _convolves(trace.layers) else "keep")
+        return leave_not_understood(chosen, trace, report, self.info.name, force=self.force, together=True)
 
     def _between_norms(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> list[Layer]:
         chosen = []
-        clustered = _clustered(trace)
+        clustered = _clustered(trace, self.force)
         for layer in layers:
             reason = "" if layer.name in clustered else _untried(layer, trace)
             if reason:
                 report.skip(layer, reason)
             else:
                 chosen.append(layer)
+        chosen = leave_not_understood(chosen, trace, report, self.info.name, force=self.force, together=False)
         if not chosen:
             report.add_finding("auto: nothing was found to help this kind of network, so it was left as it is.")
         return chosen
@@ -105,7 +124,7 @@ class Auto(Method):
         """Write a layer from its input, or from a bank."""
         if _few_norms(visit.trace):
             _recipe(visit).before(visit)
-        elif visit.layer.name in _clustered(visit.trace):
+        elif self._clusters(visit):
             if visit.input is not None and not bool(visit.input.isfinite().all()):
                 raise DataError(  # a bank does not look at the data, but who passes some wants to know
                     f"The input of {visit.layer.where} holds NaN or infinite values.",
@@ -114,6 +133,11 @@ class Auto(Method):
             CLUSTERS.before(visit)
         else:
             self._whiten(visit)
+
+    def _clusters(self, visit: Visit) -> bool:
+        if visit.layer is not visit.trace.first_convolution:
+            return True  # of those behind the first only depthwise ones are selected
+        return visit.layer.name in _clustered(visit.trace, self.force)  # asked before anything else is written
 
     def _whiten(self, visit: Visit) -> None:
         try:
@@ -154,7 +178,7 @@ def _few_norms(trace: ModelTrace) -> bool:
     return LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
 
 
-def _clustered(trace: ModelTrace) -> set[str]:
+def _clustered(trace: ModelTrace, force: bool) -> set[str]:
     """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
     banks = open_banks(CLUSTERS.bank)
     served = [
@@ -162,7 +186,8 @@ def _clustered(trace: ModelTrace) -> set[str]:
         for layer in trace.layers
         if (is_depthwise(layer) or layer is trace.first_convolution)
         and layer.name in trace.norm_after
-        and bool(layer.module.weight.any())
+        and bool(weights.look(layer).any())
+        and not why_not_understood(layer, trace, force=force)
         and match(layer, trace, banks, whole=False, resize=False) is not None
     ]
     return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()
@@ -176,6 +201,6 @@ def _untried(layer: Layer, trace: ModelTrace) -> str:
         return "no norm follows this first layer"
     if layer.groups > 1 or len(layer.kernel) != 2 or max(layer.kernel) > LARGEST:
         return f"whitening was tried on ungrouped 2-D convolutions with kernels up to {LARGEST}"
-    if not bool(layer.module.weight.any()):
+    if not bool(weights.look(layer).any()):
         return "its weights are all zero, so there is no size to match"
     return ""

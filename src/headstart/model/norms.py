@@ -6,20 +6,25 @@ scale that training never shows them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from headstart import rng
 from headstart.model.hooks import hooked
 from headstart.model.tensor_state import restored
 from headstart.model.weights import LAYERS
 from headstart.numerics.moments import Moments, channel_moments
 
 CONSTRUCTORS_SHARE = 0.1
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
+_LOUDER = 4.0  # factor on a probe that a normalization takes away again
+_SAME = 0.02  # of the output's deviation: what its epsilon may leave of the factor
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -30,6 +35,49 @@ def is_norm(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
     named = "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
     return named and not any(isinstance(m, LAYERS) for m in module.modules())
+
+
+def may_normalize(module: nn.Module) -> bool:
+    """Tell whether a module is worth a probe by :func:`normalizes`: none of torch's others, no weight layer in it."""
+    if isinstance(module, NORMS):
+        return True
+    foreign = not type(module).__module__.startswith("torch.nn.")
+    return foreign and not any(isinstance(m, LAYERS) for m in module.modules())
+
+
+def normalizes(module: nn.Module, value: Any) -> bool:
+    """Tell whether a module normalizes, by what it does to a probe: the size of its input is lost, and values mix.
+
+    A name is no evidence: a module called ``Normalize`` that subtracts and divides by fixed numbers sets no scale, and
+    one of another name may. Tried as it is and as in training, on a copy, so that what the module keeps stays.
+
+    Args:
+        module: One for which :func:`may_normalize` holds.
+        value: What it is called with.
+    """
+    if isinstance(module, NORMS):
+        return True
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 4:
+        return False
+    noise = torch.Generator().manual_seed(0)
+    probe = torch.randn(value.shape, generator=noise).to(value)
+    half = (torch.rand(value.shape, generator=noise) < 0.5).to(value.device)
+    for training in (False, True):
+        try:
+            with rng.untouched(0), torch.no_grad():
+                tried = copy.deepcopy(module).train(training)
+                for part in tried.modules():
+                    part.training &= "drop" not in type(part).__name__.lower()
+                first, louder, mixed = (
+                    tried(x.clone()) for x in (probe, _LOUDER * probe, torch.where(half, 3 * probe, probe))
+                )
+                found = all(isinstance(y, Tensor) and y.shape == value.shape for y in (first, louder, mixed))
+                slack = _SAME * float(first.float().std(correction=0)) if found else 0.0
+        except Exception:  # a module of several inputs, or of state that this value does not fit
+            return is_norm(module)
+        if slack > 0 and bool((louder - first).abs().max() <= slack):
+            return bool((mixed - first)[~half].abs().max() > slack)
+    return False
 
 
 def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -15,10 +15,24 @@ from headstart.errors import ModelError
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
-from headstart.model.norms import is_norm
+from headstart.model.norms import may_normalize, normalizes
+from headstart.model.recurrence import study_calls
 from headstart.model.weights import Layer, weight_layers
 
 _RECENT = 16  # layer outputs held alive while looking for the norm that takes them
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What probing the operations behind layers showed, see :mod:`headstart.model.behaviour`.
+
+    Attributes:
+        strange: Layer name -> why what takes its output is not one of the activations that recipes were shown on.
+        fixed: Names of layers whose forward does not use the weight as it is (weight standardization).
+    """
+
+    strange: Mapping[str, str] = field(default_factory=dict)
+    fixed: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,8 @@ class ModelTrace:
         layers: Weight layers that run, in execution order (registration order without data).
         unreached: Weight layers that the forward never calls.
         calls: How often each layer runs.
+        recurrent: Names of layers that run again on what came of an earlier step.
+        unlike: Names of other layers that run several times, on inputs of different sizes.
         norm_after: Layer name -> name of the normalization module that takes its output directly.
         norms: Names of all normalization modules that run.
         outputs: Names of layers whose output the model returns.
@@ -36,11 +52,14 @@ class ModelTrace:
         frozen: Names of selected layers left alone because they do not train.
         excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
         tied_biases: Names of layers whose bias belongs to a layer before them.
+        behaviour: What takes the layers' outputs, where a method asked for it (``Method.studies_behaviour``).
     """
 
     layers: Sequence[Layer]
     unreached: Sequence[Layer] = ()
     calls: Mapping[str, int] = field(default_factory=dict)
+    recurrent: Set[str] = frozenset()
+    unlike: Set[str] = frozenset()
     norm_after: Mapping[str, str] = field(default_factory=dict)
     norms: Set[str] = frozenset()
     outputs: Set[str] = frozenset()
@@ -48,6 +67,7 @@ class ModelTrace:
     frozen: Set[str] = frozenset()
     excluded: Set[str] = frozenset()
     tied_biases: Set[str] = frozenset()
+    behaviour: Behaviour | None = None
 
     @property
     def first_convolution(self) -> Layer | None:
@@ -99,26 +119,37 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
         if isinstance(output, Tensor):
             recent.append((layer.name, output, _place(output), output._version))
 
-    def norm(name: str, args: Any, kwargs: Any) -> None:
-        norms.add(name)
-        for source in _sources(first_input(args, kwargs), recent):
-            norm_after.setdefault(source, name)
+    judged: dict[str, bool] = {}
 
-    normalizing = [(name, m) for name, m in model.named_modules() if is_norm(m)]
-    with torch.no_grad(), hooked(by_layer(layers), enter, leave), hooked(normalizing, norm):
+    def norm(named: tuple[str, nn.Module], args: Any, kwargs: Any) -> None:
+        name, module = named
+        value = first_input(args, kwargs)
+        if name not in judged:
+            judged[name] = False  # the probe is a copy, hooks and all
+            judged[name] = normalizes(module, value)
+        if judged[name]:
+            norms.add(name)
+            for source in _sources(value, recent):
+                norm_after.setdefault(source, name)
+
+    candidates = [((name, m), m) for name, m in model.named_modules() if may_normalize(m)]
+    with torch.no_grad(), hooked(by_layer(layers), enter, leave), hooked(candidates, norm):
         returned = run(model, batch, where)
     if not order:
         raise ModelError(
             f"The forward pass of {type(model).__name__} runs none of its {len(layers)} weight layers.",
             remedy="Check that forward() calls the modules themselves.",
         )
-    outputs = {name for t in _all_tensors(returned) for name in _sources(t, recent)}
+    outputs = {name for t in all_tensors(returned) for name in _sources(t, recent)}
+    recurrent, unlike = study_calls(model, batch, layers, calls)
     return ModelTrace(
         list(order.values()),
         [layer for layer in layers if layer.name not in order],
         calls,
+        recurrent,
+        unlike,
         norm_after,
-        norms,
+        {name for name in norms if not any(inner.startswith(f"{name}.") for inner in norms)},
         outputs or {next(reversed(order))},
         traced=True,
     )
@@ -135,11 +166,14 @@ def _sources(value: Any, recent: deque[tuple[str, Tensor, int, int]]) -> list[st
     return [n for n, t, place, version in recent if place == _place(value) and t._version == version]
 
 
-def _all_tensors(value: Any) -> list[Tensor]:
+def all_tensors(value: Any) -> list[Tensor]:
+    """All tensors in what a model returns: dicts, sequences and data classes of them, in each other."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
-        return [t for v in value.values() for t in _all_tensors(v)]
+        return [t for v in value.values() for t in all_tensors(v)]
     if isinstance(value, (tuple, list)):
-        return [t for v in value for t in _all_tensors(v)]
+        return [t for v in value for t in all_tensors(v)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [t for f in fields(value) for t in all_tensors(getattr(value, f.name, None))]
     return []

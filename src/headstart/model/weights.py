@@ -172,6 +172,13 @@ def require_finite(layer: Layer, weight: Tensor) -> None:
 _PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_forward") if hasattr(cls, name)}
 
 
+def has_own_forward(layer: Layer) -> bool:
+    """Whether a subclass, or the module itself, computes in its own way."""
+    cls = type(layer.module)
+    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
+    return not own <= _PLAIN or "forward" in layer.module.__dict__
+
+
 def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
     """A subclass with its own forward may not be affine in its weight: compute two samples again and compare.
 
@@ -185,8 +192,7 @@ def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], 
         WriteError: The layer gives something else.
     """
     module, cls = layer.module, type(layer.module)
-    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
-    if own <= _PLAIN and "forward" not in module.__dict__:
+    if not has_own_forward(layer):
         return
     try:
         again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)

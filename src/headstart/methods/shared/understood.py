@@ -1,0 +1,69 @@
+"""Which layers the default may write: those whose start and surroundings are ones that its recipes were shown on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headstart.methods.shared.known_starts import TOO_FEW, why_authors
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
+from headstart.model.weights import Layer
+
+AGAIN = "it runs again on what came of an earlier step"
+UNLIKE = "it runs several times, on inputs of different sizes"
+FIXED = "its forward changes its weight (weight standardization, say)"
+
+
+def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False) -> str:
+    """Say why a layer is left: how it runs, what its author chose, or what takes its output; empty if nothing is.
+
+    Args:
+        layer: The layer.
+        trace: Of its model, with its behaviour.
+        force: Ask for no more than that the layer can be measured and written.
+    """
+    if layer.name in trace.recurrent:
+        return AGAIN
+    if layer.name in trace.unlike:
+        return UNLIKE
+    behaviour = trace.behaviour
+    if behaviour is not None and layer.name in behaviour.fixed:
+        return FIXED
+    if force:
+        return ""
+    reason = why_authors(layer, layer.name in trace.norm_after)
+    if reason or behaviour is None:
+        return reason
+    return behaviour.strange.get(layer.name, "")
+
+
+def leave_not_understood(
+    layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder, method: str, *, force: bool, together: bool
+) -> list[Layer]:
+    """Drop the layers that are not understood, with their reasons, and say how many there are.
+
+    Args:
+        layers: That a method would write.
+        trace: Of their model.
+        report: Gets the reasons.
+        method: Its name.
+        force: As for :func:`why_not_understood`.
+        together: Drop all if one is not understood, other than for too few weights: without norms each layer's scale
+            is part of the others' (a residual branch that ends in zeros wants what is before it as it is).
+    """
+    reasons = {layer.name: why_not_understood(layer, trace, force=force) for layer in layers}
+    first = next((name for name, reason in reasons.items() if reason and TOO_FEW not in reason), None)
+    if together and first is not None:
+        for name in reasons:
+            reasons[name] = reasons[name] or f"without norms scales hang together, and '{first}' is left"
+    left = [layer for layer in layers if reasons[layer.name]]
+    for layer in left:
+        report.skip(layer, reasons[layer.name])
+    if left:
+        named = ", ".join(f"'{layer.name}'" for layer in left[:3]) + (", …" if len(left) > 3 else "")
+        wider = "" if force else "; hs.Auto(force=True) leaves only what cannot be measured"
+        report.add_finding(
+            f"{method}: {len(left)} layers were left as their author's choice, or as not understood ({named}: the rows"
+            f" say why){wider}."
+        )
+    return [layer for layer in layers if not reasons[layer.name]]

@@ -1,0 +1,200 @@
+"""What takes a layer's output: activations, norms, and what is not understood, found by probing each operation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from headstart import rng
+from headstart.errors import HeadstartError
+from headstart.model.forward import by_layer, first_input, run
+from headstart.model.hooks import hooked
+from headstart.model.inputs import Batch
+from headstart.model.norms import may_normalize, normalizes
+from headstart.model.probed_call import Curve, ProbedCall
+from headstart.model.trace import Behaviour, ModelTrace, all_tensors
+from headstart.model.weights import LAYERS, Layer, has_own_forward, is_plain
+
+_LOSSES = {"softmax", "log_softmax"}  # over classes: as in the loss that recipes were judged by
+LOST = "what takes its output could not be followed"
+
+
+def study_behaviour(model: nn.Module, batch: Batch, trace: ModelTrace) -> Behaviour:
+    """Follow every layer's output to the first operation that is not linear, and probe that.
+
+    Args:
+        model: In evaluation mode.
+        batch: Two samples of it are run.
+        trace: Of the model.
+
+    Returns:
+        What was seen; every layer is strange where the model does not run on two samples.
+
+    Cost: one pass of two samples, in which every operation up to the activations runs a few times.
+    """
+    follower = _Follower()
+    modules = [(m, m) for m in model.modules() if not any(isinstance(part, LAYERS) for part in m.modules())]
+    layers = hooked(by_layer(trace.layers), follower.enter, follower.leave)
+    try:
+        with rng.untouched(0), torch.no_grad(), layers, hooked(modules, follower.open, follower.close), follower:
+            returned = run(model, batch.head(2))
+    except HeadstartError:  # a model that fixes its batch size, or keeps a state
+        return Behaviour({layer.name: "its model does not run on two samples again" for layer in trace.layers})
+    follower.arrive(all_tensors(returned))
+    names = [layer.name for layer in trace.layers]
+    reasons = {name: follower.verdicts.get(name, "" if name in trace.outputs else LOST) for name in names}
+    return Behaviour({name: reason for name, reason in reasons.items() if reason}, follower.fixed)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Layers that a value comes of, and the line ``scale * z + shift`` that it went through since."""
+
+    names: frozenset[str]
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+class _Follower(TorchFunctionMode):
+    """Marks what comes of layers' outputs, call by call.
+
+    Attributes:
+        verdicts: Layer name -> why its activation is strange; empty where it is not.
+        fixed: Names of layers that do not use their weight as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verdicts: dict[str, str] = {}
+        self.fixed: set[str] = set()
+        self._sources = WeakTensorKeyDictionary()
+        self._hidden = 0  # inside of what is judged as a whole
+        self._judged: dict[nn.Module, _Source | None] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the call, then make it."""
+        kwargs = kwargs or {}
+        sources = [] if self._hidden else self._found((args, kwargs))
+        if not sources:
+            return func(*args, **kwargs)
+        call = ProbedCall(func, args, kwargs, lambda t: self._source(t) is not None)
+        result = func(*args, **kwargs)
+        values = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+        if values:
+            self._mark(values, self._after(call, sources))
+        return result
+
+    def enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
+        """A layer takes what came of others: nothing bent it."""
+        self.arrive([first_input(args, kwargs)])
+        self._hidden += 1
+        if has_own_forward(layer) and not _linear_in_weight(layer, args, kwargs):
+            self.fixed.add(layer.name)
+
+    def leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        """Follow the layer's output."""
+        self._hidden -= 1
+        self._mark(all_tensors(output), _Source(frozenset([layer.name])))
+
+    def arrive(self, values: Sequence[Any]) -> None:
+        """Note that values reached a layer, or the end, by linear operations alone."""
+        for source in self._found(values):
+            self._record(source, "")
+
+    def open(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Judge a module without weight layers as a whole, if it makes each value another by itself.
+
+        What it is made of may be steep (the cube in GELU's formula) or out of sight (scripts).
+        """
+        value = first_input(args, kwargs)
+        source = None if self._hidden else self._source(value)
+        if source is None:
+            return
+        self._hidden += 1
+        if may_normalize(module) and normalizes(module, value):
+            self._judged[module] = _Source(source.names)
+            return
+        call = ProbedCall(copy.deepcopy(module).forward, args, kwargs, lambda t: t is value)
+        curve = call.curve(source.scale, source.shift)
+        if curve is None:
+            self._hidden -= 1
+        else:
+            self._judged[module] = self._bent(curve, source, type(module).__name__)
+
+    def close(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Follow what such a module gives."""
+        if module in self._judged:
+            self._hidden -= 1
+            self._mark(all_tensors(output), self._judged.pop(module))
+
+    def _after(self, call: ProbedCall, sources: Sequence[_Source]) -> _Source | None:
+        """What the result of a call comes of; None if that is settled."""
+        source = sources[0]
+        if len(sources) > 1:
+            steepest = max(sources, key=lambda s: abs(s.scale))
+            source = _Source(frozenset().union(*(s.names for s in sources)), steepest.scale, steepest.shift)
+        curve = call.curve(source.scale, source.shift)
+        if curve is not None:
+            return self._bent(curve, source, call.name)
+        if call.keeps_lines():
+            return source
+        if call.loses_size():
+            return _Source(source.names)
+        known = call.name in _LOSSES
+        self._record(source, "" if known else f"'{call.name}' takes its output, on which nothing was shown")
+        return None
+
+    def _bent(self, curve: Curve, source: _Source, name: str) -> _Source | None:
+        if curve.line is not None:
+            return _Source(source.names, *curve.line)
+        shown = "" if curve.shown else f"'{name}' behind it is no activation that recipes were shown on"
+        self._record(source, shown)
+        return None
+
+    def _record(self, source: _Source, reason: str) -> None:
+        for name in source.names:
+            self.verdicts[name] = self.verdicts.get(name) or reason
+
+    def _found(self, values: Any) -> list[_Source]:
+        return [s for t in tree_flatten(values)[0] if (s := self._source(t)) is not None]
+
+    def _source(self, value: Any) -> _Source | None:
+        """What a value comes of, unless something wrote into it since."""
+        if not isinstance(value, Tensor):
+            return None
+        source, version = self._sources.get(value, (None, None))
+        return source if source is not None and version == value._version else None
+
+    def _mark(self, values: Sequence[Tensor], source: _Source | None) -> None:
+        for value in values:
+            if source is not None:
+                self._sources[value] = (source, value._version)
+            elif value in self._sources:  # written in place, or handed through
+                del self._sources[value]
+
+
+def _linear_in_weight(layer: Layer, args: Any, kwargs: Any) -> bool:
+    """Whether a layer with its own forward gives twice as much for twice the weight, its bias apart."""
+    if not is_plain(layer):
+        return True
+    try:
+        tried = copy.deepcopy(layer.module)
+        weight = tried.weight.detach().clone()
+        outputs = []
+        for factor in (0.0, 1.0, 2.0):
+            tried.weight.copy_(factor * weight)
+            outputs.append(tried.forward(*args, **kwargs))
+        nothing, once, twice = outputs
+        return bool((twice - 2 * once + nothing).abs().max() <= 0.02 * max(float(twice.abs().max()), 1e-12))
+    except Exception:
+        return False
