@@ -158,7 +158,7 @@ ROWS = torch.randn(64, 16, generator=torch.Generator().manual_seed(3))
     "activation",
     [
         *(torch.relu, torch.tanh, torch.sigmoid, torch.selu, F.elu, F.gelu, F.silu, F.hardswish, F.mish, F.relu6),
-        nn.GELU("tanh"),
+        *(nn.GELU("tanh"), nn.Hardswish(inplace=True), nn.SiLU(inplace=True)),
         lambda x: F.leaky_relu(x, 0.2),
         lambda x: x * torch.sigmoid(x),
         lambda x: torch.where(x > 0, x, 0.1 * x),

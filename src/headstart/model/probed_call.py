@@ -122,7 +122,7 @@ class ProbedCall:
         """All numbers that come out; in the shape of the output if it is one tensor."""
         leaves = [_copied(leaf) for leaf in self._leaves]
         for place, value in zip(self._places, values, strict=True):
-            leaves[place] = value
+            leaves[place] = value.clone()  # the function may write into it
         args, kwargs = tree_unflatten(leaves, self._spec)
         try:
             out = [t for t in tree_flatten(self._func(*args, **kwargs))[0] if isinstance(t, Tensor)]

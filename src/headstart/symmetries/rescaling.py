@@ -34,7 +34,8 @@ def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
     assert batch is not None
 
     def attempt(size: int) -> ScaleFlow:
-        return trace_scales(view.model, batch.head(size), view.trace.layers, fixed, rigid, channels)
+        trace = view.trace
+        return trace_scales(view.model, batch.head(size), trace.layers, fixed, rigid, channels, trace.norms)
 
     try:
         return attempt(2)

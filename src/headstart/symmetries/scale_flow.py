@@ -71,6 +71,7 @@ def trace_scales(
     fixed: Collection[str],
     rigid: Collection[str],
     channels: bool = False,
+    norms: Collection[str] | None = None,
 ) -> ScaleFlow:
     """Run the model and follow the scales.
 
@@ -81,12 +82,13 @@ def trace_scales(
         fixed: Names of layers that must not be rescaled.
         rigid: Names of layers whose bias must not.
         channels: Follow every channel by itself instead of every layer.
+        norms: Names of normalizations, where they are known; otherwise modules that are named so.
 
     Raises:
         ModelError: The model's forward failed.
     """
     tracer = Tracer(fixed, rigid, channels)
-    with torch.no_grad(), tracer.hooked(model, layers), tracer:
+    with torch.no_grad(), tracer.hooked(model, layers, norms), tracer:
         returned = run(model, batch)
     return tracer.finish(returned)
 
@@ -232,11 +234,12 @@ class Tracer(TorchDispatchMode):
             self._outside -= 1
 
     @contextmanager
-    def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
+    def hooked(self, model: nn.Module, layers: Sequence[Layer], norms: Collection[str] | None = None) -> Iterator[None]:
         """Take weight layers and normalizations as they are, not as the operations that they consist of."""
         own = {id(layer.module) for layer in layers}
         parts = [(self._layer(layer), layer.module) for layer in layers]
-        parts += [(self._norm(n, m), m) for n, m in model.named_modules() if is_norm(m) and id(m) not in own]
+        named = [(n, m) for n, m in model.named_modules() if (is_norm(m) if norms is None else n in norms)]
+        parts += [(self._norm(n, m), m) for n, m in named if id(m) not in own]
         with self.whole(parts):
             yield
 
