@@ -24,7 +24,7 @@ X = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
 
 
 def net():
-    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")

@@ -231,8 +231,7 @@ def _attempt_uncopied(method: MethodLike, model: nn.Module) -> bool:
         refused(method, model, images())
         return False
     before.require_kept()
-    run(method, model, images())
-    return True
+    return bool(run(method, model, images()).changed)  # left alone is fine
 
 
 @contract
