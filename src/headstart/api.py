@@ -249,7 +249,7 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
         for m, view in zip(call.methods, views, strict=True):
             m.finish(view)
         names = [m.info.name for m in call.methods]
-        built = report.build(trace, names, [repr(m) for m in call.methods], call.number)
+        built = report.build(trace, names, [m.spelled() for m in call.methods], call.number)
         if keep:
             transaction.commit()
         values = {} if keep else transaction.changed()
@@ -281,7 +281,7 @@ def _provenance(call: _Call, batch: Batch | None) -> dict[str, Any]:
     import sklearn
 
     return {
-        "methods": [repr(m) for m in call.methods],
+        "methods": [m.spelled() for m in call.methods],
         "revisions": [m.info.revision for m in call.methods],
         "seed": call.number,
         "include": None if call.include is None else str(call.include),

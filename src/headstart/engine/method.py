@@ -90,9 +90,20 @@ class Method:
     def finish(self, view: ModelView) -> None:
         """Work on the whole model, after all layers were visited."""
 
+    def spelled(self) -> str:
+        """The options, as the report and trials show them.
+
+        Options that came later are declared with ``repr=False`` and only shown where they are not at their default, so
+        that trials which are stored keep their names.
+        """
+        late = [f for f in fields(self) if not f.repr and getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        added = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in late)
+        text = repr(self)
+        return f"{text[:-1]}{'' if text.endswith('()') else ', '}{added})" if late else text
+
     def identity(self) -> str:
         """What the benchmark names trials by: the options, and the content of the files that they name."""
-        return repr(self)
+        return self.spelled()
 
     def key(self) -> str:
         """The identity, with the revision from the second on: what two versions of a method wrote is not mixed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
@@ -89,7 +89,7 @@ class Auto(Method):
         ['0']
     """
 
-    force: bool = False
+    force: bool = field(default=False, repr=False)
 
     studies_behaviour = True
 

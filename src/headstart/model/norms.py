@@ -55,7 +55,7 @@ def normalizes(module: nn.Module, value: Any) -> bool:
         module: One for which :func:`may_normalize` holds.
         value: What it is called with.
     """
-    if isinstance(module, NORMS):
+    if isinstance(module, NORMS) or {"running_mean", "running_var"} <= module._buffers.keys():  # a frozen batch norm
         return True
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 4:
         return False

@@ -133,7 +133,7 @@ def _plan(
     return {
         "format": EXPERIMENT,
         **experiment.describe(context),
-        "arms": [{**asdict(arm), "methods": [repr(method) for method in arm.methods()]} for arm in context.arms],
+        "arms": [{**asdict(arm), "methods": [method.spelled() for method in arm.methods()]} for arm in context.arms],
         "seeds": list(experiment.seeds),
         "margin": experiment.margin,
         "alpha": experiment.alpha,
