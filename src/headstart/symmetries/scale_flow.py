@@ -87,8 +87,8 @@ def trace_scales(
     Raises:
         ModelError: The model's forward failed.
     """
-    tracer = Tracer(fixed, rigid, channels)
-    with torch.no_grad(), tracer.hooked(model, layers, norms), tracer:
+    tracer = Tracer(fixed, rigid, channels, norms)
+    with torch.no_grad(), tracer.hooked(model, layers), tracer:
         returned = run(model, batch)
     return tracer.finish(returned)
 
@@ -96,8 +96,11 @@ def trace_scales(
 class Tracer(TorchDispatchMode):
     """Follows the labels of values through the operations of a forward pass, and asks what each does to scales."""
 
-    def __init__(self, fixed: Collection[str], rigid: Collection[str], channels: bool) -> None:
+    def __init__(
+        self, fixed: Collection[str], rigid: Collection[str], channels: bool, norms: Collection[str] | None = None
+    ) -> None:
         super().__init__()
+        self._norms = norms
         self._fixed, self._rigid, self._channels = fixed, rigid, channels
         self.classes = Classes()
         self.flow = ScaleFlow()
@@ -238,10 +241,13 @@ class Tracer(TorchDispatchMode):
         """Take weight layers and normalizations as they are, not as the operations that they consist of."""
         own = {id(layer.module) for layer in layers}
         parts = [(self._layer(layer), layer.module) for layer in layers]
-        named = [(n, m) for n, m in model.named_modules() if (is_norm(m) if norms is None else n in norms)]
+        named = [(n, m) for n, m in model.named_modules() if self._is_norm(n, m)]
         parts += [(self._norm(n, m), m) for n, m in named if id(m) not in own]
         with self.whole(parts):
             yield
+
+    def _is_norm(self, name: str, module: nn.Module) -> bool:
+        return is_norm(module) if self._norms is None else name in self._norms
 
     @contextmanager
     def whole(self, modules: Iterable[tuple[Done, nn.Module]]) -> Iterator[None]:
