@@ -237,7 +237,7 @@ class Tracer(TorchDispatchMode):
             self._outside -= 1
 
     @contextmanager
-    def hooked(self, model: nn.Module, layers: Sequence[Layer], norms: Collection[str] | None = None) -> Iterator[None]:
+    def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
         """Take weight layers and normalizations as they are, not as the operations that they consist of."""
         own = {id(layer.module) for layer in layers}
         parts = [(self._layer(layer), layer.module) for layer in layers]
