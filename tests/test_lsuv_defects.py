@@ -69,14 +69,29 @@ def test_layers_registered_in_reverse_of_execution(method):
     assert deviations(model, x) == pytest.approx({"first": 1, "second": 1, "third": 1}, abs=1e-3)
 
 
+class Siamese(Twice):
+    def forward(self, x):
+        return self.head(torch.tanh(self.inner(x)) - torch.tanh(self.inner(2 * x)))
+
+
 @pytest.mark.parametrize("method", LSUV_AND_WITHIN)
 def test_module_called_twice_is_calibrated_on_its_first_call(method):
-    model, x = Twice(), randn(256, 12)
+    model, x = Siamese(), randn(256, 12)
     report = hs.initialize(model, x, method)
     first, second = outputs(model, x)["inner"]
     assert float(first.std(correction=0)) == pytest.approx(1, abs=1e-3)
     assert abs(float(second.std(correction=0)) - 1) > 0.05, "the case would not tell first from last"
     assert deviations(model, x)["head"] == pytest.approx(1, abs=1e-3), "what follows sees the second call"
+    assert "runs 2 times" in " ".join(report.row("inner").notes)
+
+
+@pytest.mark.parametrize("method", LSUV_AND_WITHIN)
+def test_module_that_runs_on_its_own_output_is_left(method):
+    model, x = Twice(), randn(256, 12)
+    before = model.inner.weight.clone()
+    report = hs.initialize(model, x, method)
+    assert torch.equal(model.inner.weight, before)
+    assert deviations(model, x)["head"] == pytest.approx(1, abs=1e-3)
     assert "runs 2 times" in " ".join(report.row("inner").notes)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from headstart import rng
 from headstart.engine import registry
+from headstart.engine.left_alone import all_zero, require_other_than_zeros, without_recurrent
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.walk import walk
@@ -240,13 +241,24 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
         if batch is not None and batch.note:
             report.add_finding(f"Used {batch.note}.")
         trace, chosen = select(trace, report, model, call.include, call.exclude)
+        if any(m.leaves_zeros for m in call.methods):
+            trace = replace(trace, zeros=all_zero(chosen))
         given = call.data, call.get_inputs
         whole = ModelView(model, batch, trace, report, chosen, transaction, call.number, "", *given)
-        views = [replace(whole, layers=m.select(chosen, trace, report), method=m.info.name) for m in call.methods]
+        views = [
+            replace(
+                whole,
+                layers=m.select(without_recurrent(m, chosen, trace, report), trace, report),
+                method=m.info.name,
+            )
+            for m in call.methods
+        ]
         for m, view in zip(call.methods, views, strict=True):
             m.start(view)
         walk(whole, [(m, view.layers) for m, view in zip(call.methods, views, strict=True)], call.batch_size)
         for m, view in zip(call.methods, views, strict=True):
+            if m.leaves_zeros:
+                require_other_than_zeros(m, view.layers, report)
             m.finish(view)
         names = [m.info.name for m in call.methods]
         built = report.build(trace, names, [m.spelled() for m in call.methods], call.number)

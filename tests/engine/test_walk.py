@@ -234,7 +234,7 @@ def test_a_layer_with_a_constant_output_is_told_and_not_blown_up():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     with torch.no_grad():
         model[0].weight.zero_()
-    for method in ("within-layer:fill=keep", "lsuv:fill=keep"):
+    for method in ("within-layer:fill=keep,zeros=write", "lsuv:fill=keep,zeros=write"):
         report = hs.initialize(model, randn(64, 8), method)
         assert "0" not in report.changed
         assert any("'0'" in f and "constant" in f for f in report.findings)

@@ -356,8 +356,8 @@ def test_zero_weights_have_no_size_to_match(digits: Tensor) -> None:
     conv = conv2d()
     nn.init.zeros_(conv.weight)
     with pytest.raises(hs.HeadstartError, match="all zero, so there is no size to match"):
-        hs.initialize(conv, digits, "prewarm")
-    hs.initialize(conv, digits, "prewarm:scale=bound")
+        hs.initialize(conv, digits, "prewarm:zeros=write")
+    hs.initialize(conv, digits, "prewarm:scale=bound,zeros=write")
     assert rms(conv.weight[:4]) == pytest.approx(math.sqrt(2 / 9), rel=1e-6)
 
 

@@ -131,6 +131,16 @@ class Method:
         """The control that takes as many steps on all of the data; None for methods that do not draw samples."""
         return None
 
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether layers whose weights are all zero stay so: for methods with an option ``zeros``."""
+        return getattr(self, "zeros", "write") == "leave"
+
+    @property
+    def recurrences(self) -> str:
+        """What becomes of recurrent layers, for methods with an option ``recurrent``; others write at the first use."""
+        return str(getattr(self, "recurrent", "first"))
+
     def check(self, ok: bool, problem: str, remedy: str) -> None:
         """Raise a :class:`HeadstartError` about this method's options unless ``ok``."""
         if not ok:

@@ -18,11 +18,17 @@ from headstart.model.weights import Layer
 from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
 from headstart.results.report import Row, summarize
 
+ZEROS = "all its weights are zero, which is taken for a choice"
+
 
 class Steps(Protocol):
     """What a visit asks of a method."""
 
     info: ClassVar[Any]
+
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether all-zero weights stay."""
 
     def before(self, visit: Visit) -> None:
         """Write the layer from its real input, before it computes."""
@@ -204,6 +210,14 @@ class Visit:
         """Keep the layer as it is and say why."""
         self.report.skip(self.layer, reason)
 
+    def _leave_zeros(self) -> None:
+        if ZEROS not in self.row.notes:
+            self.skip(ZEROS)
+            self.add_finding(
+                f"{self.method}: layers whose weights are all zero were left, since that is taken for a choice;"
+                " zeros='write' writes them."
+            )
+
     def _wrote(self, action: Any) -> None:
         self.report.wrote(self.layer, self.method, action)
 
@@ -216,6 +230,9 @@ class Visit:
         start = time.perf_counter()
         for method in methods:
             self.method = method.info.name
+            if method.leaves_zeros and self.layer.name in self.trace.zeros and not self.row.methods:
+                self._leave_zeros()
+                continue
             try:
                 getattr(method, step)(self)
             except HeadstartError:

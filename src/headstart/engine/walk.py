@@ -7,6 +7,7 @@ with it. Filling and normalizing a whole network thus costs one pass, not one pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
+from headstart.engine.recurrent_walk import settle
 from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
-from headstart.errors import ModelError
+from headstart.errors import HeadstartError, ModelError
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
@@ -51,11 +53,25 @@ def walk(view: ModelView, jobs: Jobs, batch_size: int | None = None) -> None:
             visit = Visit(layer, view, None)
             visit.run(methods[layer.name], "before")
             visit.finish()
+    elif looping := [la for la in wanted if _loops(la, view, methods)]:
+        if batch_size is not None and batch_size < batch.size:
+            raise HeadstartError(
+                f"{looping[0].where} runs on what came of its own earlier steps, and recurrent='all' measures all of"
+                " them together.",
+                remedy="Pass fewer samples instead of batch_size=, or leave recurrent= out.",
+            )
+        for loops, group in groupby(wanted, key=lambda la: _loops(la, view, methods)):
+            (settle if loops else _pass)(view, batch, list(group), methods)
     elif batch_size is not None and batch_size < batch.size:
         view.report.add_finding(f"Statistics of {batch.size} samples, {batch_size} at a time.")
         stream(view, batch.parts(batch_size), wanted, methods)
     else:
         _pass(view, batch, wanted, methods)
+
+
+def _loops(layer: Layer, view: ModelView, methods: dict[str, list[Method]]) -> bool:
+    """Whether a layer is to be calibrated over all its steps."""
+    return layer.name in view.trace.recurrent and any(m.recurrences == "all" for m in methods[layer.name])
 
 
 def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str, list[Method]]) -> None:

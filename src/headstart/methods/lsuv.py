@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.baselines import orthonormal_weight
+from headstart.methods.shared.from_data import FromData
 from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
@@ -34,7 +34,7 @@ from headstart.model.weights import Layer
     ),
 )
 @dataclass(frozen=True)
-class LSUV(Method):
+class LSUV(FromData):
     """Layer-sequential unit-variance: one factor per layer, so that its output has deviation ``std``.
 
     The idea: orthonormal weights keep directions apart, and unit variance on real data keeps signals alive
@@ -46,6 +46,10 @@ class LSUV(Method):
         std: The deviation to reach, default 1.
         before_norm: ``"normalize"`` (published) or ``"skip"`` layers that a normalization follows.
         output_layer: ``"normalize"`` (published) or ``"keep"`` layers whose output the model returns.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+            writes them, too.
+        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+            them over all their steps, in several passes.
 
     Example:
         >>> import torch, headstart as hs
@@ -61,6 +65,7 @@ class LSUV(Method):
     output_layer: str = "normalize"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_choice("fill", "orthogonal", "keep")
         self.check_choice("before_norm", "skip", "normalize")
         self.check_choice("output_layer", "normalize", "keep")

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import DataError
@@ -37,6 +36,7 @@ from headstart.methods.shared.first_convolution import (
     parity_bound,
     share,
 )
+from headstart.methods.shared.from_data import FromData
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -70,7 +70,7 @@ MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 
     ),
 )
 @dataclass(frozen=True)
-class PreWarm(Method):
+class PreWarm(FromData):
     """Fill part of the first convolution with centroids of the data's own patches.
 
     The idea: filters that look like what the data shows respond to it from the first step on.
@@ -93,6 +93,10 @@ class PreWarm(Method):
         bound: Whether to cap the scale at He's deviation, the parity bound.
         mean: What normalization subtracted per channel: lets the colour rule see pixels in [0, 1].
         std: What it divided by.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+            writes them, too.
+        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+            them over all their steps, in several passes.
 
     Raises:
         HeadstartError: No convolution, images smaller than the kernel, a rule that the data cannot serve.
@@ -120,6 +124,7 @@ class PreWarm(Method):
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.taper is None:  # what the text "taper=none" reads as
             object.__setattr__(self, "taper", "none")
         check_fraction(self, self.fraction)

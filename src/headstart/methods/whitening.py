@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import DataError
@@ -29,6 +28,7 @@ from headstart.methods.shared.first_convolution import (
     note_missing,
     share,
 )
+from headstart.methods.shared.from_data import FromData
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -54,7 +54,7 @@ ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
     ),
 )
 @dataclass(frozen=True)
-class Whitening(Method):
+class Whitening(FromData):
     """Eigenvectors of the uncentred patch covariance, largest eigenvalue first, then their negatives.
 
     The idea: decorrelated inputs make every direction learn at the same rate, and with both signs a ReLU
@@ -67,6 +67,10 @@ class Whitening(Method):
             ``"whiten"``: divided by ``sqrt(eigenvalue + eps)``, so that outputs are uncorrelated with mean square 1
             (variance 1 on standardized images). A number: the root mean square of every filter.
         eps: Added to the eigenvalues for ``scale="whiten"``, in the square of the input's unit; default 5e-4.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+            writes them, too.
+        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+            them over all their steps, in several passes.
 
     Raises:
         HeadstartError: No convolution, images smaller than the kernel, nothing but zeros.
@@ -85,6 +89,7 @@ class Whitening(Method):
     eps: float = 5e-4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_fraction(self, self.fraction)
         check_scale(self, self.scale, "match", "whiten")
         self.check(self.eps >= 0, f"eps={self.eps!r} is negative", "Pass 0 or more")

@@ -39,7 +39,9 @@ class ReportBuilder:
             rows[layer.name].action = "not reached"
             rows[layer.name].notes.append("the forward pass does not call this module")
         for name, n in trace.calls.items():
-            if n > 1:
+            if name in trace.recurrent:
+                rows[name].notes.append(f"runs {n} times, again on what came of an earlier step")
+            elif n > 1:
                 rows[name].notes.append(f"runs {n} times; treated on its first use")
         return cls(rows)
 

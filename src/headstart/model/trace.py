@@ -52,6 +52,7 @@ class ModelTrace:
         frozen: Names of selected layers left alone because they do not train.
         excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
         tied_biases: Names of layers whose bias belongs to a layer before them.
+        zeros: Names of layers whose weights are all zero when the call begins, where a method asks for it.
         behaviour: What takes the layers' outputs, where a method asked for it (``Method.studies_behaviour``).
     """
 
@@ -67,6 +68,7 @@ class ModelTrace:
     frozen: Set[str] = frozenset()
     excluded: Set[str] = frozenset()
     tied_biases: Set[str] = frozenset()
+    zeros: Set[str] = frozenset()
     behaviour: Behaviour | None = None
 
     @property

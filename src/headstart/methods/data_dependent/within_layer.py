@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headstart.engine.method import Method
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
 from headstart.methods.baselines import orthonormal_weight
 from headstart.methods.data_dependent.fills import FILLS, Limits, fill
+from headstart.methods.shared.from_data import FromData
 from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
@@ -59,7 +59,7 @@ from headstart.model.weights import Layer
     ),
 )
 @dataclass(frozen=True)
-class WithinLayer(Method):
+class WithinLayer(FromData):
     """Fill each layer and divide every output channel by its deviation; the bias moves its mean to ``beta``.
 
     The idea: when all inputs of a layer have the same second moment, all its weights learn at the same rate,
@@ -80,6 +80,10 @@ class WithinLayer(Method):
         eps: Added to the eigenvalues before whitening, as a share of their mean.
         memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short,
             fewer patches serve.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+            writes them, too.
+        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+            them over all their steps, in several passes.
 
     Raises:
         HeadstartError: Fewer than 8 values per channel, or a weight that cannot be rescaled.
@@ -106,6 +110,7 @@ class WithinLayer(Method):
     memory_limit: int = 512
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_choice("fill", "gaussian", "orthonormal", *FILLS, "keep")
         self.check_choice("per", "channel", "layer")
         self.check_choice("before_norm", "skip", "normalize")

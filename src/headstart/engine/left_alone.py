@@ -1,0 +1,74 @@
+"""What methods from data leave unless they are told otherwise: all-zero weights, and recurrences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from headstart.engine.method import Method
+from headstart.engine.visit import ZEROS
+from headstart.errors import HeadstartError
+from headstart.model import weights
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
+from headstart.model.weights import Layer
+
+AGAIN = "it runs again on what came of an earlier step"
+_CORNER = 4  # channels whose weights are looked at first
+
+
+@torch.no_grad()
+def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
+    """Names of layers whose weights are all zero; one look at a corner of all, a second at those where it is zero."""
+    looked = [(layer, weights.look(layer)) for layer in layers]
+    corners = [(w[:_CORNER, :_CORNER] != 0).any().to("cpu", non_blocking=False) for _, w in looked]
+    suspects = [pair for pair, some in zip(looked, corners, strict=True) if not bool(some)]
+    return frozenset(layer.name for layer, weight in suspects if not bool((weight != 0).any()))
+
+
+def without_recurrent(
+    method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder
+) -> Sequence[Layer]:
+    """Drop the layers that run on what came of their own earlier steps, for a method that leaves those.
+
+    Raises:
+        HeadstartError: Nothing else is there.
+    """
+    if method.recurrences != "leave":
+        return layers
+    left = [layer for layer in layers if layer.name in trace.recurrent]
+    if not left:
+        return layers
+    for layer in left:
+        report.skip(layer, AGAIN)
+    if len(left) == len(layers):
+        raise HeadstartError(
+            f"{method.info.name}: every layer that it may write runs again on what came of an earlier step"
+            f" ({_named(left)}), where the first step is unlike the others.",
+            remedy="Pass recurrent='all' to calibrate over all steps, or a method that needs no data.",
+        )
+    report.add_finding(
+        f"{method.info.name}: {len(left)} layers run again on what came of an earlier step and were left"
+        f" ({_named(left)}); recurrent='all' calibrates them over all their steps."
+    )
+    return [layer for layer in layers if layer.name not in trace.recurrent]
+
+
+def require_other_than_zeros(method: Method, layers: Sequence[Layer], report: ReportBuilder) -> None:
+    """Raise if a method wrote nothing because all it was to write is zero.
+
+    Raises:
+        HeadstartError: With what to do.
+    """
+    rows = [report.rows[layer.name] for layer in layers]
+    if rows and all(ZEROS in row.notes and method.info.name not in row.methods for row in rows):
+        raise HeadstartError(
+            f"{method.info.name}: the weights of every layer that it may write are all zero ({_named(layers)}), which"
+            " is taken for a choice.",
+            remedy="Pass zeros='write', or initialize the layers first, such as 'default' before this method.",
+        )
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    return ", ".join(f"'{layer.name}'" for layer in layers[:3]) + (", …" if len(layers) > 3 else "")
