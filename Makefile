@@ -10,12 +10,13 @@ DEV    := $(VENV)/.dev
 SITE   := $(VENV)/.site
 
 # Trainers that headstart.integrations serves, each with what its tests need.
-HOSTS  := lightning transformers skorch monai fastai
+HOSTS  := lightning transformers skorch monai fastai nnunet
 lightning_NEEDS    := lightning
 transformers_NEEDS := transformers accelerate
 skorch_NEEDS       := skorch
 monai_NEEDS        := monai pytorch-ignite
 fastai_NEEDS       := fastai
+nnunet_NEEDS       := nnunetv2
 
 .PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench docs clean
 

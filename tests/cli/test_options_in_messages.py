@@ -19,6 +19,7 @@ PRINTED_BY = {
     "cli/_dataroot.py": (*DATA, "tasks"),
     "cli/_models.py": ("init", "adapt", "bank build"),
     "bench/models/for_data.py": ("init", "adapt", "bank build"),
+    "bench/models/formats.py": ("init",),
     "cli/main.py": ("",),
     "bench/tasks/sources.py": ("init", "diagnose", "adapt"),
     "bench/tasks/data": (*DATA, "tasks"),
@@ -29,7 +30,8 @@ PRINTED_BY = {
     "bench/settings/config.py": ("compare",),
     "bench/papers/protocols": ("compare",),
 }
-OTHERS = {"models": {"--model"}}  # said of the commands that take a model
+# Said of the commands that take a model; options of hosts that load a start.
+OTHERS = {"models": {"--model"}, "init": {"--initial-checkpoint", "--model"}}
 
 
 def options() -> dict[str, set[str]]:

@@ -1,15 +1,19 @@
+import warnings
+
 import pytest
 import torch
 
-pytest.importorskip("fastai", reason="fastai is not installed: make test-hosts")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what hosts say when they are imported
+    pytest.importorskip("fastai", reason="fastai is not installed: make test-hosts")
 
-from fastai.callback.core import Callback
-from fastai.callback.schedule import *  # noqa: F403 - adds lr_find to learners
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from torch.utils.data import TensorDataset
+    from fastai.callback.core import Callback
+    from fastai.callback.schedule import *  # noqa: F403 - adds lr_find to learners
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from torch.utils.data import TensorDataset
 
-from headstart.integrations.fastai import HeadstartCallback
+    from headstart.integrations.fastai import HeadstartCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -91,3 +95,12 @@ def test_the_order_of_the_samples_is_what_it_is_without_the_callback(learner):
             learn.fit(1)
     half = len(seen) // 2
     assert torch.equal(torch.cat(seen[:half]), torch.cat(seen[half:]))
+
+
+def test_the_page(run_page, learner, net):
+    dls = learner().dls
+    learn = run_page("with-other-trainers.md", "fastai", dls=dls, model=net, loss=torch.nn.functional.cross_entropy)[
+        "learn"
+    ]
+    (callback,) = [each for each in learn.cbs if isinstance(each, HeadstartCallback)]
+    assert callback.report.changed

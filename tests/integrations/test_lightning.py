@@ -1,12 +1,16 @@
+import warnings
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-pytest.importorskip("lightning", reason="Lightning is not installed: make test-hosts")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what hosts say when they are imported
+    pytest.importorskip("lightning", reason="Lightning is not installed: make test-hosts")
 
-from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule, Trainer
 
-from headstart.integrations.lightning import HeadstartCallback
+    from headstart.integrations.lightning import HeadstartCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -97,3 +101,10 @@ def test_the_order_of_the_samples_is_what_it_is_without_the_callback(fit, net, i
         torch.manual_seed(3)
         fit(Noting(net), callback)
     assert torch.equal(torch.cat(seen[:4]), torch.cat(seen[4:]))
+
+
+def test_the_page(run_page, net, images, labels):
+    loader = DataLoader(TensorDataset(images, labels), batch_size=16)
+    trainer = run_page("with-lightning.md", "lightning", module=Module(net), loader=loader)["trainer"]
+    (callback,) = [each for each in trainer.callbacks if isinstance(each, HeadstartCallback)]
+    assert callback.report.changed

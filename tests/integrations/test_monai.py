@@ -1,16 +1,20 @@
+import warnings
+
 import pytest
 import torch
 
-pytest.importorskip("monai", reason="MONAI is not installed: make test-hosts")
-pytest.importorskip("ignite", reason="ignite is not installed: make test-hosts")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what hosts say when they are imported
+    pytest.importorskip("monai", reason="MONAI is not installed: make test-hosts")
+    pytest.importorskip("ignite", reason="ignite is not installed: make test-hosts")
 
-from ignite.engine import Events
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
-from monai.handlers import CheckpointLoader, CheckpointSaver
-from monai.networks.nets import UNet
+    from ignite.engine import Events
+    from monai.data import DataLoader, Dataset
+    from monai.engines import SupervisedTrainer
+    from monai.handlers import CheckpointLoader, CheckpointSaver
+    from monai.networks.nets import UNet
 
-from headstart.integrations.monai import HeadstartHandler
+    from headstart.integrations.monai import HeadstartHandler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FIRST = "model.0.conv.unit0.conv.weight"
@@ -88,3 +92,23 @@ def test_a_loader_behind_it_puts_its_weights_over_the_start(trainer, tmp_path):
     )
     made.run()
     assert torch.equal(seen[0], kept["net"][FIRST])
+
+
+def test_the_page(run_page, trainer, monkeypatch):
+    made, _ = trainer()
+    reports = []
+    real = HeadstartHandler.start
+    monkeypatch.setattr(
+        HeadstartHandler, "start", lambda self, *a, **k: real(self, *a, **k) or reports.append(self.report)
+    )
+    run_page(
+        "with-other-trainers.md",
+        "monai",
+        device=torch.device("cpu"),
+        loader=made.data_loader,
+        network=made.network,
+        optimizer=torch.optim.SGD(made.network.parameters(), 0.1),
+        loss=lambda outputs, targets: torch.nn.functional.cross_entropy(outputs, targets[:, 0].long()),
+    )
+    assert len(reports) == 1
+    assert reports[0].rows

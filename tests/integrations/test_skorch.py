@@ -1,14 +1,18 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("skorch", reason="skorch is not installed: make test-hosts")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what hosts say when they are imported
+    pytest.importorskip("skorch", reason="skorch is not installed: make test-hosts")
 
-from sklearn.base import clone
-from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback
+    from sklearn.base import clone
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import Callback
 
-from headstart.integrations.skorch import HeadstartCallback
+    from headstart.integrations.skorch import HeadstartCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -74,3 +78,12 @@ def test_a_training_that_goes_on_starts_nothing(make, data, tmp_path):
 def test_a_clone_has_all_options():
     copy = clone(HeadstartCallback("lsuv", seed=3, module="net", samples=8))
     assert (copy.method, copy.seed, copy.module, copy.options) == ("lsuv", 3, "net", {"samples": 8})
+
+
+def test_the_page(run_page, net, data):
+    class Probable(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).softmax(1)
+
+    fitted = run_page("with-other-trainers.md", "skorch", build=Probable(*net), X=data[0], y=data[1])["net"]
+    assert fitted.callbacks[0].report.changed

@@ -110,10 +110,37 @@ def test_the_head_is_what_the_model_returns():
     assert "head" in report.row("score").notes[0]
 
 
+@pytest.mark.parametrize("channels", ["repeat", "mean", "sum", "zeros"])
+def test_a_stem_for_other_channels_is_adapted_as_adapt_weight_does(channels):
+    old, new = net(), net(channels=4, seed=1)
+    report = run(hs.Pretrained(old, channels=channels), new, torch.randn(4, 4, 9, 9))
+    assert torch.equal(new[0].weight, hs.adapt_weight(old[0].weight.detach(), 4, channels))
+    assert equal_state(old, new, skip="0.")
+    assert report.row("0").notes == [f"from '0.weight', 3 input channels made 4 by '{channels}'"]
+
+
+def test_an_input_that_is_the_same_in_all_channels_gets_the_same_answer():
+    old, new = net(), net(channels=4, seed=1)
+    hs.initialize(new, method=hs.Pretrained(old))
+    grey = torch.randn(4, 1, 9, 9)
+    torch.testing.assert_close(new(grey.expand(-1, 4, -1, -1)), old(grey.expand(-1, 3, -1, -1)))
+
+
+def test_only_the_first_layer_is_adapted():
+    def wide(width):
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3))
+
+    report = run(hs.Pretrained(wide(4), strict=0.0), new := wide(4), None)
+    assert report.changed == ["0", "2"]
+    old = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(5, 8, 3))
+    with pytest.raises(hs.HeadstartError, match="nothing"):
+        hs.initialize(new, method=hs.Pretrained(old))
+
+
 def test_a_stem_for_other_channels_is_left_with_its_norm():
     old, new = net(), net(channels=4, seed=1)
     norm = copy.deepcopy(new[1])
-    report = run(hs.Pretrained(old), new, None)
+    report = run(hs.Pretrained(old, channels="skip"), new, None)
     assert report.changed == ["3", "7"]
     assert report.row("0").notes == ["(8, 3, 3, 3) in the source"]
     assert equal_state(norm, new[1])

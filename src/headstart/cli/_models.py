@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from headstart.errors import HeadstartError
+from headstart.bench.models.formats import FORMATS
+from headstart.errors import HeadstartError, unknown
 from headstart.model import checkpoints
 
 
@@ -69,3 +70,28 @@ def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
         raise HeadstartError(f"There is no folder '{path.parent}'.", remedy="Create it first.")
     if os.path.exists(path) and not force:
         raise HeadstartError(f"'{path}' exists.", remedy="Pass --force to replace it.")
+
+
+def check_format(name: str | None, out: Path | None, force: bool) -> None:
+    """Raise before any work if the start cannot be written so.
+
+    Args:
+        name: The form; by the file's ending if it is not said.
+        out: The file, or the folder of the form ``hf``; None where nothing is written.
+        force: Whether what is there may be replaced.
+
+    Raises:
+        HeadstartError: There is no such form, its file ends otherwise, or it cannot be written there.
+    """
+    if name is not None and name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    if out is None:
+        return
+    if name != "hf":
+        check_output(out, force, FORMATS[name].suffixes if name else (".safetensors", ".pt"))
+    elif out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
+        raise HeadstartError(
+            f"'{out}' exists.", remedy="Name a new folder." if not out.is_dir() else "Pass --force to replace it."
+        )
+    elif not os.path.isdir(out.absolute().parent):
+        raise HeadstartError(f"There is no folder '{out.parent}'.", remedy="Create it first.")

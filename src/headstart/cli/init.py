@@ -11,6 +11,8 @@ examples:
   headstart init net.py:build_model --data images.npy --method within-layer --out start.pt
   headstart init timm:resnet18 --data photos/ --resize 64 --method prewarm+within-layer --out start.safetensors
   headstart init net.py:build_model --data data.py:load --checkpoint old.safetensors --method auto --dry-run
+  headstart init timm:resnet18 --data photos/ --resize 64 --format timm --out start.safetensors
+  headstart init config/ --data images.npy --format hf --out start/
   headstart init net.py:build_model --data images.npy --checkpoint trained.pt --calibrate --out even.safetensors
   headstart init net.py:build_model --data images.npy --checkpoint trained.pt --fold --calibrate --out even.safetensors
 
@@ -47,6 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _common.add_output_arguments(parser)
     parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="for whom: torch, safetensors, timm, nnunet or hf, which is a folder (default: by the file's ending)",
+    )
+    parser.add_argument(
         "--batch-size", type=int, metavar="N", help="run at most so many samples at a time (slower, less memory)"
     )
 
@@ -54,12 +61,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Initialize, write, report."""
     from headstart import api
-    from headstart.cli import _common
+    from headstart.bench.models import formats
+    from headstart.cli import _common, _models
     from headstart.engine import registry
     from headstart.errors import HeadstartError
-    from headstart.model import checkpoints
 
-    _common.check_output(args)
+    if args.out is None and not args.dry_run:
+        raise HeadstartError("--out is missing.", remedy="Pass --out FILE, or --dry-run to write nothing.")
+    _models.check_format(args.format, args.out, args.force or args.dry_run)
     methods = registry.resolve(args.method)
     with _common.working("Loading"):
         everything = sys.maxsize if any(m.takes_data_set for m in methods) else None
@@ -88,6 +97,6 @@ def run(args: argparse.Namespace) -> int:
         assert report is not None
         if not args.dry_run:
             api.apply(model, init)
-            checkpoints.save_model(model, args.out, init.provenance)
+            notes += filter(None, [formats.save(model, args.out, args.format, init.provenance, args.model)])
     _common.show(args, report, notes, init.provenance)
     return 0

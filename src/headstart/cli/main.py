@@ -33,6 +33,7 @@ _ORDER = (
     "report",
     "status",
     "export",
+    "doctor",
 )
 _EXAMPLES = """\
 examples:

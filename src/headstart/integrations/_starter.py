@@ -13,7 +13,7 @@ from headstart import distributed, rng
 from headstart.api import MethodLike
 from headstart.results.report import Report
 
-_SAMPLES = 256
+_SAMPLES, _BATCHES = 256, 8
 
 
 class Starter:
@@ -58,11 +58,12 @@ def fresh(loader: Any, seed: int, samples: int | None = None) -> Any:
     Args:
         loader: The host's. One without a map-style data set is returned as it is.
         seed: Names the draw.
-        samples: How many; 256 by default.
+        samples: How many; by default 8 of the loader's batches, and no more than 256.
     """
     dataset = getattr(loader, "dataset", None)
     if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and hasattr(loader, "collate_fn")):
         return loader
-    count = min(samples or _SAMPLES, len(dataset))
+    usual = min(_SAMPLES, _BATCHES * (getattr(loader, "batch_size", None) or _SAMPLES))
+    count = min(samples or usual, len(dataset))
     order = torch.randperm(len(dataset), generator=rng.generator(seed, "data"))[:count].tolist()
     return DataLoader(Subset(dataset, order), batch_size=count, collate_fn=loader.collate_fn)  # type: ignore[arg-type]

@@ -41,5 +41,6 @@ class HeadstartCallback(Starter, Callback):
         self.start(net.module_, loader)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the options too, so that a clone, as of a grid search, has them."""
-        return {**super().get_params(deep=deep), **self.options}
+        """Return what the constructor takes, the options too, so that a clone, as of a grid search, has them."""
+        own = {"method": self.method, "data": self.data, "seed": self.seed, "module": self.module}
+        return {**own, **self.options}

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headstart.adapt.channel_mix import STRATEGIES, adapt_weight
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of
+from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of, weight_in
 from headstart.model.trace import ModelTrace
-from headstart.model.weights import Layer
+from headstart.model.weights import Layer, to_canonical
 
 
 @register(
@@ -28,8 +29,10 @@ from headstart.model.weights import Layer
     deviations=(
         "The source is the one that the user names; the baseline picks one of many source models at random.",
         "A head of another size keeps its own start; in the baseline all heads have 10 classes and are copied.",
+        "A first convolution for another number of channels is adapted; in the baseline all images have three.",
     ),
     depends_on_other_layers=True,
+    revision=2,
 )
 @dataclass(frozen=True)
 class Pretrained(Method):
@@ -48,6 +51,9 @@ class Pretrained(Method):
         prefix: Take only the source's tensors whose names begin so, without it: ``"backbone."``.
         strict: The least share of the selected layers' weights that must come from the source, heads that are
             left apart. Nothing at all is always refused.
+        channels: How the first convolution is adapted where the source's takes another number of channels: a strategy
+            of :func:`headstart.adapt_weight` (``"repeat"``, ``"mean"``, ``"sum"``, ``"select"``, ``"zeros"``), by
+            which an input that is the same in all channels gets the response that it had; ``"skip"`` leaves it.
 
     Raises:
         HeadstartError: No source, nothing in it that fits, less than ``strict``, or a head that does not fit.
@@ -65,9 +71,11 @@ class Pretrained(Method):
     head: str = "skip-if-different"
     prefix: str = ""
     strict: float = 0.0
+    channels: str = "repeat"
 
     def __post_init__(self) -> None:
         self.check_choice("head", "skip-if-different", "skip", "require")
+        self.check_choice("channels", *STRATEGIES, "skip")
         self.check(0 <= self.strict <= 1, f"strict={self.strict!r} is no share", "Pass a number from 0 to 1")
         if self.source is not None:
             object.__setattr__(self, "source", source_of(self.source))
@@ -83,11 +91,14 @@ class Pretrained(Method):
         counted = copied = 0
         for layer in view.layers:
             value, reason = self._found(state, layer, layer.name in final)
+            if value is None and self.channels != "skip" and layer.name == view.trace.layers[0].name:
+                value, reason = self._adapted(state, layer, reason)
             if value is None:
                 view.report.skip(layer, reason)
             else:
                 view.write(layer, value, _fitting_bias(state, layer))
-                view.report.rows[layer.name].notes.append(f"from '{key_of(layer)}'")
+                note = f", {reason}" if reason else ""
+                view.report.rows[layer.name].notes.append(f"from '{key_of(layer)}'{note}")
                 copied += value.numel()
             counted += 0 if value is None and layer.name in final else layer.module.weight.numel()
         share = copied / max(counted, 1)
@@ -115,6 +126,16 @@ class Pretrained(Method):
                 remedy="Pass head='skip-if-different', or build the model with as many outputs.",
             )
         return None, f"the head keeps its start: {shape}" if head else shape
+
+    def _adapted(self, state: Mapping[str, Tensor], layer: Layer, reason: str) -> tuple[Tensor | None, str]:
+        """The first convolution's new weight from one for other channels, and what was done."""
+        value, shape = weight_in(state, layer), tuple(layer.module.weight.shape)
+        if value is None or layer.kind != "conv" or layer.groups != 1:
+            return None, reason
+        if (value.shape[0], *value.shape[2:]) != (shape[0], *shape[2:]):
+            return None, reason
+        adapted = adapt_weight(value, shape[1], self.channels)
+        return to_canonical(layer, adapted), f"{value.shape[1]} input channels made {shape[1]} by {self.channels!r}"
 
 
 def read(method: Method, source: Source | None, model: nn.Module, prefix: str = "") -> dict[str, Tensor]:

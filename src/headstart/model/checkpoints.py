@@ -78,7 +78,7 @@ def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     return {str(k): v for k, v in found.items()}, note
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Write tensors: safetensors with metadata where the name ends so, or else what ``torch.load`` reads.
 
     The file appears complete or not at all.
@@ -102,19 +102,33 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         raise HeadstartError(f"'{path}' cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def save_model(model: nn.Module, path: Path, provenance: dict[str, Any]) -> None:
+def save_model(model: nn.Module, path: Path, provenance: dict[str, Any], under: str = "") -> None:
     """Write the model's ``state_dict``: safetensors with provenance in its metadata, or ``.pt``.
 
     The file appears complete or not at all. Tied weights are written under each of their names.
+
+    Args:
+        model: Whose.
+        path: Where to.
+        provenance: For a safetensors file.
+        under: The key that holds the ``state_dict`` in the file, which is no safetensors file then; none by default.
+
+    Raises:
+        HeadstartError: It cannot be written there, or holds more than tensors.
     """
     state: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise HeadstartError(
+                f"'{name}' of the model's state_dict is a {type(value).__name__}, not a tensor.",
+                remedy="A start holds tensors only: keep such a state out of get_extra_state.",
+            )
         tensor = value.detach().cpu().contiguous()
         shared = tensor.untyped_storage().data_ptr() in places
         places.add(tensor.untyped_storage().data_ptr())
         state[name] = tensor.clone() if shared else tensor
-    write(path, state, {"format": "pt", "headstart": json.dumps(provenance)})
+    write(path, {under: state} if under else state, {"format": "pt", "headstart": json.dumps(provenance)})
 
 
 @dataclass(frozen=True, repr=False)

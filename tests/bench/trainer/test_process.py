@@ -98,7 +98,8 @@ def test_what_a_run_leaves_behind_is_ended(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_children_end_with_the_process_that_ran_them(tmp_path, number):
     code = (
-        "import sys; from pathlib import Path; from headstart.bench.trainer.process import run_command;"
+        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from headstart.bench.trainer.process import run_command;"
         "run_command(sys.argv[2:], Path(sys.argv[1]), 0, 1)"
     )
     driver = subprocess.Popen(

@@ -1,4 +1,7 @@
 import json
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +27,7 @@ def compare(command, capsys):
 def test_it_answers_and_writes_a_page_in_the_metrics_words(compare, folder):
     code, out, err = compare(*ONE, "--seeds", "2")
     assert (code, err) == (0, "")
-    assert "Run at least 6 seeds." in out
+    assert "too few to say anything" in out
     assert "accuracy of: " in out
     assert "4 trials run" in out
     page = (folder / "out" / "report.html").read_text()
@@ -42,7 +45,7 @@ def test_json_status_export_and_report(compare, folder, capsys):
     data = json.loads(compare(*ONE, "--seeds", "2", "--json", "--lower-is-better", "--metric", "seed")[1])
     assert data["metric"] == {"name": "seed", "lower_is_better": True}
     assert data["arms"][1]["scores"] == {"0": 0.0, "1": 1.0}
-    assert data["arms"][1]["comparison"]["differences"] == [0.0, 0.0]
+    assert data["arms"][1]["comparison"]["differences"] == {"0": 0.0, "1": 0.0}
     assert main(["status", "out"]) == 0
     assert "4 of 4 trials done" in capsys.readouterr().out
     assert main(["export", "out", "--out", "rows.csv"]) == 0
@@ -102,3 +105,22 @@ def test_words_of_a_trainer_need_one(compare, name):
     code, _, err = compare(name, "5", trainer=False)
     assert code == 2
     assert "goes with --trainer" in err
+
+
+def test_the_command_of_the_page_runs(folder, monkeypatch, capsys):
+    page = (Path(__file__).parents[3] / "docs" / "own-trainer.md").read_text(encoding="utf-8")
+    words = shlex.split(page.partition("```bash\n")[2].partition("```")[0].replace("\\\n", " "))
+    (folder / "train.py").write_text(
+        "import argparse, json\n"
+        "parser = argparse.ArgumentParser()\n"
+        "for name in ('init', 'seed', 'out'): parser.add_argument(f'--{name}', required=True)\n"
+        "args = parser.parse_args()\n"
+        "assert open(args.init, 'rb').read(8)\n"
+        "json.dump({'accuracy': 0.5 + int(args.seed) / 100}, open(args.out, 'w'))\n"
+    )
+    place = words.index("--trainer") + 1
+    words[place] = words[place].replace("python", f"{sys.executable} -S", 1)
+    assert main([*words[1:], "--seeds", "1", "--no-controls", "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [arm["label"] for arm in found["arms"]] == ["default", "auto", "kaiming"]
+    assert (folder / "runs" / "mine" / "report.html").is_file()

@@ -1,10 +1,17 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from headstart.bench import Arm, Store, analyse, parse_arm, run, with_controls
+from headstart.bench.analysis.sequential import run_until_decided
 from headstart.bench.runs.executors import InProcess, Processes
 from headstart.bench.runs.executors.worker import Job, work
 from headstart.bench.trainer.experiment import TrainerExperiment
@@ -216,3 +223,47 @@ def test_a_dry_run_runs_nothing_and_knows_what_is_done(make, folder, tmp_path):
     more = forecast_trainer(replace(experiment, seeds=(0, 1, 2)), store)
     assert more.to_do == more.total / 3
     assert all(arm.trial_seconds > 0 for arm in more.arms)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_scores(make, tmp_path):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from headstart.bench.runs.executors.on_ray import OnRay
+
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    run(make(), here)
+    assert run(make(), there, executor=OnRay(jobs=2)).ran == 4
+    assert scores(here) == scores(there)
+
+
+def test_seeds_are_added_until_there_is_a_verdict(make, tmp_path):
+    store = Store(tmp_path / "store")
+    decision = run_until_decided(make(seeds=tuple(range(8)), margin=0.001), store, looks=2)
+    assert decision.summary.ran == 2 * decision.looks.seeds[decision.used - 1]
+    assert analyse(store).plan["stopping"]
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_run_behind(make, folder, tmp_path):
+    code = (
+        "import sys; from headstart.cli.main import main;"
+        "main(['compare', '--trainer', sys.argv[1], '--model', 'net.py:build', '--data', 'images.npy',"
+        " '--arms', 'lsuv',"
+        " '--no-controls', '--seeds', '2', '--out', 'out', '--jobs', '2', '--quiet'])"
+    )
+    (folder / "slow.py").write_text("import os, time; open(f'{os.getpid()}.pid', 'w').close(); time.sleep(99)")
+    driver = subprocess.Popen([sys.executable, "-c", code, f"{sys.executable} -S slow.py {{start}} {{out}}"])
+    try:
+        until = time.monotonic() + 120
+        while len(list(folder.glob("*.pid"))) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        pids = [int(path.stem) for path in folder.glob("*.pid")]
+        assert len(pids) == 2
+        until = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        driver.kill()

@@ -172,7 +172,8 @@ class Analysis:
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
-        return [*rules, SPEED, *filter(None, [self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
+        speed = SPEED if self.metric is ACCURACY else ""
+        return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
         """Say what each control shows, a sentence or two each; briefly without what the control is."""

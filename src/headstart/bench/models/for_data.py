@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headstart.bench.models import from_config
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.specs import user_function
 from headstart.engine import specs
@@ -21,7 +22,8 @@ def build(spec: str, model_args: str, facts: Mapping[str, Any] | None, seed: int
     """Build a model for the data.
 
     Args:
-        spec: ``headstart:NAME``, ``torchvision:NAME``, ``timm:NAME`` or ``file.py:function``.
+        spec: ``headstart:NAME``, ``torchvision:NAME``, ``timm:NAME``, ``file.py:function``, or a folder with the
+            ``config.json`` of Hugging Face, whose values ``model_args`` may replace.
         model_args: ``key=value,...`` of the builder; what is missing comes from the data.
         facts: What the data says of ``in_channels``, ``classes`` and ``image_size``: None where it says nothing, and
             None if there is no data.
@@ -38,6 +40,9 @@ def build(spec: str, model_args: str, facts: Mapping[str, Any] | None, seed: int
     known: dict[str, Any] = {"in_channels": 3, "classes": _DEFAULT_CLASSES.get(family, 1000), "image_size": (224, 224)}
     found = {name: value for name, value in (facts or {}).items() if value is not None}
     known.update(found)
+    if from_config.is_config_folder(spec):
+        torch.manual_seed(seed & 0xFFFF_FFFF_FFFF_FFFF)
+        return from_config.build_from_config(spec, given), f"Built the model of '{spec}/{from_config.CONFIG}'."
     torch.manual_seed(seed & 0xFFFF_FFFF_FFFF_FFFF)  # as torch reads a negative one; it takes no longer ones
     if user_function.is_user_function(spec):
         function = user_function.load_function(spec)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from headstart.bench.models.formats import FORMATS
 from headstart.bench.runs.experiment import AUTO, Experiment
 from headstart.bench.runs.search import Search
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
 from headstart.bench.trainer.experiment import TrainerExperiment
-from headstart.bench.trainer.trainer import FORMATS, Trainer
+from headstart.bench.trainer.trainer import Trainer
 from headstart.bench.trials.arms import parse_arms, with_controls, with_default
 from headstart.bench.trials.grid import make_grid, read_grid
 from headstart.bench.trials.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
@@ -119,7 +120,14 @@ SETTINGS: dict[str, Setting] = {
         Setting("metric-file", "text", "", "where the score is instead of {out}: {dir}/results.json", TRAINER, "FILE"),
         Setting("metric-pattern", "text", "", "a pattern that finds the score in the output", TRAINER, "REGEX"),
         Setting("lower-is-better", "flag", False, "a lower score is the better one", TRAINER),
-        Setting("start-format", "text", FORMATS[0], "of {start}: safetensors or torch", TRAINER, choices=FORMATS),
+        Setting(
+            "start-format",
+            "text",
+            "safetensors",
+            "of {start}: safetensors, torch, timm, nnunet or hf",
+            TRAINER,
+            choices=(*FORMATS,),
+        ),
         Setting("timeout", "number", 0.0, "seconds that a run may take, 0 for any", TRAINER),
         Setting("trainer-steps", "whole", 0, "steps that the command trains without {extra}", TRAINER),
         Setting("model-args", "text", "", "arguments of the model's builder: width=8,classes=3", TRAINER, "K=V,..."),

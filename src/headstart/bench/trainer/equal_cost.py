@@ -72,7 +72,7 @@ def _run(context: TrainerContext, baseline: Arm, seed: int, measure_once: Measur
     question = {"what": "a run of the trainer", **context.determinants(baseline, seed)}
 
     def answer() -> dict[str, Any]:
-        outcome = train_once(context.trainer, context.start(baseline, seed)[0], seed)
+        outcome = train_once(context.trainer, context.start(baseline, seed)[0], seed, source=context.model)
         if outcome.score is None:
             raise HeadstartError(
                 f"The trainer's command failed in the run that times it: {outcome.reason}\n{outcome.lines}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from headstart import rng
+from headstart.bench.models import from_config
 from headstart.bench.models.builders import parameter_count, resolve_model
 from headstart.bench.runs.experiment import Trial, list_trials
 from headstart.bench.specs import user_function
@@ -161,6 +162,8 @@ class TrainerExperiment:
 
 
 def _model_fingerprint(model: str) -> str:
+    if from_config.is_config_folder(model):
+        return from_config.fingerprint(model)
     return (
         user_function.file_fingerprint(model)
         if user_function.is_user_function(model)

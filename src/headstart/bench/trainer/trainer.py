@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from headstart.bench.models.formats import FORMATS, save
 from headstart.bench.trainer.command import PLACEHOLDERS, Command, fill
 from headstart.bench.trainer.process import last_lines, run_command
 from headstart.bench.trainer.scores import Score, check_pattern, find_score, read_score
 from headstart.bench.trainer.secrets import without_secrets
 from headstart.errors import HeadstartError, unknown
-from headstart.model import checkpoints
 
-FORMATS = ("safetensors", "torch")
-_SUFFIX = {"safetensors": ".safetensors", "torch": ".pt"}
 _ENDINGS = ("", ".json", ".csv")
 
 
@@ -32,7 +30,7 @@ class Trainer:
         metric_file: Where the score is instead of ``{out}``, such as ``{dir}/results.json``.
         metric_pattern: A regular expression that finds the score in the output instead of a file.
         lower_is_better: Whether a lower score is the better one.
-        start_format: ``"safetensors"`` or ``"torch"``: what is in the file of ``{start}``.
+        start_format: What is in ``{start}``: ``"safetensors"``, ``"torch"``, or a host's own form; see `FORMATS`.
         timeout: Seconds that a run may take; 0 for any.
         steps: How many steps it trains where ``{extra}`` is 0; 0 if the score's file says it, or nothing does.
 
@@ -105,7 +103,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def train_once(trainer: Trainer, model: nn.Module, seed: int, extra: int = 0) -> Outcome:
+def train_once(trainer: Trainer, model: nn.Module, seed: int, extra: int = 0, source: str = "") -> Outcome:
     """Write a model's start, run the command on it, and read its score.
 
     Args:
@@ -113,14 +111,15 @@ def train_once(trainer: Trainer, model: nn.Module, seed: int, extra: int = 0) ->
         model: Initialized. All of its ``state_dict`` is written.
         seed: For ``{seed}``.
         extra: For ``{extra}``.
+        source: The model's name; a configuration's folder is written with its other files.
 
     Raises:
         HeadstartError: If the start cannot be written in the format.
     """
     with tempfile.TemporaryDirectory(prefix="headstart-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
-        start = folder / f"start{_SUFFIX[trainer.start_format]}"
-        checkpoints.save_model(model, start, {"written_for": "a trainer's command"})
+        start = folder / "".join(["start", *FORMATS[trainer.start_format].suffixes[:1]])
+        save(model, start, trainer.start_format, {"written_for": "a trainer's command"}, source)
         (folder / "dir").mkdir()
         values = {
             "start": str(start),

@@ -129,7 +129,7 @@ class TrainerContext:
             model, report, seconds = self.start(arm, seed)
         except HeadstartError as error:
             return {"status": "refused", "reason": str(error)}
-        outcome = train_once(self.trainer, model, seed, extra_of(arm))
+        outcome = train_once(self.trainer, model, seed, extra_of(arm), self.model)
         timed = {"init_seconds": seconds, "train_seconds": outcome.seconds, "report": report}
         if outcome.score is None:
             return dict(plain({"status": FAILED, "reason": outcome.reason, "lines": outcome.lines, **timed}))
