@@ -22,7 +22,7 @@ def test_tables_and_findings_are_printed(headstart):
     code, out, _ = headstart("diagnose", "net.py:deep", "--data", "net.py:vectors")
     assert code == 0
     assert "Signals are lost from" in out
-    assert 'Mend: hs.initialize(model, data, "within-layer")' in out
+    assert 'hs.initialize(model, data, "within-layer")' in out
     assert "across samples" in out
 
 

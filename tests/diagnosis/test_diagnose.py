@@ -122,7 +122,7 @@ def test_the_deep_default_stack_collapses_and_is_mended():
     (lost,) = sick.found("signals lost")
     assert lost.layers[-1] == "38"
     assert "0" not in lost.layers
-    assert "within-layer" in lost.mend
+    assert lost.code == 'hs.initialize(model, data, "within-layer")'
     assert sick.found("gradient spread")
     (dead,) = sick.found("dead units")
     assert not set(dead.layers) & set(lost.layers)  # there, units are constant: one finding says it
@@ -185,9 +185,9 @@ def relu_by(kind):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer = nn.Linear(4, 4)
+            self.layer = nn.Linear(4, 5)
             self.relu = nn.ReLU(inplace=True)
-            self.head = nn.Linear(4, 2)
+            self.head = nn.Linear(5, 2)
 
         def forward(self, x):
             x = self.layer(x)
@@ -209,8 +209,8 @@ def relu_by(kind):
 
     net = Net()
     with torch.no_grad():
-        net.layer.weight.copy_(torch.eye(4))
-        net.layer.bias.copy_(torch.tensor([0.0, -100, -100, 0]))  # two of four units are never positive
+        net.layer.weight.copy_(torch.eye(5, 4))
+        net.layer.bias.copy_(torch.tensor([0.0, -100, -100, -100, -100]))  # four of five units are never positive
     return net
 
 
@@ -221,7 +221,7 @@ RECTIFIERS = ["module", "functional", "method", "clamp", "relu6", "threshold", "
 def test_units_are_called_dead_only_where_a_rectifier_is_seen_to_take_them(kind):
     diagnosis = hs.diagnose(relu_by(kind), torch.randn(64, 4))
     row = diagnosis.row("layer")
-    assert row.never_positive == 0.5
+    assert row.never_positive == 0.8
     assert row.rectified is (kind in RECTIFIERS)
     assert bool(diagnosis.found("dead units")) is (kind in RECTIFIERS)
     if kind in RECTIFIERS:
@@ -538,16 +538,20 @@ def test_the_page_defines_every_column_finding_and_threshold():
     from dataclasses import fields
     from pathlib import Path
 
-    from headstart.diagnosis import parameters, rules
+    from headstart.diagnosis import odd_ones, parameters, rules, weight_rules
 
     page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
     columns = [f.name for f in fields(hs.LayerHealth) if f.name not in ("name", "kind", "shape")]
     assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|\n]", page, re.MULTILINE)[: len(columns)] == columns
     constants = {
-        k: v for k, v in {**vars(rules), **vars(parameters)}.items() if k.isupper() and isinstance(v, (int, float))
+        k: v
+        for module in (rules, parameters, weight_rules, odd_ones)
+        for k, v in vars(module).items()
+        if k.isupper() and isinstance(v, (int, float))
     }
     stated = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.e-]+) \|", page, re.MULTILINE))
     assert {k: float(v) for k, v in stated.items()} == constants
-    kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', inspect.getsource(rules)))
+    source = inspect.getsource(rules) + inspect.getsource(weight_rules)
+    kinds = set(re.findall(r'Finding\(\s*f?"([^"]+)"', source))
     kinds = kinds - {"activations {word}"} | {"activations vanish", "activations explode"}
     assert kinds == set(re.findall(r"^\| `([a-z ]+)` \|.*\|.*\|$", page, re.MULTILINE)) - {"notes"} - set(columns)

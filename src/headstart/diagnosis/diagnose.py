@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, IterableDataset
 
 from headstart import rng
 from headstart.diagnosis.filter_metrics import filter_metrics
 from headstart.diagnosis.health import Diagnosis
+from headstart.diagnosis.mends import mended
 from headstart.diagnosis.parameters import scales
 from headstart.diagnosis.rows import LayerHealth
-from headstart.diagnosis.rules import Scene, judge
+from headstart.diagnosis.rules import judge
+from headstart.diagnosis.scene import look_around
 from headstart.errors import HeadstartError
 from headstart.measure.gradients import LossFunction, Passes, forward_backward
 from headstart.model import guard, inputs, weights
@@ -59,7 +60,8 @@ def diagnose(
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
 
     Returns:
-        One row per weight layer in execution order, and findings in plain words, each with what mends it.
+        One row per weight layer in execution order, and findings in plain words, each with what mends it where
+            something is known to help.
 
     Raises:
         HeadstartError: The model or its data cannot be used; nothing was changed then either.
@@ -135,16 +137,8 @@ def _look(
         _describe_input(diagnosis, batch)
         diagnosis.notes.append(f"Measured on {batch.note or f'{samples} samples'}.")
         diagnosis.notes.extend(passes.notes)
-    names = {name for name, norm in trace.norm_after.items() if isinstance(model.get_submodule(norm), _BatchNorm)}
-    scene = Scene(
-        model,
-        batch_normed=names,
-        normed=set(trace.norm_after),
-        unreached={la.name for la in trace.unreached},
-        gradients_measured=passes is not None and passes.gradients is not None,
-        values={} if passes is None else {n: s.values for n, s in passes.probe.signals.items()},
-    )
-    diagnosis.findings = judge(diagnosis, scene)
+    scene = look_around(model, trace, batch, passes)
+    diagnosis.findings = mended(judge(diagnosis, scene), model, trace, batch is not None)
     return diagnosis
 
 
@@ -182,7 +176,7 @@ def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) ->
     signal = passes.probe.signals.get(layer.name)
     if signal is not None:
         row.output_mean, row.output_std, row.across_sample_std = signal.mean, signal.std, _number(signal.across)
-        row.never_positive, row.rectified = signal.never_positive, signal.rectified
+        row.never_positive, row.rectified, row.saturated = signal.never_positive, signal.rectified, signal.saturated
     gradient = None if passes.gradients is None else passes.gradients[layer.name]
     if gradient is not None:
         row.gradient_rms = _rms(gradient)

@@ -21,8 +21,39 @@ def tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
+def extremes(model: nn.Module) -> tuple[list[str], dict[str, float]]:
+    """Look for values that no network can use.
+
+    Buffers count where they hold NaN, and those of norms also where they are infinite: masks hold infinity on purpose.
+
+    Returns:
+        Names of what is not finite, and the largest magnitudes of what is.
+
+    Example:
+        >>> norm = nn.LayerNorm(2)
+        >>> _ = nn.init.constant_(norm.bias, float("nan"))
+        >>> extremes(norm)
+        (['bias'], {'weight': 1.0})
+    """
+    statistics = {id(b) for m in model.modules() if is_norm(m) for b in m.buffers(recurse=False)}
+    broken, largest = [], {}
+    for name, t in (*tensors(model), *model.named_buffers()):
+        if not (t.is_floating_point() or t.is_complex()) or not t.numel():
+            continue
+        counts = isinstance(t, nn.Parameter) or id(t) in statistics
+        if bool(t.isnan().any()) or (counts and not bool(t.isfinite().all())):
+            broken.append(name)
+        elif counts:
+            largest[name] = float(t.detach().abs().max())
+    return broken, largest
+
+
+@torch.no_grad()
 def duplicates(model: nn.Module) -> list[list[str]]:
-    """Group parameters that are bitwise the same without sharing memory; constants (zero biases) do not count.
+    """Group parameters that are bitwise the same without sharing memory.
+
+    What was not drawn does not count: constants such as zero biases, and what has few different values, such as an
+    identity.
 
     Example:
         >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -35,13 +66,19 @@ def duplicates(model: nn.Module) -> list[list[str]]:
         if p.numel() > 1:
             alike.setdefault((p.dtype, tuple(p.shape)), []).append((name, p))
     groups: dict[bytes, list[tuple[str, int]]] = {}
-    for key, members in alike.items():
+    for key, members in sorted(alike.items(), key=lambda item: -item[1][0][1].numel()):  # the largest first
         for name, p in members if len(members) > 1 else ():
-            if bool((p != p.flatten()[0]).any()):
+            if _drawn(p):
                 data = p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
                 digest = hashlib.blake2b(data, key=repr(key).encode()[:64]).digest()
                 groups.setdefault(digest, []).append((name, p.data_ptr()))
     return [[n for n, _ in group] for group in groups.values() if len({place for _, place in group}) > 1]
+
+
+def _drawn(p: Tensor) -> bool:
+    """Whether the values look like a random draw: many of them differ."""
+    some = p.detach().flatten()[:4096]
+    return some.unique().numel() > min(len(some) / 2, 64)
 
 
 def starts_at_zero(model: nn.Module) -> bool:

@@ -30,6 +30,7 @@ class LayerHealth:
         never_positive: Share of channels that no sample makes positive, measured where a rectifier or a
             normalization takes the output directly, else at the output itself.
         rectified: Whether a ReLU-like activation was seen to take the output: such channels are then dead.
+        saturated: Share of the output's values where a sigmoid or tanh that was seen to take it is flat.
         gradient_rms: Root mean square of the gradient of the weight.
         gradient_ratio: ``gradient_rms`` over the root mean square of the weight: the layer's *rate*.
         rate_variation: Coefficient of variation of the rates of its input channels.
@@ -49,6 +50,7 @@ class LayerHealth:
     across_sample_std: float | None = None
     never_positive: float | None = None
     rectified: bool = False
+    saturated: float | None = None
     gradient_rms: float | None = None
     gradient_ratio: float | None = None
     rate_variation: float | None = None
@@ -69,18 +71,22 @@ class Finding:
 
     Attributes:
         kind: Which rule found it; the rules and their thresholds are in ``headstart.diagnosis.rules``.
-        layers: Qualified names (of parameters, where the rule is about those).
-        text: What is the matter, in plain words.
-        mend: What to do about it.
+        layers: Qualified names (of parameters, where the rule is about those), the culprit first.
+        text: What is the matter, with the figures that show it.
+        mend: What to do about it, in words; empty where nothing is known to help.
+        code: The mend as Python that runs as it is, with ``hs``, ``torch``, ``model`` and ``data``; empty where there
+            is none.
     """
 
     kind: str
     layers: tuple[str, ...]
     text: str
-    mend: str
+    mend: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text} Mend: {self.mend}"
+        advice = ": ".join(part for part in (self.mend, self.code) if part)
+        return f"{self.text} Mend: {advice}" if advice else self.text
 
 
 def rate_spread(rows: Sequence[LayerHealth]) -> float | None:

@@ -1,96 +1,58 @@
 """The rules of a diagnosis: thresholds, and what each says when it is crossed.
 
-Every threshold is a constant of this module; ``docs/diagnose.md`` gives the reason for each.
+Every threshold is a constant of this module or of the files beside it; ``docs/diagnose.md`` gives the reason for each,
+and ``docs/results/diagnoses.md`` how often they are right.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-
-import torch
-from torch import nn
+from collections.abc import Sequence
 
 from headstart.diagnosis.health import Diagnosis
-from headstart.diagnosis.parameters import duplicates, quiet_scales, starts_at_zero, tensors
 from headstart.diagnosis.rows import Finding, LayerHealth
-from headstart.model.weights import LAYERS
+from headstart.diagnosis.scene import Scene
+from headstart.diagnosis.weight_rules import judge_weights
+from headstart.diagnosis.wording import count, listed, names, some
 
 LOST = 1e-3  # across-sample deviation over total deviation, below which a layer hardly tells inputs apart
 VANISHED = 1e-3  # output deviation, absolute and relative to the input's, below which activations vanish
 EXPLODED = 1e3  # the same, above which they explode
-SPREAD = 1e3  # largest over smallest gradient/weight ratio that one learning rate can serve
+SPREAD = 1e5  # largest over smallest gradient/weight ratio, the extreme tenths of the layers left out
 DEAD = 0.25  # share of a layer's units that may be dead
+DEAD_POOLED = 0.75  # the same where a sample has one value per unit: pooled features hardly differ, so signs agree
+SHUT = 0.9  # share of dead units from which hardly anything passes a layer
 DEAD_VALUES = 32  # values per unit that it takes to call a unit dead
-
-_WITHIN = 'hs.initialize(model, data, "within-layer")'
-
-
-@dataclass
-class Scene:
-    """What the rules need beside the rows.
-
-    Attributes:
-        model: The model.
-        normed: Layers whose output a normalization takes.
-        batch_normed: Those where it is a batch norm, which also brings back what tells samples apart.
-        unreached: Layers that the forward pass does not call.
-        gradients_measured: Whether there was a backward pass.
-        values: Values per channel behind each layer's share of units that are never positive.
-    """
-
-    model: nn.Module
-    normed: set[str] = field(default_factory=set)
-    batch_normed: set[str] = field(default_factory=set)
-    unreached: set[str] = field(default_factory=set)
-    gradients_measured: bool = False
-    values: dict[str, int] = field(default_factory=dict)
+SATURATED = 0.5  # share of values at which a sigmoid or tanh may be flat
+SAME = 1e-6  # of its deviation: below it the model's output is the same for all samples, up to rounding
 
 
 def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     """Apply every rule, the worst first."""
     rows = diagnosis.rows
-    found: list[Finding] = []
-    found += _not_finite(rows, scene)
-    found += _constant(rows)
+    found = judge_weights(diagnosis, scene)
+    zero = [r for r in rows if "starts at zero" in r.notes]
+    if zero:
+        verb = "starts" if len(zero) == 1 else "start"
+        diagnosis.notes.append(
+            f"{_upper(listed(zero))} {verb} at zero: by choice, it is assumed, so that is no finding."
+        )
     lost = _lost(diagnosis, scene)
-    found += lost
+    dead = _dead(diagnosis, scene, lost)
+    found += dead if _shut(rows, dead, lost) else lost
     found += _scale(diagnosis, scene)
     found += _spread(diagnosis, scene)
-    found += _no_gradient(rows, scene)
-    found += _dead(rows, scene, {name for f in lost for name in f.layers})
-    found += _duplicates(scene.model)
+    found += _no_gradient(diagnosis, scene)
+    found += [f for f in dead if f not in found]
+    found += _saturated(rows)
+    found += _constant_output(diagnosis, scene, bool(lost))
+    found += _constant_channels(scene)
     found += _unused(rows, scene)
     return found
 
 
-def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
-    found = []
-    bad = [n for n, t in tensors(scene.model) if not bool(torch.isfinite(t).all())]
-    if bad:
-        text = f"{_count(bad, 'weight tensor holds', 'weight tensors hold')} NaN or infinite values: {_some(bad)}."
-        mend = f'load them again, or draw them anew: hs.initialize(model, method="default", include={_owners(bad)!r}).'
-        found.append(Finding("not finite", tuple(bad), text, mend))
-    broken = [r for r in rows if r.output_std is not None and not math.isfinite(r.output_std)]
-    if broken:
-        text = f"Activations are NaN or infinite from {broken[0].label} on ({len(broken)} of {len(rows)} layers)."
-        mend = f"{_WITHIN}; in half precision check the range of the inputs." if not bad else "the weights above first."
-        found.append(Finding("not finite", _names(broken), text, mend))
-    wild = [r for r in rows if r.gradient_rms is not None and not math.isfinite(r.gradient_rms)]
-    if wild and not broken and not bad:
-        text = f"Gradients are NaN or infinite in {_layers(wild)}, although activations are finite."
-        found.append(Finding("not finite", _names(wild), text, f"{_WITHIN}, or a wider precision."))
-    return found
-
-
-def _constant(rows: Sequence[LayerHealth]) -> list[Finding]:
-    same = [r for r in rows if r.weight_std == 0 and "starts at zero" not in r.notes and math.prod(r.shape) > 1]
-    if not same:
-        return []
-    text = f"All weights of {_layers(same)} are equal: its units start as copies and stay copies."
-    mend = f'hs.initialize(model, method="default", include={list(_names(same))!r}).'
-    return [Finding("constant weights", _names(same), text, mend)]
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
@@ -99,7 +61,13 @@ def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         limit *= min(1.0, diagnosis.input_across_sample_std / diagnosis.input_std)  # inputs that hardly differ
     looked_at = [r for r in diagnosis.rows if _alive(r) and r.name not in scene.batch_normed]
     lost = [r for r in looked_at if _share(r) < limit]
-    if not lost:
+    if not lost or lost[-1] is not looked_at[-1]:  # a branch may see what is alike in all samples, such as a token
+        return []
+    if scene.quiet:
+        diagnosis.notes.append(
+            f"Hardly any of the output of {lost[-1].label} tells inputs apart yet ({_share(lost[-1]):.1g} of its"
+            f" deviation): branches start small ({scene.quiet[0]})."
+        )
         return []
     worst = min(lost, key=_share)
     text = (
@@ -107,7 +75,7 @@ def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         f" output's deviation is {worst.output_std:.2g}, but only {worst.across_sample_std:.2g} of it tells inputs"
         " apart; the rest is the same for every sample (biases)."
     )
-    return [Finding("signals lost", _names(lost), text, f"{_WITHIN}.")]
+    return [Finding("signals lost", names(lost), text)]
 
 
 def _alive(r: LayerHealth) -> bool:
@@ -121,6 +89,15 @@ def _share(r: LayerHealth) -> float:
     return r.across_sample_std / r.output_std
 
 
+def _shut(rows: Sequence[LayerHealth], dead: Sequence[Finding], lost: Sequence[Finding]) -> bool:
+    """Whether a layer whose units are nearly all dead runs before signals are lost, and so is the cause."""
+    if not dead or not lost:
+        return False
+    order = [r.name for r in rows]
+    worst = order.index(dead[0].layers[0])
+    return worst < order.index(lost[0].layers[0]) and (rows[worst].never_positive or 0.0) > SHUT
+
+
 def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     relative = diagnosis.input_std or 1.0
     free = [
@@ -131,7 +108,16 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         and r.name not in scene.normed
         and "starts at zero" not in r.notes
     ]
-    small = [(r, s) for r, s in free if s < VANISHED * min(1.0, relative)]
+    ends = [r.name for r in diagnosis.rows if r.output_std is not None][-1:]
+    small = [(r, s) for r, s in free if s < VANISHED * min(1.0, relative) and not (s == 0 and scene.silent)]
+    if len(small) < 2 or [small[-1][0].name] != ends:  # a branch may start small, and so may a head alone
+        small = []
+    if small and scene.quiet:
+        worst, std = min(small, key=lambda pair: pair[1])
+        diagnosis.notes.append(
+            f"The output's deviation is only {std:.2g} in {worst.label}: branches start small ({scene.quiet[0]})."
+        )
+        small = []
     large = [(r, s) for r, s in free if s > EXPLODED * max(1.0, relative)]
     found = []
     for word, group, pick in (("vanish", small, min), ("explode", large, max)):
@@ -141,7 +127,7 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
                 f"Activations {word} from {group[0][0].label} on ({len(group)} of {len(diagnosis.rows)} layers):"
                 f" the output's deviation reaches {std:.2g} in {worst.label}."
             )
-            found.append(Finding(f"activations {word}", tuple(r.name for r, _ in group), text, f"{_WITHIN}."))
+            found.append(Finding(f"activations {word}", tuple(r.name for r, _ in group), text))
     return found
 
 
@@ -150,73 +136,104 @@ def _spread(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     rated = [(r.gradient_ratio, r) for r in free if r.gradient_ratio and math.isfinite(r.gradient_ratio)]
     if not rated:
         return []
-    (low, slow), (high, fast) = (pick(rated, key=lambda pair: pair[0]) for pick in (min, max))
+    rated.sort(key=lambda pair: pair[0])
+    tail = len(rated) // 10  # a tenth at either end may differ by design: a head, the queries of an attention
+    (low, slow), (high, fast) = rated[tail], rated[-1 - tail]
     if high <= SPREAD * low:
         return []
     rates = f"the gradient/weight ratio is {low:.1e} in {slow.label} and {high:.1e} in {fast.label}"
-    if quiet := quiet_scales(scene.model):
-        diagnosis.notes.append(f"Of layers without normalization {rates}, with branches that start small: {quiet[0]}.")
+    if tail:
+        rates += f", the extreme tenths left out ({len(rated)} layers)"
+    if scene.quiet:
+        diagnosis.notes.append(
+            f"Of layers without normalization {rates}, with branches that start small: {scene.quiet[0]}."
+        )
         return []
     text = (
         f"Layers learn at rates that differ by a factor of {high / low:.1e}: {rates}, more than one learning rate can"
         " serve."
     )
-    return [Finding("gradient spread", (slow.name, fast.name), text, f"{_WITHIN}.")]
+    return [Finding("gradient spread", (slow.name, fast.name), text)]
 
 
-def _no_gradient(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
-    cut = [r for r in rows if r.gradient_rms == 0 or (r.gradient_rms is None and r.output_std is not None)]
+def _no_gradient(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
+    cut = [r for r in diagnosis.rows if r.gradient_rms == 0 or (r.gradient_rms is None and r.output_std is not None)]
     if not cut or not scene.gradients_measured:
         return []
-    if starts_at_zero(scene.model):
+    if scene.returned and all(pair is None for pair in scene.returned):
+        diagnosis.notes.append("The model returned no values, so gradients say nothing here; loss_fn= may know better.")
+        return []
+    if scene.silent:
         for r in cut:
             r.notes.append("no gradient yet: something starts at zero")
         return []
-    text = f"No gradient reaches {_layers(cut)}: nothing would teach {'it' if len(cut) == 1 else 'them'}."
-    mend = f"check forward() for detach() and no_grad(); if all units behind are dead, {_WITHIN}."
-    return [Finding("no gradient", _names(cut), text, mend)]
+    text = f"No gradient reaches {listed(cut)}: nothing would teach {'it' if len(cut) == 1 else 'them'}."
+    mend = "check forward() for detach() and no_grad(), and whether all units behind are dead."
+    return [Finding("no gradient", names(cut), text, mend)]
 
 
-def _dead(rows: Sequence[LayerHealth], scene: Scene, lost: set[str]) -> list[Finding]:
+def _dead(diagnosis: Diagnosis, scene: Scene, lost: Sequence[Finding]) -> list[Finding]:
+    hidden = {name for f in lost for name in f.layers}
     dead = [
         (r, r.never_positive)
-        for r in rows
+        for r in diagnosis.rows
         if r.rectified
         and r.never_positive is not None
-        and r.never_positive > DEAD
         and scene.values.get(r.name, 0) >= DEAD_VALUES
-        and r.name not in lost
+        and r.never_positive > (DEAD if scene.values[r.name] > diagnosis.samples else DEAD_POOLED)
+        and r.name not in hidden
     ]
     if not dead:
         return []
     worst, share = max(dead, key=lambda pair: pair[1])
     text = (
         f"{share:.0%} of the units of {worst.label} are dead: their ReLU is zero for every sample"
-        f" ({_count(dead, 'layer has', 'layers have')} more than {DEAD:.0%} of such units)."
+        f" ({count(dead, 'layer has', 'layers have')} too many of such units)."
     )
-    return [Finding("dead units", tuple(r.name for r, _ in dead), text, f"{_WITHIN}.")]
+    culprits = (worst.name, *(r.name for r, _ in dead if r is not worst))
+    return [Finding("dead units", culprits, text)]
 
 
-def _duplicates(model: nn.Module) -> list[Finding]:
-    groups = duplicates(model)
-    if not groups:
+def _saturated(rows: Sequence[LayerHealth]) -> list[Finding]:
+    flat = [(r, r.saturated) for r in rows if r.saturated is not None and r.saturated > SATURATED]
+    if not flat:
         return []
-    names = tuple(n for group in groups for n in group)
+    worst, share = max(flat, key=lambda pair: pair[1])
     text = (
-        f"{len(names)} parameters are bit for bit copies of each other and not tied, in {len(groups)} groups such as"
-        f" {_some(groups[0])}: layers that start alike."
+        f"The sigmoid or tanh behind {worst.label} is flat for {share:.0%} of its values: hardly any gradient passes"
+        f" ({count(flat, 'layer has', 'layers have')} more than {SATURATED:.0%} of such values)."
     )
-    modules = dict(model.named_modules())
-    layers = [n for n in _owners(names) if isinstance(modules.get(n), LAYERS)]
-    others = [n for n in _owners(names) if n not in layers]
-    mends = []
-    if layers:
-        mends.append(
-            f'hs.initialize(model, method="default", include={layers[:4]!r})' + (" and so on" * (len(layers) > 4))
-        )
-    if others:
-        mends.append(f"reset_parameters() of {_some(others)}")
-    return [Finding("duplicates", names, text, f"draw them anew: {'; '.join(mends)}.")]
+    return [Finding("saturated units", (worst.name, *(r.name for r, _ in flat if r is not worst)), text)]
+
+
+def _constant_output(diagnosis: Diagnosis, scene: Scene, lost: bool) -> list[Finding]:
+    known = [pair for pair in scene.returned if pair is not None and all(map(math.isfinite, pair))]
+    if lost or not known or len(known) < len(scene.returned) or diagnosis.input_across_sample_std == 0:
+        return []
+    if any(across > SAME * std and across > 0 for across, std in known):
+        return []
+    ends = [r for r in diagnosis.rows if r.output_std is not None]
+    if not ends or (scene.silent and not any(std for _, std in known)):  # a head that starts at zero
+        return []
+    last = ends[-1]
+    text = (
+        f"The model's output is the same for every sample (deviation between samples {max(a for a, _ in known):.2g}),"
+        f" though the output of its last layer, {last.label}, is not ({last.across_sample_std or 0.0:.2g}): what comes"
+        " behind takes away all that tells inputs apart."
+    )
+    mend = "look at what forward() does last: a softmax over an axis of one value, a mean over the batch, a detach()."
+    return [Finding("constant output", (last.name,), text, mend)]
+
+
+def _constant_channels(scene: Scene) -> list[Finding]:
+    if not scene.constant_channels:
+        return []
+    which = [str(i) for i in scene.constant_channels]
+    text = (
+        f"{count(which, 'channel of the input has', 'channels of the input have')} the same value in all samples and"
+        f" places ({some(which)}, counted from 0): nothing can be learnt from that."
+    )
+    return [Finding("constant channel", tuple(which), text, "look at how the data are loaded and normalized.")]
 
 
 def _unused(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
@@ -224,29 +241,6 @@ def _unused(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     if not idle:
         return []
     sure = "" if scene.gradients_measured else " as a module (gradients, which would tell for sure, were not measured)"
-    text = f"The forward pass never uses {_layers(idle)}{sure}, at least in evaluation mode."
+    text = f"The forward pass never uses {listed(idle)}{sure}, at least in evaluation mode."
     mend = "remove what is not needed, or check forward(); heads for training only are well."
-    return [Finding("unused layers", _names(idle), text, mend)]
-
-
-def _names(rows: Sequence[LayerHealth]) -> tuple[str, ...]:
-    return tuple(r.name for r in rows)
-
-
-def _owners(names: Iterable[str]) -> list[str]:
-    """Modules that own parameters, each once."""
-    plain = (n.split(".parametrizations.")[0] if ".parametrizations." in n else n.rpartition(".")[0] for n in names)
-    return list(dict.fromkeys(plain))
-
-
-def _layers(rows: Sequence[LayerHealth]) -> str:
-    return f"{len(rows)} layers ({_some(r.name for r in rows)})" if len(rows) > 1 else rows[0].label
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(f"'{n}'" for n in listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
-
-
-def _count(items: Sequence[object], one: str, many: str) -> str:
-    return f"{len(items)} {one if len(items) == 1 else many}"
+    return [Finding("unused layers", names(idle), text, mend)]

@@ -1,0 +1,124 @@
+"""What differs from its likes: a block without the norm that all others have, a layer drawn by the other fan."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+
+from torch import nn
+
+from headstart.diagnosis.rows import LayerHealth
+from headstart.model.norms import is_norm
+
+PEERS = 4  # how many must agree before one that differs says anything
+AGREE = 0.1  # logarithm of a scale, up to which two draws follow one rule
+APART = 0.8  # logarithm of fan_in over fan_out, from which the two rules differ by half
+FEW_VALUES = 256  # weights, below which a layer's deviation is too uncertain
+
+
+def blocks_without_norm(model: nn.Module) -> list[tuple[str, str, int]]:
+    """Find a block that lacks a norm which all blocks beside it have.
+
+    Blocks are the numbered children of one module that are of one class and have the same parts otherwise.
+
+    Returns:
+        The block's name, the norm's name inside it, and how many blocks have it.
+
+    Example:
+        >>> def block(norm):
+        ...     return nn.ModuleDict({"conv": nn.Conv2d(3, 3, 1), "norm": norm})
+        >>> net = nn.ModuleList([block(nn.BatchNorm2d(3) if i != 2 else nn.Identity()) for i in range(6)])
+        >>> blocks_without_norm(net)
+        [('2', 'norm', 5)]
+    """
+    found = []
+    for name, module in model.named_modules():
+        kinds: dict[type, list[tuple[str, nn.Module]]] = defaultdict(list)
+        for key, child in module.named_children():
+            if key.isdigit():
+                kinds[type(child)].append((f"{name}.{key}" if name else key, child))
+        for blocks in kinds.values():
+            norms = {block: {n for n, m in child.named_modules() if n and is_norm(m)} for block, child in blocks}
+            parts = {block: {n for n, _ in child.named_modules()} for block, child in blocks}
+            for inner in sorted(set().union(*norms.values())):
+                without = [block for block, names in norms.items() if inner not in names]
+                if len(without) == 1 and len(blocks) > PEERS:
+                    rest = parts[without[0]] | {inner}
+                    alike = sum(inner in norms[block] and parts[block] == rest for block, _ in blocks)
+                    if alike >= PEERS:
+                        found.append((without[0], inner, alike))
+    return found
+
+
+def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: set[str]) -> list[tuple[str, int]]:
+    """Find a layer that no norm follows, though one follows all others of its kind and place in other blocks.
+
+    Or the only such convolution of a network, the first and depthwise ones left out.
+
+    Args:
+        rows: Of the diagnosis.
+        normed: Names of the layers that a norm follows.
+        aside: Names of layers that do not count: those of the output and behind a pool over all places.
+
+    Returns:
+        The layer's name, and how many others a norm follows.
+    """
+    alike: dict[tuple[str, str, int], list[LayerHealth]] = defaultdict(list)
+    for r in rows:
+        if r.output_std is not None and r.name not in aside:
+            alike[re.sub(r"\d+", "#", r.name), r.kind, len(r.shape)].append(r)
+    groups = [(group, PEERS) for group in alike.values()]
+    convolutions = [r for r in rows[1:] if len(r.shape) > 2 and r.shape[1] > 1 and r.output_std is not None]
+    groups.append(([r for r in convolutions if r.name not in aside], 2 * PEERS - 1))
+    found: dict[str, int] = {}
+    for group, peers in groups:
+        without = [r for r in group if r.name not in normed]
+        have = len(group) - len(without)
+        if len(without) == 1 and have >= peers:
+            found.setdefault(without[0].name, have)
+    return list(found.items())
+
+
+def drawn_by_other_fan(rows: Sequence[LayerHealth]) -> list[tuple[LayerHealth, str, float]]:
+    """Find layers whose scale follows the other fan than that of all other layers of their kind.
+
+    Returns:
+        The layer, the fan that the others follow (``"in"`` or ``"out"``), and by what factor its weights differ.
+
+    Example:
+        >>> def row(name, i, o, std):
+        ...     return LayerHealth(name, "Linear", (o, i), i, o, weight_std=std)
+        >>> sizes = [(64, 256), (256, 64), (64, 512), (512, 32), (32, 256)]
+        >>> rows = [row(str(k), i, o, i**-0.5) for k, (i, o) in enumerate(sizes)] + [row("odd", 512, 32, 32**-0.5)]
+        >>> [(r.name, fan, round(factor, 1)) for r, fan, factor in drawn_by_other_fan(rows)]
+        [('odd', 'in', 4.0)]
+    """
+    found = []
+    for linear in (True, False):
+        told = [
+            r
+            for r in rows
+            if r.weight_std
+            and (len(r.shape) == 2) is linear
+            and math.prod(r.shape) >= FEW_VALUES
+            and abs(math.log(r.fan_in / r.fan_out)) >= APART  # where the fans tell the rules apart
+        ]
+        if len(told) <= PEERS:
+            continue
+        for fan, other in (("in", "out"), ("out", "in")):
+            gains = {r.name: _gain(r, fan) for r in told}
+            middle = median(gains.values())
+            odd = [r for r in told if abs(gains[r.name] - middle) > AGREE]
+            swapped = [r for r in odd if abs(_gain(r, other) - middle) <= AGREE]
+            if odd and len(odd) == len(swapped) <= max(1, len(told) // PEERS // 2):
+                found += [(r, fan, math.exp(gains[r.name] - middle)) for r in swapped]
+                break
+    return found
+
+
+def _gain(r: LayerHealth, fan: str) -> float:
+    assert r.weight_std
+    return math.log(r.weight_std) + 0.5 * math.log(r.fan_in if fan == "in" else r.fan_out)

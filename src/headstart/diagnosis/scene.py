@@ -1,0 +1,88 @@
+"""What the rules of a diagnosis need beside the rows: facts about parameters, norms, inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart.diagnosis.odd_ones import blocks_without_norm
+from headstart.diagnosis.parameters import duplicates, extremes, quiet_scales, starts_at_zero
+from headstart.measure.gradients import Passes
+from headstart.model.inputs import Batch
+from headstart.model.trace import ModelTrace
+
+
+@dataclass
+class Scene:
+    """Facts about a model and its data.
+
+    Attributes:
+        normed: Layers whose output a normalization takes.
+        batch_normed: Those where it is a batch norm, which also brings back what tells samples apart.
+        outputs: Layers whose output the model returns.
+        unreached: Layers that the forward pass does not call.
+        gradients_measured: Whether there was a backward pass.
+        values: Values per channel behind each layer's share of units that are never positive.
+        broken: Parameters and buffers that hold NaN or infinity.
+        largest: The largest magnitude of each parameter and of each norm's statistics, where it is finite.
+        copies: Groups of parameters that are copies.
+        silent: Whether something starts at zero on purpose.
+        quiet: Parameters that scale a branch down on purpose.
+        returned: Deviation between samples, and over all, of each tensor that the model returned.
+        constant_channels: Channels of the input that are the same everywhere.
+        blocks_without_norm: See there.
+    """
+
+    normed: set[str] = field(default_factory=set)
+    batch_normed: set[str] = field(default_factory=set)
+    outputs: set[str] = field(default_factory=set)
+    unreached: set[str] = field(default_factory=set)
+    gradients_measured: bool = False
+    values: Mapping[str, int] = field(default_factory=dict)
+    broken: Sequence[str] = ()
+    largest: Mapping[str, float] = field(default_factory=dict)
+    copies: Sequence[Sequence[str]] = ()
+    silent: bool = False
+    quiet: Sequence[str] = ()
+    returned: Sequence[tuple[float, float] | None] = ()
+    constant_channels: Sequence[int] = ()
+    blocks_without_norm: Sequence[tuple[str, str, int]] = ()
+
+
+def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes: Passes | None) -> Scene:
+    """Gather the facts."""
+    broken, largest = extremes(model)
+    scene = Scene(
+        normed=set(trace.norm_after),
+        batch_normed={
+            name for name, norm in trace.norm_after.items() if isinstance(model.get_submodule(norm), _BatchNorm)
+        },
+        outputs=set(trace.outputs),
+        unreached={la.name for la in trace.unreached},
+        broken=broken,
+        largest=largest,
+        copies=duplicates(model),
+        silent=starts_at_zero(model),
+        quiet=quiet_scales(model),
+        blocks_without_norm=blocks_without_norm(model),
+        constant_channels=[] if batch is None else _constant_channels(batch),
+    )
+    if passes is not None:
+        scene.gradients_measured = passes.gradients is not None
+        scene.values = {n: s.values for n, s in passes.probe.signals.items()}
+        scene.returned = passes.returned
+    return scene
+
+
+def _constant_channels(batch: Batch) -> list[int]:
+    """Channels of the first images, volumes or the like that never change, over samples and places; not if all do."""
+    value = next((t for t in batch.tensors if t.is_floating_point() and t.dim() >= 4 and t.numel()), None)
+    if value is None or len(value) < 2 or not bool(torch.isfinite(value).all()):
+        return []
+    channels = value.movedim(1, 0).flatten(1)
+    constant = (channels.amax(1) == channels.amin(1)).tolist()
+    return [] if all(constant) else [i for i, same in enumerate(constant) if same]
