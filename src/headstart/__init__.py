@@ -64,6 +64,7 @@ from headstart.methods import (
     Zero,
     ZeroDCRandom,
 )
+from headstart.model.meta import materialize
 from headstart.results.report import Init, Report, Row
 from headstart.symmetries.alignment import Alignment, align
 from headstart.symmetries.folding import Folded, fold_batch_norms
@@ -135,6 +136,7 @@ __all__ = [
     "fold_batch_norms",
     "initialize",
     "list_methods",
+    "materialize",
     "register",
     "sample_curves",
 ]

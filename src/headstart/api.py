@@ -23,7 +23,7 @@ from headstart.model import guard, inputs
 from headstart.model.behaviour import study_behaviour
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
-from headstart.model.lazy import materialize
+from headstart.model.lazy import give_shapes
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
 from headstart.model.trace import trace_model
@@ -71,7 +71,7 @@ def initialize(
         HeadstartError: With what failed, where, and what to do. Nothing was changed then.
 
     Cost: one forward pass of two samples, then one of the batch, ended after the last layer that the method
-    writes; the memory of one more copy of the model.
+    writes; one more of the batch where two samples do not reach all layers; the memory of one more copy of the model.
 
     Example:
         >>> import torch, headstart as hs
@@ -234,7 +234,7 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
-        trace = trace_model(model, batch)
+        trace = trace_model(model, batch, call.batch_size)
         if batch is not None and any(m.studies_behaviour for m in call.methods):
             trace = replace(trace, behaviour=study_behaviour(model, batch, trace))
         report = ReportBuilder.of(trace)
@@ -277,7 +277,7 @@ def _run_lazy(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) ->
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
     with Transaction(model) as transaction:
         lazy = [m for m in model.modules() if guard.is_lazy_itself(m)]
-        materialize(model, batch, call.number)
+        give_shapes(model, batch, call.number)
         init = _inside(model, batch, call, False)
         if keep:
             transaction.mark_shaped(lazy)

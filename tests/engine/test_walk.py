@@ -162,7 +162,7 @@ def test_a_path_that_depends_on_the_batch_is_told():
             self.few, self.many = nn.Linear(8, 4), nn.Linear(8, 4)
 
         def forward(self, x):
-            return (self.few if len(x) < 9 else self.many)(x)
+            return self.many(x) + self.few(x) if len(x) < 9 else self.many(x)
 
     model = Model()
     before = Snapshot(model)

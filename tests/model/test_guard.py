@@ -72,7 +72,7 @@ def test_a_wrapper_inside_is_named():
 
 
 def test_meta_parameters_and_buffers():
-    with pytest.raises(hs.ModelError, match=r"'weight' is on the meta device.*to_empty"):
+    with pytest.raises(hs.ModelError, match=r"'weight' is on the meta device.*hs.materialize"):
         guard.check(nn.Linear(2, 2, device="meta"))
     norm = nn.BatchNorm1d(2)
     norm.running_mean = torch.zeros(2, device="meta")
@@ -82,8 +82,8 @@ def test_meta_parameters_and_buffers():
 
 def test_the_remedy_for_meta_models_works():
     model = nn.Sequential(nn.Linear(4, 4, device="meta"), nn.Linear(4, 2, device="meta"))
-    model.to_empty(device="cpu")
-    assert hs.initialize(model, X, "default").changed == ["0", "1"]
+    assert hs.materialize(model, device="cpu") == []
+    assert hs.initialize(model, X, "lsuv").changed == ["0", "1"]
     assert torch.isfinite(model(X)).all()
 
 

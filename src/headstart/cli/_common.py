@@ -19,7 +19,7 @@ from headstart.cli import _models
 from headstart.cli._dataroot import add_data_root
 from headstart.errors import HeadstartError
 from headstart.model import guard, inputs
-from headstart.model.lazy import materialize
+from headstart.model.lazy import give_shapes
 from headstart.results.plain import to_json
 from headstart.results.report import Report
 
@@ -114,7 +114,7 @@ def load(
     if args.checkpoint is not None:
         notes.append(_models.load_checkpoint(model, args.checkpoint))
     if source is not None and guard.is_lazy(model) and not own_channels:
-        materialize(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
+        give_shapes(model, inputs.load(source.value, model, seed=args.seed, samples=2), args.seed)
     return model, source, notes
 
 

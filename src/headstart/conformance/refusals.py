@@ -130,7 +130,7 @@ def meta_model(method: MethodLike) -> None:
     """Parameters without storage."""
     with torch.device("meta"):
         model = stack(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3))
-    refused(method, model, images(), "meta", "to_empty")
+    refused(method, model, images(), "meta", "hs.materialize(model")
 
 
 def _wrapped(cls: type[nn.Module], attribute: str = "module") -> nn.Module:

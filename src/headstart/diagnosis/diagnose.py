@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
 
 from headstart import rng
 from headstart.diagnosis.filter_metrics import filter_metrics
@@ -24,8 +23,9 @@ from headstart.measure.gradients import LossFunction, Passes, forward_backward
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
-from headstart.model.lazy import materialize
+from headstart.model.lazy import give_shapes
 from headstart.model.selection import Selection, named
+from headstart.model.take import cut
 from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
@@ -92,7 +92,7 @@ def diagnose(
             raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
         with Transaction(model), full_precision(model):
             if lazy and batch is not None:
-                materialize(model, batch, number)
+                give_shapes(model, batch, number)
             diagnosis = _look(model, batch, raw, loss_fn, number, include, exclude)
     diagnosis.seconds = time.perf_counter() - start
     return diagnosis
@@ -105,16 +105,12 @@ def _one_batch(
     if data is None:
         return None, None
     limit = SAMPLES if samples is None else samples
-    countable = isinstance(data, (Tensor, Mapping, tuple)) or hasattr(data, "__array__")
-    indexed = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
-    ask = limit if countable or indexed or samples is not None else None
-    raw, note = inputs.take(data, seed=seed, samples=ask)
-    size = Batch((raw,)).size
-    if size > limit:
-        raw = inputs.map_tensors(raw, lambda t: t[:limit] if t.dim() and len(t) == size else t)
-        note = f"{note}, {limit} of its {size} samples" if note else f"{limit} of {size} samples"
+    raw, note = inputs.take(data, seed=seed, samples=samples, most=limit, model=model)
+    raw, said = cut(raw, limit)
+    note = f"{note}, {said.replace(' of ', ' of its ', 1)}" if note and said else note or said
     batch = inputs.as_batch(raw, model, note=note, get_inputs=get_inputs)
-    return raw, batch.head(limit)  # get_inputs may unpack what could not be counted
+    # Cut again, because get_inputs may unpack what could not be counted.
+    return raw, replace(batch.head(limit), note=batch.note)
 
 
 def _look(

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
+from headstart.engine.routing import detached, leave_alone, not_reached, too_few
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
 from headstart.model.forward import first_input, run
@@ -45,32 +46,34 @@ def stream(
     norms = fresh_batch_norms(model)
     known: dict[str, Moments] = {}
     with settled(norms.values()):
-        for module in _order(model, parts[0], [*(la.module for la in wanted), *norms.values()]):
+        for module in _order(view, parts, [*(la.module for la in wanted), *norms.values()]):
             if (layer := layers.pop(id(module), None)) is not None:
                 measured = _layer(view, parts, layer, methods[layer.name])
-                if layer.name in view.trace.norm_after:
+                if layer.name in view.trace.norm_after and measured is not None:
                     known[view.trace.norm_after[layer.name]] = measured
             elif isinstance(module, _BatchNorm):
                 name = next(name for name, norm in norms.items() if norm is module)
-                moments = known.get(name) or _moments(model, parts, module)
+                moments = known.get(name) or _moments(view, parts, module)
+                if moments is None:
+                    continue
                 assert module.running_mean is not None
                 assert module.running_var is not None
                 module.running_mean.copy_(moments.mean)
                 module.running_var.copy_(moments.var)
-    if layers:
-        raise ModelError(
-            f"The forward pass ran {sorted(la.name for la in layers.values())} on two samples, but not on a batch.",
-            remedy="The model takes different paths for different inputs: exclude these layers.",
-        )
+    not_reached(view, list(layers.values()), "a batch")
 
 
-def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Sequence[Method]) -> Moments:
+def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Sequence[Method]) -> Moments | None:
+    """Run a layer's methods; returns what was measured of its output, None if too little of the data reaches it."""
     visits: list[Visit] = []
     found: list[Moments] = []
+    last: list[tuple[Tensor, Any]] = []
 
     def enter(number: int, value: Any) -> None:
-        if number == 0:
-            visit = Visit(layer, view, value)
+        if not visits:
+            if too_few(view, layer, value):
+                raise EndOfPass
+            visit = Visit(layer, view, detached(value))
             visits.append(visit)
             visit.run(methods, "before")
             visit.input = None
@@ -78,26 +81,30 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
     def leave(number: int, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-        found.append(channel_moments(output, layer.channel_axis(output)))
-        if number == len(parts) - 1:
-            visits[0].complete(output, methods, inputs, pooled(found))
+        own = output.detach()
+        found.append(channel_moments(own, layer.channel_axis(own)))
+        last[:] = [(own, inputs)]
 
-    _sweep(view.model, parts, layer.module, leave, enter)
+    _sweep(view, parts, layer.module, leave, enter)
+    if not visits:
+        leave_alone(view, layer)
+        return None
+    visits[0].complete(last[0][0], methods, last[0][1], pooled(found))
     return pooled(found) if visits[0].measured is None else visits[0].measured
 
 
-def _moments(model: nn.Module, parts: Sequence[Batch], norm: _BatchNorm) -> Moments:
+def _moments(view: ModelView, parts: Sequence[Batch], norm: _BatchNorm) -> Moments | None:
     found: list[Moments] = []
 
     def enter(number: int, value: Any) -> None:
         found.append(channel_moments(value, 1))
 
-    _sweep(model, parts, norm, lambda *_: None, enter)
-    return pooled(found)
+    _sweep(view, parts, norm, lambda *_: None, enter)
+    return pooled(found) if found else None
 
 
 def _sweep(
-    model: nn.Module,
+    view: ModelView,
     parts: Sequence[Batch],
     module: nn.Module,
     leave: Callable[[int, Any, Any], None],
@@ -114,22 +121,23 @@ def _sweep(
 
     for number, part in enumerate(parts):
         with hooked([(number, module)], before, after) as hooks:
-            run(model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
-        if not hooks.ended:
+            run(view.model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
+        if not hooks.ended and not view.trace.routed:
             raise ModelError(
                 f"A {type(module).__name__} that ran on two samples did not run on a batch.",
                 remedy="The model takes different paths for different inputs: exclude such layers.",
             )
 
 
-def _order(model: nn.Module, batch: Batch, modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """The modules that two samples of a batch reach, in the order of their first use."""
+def _order(view: ModelView, parts: Sequence[Batch], modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules that two samples reach, or all where it depends on them, in the order of their first use."""
     order: dict[nn.Module, None] = {}
-    small = batch.head(2)
+    seen = [part.head(part.size) for part in parts] if view.trace.routed else [parts[0].head(2)]
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         order.setdefault(module)
 
     with hooked([(m, m) for m in modules], enter):
-        run(model, small)
+        for part in seen:
+            run(view.model, part)
     return list(order)

@@ -16,6 +16,7 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.recurrent_walk import settle
+from headstart.engine.routing import detached, leave_alone, not_reached, reached_late, too_few, with_graph
 from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError, ModelError
@@ -81,32 +82,38 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
     where = CurrentLayer()
 
     def enter(layer: Layer, args: Any, kwargs: Any) -> None:
-        where.enter(layer, first_input(args, kwargs))
-        if layer.name in left and layer.name not in open_visits:
-            visit = Visit(layer, view, first_input(args, kwargs))
+        value = first_input(args, kwargs)
+        where.enter(layer, value)
+        if layer.name in left and too_few(view, layer, value):
+            left.discard(layer.name)
+            leave_alone(view, layer)
+        elif layer.name in left and layer.name not in open_visits:
+            visit = Visit(layer, view, detached(value))
             open_visits[layer.name] = visit
             visit.run(methods[layer.name], "before")
 
-    def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+    def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> Tensor | None:
         where.layer = None
-        if layer.name not in left:
-            return
+        if layer.name not in open_visits:
+            return None
         left.discard(layer.name)
         visit = open_visits.pop(layer.name)
         if not isinstance(output, Tensor):
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
-        visit.complete(output, methods[layer.name], (args, kwargs))
+        own = output.detach().clone() if output.requires_grad else output
+        visit.complete(own, methods[layer.name], (args, kwargs))
         if layer.name in view.trace.norm_after and visit.measured is not None:
             known[view.trace.norm_after[layer.name]] = visit.measured
-        if not left:
+        if not left and not view.trace.unreached:  # those may be reached now
             raise EndOfPass
+        # The graph behind an output was made of the old weight: what the forward differentiates has to be of the new.
+        return with_graph(layer, args, kwargs) if own is not output else None
 
+    late: set[str] = set()
     if wanted:
         # Inside the user's own hooks: what they make of the output comes after the rescale.
-        with hooked(by_layer(wanted), enter, leave) as hooks, batch_statistics(view.model, known):
+        others = hooked(by_layer(view.trace.unreached), lambda layer, *_: late.add(layer.name))
+        with hooked(by_layer(wanted), enter, leave) as hooks, others, batch_statistics(view.model, known):
             run(view.model, batch, where, until=hooks)
-    if left:
-        raise ModelError(
-            f"The forward pass ran {sorted(left)} on two samples, but not on the whole batch.",
-            remedy="The model takes different paths for different inputs: exclude these layers.",
-        )
+    reached_late(view, late)
+    not_reached(view, [layer for layer in wanted if layer.name in left], "the whole batch")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -24,6 +24,8 @@ from torch.utils.data import (
 from headstart import rng
 from headstart.errors import DataError
 from headstart.model.inputs import Batch, map_tensors
+from headstart.model.sample_rule import as_row
+from headstart.model.take import lists_samples
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
 DRAWS = ("nested", "disjoint", "independent")
@@ -52,11 +54,30 @@ class Rows(Dataset[Any]):
         return map_tensors(self.value, lambda t: t[index] if t.dim() and len(t) == self._size else t)
 
 
-def as_dataset(data: Any, batch: Any = None) -> Dataset[Any]:
+class Listed(Dataset[Any]):
+    """A list of samples.
+
+    Args:
+        samples: As the user holds them.
+    """
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return as_row(self.samples[index])
+
+
+def as_dataset(data: Any, batch: Any = None, model: nn.Module | None = None) -> Dataset[Any]:
     """Return the data set behind what a user holds: itself, that of a ``DataLoader``, or the rows of tensors.
 
     Args:
-        data: A ``Dataset`` with a length, a ``DataLoader`` of one, or tensors, such as ``(inputs, targets)``.
+        data: A ``Dataset`` with a length, a ``DataLoader`` of one, tensors such as ``(inputs, targets)``, or a list of
+            samples.
+        model: Helps to tell samples from batches in a list.
         batch: What stands for any other data, such as the first batch of an iterable.
 
     Raises:
@@ -70,6 +91,8 @@ def as_dataset(data: Any, batch: Any = None) -> Dataset[Any]:
         found: Any = _of_loader(data)
     elif isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
         found = data
+    elif lists_samples(data, model):
+        found = Listed(data)
     elif holds_rows(data) or batch is not None:
         found = Rows(data if holds_rows(data) else batch)
     else:

@@ -132,7 +132,7 @@ class SampleTraining(Method):
     def finish(self, view: ModelView) -> None:
         """Train, stage by stage."""
         assert view.batch is not None
-        dataset = samples.as_dataset(view.data, view.batch.raw)
+        dataset = samples.as_dataset(view.data, view.batch.raw, view.model)
         plan = self.stages(len(dataset), view.seed)  # type: ignore[arg-type]
         if isinstance(dataset, samples.Rows) and not samples.holds_rows(view.data):
             view.report.add_finding(

@@ -32,7 +32,7 @@ def study_behaviour(model: nn.Module, batch: Batch, trace: ModelTrace) -> Behavi
 
     Args:
         model: In evaluation mode.
-        batch: Two samples of it are run.
+        batch: Two samples of it are run; all where they decide on what runs.
         trace: Of the model.
 
     Returns:
@@ -45,7 +45,7 @@ def study_behaviour(model: nn.Module, batch: Batch, trace: ModelTrace) -> Behavi
     layers = hooked(by_layer(trace.layers), follower.enter, follower.leave)
     try:
         with rng.untouched(0), torch.no_grad(), layers, hooked(modules, follower.open, follower.close), follower:
-            returned = run(model, batch.head(2))
+            returned = run(model, batch.head(batch.size if trace.routed else 2))
     except HeadstartError:  # a model that fixes its batch size, or keeps a state
         return Behaviour({layer.name: "its model does not run on two samples again" for layer in trace.layers})
     follower.arrive(all_tensors(returned))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError
+from headstart.model.batch import Batch, map_tensors
 from headstart.model.hooks import Hooks, hooked
-from headstart.model.inputs import Batch
 from headstart.model.weights import Layer, weight_layers
+
+T = TypeVar("T")
 
 
 def full_precision(model: nn.Module) -> torch.autocast:
@@ -68,15 +70,18 @@ def run(
             holds even if the model's own code catches the exception and goes on, or raises another.
 
     Returns:
-        What the model returns; None if a callback ended the pass.
+        What the model returns, without gradients unless they are switched on; None if a callback ended the pass.
 
     Raises:
-        HeadstartError: A callback failed, or the model's own code did (a ModelError that says where).
+        HeadstartError: A callback failed, or the model's own code did (a ModelError that says where). If that was for
+            want of gradients, ``batch.needs_grad`` is set, and another run has them.
     """
     hooks, where = until or Hooks(), where or CurrentLayer()
+    wanted, returned = torch.is_grad_enabled(), None
     try:
         try:
-            returned = model(*batch.args, **batch.kwargs)
+            with torch.set_grad_enabled(wanted or batch.needs_grad):
+                returned = model(*batch.args, **batch.kwargs)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -84,12 +89,37 @@ def run(
                 raise
         if hooks.error is not None:
             raise hooks.error
+        if batch.needs_grad and not wanted:
+            returned = map_tensors(returned, Tensor.detach)
         return None if hooks.ended else returned
     except HeadstartError:
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and "require grad" in str(error) and not wanted:
+            batch.needs_grad = True  # whoever called may try again
         inside = f" in {where.layer.where}, given an input of shape {where.shape}" if where.layer else ""
         raise ModelError(
             f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {str(error).rstrip('.')}.",
             remedy="Check the shape, channels, size and dtype of the data against the model, or pass get_inputs=.",
         ) from error
+
+
+def run_small(batch: Batch, n: int, attempt: Callable[[Batch], T]) -> T:
+    """Try something on a few samples of a batch; again with gradients if the forward takes some itself.
+
+    Args:
+        batch: Learns whether it does.
+        n: How many samples.
+        attempt: Runs the model once on what it gets.
+
+    Raises:
+        ModelError: The forward failed.
+    """
+    small = batch.head(n)
+    try:
+        return attempt(small)
+    except ModelError:
+        if not small.needs_grad or batch.needs_grad:
+            raise
+    batch.needs_grad = True
+    return attempt(batch.head(n))

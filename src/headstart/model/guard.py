@@ -71,7 +71,8 @@ def check(model: nn.Module) -> None:
         if tensor.is_meta:
             raise ModelError(
                 f"Parameter '{name}' is on the meta device and has no storage.",
-                remedy="Materialize it first: model.to_empty(device='cpu'); hs.initialize(model, data, 'default').",
+                remedy="Materialize it first: hs.materialize(model, device='cpu'). It gives every module memory and its"
+                " own start, and names the tensors that have none.",
             )
         if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
             raise ModelError(

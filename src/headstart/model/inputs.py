@@ -4,72 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from headstart import rng
-from headstart.errors import DataError, HeadstartError
+from headstart.errors import DataError
+from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, tensors_in
+from headstart.model.take import take
+
+__all__ = [
+    "Batch",
+    "GetInputs",
+    "as_batch",
+    "fingerprint",
+    "from_numpy",
+    "load",
+    "map_tensors",
+    "require_variation",
+    "take",
+]
 
 GetInputs = Callable[[Any], Any]
-DATASET_SAMPLES = 256
-TENSOR_SAMPLES = 1024
 _TARGET_KEYS = {"label", "labels", "target", "targets", "y"}
-
-
-@dataclass
-class Batch:
-    """Arguments for one forward call.
-
-    Attributes:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        size: Samples along the first axis of the first tensor.
-        note: How the samples were chosen, for the report ("" when all were used).
-        raw: The batch as the data gave it, targets and all.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-    raw: Any = None
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors in the arguments."""
-        return list(_tensors((self.args, self.kwargs)))
-
-    @property
-    def size(self) -> int:
-        """Samples in the batch; 0 when it holds no tensor with an axis."""
-        return next((len(t) for t in self.tensors if t.dim()), 0)
-
-    def head(self, n: int) -> Batch:
-        """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut."""
-        size = self.size
-        cut = map_tensors((self.args, self.kwargs), lambda t: (t[:n] if t.dim() and len(t) == size else t).clone())
-        return Batch(*cut)
-
-    def parts(self, n: int) -> list[Batch]:
-        """Views of the batch, ``n`` samples each and the last as many as are left."""
-        size = self.size
-
-        def cut(start: int) -> Batch:
-            def rows(t: Tensor) -> Tensor:
-                return t[start : start + n] if t.dim() and len(t) == size else t
-
-            return Batch(*map_tensors((self.args, self.kwargs), rows))
-
-        return [cut(start) for start in range(0, size, n)]
-
-    def __str__(self) -> str:
-        shapes = [tuple(t.shape) for t in self.tensors]
-        return f"inputs of shape {', '.join(map(str, shapes)) if shapes else '(none)'}"
 
 
 def load(
@@ -84,12 +43,15 @@ def load(
 
     Args:
         data: A tensor or numpy array (the batch; above 1,024 samples a random subset drawn by ``seed``), a
-            pair ``(inputs, targets)`` of those, a dict of keyword arguments, a ``DataLoader`` or another
-            iterable of such batches (the first is used), or a ``Dataset`` (256 samples drawn by ``seed``).
+            pair ``(inputs, targets)`` of those, a dict of keyword arguments, a ``DataLoader`` or another iterable of
+            such batches (the first is used), a ``Dataset`` or a list of samples (256 drawn by ``seed``), or an
+            ``IterableDataset`` or another iterable of samples (the first 256). How samples are told from batches:
+            :func:`headstart.model.sample_rule.are_samples`. A graph ``(x, edge_index)`` is not cut.
         model: The model that will take the batch; its forward signature tells inputs from targets.
         seed: Names the draw.
         samples: Use this many samples: as many batches of a loader as it takes, or a draw of that size.
-        get_inputs: ``batch -> tensor | tuple (positional) | dict (keyword)`` for anything else.
+        get_inputs: ``batch -> tensor | tuple (positional) | dict (keyword)`` for anything else. It gets samples
+            collated, too.
 
     Returns:
         The batch, checked to be non-empty and finite.
@@ -97,19 +59,8 @@ def load(
     Raises:
         DataError: Nothing in it, a kind that is not understood, or values that are not finite.
     """
-    raw, note = take(data, seed=seed, samples=samples)
+    raw, note = take(data, seed=seed, samples=samples, model=model)
     return as_batch(raw, model, note=note, get_inputs=get_inputs)
-
-
-def take(data: Any, *, seed: int, samples: int | None = None) -> tuple[Any, str]:
-    """Take one raw batch from ``data``, targets and all, as :func:`load` does; and say how it was drawn.
-
-    Raises:
-        DataError: Nothing in it, or a kind that is not understood.
-    """
-    if samples is not None and not (isinstance(samples, int) and samples > 0):
-        raise DataError(f"samples={samples!r} asks for no data.", remedy="Pass samples=None or a whole number from 1.")
-    return _take(data, seed, samples)
 
 
 def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInputs | None = None) -> Batch:
@@ -131,7 +82,8 @@ def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInput
     else:
         args, kwargs = _split(raw, model)
     batch = replace(_place(Batch(args, kwargs, note), model), raw=given)
-    _check(batch)
+    _check(batch, model)
+    batch.whole = indivisible((batch.args, batch.kwargs))
     return batch
 
 
@@ -151,6 +103,8 @@ def require_variation(batch: Batch) -> None:
         DataError: All values are equal, or all samples are the same.
     """
     for t in batch.tensors:
+        if t.is_floating_point() and bool(torch.isneginf(t).any()):
+            continue  # a mask
         if not t.is_floating_point():
             if t.numel() and bool((t != t.flatten()[0]).any()):
                 return
@@ -161,112 +115,6 @@ def require_variation(batch: Batch) -> None:
         f"The batch is constant: {batch}, one value ({', '.join(sorted(values))}) or one sample throughout.",
         remedy="Pass real, varied samples; a placeholder of zeros or ones has no statistics to initialize from.",
     )
-
-
-def _take(data: Any, seed: int, samples: int | None) -> tuple[Any, str]:
-    """Get one raw batch and a note on how it was drawn."""
-    if isinstance(data, DataLoader):
-        return _first_batches(data, samples)
-    if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or (isinstance(data, list) and _all_arrays(data)):
-        return _subset(data, seed, samples)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _draw(data, seed, samples or DATASET_SAMPLES)
-    if isinstance(data, Iterable):
-        return _first_batches(data, samples)
-    raise DataError(
-        f"Data of type {type(data).__name__} is not understood.",
-        remedy="Pass a tensor, (inputs, targets), a dict, a DataLoader or Dataset, or get_inputs= to unpack it.",
-    )
-
-
-def _all_arrays(items: list[Any]) -> bool:
-    return (
-        bool(items)
-        and all(isinstance(i, (Tensor, np.ndarray)) for i in items)
-        and len({len(i) for i in items}) == 1
-        and len(items) == 2
-    )
-
-
-def _first_batches(loader: Iterable[Any], samples: int | None) -> tuple[Any, str]:
-    batches: list[Any] = []
-    seen = 0
-    with _generators_kept(loader):
-        for batch in loader:
-            batches.append(batch)
-            seen += Batch((batch,)).size
-            if samples is None or seen >= samples or not seen:  # what cannot be counted is taken once
-                break
-    if not batches:
-        raise DataError(
-            f"The {type(loader).__name__} is empty: it gave no batch.",
-            remedy="Check the data set's length, the batch size and drop_last.",
-        )
-    if len(batches) == 1:
-        whole = batches[0]
-    else:
-        try:
-            whole = _concatenate(batches)
-        except (RuntimeError, TypeError) as error:
-            raise DataError(
-                f"Batches of the {type(loader).__name__} cannot be joined to {samples} samples: {error}.",
-                remedy="Pass samples=None to use its first batch only.",
-            ) from error
-    note = f"first {len(batches)} batch{'es' if len(batches) > 1 else ''} of the {type(loader).__name__}"
-    if samples is not None and seen > samples:
-        whole = map_tensors(whole, lambda t: t[:samples])
-    return whole, note
-
-
-class _generators_kept:  # noqa: N801 - reads as a verb phrase in a with statement
-    """Restore the random generators that a DataLoader owns, so that peeking moves no training order."""
-
-    def __init__(self, loader: object) -> None:
-        owners = [
-            loader,
-            getattr(loader, "sampler", None),
-            getattr(getattr(loader, "batch_sampler", None), "sampler", None),
-        ]
-        found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
-        self._states = [(g, g.get_state()) for g in found.values()]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        for g, state in self._states:
-            g.set_state(state)
-
-
-def _subset(data: Any, seed: int, samples: int | None) -> tuple[Any, str]:
-    size = Batch((data,)).size if not isinstance(data, np.ndarray) else len(data) if data.ndim else 0
-    limit = samples or TENSOR_SAMPLES
-    if size <= limit:
-        return data, ""
-    index = torch.randperm(size, generator=rng.generator(seed, "data"))[:limit].sort().values
-    return map_tensors(
-        data, lambda t: t[index] if t.dim() and len(t) == size else t
-    ), f"{limit} of {size} samples, drawn by seed"
-
-
-def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
-    size = len(dataset) if hasattr(dataset, "__len__") else None
-    if size is None:
-        raise DataError(
-            f"The {type(dataset).__name__} has no length, so no samples can be drawn from it.",
-            remedy="Give it a __len__, or pass a DataLoader or an IterableDataset.",
-        )
-    if size == 0:
-        raise DataError(f"The {type(dataset).__name__} is empty.", remedy="Pass a data set with samples.")
-    index = torch.randperm(size, generator=rng.generator(seed, "data"))[:samples].tolist()
-    try:
-        batch = default_collate([dataset[i] for i in index])
-    except (RuntimeError, TypeError) as error:
-        raise DataError(
-            f"Samples of the {type(dataset).__name__} cannot be stacked into a batch: {error}.",
-            remedy="Wrap it in a DataLoader with its own collate_fn.",
-        ) from error
-    return batch, f"{len(index)} of {size} samples, drawn by seed"
 
 
 def _split(raw: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -322,73 +170,38 @@ def _place(batch: Batch, model: nn.Module) -> Batch:
     return Batch(args, kwargs, batch.note)
 
 
-def _check(batch: Batch) -> None:
+def _check(batch: Batch, model: nn.Module) -> None:
     if not batch.tensors:
         raise DataError("The batch holds no tensor.", remedy="Pass get_inputs= to pick the model's inputs from it.")
     if batch.size == 0 or any(t.numel() == 0 for t in batch.tensors):
         raise DataError(f"The batch is empty: {batch}.", remedy="Pass at least one sample.")
-    for t in batch.tensors:
+    for i, (name, t) in enumerate(_named_tensors(batch, model)):
         bad = int((~torch.isfinite(t)).sum()) if t.is_floating_point() else 0
-        if bad:
+        if bad and not _masks(name, t, first=i == 0):
             raise DataError(
                 f"The batch holds {bad} NaN or infinite values of {t.numel()} (shape {tuple(t.shape)}).",
-                remedy="Clean or mask the data before initializing from it.",
+                remedy="Clean or mask the data before initializing from it. (-inf passes where the argument is named a"
+                " mask or a bias, and in a later one that holds nothing else but zeros.)",
             )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, np.ndarray):
-        yield from_numpy(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def map_tensors(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``f`` to every tensor inside nested tuples, lists and dicts; numpy arrays become tensors."""
-    if isinstance(value, Tensor):
-        return f(value)
-    if isinstance(value, np.ndarray):
-        return f(from_numpy(value))
-    if isinstance(value, Mapping):
-        return {k: map_tensors(v, f) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(v, f) for v in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(v, f) for v in value)
-    return value
-
-
-def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    """Turn an array into a tensor, whichever its order of bytes.
-
-    Raises:
-        HeadstartError: It holds no numbers, or longer ones than torch has.
-
-    Example:
-        >>> from_numpy(np.ones(2, ">f4"))
-        tensor([1., 1.])
-    """
-    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+def _named_tensors(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All tensors with the name of the argument that each comes in."""
     try:
-        return torch.as_tensor(native if native.flags.writeable else native.copy())
-    except TypeError as error:
-        raise HeadstartError(
-            f"A numpy array of dtype {array.dtype} is not numeric.", remedy="Pass integers or floats of up to 64 bits."
-        ) from error
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given = [*zip([*names, *[""] * len(batch.args)], batch.args, strict=False), *batch.kwargs.items()]
+    for name, value in given:
+        yield from ((name, t) for t in tensors_in(value))
 
 
-def _concatenate(batches: Sequence[Any]) -> Any:
-    first = batches[0]
-    if isinstance(first, (Tensor, np.ndarray)):
-        return torch.cat([b if isinstance(b, Tensor) else from_numpy(b) for b in batches])
-    if isinstance(first, Mapping):
-        return {k: _concatenate([b[k] for b in batches]) for k in first}
-    if isinstance(first, (tuple, list)):
-        return tuple(_concatenate(parts) for parts in zip(*batches, strict=True))
-    return first
+def _masks(name: str, t: Tensor, first: bool) -> bool:
+    """Whether a tensor that is not finite is added to attention's scores: -inf hides, the rest is kept."""
+    hidden = torch.isneginf(t)
+    rest = t[~hidden]
+    if not bool(hidden.any()) or not bool(torch.isfinite(rest).all()):
+        return False
+    named = any(word in name.lower() for word in ("mask", "bias"))
+    return named or (not first and rest.numel() > 0 and not bool(rest.any()))

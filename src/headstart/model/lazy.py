@@ -6,18 +6,18 @@ import torch
 from torch import nn
 
 from headstart import rng
-from headstart.model.forward import CurrentLayer, run
+from headstart.model.forward import CurrentLayer, run, run_small
 from headstart.model.inputs import Batch
 
 
-def materialize(model: nn.Module, batch: Batch, seed: int) -> None:
+def give_shapes(model: nn.Module, batch: Batch, seed: int) -> None:
     """Give lazy modules their shapes; their default weights come from the call's seed."""
     training = [(m, m.training) for m in model.modules()]
     model.eval()
-    small, where = batch.head(2), CurrentLayer()
+    where = CurrentLayer()
     try:
         with rng.untouched(rng.derive(seed, "lazy")), torch.no_grad(), where.following(model):
-            run(model, small, where)
+            run_small(batch, 2, lambda small: run(model, small, where))
     finally:
         for module, flag in training:
             module.training = flag

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run, run_small
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import may_normalize, normalizes
@@ -54,6 +54,7 @@ class ModelTrace:
         tied_biases: Names of layers whose bias belongs to a layer before them.
         zeros: Names of layers whose weights are all zero when the call begins, where a method asks for it.
         behaviour: What takes the layers' outputs, where a method asked for it (``Method.studies_behaviour``).
+        routed: Names of layers that the batch reaches, but not each part of it: what runs depends on the data.
     """
 
     layers: Sequence[Layer]
@@ -70,6 +71,7 @@ class ModelTrace:
     tied_biases: Set[str] = frozenset()
     zeros: Set[str] = frozenset()
     behaviour: Behaviour | None = None
+    routed: Set[str] = frozenset()
 
     @property
     def first_convolution(self) -> Layer | None:
@@ -77,8 +79,16 @@ class ModelTrace:
         return next((la for la in self.layers if la.kind == "conv" and math.prod(la.kernel) > 1), None)
 
 
-def trace_model(model: nn.Module, batch: Batch | None) -> ModelTrace:
+def trace_model(model: nn.Module, batch: Batch | None, batch_size: int | None = None) -> ModelTrace:
     """Trace one small forward pass (two samples), or list the layers where there is no data.
+
+    If that pass leaves out some layers, the whole batch shows whether they run: those of experts, for instance, to
+    which a router sends none of the two samples.
+
+    Args:
+        model: Whatever it does.
+        batch: Learns whether the forward takes gradients itself.
+        batch_size: Run at most so many samples at a time.
 
     Raises:
         ModelError: No weight layer, or the forward fails.
@@ -91,16 +101,42 @@ def trace_model(model: nn.Module, batch: Batch | None) -> ModelTrace:
         )
     if batch is None:
         return ModelTrace(layers, calls={layer.name: 1 for layer in layers})
-    return _trace(model, layers, batch)
+    small = _trace(model, layers, batch)
+    if not small.unreached or batch.size <= 2:
+        return small
+    parts = batch.parts(batch_size or batch.size)
+    traces = [_trace_once(model, layers, part.head(part.size)) for part in parts]
+    return _joined(traces, layers, small)
 
 
 def _trace(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
+    def attempt(part: Batch) -> ModelTrace:
+        return _trace_once(model, layers, part)
+
     try:
-        return _trace_once(model, layers, batch.head(2))
+        return run_small(batch, 2, attempt)
     except ModelError:
-        if batch.size <= 2:
+        if batch.size <= 2 or batch.whole:
             raise
-        return _trace_once(model, layers, batch)  # some models fix their batch size
+        return run_small(batch, batch.size, attempt)  # some models fix their batch size
+
+
+def _joined(traces: Sequence[ModelTrace], layers: Sequence[Layer], small: ModelTrace) -> ModelTrace:
+    """What several batches show together, of which another pass ran only a part of the layers."""
+    reached = {layer.name: layer for trace in traces for layer in trace.layers}
+    known = {layer.name for layer in small.layers}
+    return ModelTrace(
+        list(reached.values()),
+        [layer for layer in layers if layer.name not in reached],
+        {name: max(trace.calls.get(name, 0) for trace in traces) for name in reached},
+        {name for trace in traces for name in trace.recurrent},
+        {name for trace in traces for name in trace.unlike},
+        {layer: norm for trace in reversed(traces) for layer, norm in trace.norm_after.items()},
+        {norm for trace in traces for norm in trace.norms},
+        {name for trace in traces for name in trace.outputs},
+        traced=True,
+        routed=frozenset(reached) - known,
+    )
 
 
 def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
