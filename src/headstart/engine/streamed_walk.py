@@ -68,10 +68,12 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
     visits: list[Visit] = []
     found: list[Moments] = []
     last: list[tuple[Tensor, Any]] = []
+    skipped: list[Batch] = []
 
     def enter(number: int, value: Any) -> None:
         if not visits:
             if too_few(view, layer, value):
+                skipped.append(parts[number])
                 raise EndOfPass
             visit = Visit(layer, view, detached(value))
             visits.append(visit)
@@ -89,6 +91,7 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
     if not visits:
         leave_alone(view, layer)
         return None
+    _sweep(view, skipped, layer.module, leave, enter)  # what was too little to begin with counts all the same
     visits[0].complete(last[0][0], methods, last[0][1], pooled(found))
     return pooled(found) if visits[0].measured is None else visits[0].measured
 

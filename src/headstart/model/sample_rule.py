@@ -20,7 +20,8 @@ def are_samples(data: Any, first: Any, model: nn.Module | None = None) -> bool:
     """Tell whether an iterable gives samples, which are collated, or batches, of which the first is used.
 
     A ``DataLoader`` gives batches; a ``Dataset`` with a length gives samples; neither comes here. For lists,
-    generators and ``IterableDataset`` the first thing that they give decides, by the first of these that applies:
+    generators and ``IterableDataset`` the first thing that they give decides, by the first of these that applies. (What
+    holds no tensor, or objects that torch cannot collate, is a batch, for ``get_inputs=`` to unpack.)
 
     1. A number or a string beside a tensor (``(image, 3)``, ``{"image": ..., "label": 3}``): a sample. A batch holds a
        tensor or a list of those.
@@ -52,8 +53,8 @@ def are_samples(data: Any, first: Any, model: nn.Module | None = None) -> bool:
 def _by_content(first: Any, model: nn.Module | None) -> bool | None:
     """What the rules but the last say; None if nothing."""
     tensors = list(tensors_in(as_row(first)))
-    if not tensors:
-        return None
+    if not tensors or not _collates(first):
+        return False
     if _has_scalar(first):
         return True
     if all(t.dim() < 2 for t in tensors):
@@ -65,6 +66,15 @@ def _by_content(first: Any, model: nn.Module | None) -> bool | None:
     if len(lengths) > 1 and not indivisible(first):
         return True
     return None
+
+
+def _collates(value: Any) -> bool:
+    """Whether there is nothing in it that only ``get_inputs=`` can know what to do with."""
+    if isinstance(value, Mapping):
+        return all(_collates(v) for v in value.values())
+    if isinstance(value, (tuple, list)):
+        return all(_collates(v) for v in value)
+    return isinstance(value, (Tensor, np.ndarray, np.generic, int, float, str, bytes))
 
 
 def as_row(sample: Any) -> Any:
