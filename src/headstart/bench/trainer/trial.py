@@ -19,7 +19,7 @@ from headstart.bench.trials.arms import Arm
 from headstart.bench.trials.training import Axes
 from headstart.errors import HeadstartError
 from headstart.model import guard, inputs
-from headstart.model.lazy import materialize
+from headstart.model.lazy import give_shapes
 from headstart.results.plain import plain
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TrainerContext:
         facts = {**self.source.facts, "classes": None}
         model, _ = build(self.model, self.model_args, facts, seed)
         if guard.is_lazy(model):
-            materialize(model, inputs.load(self.source.value, model, seed=seed, samples=2), seed)
+            give_shapes(model, inputs.load(self.source.value, model, seed=seed, samples=2), seed)
         return model.to(self.device)
 
     def start(self, arm: Arm, seed: int) -> tuple[nn.Module, dict[str, Any] | None, float]:
