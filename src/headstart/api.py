@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headstart import rng
 from headstart.engine import registry
@@ -18,11 +18,11 @@ from headstart.engine.left_alone import all_zero, require_other_than_zeros, with
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.walk import walk
-from headstart.errors import DataError, HeadstartError
-from headstart.model import guard, inputs
+from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.model import guard, inputs, shards
 from headstart.model.behaviour import study_behaviour
 from headstart.model.forward import full_precision
-from headstart.model.inputs import Batch, GetInputs
+from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
@@ -46,6 +46,7 @@ def initialize(
     samples: int | None = None,
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
+    mask: Mask = None,
 ) -> Report:
     """Initialize a model in place from its data, or raise and leave it bit for bit as it was.
 
@@ -63,6 +64,9 @@ def initialize(
         batch_size: Run at most so many of them at a time, where all do not fit into memory. The statistics are still
             those of all; fills see the first batch. Costs about half as many passes as there are layers.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
+        mask: Which positions count in all statistics, where the rest is padding: a key of the batch, a function of it,
+            or a tensor beside data that are tensors. Attention masks, padding masks and lengths are recognized by name;
+            False ignores them. See ``headstart.model.inputs.load``.
 
     Returns:
         A report: one row per layer, findings in plain words.
@@ -82,7 +86,7 @@ def initialize(
         >>> round(report.row("2").output_std, 3)
         1.0
     """
-    init = _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs), keep=True)
+    init = _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask), keep=True)
     assert init.report is not None
     return init.report
 
@@ -98,6 +102,7 @@ def compute(
     samples: int | None = None,
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
+    mask: Mask = None,
 ) -> Init:
     """Compute an initialization and leave the model untouched.
 
@@ -119,15 +124,17 @@ def compute(
         >>> hs.apply(model, init).changed
         ['']
     """
-    return _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs), keep=False)
+    return _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask), keep=False)
 
 
 def apply(model: nn.Module, init: Init) -> Report:
     """Write a computed initialization into a model.
 
     Args:
-        model: Must have every parameter that ``init`` names, in the same shape.
-        init: From :func:`compute` or ``Init.load``.
+        model: Must have every parameter that ``init`` names, in the same shape. It may be sharded over processes by
+            ``fully_shard`` (FSDP2) or as DTensors: then every process calls it with the same ``init``, and writes its
+            part. Nothing is sent.
+        init: From :func:`compute` or ``Init.load``, of an unsharded copy.
 
     Returns:
         A report of what was written.
@@ -140,7 +147,8 @@ def apply(model: nn.Module, init: Init) -> Report:
             f"{init!r} is not an initialization.", remedy="Pass what hs.compute returned, or hs.Init.load(path)."
         )
     model = guard.unwrap(model)
-    guard.check(model)
+    guard.check(model, sharded=True)
+    shards.reshard(model)
     if guard.is_lazy(model):
         raise HeadstartError("The model has lazy modules without shapes.", remedy="Run one batch through it first.")
     own = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
@@ -159,7 +167,7 @@ def apply(model: nn.Module, init: Init) -> Report:
             )
         if not torch.isfinite(value).all():
             raise HeadstartError(f"The initialization of '{name}' holds values that are not finite.")
-    store(model, {name: (own[name], value) for name, value in init.tensors.items()})
+    store(model, {name: _placed(name, own[name], value) for name, value in init.tensors.items()})
     if init.report is not None:
         return init.report
     names = {
@@ -168,6 +176,15 @@ def apply(model: nn.Module, init: Init) -> Report:
     modules = dict(model.named_modules())
     rows = [Row(n, type(modules[n]).__name__, (), "written") for n in sorted(names)]
     return Report("applied", list(init.provenance.get("methods", [])), rows, seed=int(init.provenance.get("seed", 0)))
+
+
+def _placed(name: str, target: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What is written where in this process."""
+    if not shards.is_sharded(target):
+        return target, value
+    if not torch.isfinite(value.to(target.dtype)).all():  # of all parts, so that all processes say the same
+        raise WriteError(f"The values of '{name}' do not fit into {target.dtype}.", remedy="Use a wider precision.")
+    return shards.own_part(target, value)
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,7 @@ class _Call:
     samples: int | None
     batch_size: int | None
     get_inputs: GetInputs | None
+    mask: Mask
 
     @cached_property
     def methods(self) -> list[Method]:
@@ -197,7 +215,9 @@ class _Call:
         """Load the calibration batch; None without data."""
         if self.data is None:
             return None
-        batch = inputs.load(self.data, model, seed=self.number, samples=self.samples, get_inputs=self.get_inputs)
+        batch = inputs.load(
+            self.data, model, seed=self.number, samples=self.samples, get_inputs=self.get_inputs, mask=self.mask
+        )
         if any(m.info.needs_data for m in self.methods):
             inputs.require_variation(batch)
         return batch
@@ -240,6 +260,8 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
         report = ReportBuilder.of(trace)
         if batch is not None and batch.note:
             report.add_finding(f"Used {batch.note}.")
+        for sentence in batch.findings if batch is not None else ():
+            report.add_finding(sentence)
         trace, chosen = select(trace, report, model, call.include, call.exclude)
         if any(m.leaves_zeros for m in call.methods):
             trace = replace(trace, zeros=all_zero(chosen))

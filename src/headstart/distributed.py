@@ -15,7 +15,7 @@ from headstart import api, rng
 from headstart.api import MethodLike
 from headstart.errors import HeadstartError, ModelError
 from headstart.model import guard
-from headstart.model.inputs import GetInputs
+from headstart.model.inputs import GetInputs, Mask
 from headstart.model.selection import Selection
 from headstart.model.weights import store
 from headstart.results.report import Report
@@ -32,6 +32,7 @@ def initialize(
     samples: int | None = None,
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
+    mask: Mask = None,
     src: int = 0,
     group: Any = None,
 ) -> Report:
@@ -52,6 +53,7 @@ def initialize(
         samples: Likewise.
         batch_size: Likewise.
         get_inputs: Likewise.
+        mask: Likewise.
         src: The rank that computes, by its number in the whole world.
         group: The process group; all processes by default.
 
@@ -82,6 +84,7 @@ def initialize(
             samples=samples,
             batch_size=batch_size,
             get_inputs=get_inputs,
+            mask=mask,
         )
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -259,3 +259,32 @@ def test_help_has_examples(capsys):
         out = capsys.readouterr().out
         assert "examples:" in out
         assert f"  headstart {command} " in out
+
+
+def test_masks_are_named_or_switched_off(folder, result):
+    (folder / "tokens.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Tokens(nn.Linear):\n"
+        "    def forward(self, x, attention_mask=None): return super().forward(x)\n"
+        "def build(): return Tokens(8, 8)\n"
+    )
+    real = torch.arange(12).expand(64, -1) < 3
+    x = torch.randn(64, 12, 8, generator=torch.Generator().manual_seed(0)).masked_fill(~real[..., None], 0)
+    save_file({"x": x, "attention_mask": real.long(), "all": torch.ones(64, 12)}, folder / "tokens.safetensors")
+    counts = {}
+    for options in ((), ("--mask", "all"), ("--mask", "none")):
+        printed = result(
+            "init",
+            "tokens.py:build",
+            "--data",
+            "tokens.safetensors",
+            "--method",
+            "lsuv:fill=keep",
+            "--dry-run",
+            *options,
+        )
+        looked = result("diagnose", "tokens.py:build", "--data", "tokens.safetensors", *options)
+        counts[options[-1:]] = any("192 of 768" in f for f in printed["findings"]), looked["rows"][0]["output_std"]
+    assert [masked for masked, _ in counts.values()] == [True, False, False]
+    assert counts[()][1] > 1.5 * counts[("none",)][1]
+    assert counts[("all",)][1] == counts[("none",)][1]

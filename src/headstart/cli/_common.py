@@ -49,6 +49,19 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> N
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def add_mask(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mask``."""
+    text = (
+        "array of --data that says which positions count; the rest is padding (default: by its name; none: all count)"
+    )
+    parser.add_argument("--mask", metavar="NAME", help=text)
+
+
+def mask(args: argparse.Namespace) -> str | bool | None:
+    """What ``--mask`` asks for."""
+    return False if args.mask == "none" else args.mask
+
+
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that write a checkpoint."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")

@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function"
     _common.add_arguments(parser, data_help=data)
+    _common.add_mask(parser)
     parser.add_argument(
         "--method", default="auto", metavar="SPEC", help="see 'headstart methods' (default: %(default)s)"
     )
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             include=args.include,
             exclude=args.exclude,
             samples=args.samples,
+            mask=_common.mask(args),
             batch_size=args.batch_size,
         )
         if args.fold:

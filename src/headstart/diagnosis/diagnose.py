@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from headstart.errors import HeadstartError
 from headstart.measure.gradients import LossFunction, Passes, forward_backward
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import full_precision
-from headstart.model.inputs import Batch, GetInputs
+from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
 from headstart.model.selection import Selection, named
 from headstart.model.take import cut
@@ -44,6 +45,7 @@ def diagnose(
     exclude: Selection = None,
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
+    mask: Mask = None,
 ) -> Diagnosis:
     """Measure every layer of a model on its data and say what is wrong with this start, changing nothing.
 
@@ -58,6 +60,7 @@ def diagnose(
         exclude: Not these layers.
         samples: How many samples to use; default at most 64, because the backward pass keeps all activations.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
+        mask: Which positions count, as for :func:`headstart.initialize`; gradients are of all.
 
     Returns:
         One row per weight layer in execution order, and findings in plain words, each with what mends it where
@@ -86,7 +89,7 @@ def diagnose(
     guard.check(model)
     number = rng.seed_of(seed)
     with rng.untouched(number), torch.inference_mode(False):
-        raw, batch = _one_batch(data, model, number, samples, get_inputs)
+        raw, batch = _one_batch(data, model, number, samples, get_inputs, mask)
         lazy = guard.is_lazy(model)
         if lazy and batch is None:
             raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
@@ -99,16 +102,18 @@ def diagnose(
 
 
 def _one_batch(
-    data: Any, model: nn.Module, seed: int, samples: int | None, get_inputs: GetInputs | None
+    data: Any, model: nn.Module, seed: int, samples: int | None, get_inputs: GetInputs | None, mask: Mask
 ) -> tuple[Any, Batch | None]:
     """Take at most ``samples`` samples: raw, with targets, and as the model's inputs."""
     if data is None:
         return None, None
     limit = SAMPLES if samples is None else samples
-    raw, note = inputs.take(data, seed=seed, samples=samples, most=limit, model=model)
+    raw, note, mask = inputs.take_masked(data, mask, seed=seed, samples=samples, most=limit, model=model)
     raw, said = cut(raw, limit)
+    if isinstance(mask, (Tensor, np.ndarray)):
+        mask, _ = cut(mask, limit)
     note = f"{note}, {said.replace(' of ', ' of its ', 1)}" if note and said else note or said
-    batch = inputs.as_batch(raw, model, note=note, get_inputs=get_inputs)
+    batch = inputs.as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask)
     # Cut again, because get_inputs may unpack what could not be counted.
     return raw, replace(batch.head(limit), note=batch.note)
 
@@ -132,14 +137,18 @@ def _look(
     if batch is not None and passes is not None:
         _describe_input(diagnosis, batch)
         diagnosis.notes.append(f"Measured on {batch.note or f'{samples} samples'}.")
-        diagnosis.notes.extend(passes.notes)
+        diagnosis.notes.extend([*batch.findings, *passes.notes])
+        if passes.probe.positions.whole:
+            unmasked = ", ".join(passes.probe.positions.whole)
+            diagnosis.notes.append(f"All positions count in {unmasked}: theirs are not those of the mask.")
     scene = look_around(model, trace, batch, passes)
     diagnosis.findings = mended(judge(diagnosis, scene), model, trace, batch is not None)
     return diagnosis
 
 
 def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
-    value = next((t for t in batch.tensors if t.is_floating_point() and t.numel() > 1), None)
+    values = (t for t in batch.tensors if t.is_floating_point() and t.numel() > 1)
+    value = next((t for t in values if not bool(torch.isneginf(t).any())), None)
     if value is not None:
         std, mean = torch.std_mean(value.double(), correction=0)
         diagnosis.input_mean, diagnosis.input_std = float(mean), float(std)

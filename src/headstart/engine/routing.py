@@ -1,4 +1,4 @@
-"""Layers that not every part of the data reaches, such as the experts that a router chooses between."""
+"""Layers that not every part of the data reaches, such as the experts that a router chooses between, or padding."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
+from headstart.measure.positions import Positions
 from headstart.model.weights import Layer
 from headstart.numerics.moments import MIN_VALUES
 
@@ -47,6 +48,16 @@ def reached_late(view: ModelView, layers: Iterable[str]) -> None:
         view.report.add_finding(
             f"Called only now that the layers before are written, and left as they were: {', '.join(names)}."
             " Initialize once more to include them, or exclude what routes."
+        )
+
+
+def tell_whole(view: ModelView, positions: Sequence[Positions]) -> None:
+    """Say which layers have positions that no mask fits."""
+    names = list(dict.fromkeys(name for p in positions for name in p.whole))
+    if names:
+        more = " …" if len(names) > 5 else ""
+        view.report.add_finding(
+            f"All positions count in {', '.join(names[:5])}{more}: theirs are not those of the mask."
         )
 
 

@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
-from headstart.engine.routing import detached, leave_alone, not_reached, too_few
+from headstart.engine.routing import detached, leave_alone, not_reached, tell_whole, too_few
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
-from headstart.model.forward import first_input, run
+from headstart.measure.positions import Positions
+from headstart.model.forward import by_layer, first_input, run
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
@@ -45,10 +46,11 @@ def stream(
     layers = {id(layer.module): layer for layer in wanted}
     norms = fresh_batch_norms(model)
     known: dict[str, Moments] = {}
+    positions = [Positions(part.masks) for part in parts]
     with settled(norms.values()):
         for module in _order(view, parts, [*(la.module for la in wanted), *norms.values()]):
             if (layer := layers.pop(id(module), None)) is not None:
-                measured = _layer(view, parts, layer, methods[layer.name])
+                measured = _layer(view, parts, layer, methods[layer.name], positions)
                 if layer.name in view.trace.norm_after and measured is not None:
                     known[view.trace.norm_after[layer.name]] = measured
             elif isinstance(module, _BatchNorm):
@@ -61,21 +63,28 @@ def stream(
                 module.running_mean.copy_(moments.mean)
                 module.running_var.copy_(moments.var)
     not_reached(view, list(layers.values()), "a batch")
+    tell_whole(view, positions)
 
 
-def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Sequence[Method]) -> Moments | None:
+def _layer(
+    view: ModelView,
+    parts: Sequence[Batch],
+    layer: Layer,
+    methods: Sequence[Method],
+    positions: Sequence[Positions],
+) -> Moments | None:
     """Run a layer's methods; returns what was measured of its output, None if too little of the data reaches it."""
     visits: list[Visit] = []
     found: list[Moments] = []
     last: list[tuple[Tensor, Any]] = []
-    skipped: list[Batch] = []
+    skipped: list[int] = []
 
     def enter(number: int, value: Any) -> None:
         if not visits:
             if too_few(view, layer, value):
-                skipped.append(parts[number])
+                skipped.append(number)
                 raise EndOfPass
-            visit = Visit(layer, view, detached(value))
+            visit = Visit(layer, view, detached(value), positions[number])
             visits.append(visit)
             visit.run(methods, "before")
             visit.input = None
@@ -84,16 +93,19 @@ def _layer(view: ModelView, parts: Sequence[Batch], layer: Layer, methods: Seque
         if not isinstance(output, Tensor):
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
         own = output.detach()
-        found.append(channel_moments(own, layer.channel_axis(own)))
+        positions[number].follow(layer, first_input(*inputs), own)
+        found.append(positions[number].moments(layer, own))
         last[:] = [(own, inputs)]
 
-    _sweep(view, parts, layer.module, leave, enter)
+    _sweep(view, parts, layer.module, leave, enter, positions)
     if not visits:
         leave_alone(view, layer)
         return None
-    _sweep(view, skipped, layer.module, leave, enter)  # what was too little to begin with counts all the same
+    _sweep(
+        view, parts, layer.module, leave, enter, positions, skipped
+    )  # what was too little to begin with counts all the same
     visits[0].complete(last[0][0], methods, last[0][1], pooled(found))
-    return pooled(found) if visits[0].measured is None else visits[0].measured
+    return visits[0].measured
 
 
 def _moments(view: ModelView, parts: Sequence[Batch], norm: _BatchNorm) -> Moments | None:
@@ -112,8 +124,10 @@ def _sweep(
     module: nn.Module,
     leave: Callable[[int, Any, Any], None],
     enter: Callable[[int, Any], None],
+    positions: Sequence[Positions] = (),
+    numbers: Sequence[int] | None = None,
 ) -> None:
-    """Run every part up to the first use of a module."""
+    """Run every part, or those of some numbers, up to the first use of a module."""
 
     def before(number: int, args: Any, kwargs: Any) -> None:
         enter(number, first_input(args, kwargs))
@@ -122,8 +136,15 @@ def _sweep(
         leave(number, (args, kwargs), output)
         raise EndOfPass
 
-    for number, part in enumerate(parts):
-        with hooked([(number, module)], before, after) as hooks:
+    for number in range(len(parts)) if numbers is None else numbers:
+        part = parts[number]
+        following = positions and bool(positions[number])
+        others = by_layer(view.trace.layers) if following else ()
+
+        def follow(layer: Layer, args: Any, kwargs: Any, output: Any, number: int = number) -> None:
+            positions[number].follow(layer, first_input(args, kwargs), output)
+
+        with hooked(others, after=follow), hooked([(number, module)], before, after) as hooks:
             run(view.model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
         if not hooks.ended and not view.trace.routed:
             raise ModelError(

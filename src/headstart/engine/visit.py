@@ -13,9 +13,10 @@ from torch import Tensor
 from headstart import rng
 from headstart.engine.model_view import ModelView
 from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.measure.positions import Positions
 from headstart.model import weights
 from headstart.model.weights import Layer
-from headstart.numerics.moments import MIN_VALUES, Moments, across_sample_std, channel_moments
+from headstart.numerics.moments import MIN_VALUES, Moments
 from headstart.results.report import Row, summarize
 
 ZEROS = "all its weights are zero, which is taken for a choice"
@@ -45,16 +46,27 @@ class Visit:
         view: The model and the data of the call.
         trace: What is known of the whole model.
         report: What the call will say.
-        input: The layer's real input; None without data.
+        input: The layer's real input; None without data. Of a linear layer whose batch has a mask, the rows that count.
+        counted: Of a convolution whose batch has a mask, which places of its output count; None for all.
+        counted_inputs: Likewise, of its input.
         output: Its output, inside :meth:`Method.after`; None before.
         method: Name of the method whose turn it is.
     """
 
     method: str
 
-    def __init__(self, layer: Layer, view: ModelView, value: Tensor | None) -> None:
+    def __init__(self, layer: Layer, view: ModelView, value: Tensor | None, positions: Positions | None = None) -> None:
         self.view = view
         self.layer, self.trace, self.report, self.input = layer, view.trace, view.report, value
+        self._positions = positions or Positions(())
+        self.counted: Tensor | None = None
+        self.counted_inputs: Tensor | None = None
+        if self._positions and isinstance(value, Tensor):
+            if layer.kind == "linear":
+                self.input = self._positions.counting(layer, value)
+            else:
+                self.counted = self._positions.outputs(layer, value)
+                self.counted_inputs = self._positions.of(layer, value)
         self.output: Tensor | None = None
         self._transaction, self._seed = view.transaction, view.seed
         self._moments: Moments | None = None
@@ -103,8 +115,7 @@ class Visit:
         """
         assert self.output is not None
         if self._moments is None:
-            axis = self.layer.channel_axis(self.output)
-            self._moments = channel_moments(self.output, axis)
+            self._moments = self._positions.moments(self.layer, self.output)
         if self._moments.count < MIN_VALUES:
             raise DataError(
                 f"The batch gives {self._moments.count} values per channel in {self.layer.where};"
@@ -115,8 +126,8 @@ class Visit:
 
     @property
     def measured(self) -> Moments | None:
-        """The output's moments if something asked for them."""
-        return self._moments
+        """The output's moments over all positions if something asked for them: a norm that follows takes no mask."""
+        return None if self._positions else self._moments
 
     def generator(self, purpose: str = "weight") -> torch.Generator:
         """The random stream of (seed, layer name, purpose), on the CPU on every machine."""
@@ -281,6 +292,7 @@ class Visit:
             self.report.filters = (self.weight_before.clone(), self.weight)
         if self.output is not None:
             if self._moments is None:
-                self._moments = channel_moments(self.output, self.layer.channel_axis(self.output))
+                self._moments = self._positions.moments(self.layer, self.output)
+            self._positions.note(self.layer, self.output)
             row.output_mean, row.output_std = self._moments.total_mean, self._moments.total_std
-            row.across_sample_std = across_sample_std(self.output)
+            row.across_sample_std = self._positions.across_sample_std(self.layer, self.output)

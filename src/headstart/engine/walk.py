@@ -16,10 +16,11 @@ from torch import Tensor
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.recurrent_walk import settle
-from headstart.engine.routing import detached, leave_alone, not_reached, reached_late, too_few, with_graph
+from headstart.engine.routing import detached, leave_alone, not_reached, reached_late, tell_whole, too_few, with_graph
 from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError, ModelError
+from headstart.measure.positions import Positions
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
@@ -80,6 +81,7 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
     left = {layer.name for layer in wanted}
     known: dict[str, Moments] = {}
     where = CurrentLayer()
+    positions = Positions(batch.masks)
 
     def enter(layer: Layer, args: Any, kwargs: Any) -> None:
         value = first_input(args, kwargs)
@@ -88,7 +90,7 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
             left.discard(layer.name)
             leave_alone(view, layer)
         elif layer.name in left and layer.name not in open_visits:
-            visit = Visit(layer, view, detached(value))
+            visit = Visit(layer, view, detached(value), positions)
             open_visits[layer.name] = visit
             visit.run(methods[layer.name], "before")
 
@@ -100,6 +102,7 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
         visit = open_visits.pop(layer.name)
         if not isinstance(output, Tensor):
             raise ModelError(f"{layer.where} returns a {type(output).__name__}, not a tensor.")
+        positions.follow(layer, first_input(args, kwargs), output)
         own = output.detach().clone() if output.requires_grad else output
         visit.complete(own, methods[layer.name], (args, kwargs))
         if layer.name in view.trace.norm_after and visit.measured is not None:
@@ -109,11 +112,16 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
         # The graph behind an output was made of the old weight: what the forward differentiates has to be of the new.
         return with_graph(layer, args, kwargs) if own is not output else None
 
+    def follow(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        positions.follow(layer, first_input(args, kwargs), output)
+
     late: set[str] = set()
     if wanted:
         # Inside the user's own hooks: what they make of the output comes after the rescale.
         others = hooked(by_layer(view.trace.unreached), lambda layer, *_: late.add(layer.name))
-        with hooked(by_layer(wanted), enter, leave) as hooks, others, batch_statistics(view.model, known):
+        masked = hooked(by_layer(view.trace.layers) if positions else (), after=follow)
+        with masked, hooked(by_layer(wanted), enter, leave) as hooks, others, batch_statistics(view.model, known):
             run(view.model, batch, where, until=hooks)
     reached_late(view, late)
+    tell_whole(view, [positions])
     not_reached(view, [layer for layer in wanted if layer.name in left], "the whole batch")

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from headstart import rng
 from headstart.errors import HeadstartError
+from headstart.measure.positions import Positions
 from headstart.measure.probe import Probe, weight_gradients
 from headstart.measure.sample_gradients import SampleGradients, directions
 from headstart.model import inputs
@@ -72,7 +73,7 @@ def forward_backward(
     Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
     """
     where = CurrentLayer()
-    probe = Probe(trace.layers, where)
+    probe = Probe(trace.layers, where, Positions(batch.masks))
     # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
     stand_ins = {
         n: p.detach().clone().requires_grad_(p.is_floating_point() or p.is_complex())

@@ -65,6 +65,7 @@ class LayerPatches:
     Args:
         layer: Any weight layer.
         value: Its input, with or without a batch axis.
+        counted: Which places of the output there are, in the shape of the output without its channels; all by default.
 
     Example:
         >>> conv, x = torch.nn.Conv2d(2, 5, 3, stride=2, padding=1, bias=False), torch.randn(4, 2, 7, 7)
@@ -74,13 +75,16 @@ class LayerPatches:
         True
     """
 
-    def __init__(self, layer: Layer, value: Tensor) -> None:
+    def __init__(self, layer: Layer, value: Tensor, counted: Tensor | None = None) -> None:
         self.layer = layer
         self._value = value.reshape(-1, value.shape[-1]) if layer.kind == "linear" else batched(value, layer)
         sizes = self._value.shape[2:]
         self._tables = [taps(layer, axis, size).to(value.device) for axis, size in enumerate(sizes)]
+        self._counted = None if counted is None else counted.flatten().nonzero()[:, 0]
 
     def __len__(self) -> int:
+        if self._counted is not None:
+            return len(self._counted)
         return len(self._value) * math.prod(len(table) for table in self._tables)
 
     def spread(self, count: int, generator: torch.Generator) -> Tensor:
@@ -114,6 +118,8 @@ class LayerPatches:
         size = self.layer.in_channels // self.layer.groups
         channels = self._value[:, group * size : (group + 1) * size]
         rest = places.to(channels.device)
+        if self._counted is not None:
+            rest = self._counted[rest]
         hidden = torch.zeros((), dtype=torch.bool, device=channels.device)
         reads: list[Tensor] = []
         for axis, table in reversed(list(enumerate(self._tables))):
@@ -135,17 +141,23 @@ class LayerPatches:
         return places.split(max(1, BLOCK // math.prod(self.layer.shape[1:])))
 
 
-def mean_patch(layer: Layer, value: Tensor) -> Tensor:
+def mean_patch(layer: Layer, value: Tensor, counted: Tensor | None = None) -> Tensor:
     """The mean patch over all samples and places that the filters of each group see.
 
     Args:
         layer: Any weight layer.
         value: Its input.
+        counted: Which places of the output there are; all by default.
 
     Returns:
         ``(groups, in/groups * kernel)`` in float32 or better.
     """
     dtype = working_dtype(value.dtype)
+    if counted is not None and layer.kind != "linear":
+        patches = LayerPatches(layer, value, counted)
+        pieces = patches.blocks(torch.arange(len(patches)))
+        sums = [torch.stack([patches.take(p, g).sum(0) for p in pieces]).sum(0) for g in range(layer.groups)]
+        return torch.stack(sums) / len(patches)
     if layer.kind == "linear":
         return value.reshape(-1, value.shape[-1]).mean(0, keepdim=True, dtype=dtype)
     mean = batched(value, layer).mean(0, dtype=dtype)  # (in, *space)

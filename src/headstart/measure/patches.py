@@ -32,7 +32,9 @@ def positions(value: Tensor, layer: Layer) -> int:
     return math.prod(max(0, s - span + 1) for s, span in zip(space, spans(layer), strict=True))
 
 
-def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torch.Generator) -> Tensor:
+def sample_patches(
+    value: Tensor, layer: Layer, per_sample: int, generator: torch.Generator, counted: Tensor | None = None
+) -> Tensor:
     """Draw patches of a convolution's size and dilation, uniformly and with replacement, without padding.
 
     Args:
@@ -40,29 +42,49 @@ def sample_patches(value: Tensor, layer: Layer, per_sample: int, generator: torc
         layer: A convolution of any dimension.
         per_sample: Patches from every sample.
         generator: Draws the positions.
+        counted: Which positions of the input count, ``(batch, *space)``: patches lie in those, and samples that have
+            none give none. All count by default.
 
     Returns:
         ``(batch * per_sample, channels, *kernel)`` in working precision, sample by sample.
 
     Raises:
-        DataError: The input is smaller than the kernel.
+        DataError: The input is smaller than the kernel, or what counts of it is.
     """
     windows = _windows(value, layer)
+    if counted is not None:
+        inside = _inside(counted, layer)
+        held = inside.flatten(1).any(1).nonzero()
+        drawn = torch.multinomial(inside.flatten(1)[held[:, 0]].float().cpu(), per_sample, True, generator=generator)
+        places = torch.unravel_index(drawn.to(windows.device), inside.shape[1:])
+        return _widened(windows[(held, slice(None), *places)].flatten(0, 1))
     batch, space = len(windows), windows.shape[2 : 2 + len(layer.kernel)]
     corners = [torch.randint(n, (batch, per_sample), generator=generator).to(windows.device) for n in space]
     rows = torch.arange(batch, device=windows.device).unsqueeze(1)
     return _widened(windows[(rows, slice(None), *corners)].flatten(0, 1))
 
 
-def every_patch(value: Tensor, layer: Layer) -> Tensor:
+def every_patch(value: Tensor, layer: Layer, counted: Tensor | None = None) -> Tensor:
     """All patches of a convolution's size and dilation, without padding: ``(number, channels, *kernel)``.
 
     Raises:
-        DataError: The input is smaller than the kernel.
+        DataError: The input is smaller than the kernel, or what counts of it is.
     """
     windows = _windows(value, layer)  # (batch, channels, *places, *kernel)
     dims = len(layer.kernel)
-    return _widened(windows.movedim(1, 1 + dims).flatten(0, dims))
+    patches = windows.movedim(1, 1 + dims).flatten(0, dims)
+    return _widened(patches if counted is None else patches[_inside(counted, layer).flatten()])
+
+
+def _inside(counted: Tensor, layer: Layer) -> Tensor:
+    """Where a patch reads nothing but positions that count: ``(batch, *places)``."""
+    inside: Tensor = _windows(counted.unsqueeze(1), layer).flatten(-len(layer.kernel)).all(-1)[:, 0]
+    if not bool(inside.any()):
+        raise DataError(
+            f"No patch of {layer.where}'s input lies in positions that count.",
+            remedy="Check mask=, or pass longer samples: patches are taken without padding.",
+        )
+    return inside
 
 
 def _widened(patches: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from headstart.measure.positions import Positions
 from headstart.model.forward import CurrentLayer, by_layer, first_input
 from headstart.model.hooks import hooked
 from headstart.model.norms import is_norm
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
-from headstart.numerics.moments import across_sample_std, channel_moments
 
 _RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6}
 _CLAMPS = {torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clamp_min, Tensor.clamp_min, F.hardtanh}
@@ -69,10 +69,12 @@ class Probe(TorchFunctionMode):
     Args:
         layers: What to look at.
         where: Learns which layer is computing, for errors.
+        positions: Which of the batch count; all by default.
     """
 
-    def __init__(self, layers: Iterable[Layer], where: CurrentLayer) -> None:
+    def __init__(self, layers: Iterable[Layer], where: CurrentLayer, positions: Positions | None = None) -> None:
         super().__init__()
+        self.positions = positions or Positions(())
         self.signals: dict[str, Signal] = {}
         self._layers, self._where = list(layers), where
         self._sources = WeakTensorKeyDictionary()
@@ -116,9 +118,10 @@ class Probe(TorchFunctionMode):
         if not isinstance(output, Tensor):
             return
         with self._looking():
+            self.positions.follow(layer, first_input(args, kwargs), output)
             weight = layer.module.weight
             if layer.name not in self.signals:
-                self.signals[layer.name] = _measure(layer, output.detach())
+                self.signals[layer.name] = _measure(layer, output.detach(), self.positions)
                 self._mark(output, layer)
             used = self.signals[layer.name].weights
             if not any(weight is w for w in used):
@@ -137,7 +140,7 @@ class Probe(TorchFunctionMode):
         if signal.rectified or not 0 <= axis < value.dim() or value.shape[axis] != layer.out_channels:
             return
         with self._looking():
-            signal.never_positive, signal.values = _never_positive(value.detach(), axis)
+            signal.never_positive, signal.values = _never_positive(value.detach(), layer, self.positions)
 
     def _mark(self, value: Any, layer: Layer) -> None:
         if isinstance(value, Tensor):
@@ -161,15 +164,18 @@ class Probe(TorchFunctionMode):
             self._busy = busy
 
 
-def _measure(layer: Layer, output: Tensor) -> Signal:
-    axis = layer.channel_axis(output)
-    moments = channel_moments(output, axis)
-    share, values = _never_positive(output, axis)
-    return Signal(moments.total_mean, moments.total_std, across_sample_std(output), share, values)
+def _measure(layer: Layer, output: Tensor, positions: Positions) -> Signal:
+    moments = positions.moments(layer, output)
+    positions.note(layer, output)
+    share, values = _never_positive(output, layer, positions)
+    across = positions.across_sample_std(layer, output)
+    return Signal(moments.total_mean, moments.total_std, across, share, values)
 
 
-def _never_positive(value: Tensor, axis: int) -> tuple[float, int]:
+def _never_positive(output: Tensor, layer: Layer, positions: Positions) -> tuple[float, int]:
     """Share of channels without a positive value, and values per channel. NaN counts as alive."""
+    value = positions.counting(layer, output)
+    axis = layer.channel_axis(output) if value is output else 1
     channels = value.shape[axis]
     if value.numel() == 0:
         return 0.0, 0

@@ -164,7 +164,7 @@ class PreWarm(FromData):
         filters = filter_count(self, self.fraction, layer)
         images = batched(value, layer)
         count = self._count(visit, images, filters)
-        drawn = sample_patches(images, layer, count, visit.generator("patches"))
+        drawn = sample_patches(images, layer, count, visit.generator("patches"), visit.counted_inputs)
         slots: list[int] = []
         blocks: list[Tensor] = []
         for points, places in self._tasks(layer, drawn, filters):
@@ -208,10 +208,12 @@ class PreWarm(FromData):
         quarter = layer.out_channels / 4
         pixels = raw_pixels(images, self.mean, self.std)
         if self.patches == "otsu" or (layer.in_channels == 1 and self.patches in ("auto", "rule")):
-            density = foreground_density(images if pixels is None else pixels)
+            seen = images if pixels is None else pixels
+            counted = visit.counted_inputs
+            density = foreground_density(seen if counted is None else seen.movedim(1, -1)[counted])
             return math.floor(quarter / density) if density > 0 else 1
         if pixels is not None:
-            sample = sample_patches(pixels, layer, RULE_PATCHES, visit.generator("rule"))
+            sample = sample_patches(pixels, layer, RULE_PATCHES, visit.generator("rule"), visit.counted_inputs)
             return math.floor(quarter * NORM_RULE * mean_patch_norm(sample))
         if self.patches != "auto":
             raise DataError(

@@ -112,9 +112,9 @@ class Whitening(FromData):
         entries = layer.in_channels * math.prod(layer.kernel)
         per_sample = max(1, min(PATCHES, ENTRIES // entries) // len(images))
         if positions(images, layer) <= per_sample:
-            drawn = every_patch(images, layer)
+            drawn = every_patch(images, layer, visit.counted_inputs)
         else:
-            drawn = sample_patches(images, layer, per_sample, visit.generator("patches"))
+            drawn = sample_patches(images, layer, per_sample, visit.generator("patches"), visit.counted_inputs)
         # Directions below the rounding of the input are not real.
         floor = max(torch.finfo(value.dtype).eps ** 2, 1e-12)
         weight = visit.weight

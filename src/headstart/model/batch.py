@@ -24,6 +24,8 @@ class Batch:
         note: How the samples were chosen, for the report ("" when all were used).
         raw: The batch as the data gave it, targets and all.
         whole: Why the batch is not cut into samples ("" where it may be): see :func:`indivisible`.
+        masks: Which positions count, ``(N, *positions)`` each; none if all do.
+        findings: What to say of them.
         needs_grad: Whether the forward takes gradients itself, and so runs with them switched on. The first pass that
             fails without them sets it.
     """
@@ -33,6 +35,8 @@ class Batch:
     note: str = ""
     raw: Any = None
     whole: str = ""
+    masks: tuple[Tensor, ...] = ()
+    findings: list[str] = field(default_factory=list)
     needs_grad: bool = False
 
     @property
@@ -58,7 +62,8 @@ class Batch:
 
     def _cut(self, which: slice) -> Batch:
         args, kwargs = rows_of((self.args, self.kwargs), which, self.size)
-        return replace(self, args=args, kwargs=kwargs, note="", raw=None)
+        masks = tuple(m[which] if len(m) == self.size else m for m in self.masks)
+        return replace(self, args=args, kwargs=kwargs, masks=masks, note="", raw=None)
 
     def __str__(self) -> str:
         shapes = [tuple(t.shape) for t in self.tensors]

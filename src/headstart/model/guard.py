@@ -6,12 +6,15 @@ from torch import nn
 from torch.nn.parameter import is_lazy as waits
 
 from headstart.errors import ModelError
+from headstart.model.shards import is_sharded
 
+_FSDP2 = "FSDPModule"
 _WRAPPERS = {
     "DistributedDataParallel": "hs.initialize(model.module, data) on rank 0 before wrapping, then wrap",
     "DataParallel": "hs.initialize(model.module, data), or initialize before wrapping",
     "FullyShardedDataParallel": "initialize the plain model on rank 0, then wrap it with sync_module_states=True",
-    "FSDPModule": "initialize the plain model, then call fully_shard on it",
+    _FSDP2: "initialize the plain model before fully_shard; or compute on an unsharded copy,"
+    " init = hs.compute(copy, data), and hs.apply(model, init) on every rank",
 }
 
 
@@ -36,8 +39,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def check(model: nn.Module) -> None:
+def check(model: nn.Module, *, sharded: bool = False) -> None:
     """Raise if the parameters of ``model`` cannot be read and written as plain tensors here.
+
+    Args:
+        model: Whatever a user passes.
+        sharded: Let parameters pass that are sharded over processes by DTensor or FSDP2.
 
     Raises:
         ModelError: The model is scripted, wrapped for data-parallel training, quantized, or has parameters
@@ -47,7 +54,7 @@ def check(model: nn.Module) -> None:
         where = f"'{name}'" if name else "The model"
         kinds = {cls.__name__ for cls in type(module).__mro__}
         for wrapper, remedy in _WRAPPERS.items():
-            if wrapper in kinds:
+            if wrapper in kinds and not (sharded and wrapper == _FSDP2):
                 raise ModelError(f"{where} is wrapped in {wrapper}.", remedy=f"Instead: {remedy}.")
         if "ScriptModule" in kinds:
             raise ModelError(
@@ -74,10 +81,11 @@ def check(model: nn.Module) -> None:
                 remedy="Materialize it first: hs.materialize(model, device='cpu'). It gives every module memory and its"
                 " own start, and names the tensors that have none.",
             )
-        if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
+        if is_sharded(tensor) and not sharded:
             raise ModelError(
                 f"Parameter '{name}' is a DTensor, sharded over processes.",
-                remedy="Initialize the plain model on rank 0, then shard and broadcast it.",
+                remedy="Initialize the plain model before it is sharded; or compute on an unsharded copy,"
+                " init = hs.compute(copy, data), and hs.apply(model, init) on every rank.",
             )
         if tensor.is_quantized:
             raise ModelError(

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from headstart.errors import DataError
-from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, tensors_in
+from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, size_of, tensors_in
+from headstart.model.masks import Mask, find_masks
 from headstart.model.take import take
 
 __all__ = [
     "Batch",
     "GetInputs",
+    "Mask",
     "as_batch",
     "fingerprint",
     "from_numpy",
@@ -25,6 +28,7 @@ __all__ = [
     "map_tensors",
     "require_variation",
     "take",
+    "take_masked",
 ]
 
 GetInputs = Callable[[Any], Any]
@@ -38,6 +42,7 @@ def load(
     seed: int,
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
+    mask: Mask = None,
 ) -> Batch:
     """Take one batch from ``data``, on the model's device and in its floating precision.
 
@@ -52,6 +57,10 @@ def load(
         samples: Use this many samples: as many batches of a loader as it takes, or a draw of that size.
         get_inputs: ``batch -> tensor | tuple (positional) | dict (keyword)`` for anything else. It gets samples
             collated, too.
+        mask: Which positions count in all statistics; the rest is padding. A key of the batch or the name of an
+            argument; a function of the raw batch; or, beside data that are tensors, a tensor. True or nonzero counts,
+            ``(N, T)``; integers ``(N,)`` are lengths. In what is named ``..._padding_mask`` True is padding. By default
+            ``..._attention_mask``, ``..._padding_mask`` and ``..._lengths`` are recognized by name; False ignores them.
 
     Returns:
         The batch, checked to be non-empty and finite.
@@ -59,12 +68,41 @@ def load(
     Raises:
         DataError: Nothing in it, a kind that is not understood, or values that are not finite.
     """
-    raw, note = take(data, seed=seed, samples=samples, model=model)
-    return as_batch(raw, model, note=note, get_inputs=get_inputs)
+    raw, note, mask = take_masked(data, mask, seed=seed, samples=samples, model=model)
+    return as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask)
 
 
-def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInputs | None = None) -> Batch:
+def take_masked(
+    data: Any, mask: Mask, *, seed: int, samples: int | None, model: nn.Module, most: int | None = None
+) -> tuple[Any, str, Mask]:
+    """Take a raw batch, and of a mask that came beside the data the same samples.
+
+    Raises:
+        DataError: As :func:`take`, or the mask does not go with the data.
+    """
+    if not isinstance(mask, (Tensor, np.ndarray)):
+        return *take(data, seed=seed, samples=samples, most=most, model=model), mask
+    if not isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or len(mask) != size_of(data):
+        raise DataError(
+            f"mask= of shape {tuple(mask.shape)} does not go with data of type {type(data).__name__}.",
+            remedy="A tensor needs data that are tensors of as many samples. Else pass a key of the batch, or a"
+            " function of it.",
+        )
+    both, note = take({"data": data, "mask": mask}, seed=seed, samples=samples, most=most, model=model)
+    return both["data"], note, both["mask"]
+
+
+def as_batch(
+    raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInputs | None = None, mask: Mask = False
+) -> Batch:
     """Find the model's inputs in a raw batch and bring them to its device and precision.
+
+    Args:
+        raw: As the data gave it, collated.
+        model: Its forward signature tells inputs from targets.
+        note: How the batch was drawn.
+        get_inputs: Takes the inputs out of the raw batch.
+        mask: As for :func:`load`, but a tensor is of this batch; by default no mask is looked for.
 
     Raises:
         DataError: ``get_inputs`` failed, nothing is in it, or values are not finite.
@@ -84,6 +122,8 @@ def as_batch(raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInput
     batch = replace(_place(Batch(args, kwargs, note), model), raw=given)
     _check(batch, model)
     batch.whole = indivisible((batch.args, batch.kwargs))
+    if mask is not False:
+        batch.masks, batch.findings = find_masks(mask, given, dict(_named_arguments(batch, model)), model)
     return batch
 
 
@@ -187,14 +227,19 @@ def _check(batch: Batch, model: nn.Module) -> None:
 
 def _named_tensors(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors with the name of the argument that each comes in."""
+    for name, value in _named_arguments(batch, model):
+        yield from ((name, t) for t in tensors_in(value))
+
+
+def _named_arguments(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]]:
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         parameters = []
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    given = [*zip([*names, *[""] * len(batch.args)], batch.args, strict=False), *batch.kwargs.items()]
-    for name, value in given:
-        yield from ((name, t) for t in tensors_in(value))
+    others = [f"input {i}" for i in range(len(names), len(batch.args))]
+    yield from zip([*names, *others], batch.args, strict=False)
+    yield from batch.kwargs.items()
 
 
 def _masks(name: str, t: Tensor, first: bool) -> bool:

@@ -15,7 +15,7 @@ from headstart.bench.specs import user_function
 from headstart.engine import specs
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
-Build = Callable[[int, int, tuple[int, int]], nn.Module]
+Build = Callable[[int, int, tuple[int, ...]], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ModelBuilder:
     fingerprint: str
     build: Build
 
-    def __call__(self, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    def __call__(self, in_channels: int, classes: int, image_size: tuple[int, ...]) -> nn.Module:
         """Build the model with weights drawn from torch's global random state.
 
         Raises:
@@ -56,8 +56,8 @@ def resolve_model(spec: str) -> ModelBuilder:
     Args:
         spec: ``headstart:prewarm-cnn``, ``headstart:plain-cnn:depth=20``, ``torchvision:resnet18``,
             ``timm:resnet18`` or ``file.py:build_model``. The user's function gets those of
-            ``in_channels``, ``classes`` (or ``num_classes``) and ``image_size`` (height and width) that its
-            signature takes.
+            ``in_channels``, ``classes`` (or ``num_classes``) and ``image_size`` (height and width; of signals their
+            length, of volumes the depth first) that its signature takes.
 
     Returns:
         The builder. Nothing is built yet, and no pre-trained weight is ever loaded.
@@ -78,7 +78,7 @@ def resolve_model(spec: str) -> ModelBuilder:
 def _from_file(spec: str) -> ModelBuilder:
     function = user_function.load_function(spec)
 
-    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    def build(in_channels: int, classes: int, image_size: tuple[int, ...]) -> nn.Module:
         offered = {
             "in_channels": in_channels,
             "in_chans": in_channels,
@@ -104,7 +104,7 @@ def _torchvision(name: str) -> ModelBuilder:
     if name not in found.list_models(module=found):
         raise unknown("torchvision model", name, found.list_models(module=found))
 
-    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    def build(in_channels: int, classes: int, image_size: tuple[int, ...]) -> nn.Module:
         if in_channels != 3:
             raise ModelError(
                 f"'torchvision:{name}' takes images of 3 channels; these have {in_channels}.",
@@ -123,7 +123,7 @@ def _timm(name: str) -> ModelBuilder:
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
 
-    def build(in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    def build(in_channels: int, classes: int, image_size: tuple[int, ...]) -> nn.Module:
         options: dict[str, Any] = {"in_chans": in_channels, "num_classes": classes}
         try:  # transformers must know the size; convolutional nets do not take it
             return timm.create_model(name, pretrained=False, img_size=image_size, **options)
@@ -149,6 +149,23 @@ _FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
 _HINTS = ("torchvision:NAME", "timm:NAME", "file.py:build_model")
 
 
+def takes_signals(builder: ModelBuilder, images: Tensor, classes: int) -> bool:
+    """Tell whether a model that does not take ``(B, 1, C, T)`` as images takes ``(B, C, T)``.
+
+    Args:
+        builder: Of the model; one is built and let go. The global random states are as before afterwards.
+        images: A few.
+        classes: Of the task.
+    """
+    if images.dim() != 4 or images.shape[1] != 1:
+        return False
+    try:
+        check_outputs(builder, images[:, 0], classes)
+    except Exception:  # a builder of images' models may not know what to do with one size
+        return False
+    return True
+
+
 def check_outputs(builder: ModelBuilder, images: Tensor, classes: int) -> None:
     """Raise the error for a model that does not answer images with a number per class, before anything is trained.
 
@@ -162,7 +179,7 @@ def check_outputs(builder: ModelBuilder, images: Tensor, classes: int) -> None:
     """
     given = f"on images of shape {tuple(images.shape)}"
     with rng.untouched(), torch.no_grad():
-        model = builder(images.shape[1], classes, (images.shape[2], images.shape[3])).to(images.device).eval()
+        model = builder(images.shape[1], classes, tuple(images.shape[2:])).to(images.device).eval()
         try:
             found = model(images)
         except HeadstartError:

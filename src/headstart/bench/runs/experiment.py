@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from headstart import rng
-from headstart.bench.models.builders import check_outputs, parameter_count, resolve_model
+from headstart.bench.models.builders import check_outputs, parameter_count, resolve_model, takes_signals
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
@@ -109,8 +109,16 @@ class Experiment:
         builder = resolve_model(self.model)
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
-        data = DeviceTask(task, device, training.memory_format, training.normalization, training.test_normalization)
-        check_outputs(builder, next(data.batches(data.validation, 2))[0], task.classes)
+        how = (device, training.memory_format, training.normalization, training.test_normalization)
+        data = DeviceTask(task, *how)
+        images = next(data.batches(data.validation, 2))[0]
+        try:
+            check_outputs(builder, images, task.classes)
+        except HeadstartError:
+            if not takes_signals(builder, images, task.classes):
+                raise
+            task = task.as_signals()
+            data = DeviceTask(task, *how)
         return tune(TrialContext(data, task.fingerprint(), builder, training), self.auto, measure_once)
 
     def prepare(self, measure_once: MeasureOnce = measured, context: TrialContext | None = None) -> TrialContext:

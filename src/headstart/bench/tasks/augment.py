@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headstart.errors import unknown
+from headstart.errors import DataError, unknown
 
 AUGMENTATIONS = ("flip", "crop", "rotate")
 _PADDING = 4
@@ -84,6 +84,11 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     """
     if draws.mirrored is None and draws.shifts is None and draws.turns is None:
         return images
+    if images.dim() != 4:
+        raise DataError(
+            f"Only images are augmented, and these are of shape {tuple(images.shape[1:])}.",
+            remedy="Leave out the augmentations (--augment, or augment = in a file).",
+        )
     batch, channels, height, width = images.shape
     rows, columns = _sources(draws, batch, height, width, images.device)
     # What comes from outside comes from a border of zeros.

@@ -111,11 +111,12 @@ class DeviceTask:
         """Return normalized float32 images in the memory format.
 
         Args:
-            images: ``(B, C, H, W)``.
+            images: ``(B, C, H, W)``; the memory format is of these alone.
             test: Whether they are of the test split.
         """
         scale, shift = self._test_affine if test else self._affine
-        return torch.addcmul(shift, images.to(torch.float32, memory_format=self._format), scale)
+        layout = self._format if images.dim() == 4 else torch.contiguous_format
+        return torch.addcmul(shift, images.to(torch.float32, memory_format=layout), scale)
 
     def training_batch(self, indices: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         """Gather, augment and normalize some images of the training split.
@@ -150,7 +151,7 @@ class DeviceTask:
 
 
 def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of each channel, ``(1, C, 1, 1)``."""
+    """Return scale and shift of each channel, ``(1, C, 1, 1)`` for images."""
     unit = 255.0 if task.train.images.dtype == torch.uint8 else 1.0
     mean, std = torch.zeros(task.channels), torch.full((task.channels,), 1 / unit)
     if normalization == "task":
@@ -162,4 +163,5 @@ def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor
                 remedy="Leave the normalization at 'task'.",
             )
         mean, std = _IMAGENET
-    return (1 / (unit * std)).to(device)[None, :, None, None], (-mean / std).to(device)[None, :, None, None]
+    shape = (1, -1, *[1] * (task.train.images.dim() - 2))
+    return (1 / (unit * std)).to(device).view(shape), (-mean / std).to(device).view(shape)

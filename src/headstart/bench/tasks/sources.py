@@ -67,7 +67,9 @@ def load_data(
     """
     from headstart.bench.specs import user_function
     from headstart.bench.tasks.data.catalogue import DATASETS
+    from headstart.bench.tasks.datasets import holds_datasets, training_part
     from headstart.bench.tasks.task import Task, is_task, load_task
+    from headstart.fitting.samples import labels
 
     for option, number in (("--samples", samples), ("--resize", resize)):
         if number is not None and number < 1:
@@ -79,7 +81,11 @@ def load_data(
         source = Source((task.train.images, task.train.labels), [task.describe()], classes=task.classes)
     elif user_function.is_user_function(spec):
         made = user_function.call_with_known(user_function.load_function(spec), {"seed": seed}, spec)
-        if isinstance(made, Task):
+        if holds_datasets(made):
+            source = Source(training_part(made))
+            if (known := labels(source.value)) is not None:
+                source.classes = int(known.max()) + 1
+        elif isinstance(made, Task):
             source = Source((made.train.images, made.train.labels), [made.describe()], classes=made.classes)
         else:
             source = Source(inputs.map_tensors(made, lambda tensor: tensor))  # its arrays become tensors

@@ -17,11 +17,12 @@ _CHANNELS = (1, 2, 3, 4)
 
 
 def as_images(array: Any, name: str) -> Tensor:
-    """Turn an array into ``(N, C, H, W)`` images.
+    """Turn an array into ``(N, C, H, W)`` images, or ``(N, C, D, H, W)`` volumes.
 
     Args:
-        array: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; numpy or torch. A 4-D array is taken as
-            channels-last only if its last side, and not its second, is at most 4.
+        array: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, or with a depth before the height; numpy or torch.
+            It is taken as channels-last only if its last side, and not its second, is at most 4. Signals ``(N, C, T)``
+            become images of one channel: see ``Task.as_signals``.
         name: The task's name, for messages.
 
     Returns:
@@ -46,14 +47,14 @@ def as_images(array: Any, name: str) -> Tensor:
             raise DataError(f"Task '{name}': images hold NaN or infinite values.")
     if values.ndim == 3:
         values = values[:, None]
-    elif values.ndim == 4 and values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS:
-        values = values.transpose(0, 3, 1, 2)
-    if values.ndim in (3, 4) and 0 in values.shape:
+    elif values.ndim in (4, 5) and values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS:
+        values = np.moveaxis(values, -1, 1)
+    if values.ndim in (4, 5) and 0 in values.shape:
         raise DataError(f"Task '{name}': images have shape {_numpy(array).shape}.", remedy="Give at least one image.")
-    if values.ndim != 4:
+    if values.ndim not in (4, 5):
         raise DataError(
             f"Task '{name}': images have shape {_numpy(array).shape}.",
-            remedy="Give (N, H, W), (N, H, W, C) or (N, C, H, W).",
+            remedy="Give (N, H, W), (N, H, W, C) or (N, C, H, W); signals as (N, C, T), volumes as (N, C, D, H, W).",
         )
     return torch.from_numpy(np.array(values, order="C"))
 

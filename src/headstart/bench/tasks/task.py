@@ -28,6 +28,7 @@ from headstart.bench.tasks.data.catalogue import (
 )
 from headstart.bench.tasks.data.download import download as fetch
 from headstart.bench.tasks.data.files import data_root
+from headstart.bench.tasks.datasets import holds_datasets, read_datasets
 from headstart.engine import specs
 from headstart.errors import DataError, unknown
 
@@ -37,7 +38,8 @@ class Split:
     """Images and their labels.
 
     Args:
-        images: ``(N, C, H, W)``, uint8 in 0..255 or float32 in the user's own units.
+        images: ``(N, C, H, W)``, uint8 in 0..255 or float32 in the user's own units. Signals are ``(N, C, T)``, volumes
+            ``(N, C, D, H, W)``.
         labels: ``(N,)``, int64 in ``0 .. classes - 1``.
     """
 
@@ -78,9 +80,17 @@ class Task:
         return int(self.train.images.shape[1])
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image."""
-        return int(self.train.images.shape[2]), int(self.train.images.shape[3])
+    def image_size(self) -> tuple[int, ...]:
+        """Height and width of an image; the length of a signal; depth, height and width of a volume."""
+        return tuple(self.train.images.shape[2:])
+
+    def as_signals(self) -> Task:
+        """The same data with rows as channels, ``(N, 1, C, T)`` as ``(N, C, T)``."""
+
+        def rows(split: Split) -> Split:
+            return Split(split.images[:, 0], split.labels)
+
+        return replace(self, train=rows(self.train), validation=rows(self.validation), test=rows(self.test))
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """Measure each channel's mean and standard deviation on the training split.
@@ -110,9 +120,9 @@ class Task:
 
     def describe(self) -> str:
         """Say in one line what is in it."""
-        height, width = self.image_size
+        shape = "×".join(map(str, (self.channels, *self.image_size)))
         return (
-            f"{self.name}: {self.classes} classes, {self.channels}×{height}×{width}, "
+            f"{self.name}: {self.classes} classes, {shape}, "
             f"{len(self.train):,} train / {len(self.validation):,} validation / {len(self.test):,} test"
         )
 
@@ -136,8 +146,9 @@ def load_task(
 
     Args:
         spec: A built-in name, with options behind a colon (``cifar100:coarse,train=10000``); ``folder:PATH``
-            or ``arrays:PATH``, with options likewise; ``file.py:function``, where the function returns
-            ``(images, labels)`` or a `Task`; or a folder with ``{train,test}-{images,labels}.npy``.
+            or ``arrays:PATH``, with options likewise; a folder with ``{train,test}-{images,labels}.npy``; or
+            ``file.py:function``, where the function returns ``(images, labels)``, a torch ``Dataset``, two of them for
+            training and test, or a `Task`.
             ``train``, ``validation`` and ``test`` are numbers of images to keep of each split.
         split_seed: Names the draw of the splits. Data that come with an official test set keep it.
         root: The folder that data sets lie in; by default ``$HEADSTART_DATA_ROOT``, or else ``data``.
@@ -236,7 +247,8 @@ def from_arrays(
 
     Args:
         name: What to call it.
-        images: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; uint8, or floating point in any unit.
+        images: ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; volumes ``(N, C, D, H, W)``; signals ``(N, C, T)``,
+            which stay images of one channel until a model takes them as signals. uint8, or floating point in any unit.
         labels: ``(N,)`` integers; any values, which become ``0 .. classes - 1`` in sorted order.
         split_seed: Names the draw of the splits.
         test: Images and labels of an official test set. Without it, a fifth of the images is the test
@@ -288,8 +300,11 @@ def _checked(name: str, images: Tensor, labels: np.ndarray[Any, Any]) -> Split:
 
 
 def _from_pair(spec: str, made: Any, split_seed: int) -> Task:
+    if holds_datasets(made):
+        (images, labels), test = read_datasets(made, spec, split_seed)
+        return from_arrays(spec, images, labels, split_seed=split_seed, test=test)
     if not (isinstance(made, (tuple, list)) and len(made) == 2):
-        raise DataError(f"'{spec}' returned {type(made).__name__}, not (images, labels) or a Task.")
+        raise DataError(f"'{spec}' returned {type(made).__name__}, not (images, labels), a Dataset or a Task.")
     return from_arrays(spec, made[0], made[1], split_seed=split_seed)
 
 

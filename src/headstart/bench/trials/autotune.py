@@ -91,7 +91,7 @@ def candidates(context: TrialContext, auto: Collection[str]) -> list[Combination
     precisions, formats = [training.precision], [training.memory_format]
     if "precision" in auto and hardware.computes_bfloat16(training.device):
         precisions.append("bfloat16")
-    if "memory_format" in auto:
+    if "memory_format" in auto and len(task.image_size) == 2:
         with rng.untouched():
             model = context.builder(task.channels, task.classes, task.image_size)
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):

@@ -164,7 +164,7 @@ def build(context: TrialContext, axes: Axes) -> nn.Module:
     torch.manual_seed(axes.weights)
     task = context.data.task
     model = context.builder(task.channels, task.classes, task.image_size)
-    channels_last = context.training.memory_format == "channels_last"
+    channels_last = context.training.memory_format == "channels_last" and len(task.image_size) == 2
     return model.to(  # type: ignore[call-overload]
         device=context.training.device,
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,

@@ -14,13 +14,14 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.measure.gradients import LossFunction
+from headstart.measure.positions import Positions
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.shared.normalization import constant_channels
-from headstart.model.forward import by_layer, run
+from headstart.model.forward import by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.norms import batch_statistics
 from headstart.model.weights import Layer
-from headstart.numerics.moments import Moments, channel_moments
+from headstart.numerics.moments import Moments
 from headstart.symmetries.operations import PINNED
 from headstart.symmetries.rescaling import follow, rescale_checked, within_range
 from headstart.symmetries.scale_flow import ScaleFlow
@@ -101,9 +102,11 @@ def _moments(view: ModelView) -> dict[str, Moments]:
 
     def look(layer: Layer, args: Any, kwargs: Any, output: Tensor) -> None:
         if layer.name not in found:
-            found[layer.name] = channel_moments(output, layer.channel_axis(output))
+            found[layer.name] = positions.moments(layer, output)
+        positions.follow(layer, first_input(args, kwargs), output)
 
     batch = view.batch.head(SAMPLES)
+    positions = Positions(batch.masks)
     with hooked(by_layer(view.layers), after=look), batch_statistics(view.model, {}), torch.no_grad():
         run(view.model, batch)
     return found

@@ -149,7 +149,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
         _tell(visit, 0, f"one filter per group leaves {kind} nothing to choose from")
         return
     assert visit.input is not None
-    source = LayerPatches(layer, visit.input)
+    source = LayerPatches(layer, visit.input, visit.counted)
     wanted = min(limits.patches, ENOUGH * max(dimensions, each), len(source))
     share = limits.memory * MEGABYTE // 4 // weight.element_size()  # a quarter for patches, the rest to decompose them
     basis, side = min(wanted, share // dimensions), largest_side(limits.memory * MEGABYTE * 3 // 4)

@@ -182,5 +182,5 @@ def mean_direction(visit: Visit) -> Tensor | None:
     if math.prod(visit.layer.shape[1:]) < 2:
         visit.note("one weight per filter: its mean cannot be removed")
         return None
-    patch = mean_patch(visit.layer, visit.input)
+    patch = mean_patch(visit.layer, visit.input, visit.counted)
     return F.normalize(patch, dim=1, eps=torch.finfo(patch.dtype).tiny)

@@ -12,7 +12,7 @@ from headstart.bench.specs import options as reader
 from headstart.engine import specs
 from headstart.errors import HeadstartError, ModelError, unknown
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)

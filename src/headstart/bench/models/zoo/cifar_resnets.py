@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 def _convolution(inputs: int, outputs: int, stride: int, norm: bool) -> tuple[nn.Conv2d, nn.Module]:

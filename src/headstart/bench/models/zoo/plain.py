@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 def prewarm_cnn(in_channels: int, classes: int, image_size: Size) -> nn.Module:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 

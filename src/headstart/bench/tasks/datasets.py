@@ -1,0 +1,78 @@
+"""A torch ``Dataset`` as arrays: what a user's function may return for a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from headstart import rng
+from headstart.errors import DataError
+
+Arrays = tuple[Any, Any]
+
+
+def holds_datasets(made: Any) -> bool:
+    """Tell whether something is a ``Dataset``, or a pair of them for training and test."""
+    pair = isinstance(made, (tuple, list)) and len(made) == 2
+    return isinstance(made, Dataset) or (pair and all(isinstance(part, Dataset) for part in made))
+
+
+def training_part(made: Any) -> Any:
+    """The data set to train on."""
+    return made[0] if isinstance(made, (tuple, list)) else made
+
+
+def read_datasets(made: Any, name: str, seed: int) -> tuple[Arrays, Arrays | None]:
+    """Read data sets once, sample by sample: random transforms are drawn then, by the seed, and not again.
+
+    Args:
+        made: A ``Dataset`` of pairs ``(image, class)``, or two of them for training and test.
+        name: Of the task, for messages.
+        seed: Names what transforms draw.
+
+    Returns:
+        Images and classes to train on, and those of the test set if there is one.
+
+    Raises:
+        DataError: A sample is no such pair, or they differ in shape.
+
+    Example:
+        >>> data = TensorDataset(torch.zeros(5, 1, 8, 8), torch.arange(5))
+        >>> (images, classes), test = read_datasets((data, data), "mine", 0)
+        >>> images.shape, classes.tolist()
+        (torch.Size([5, 1, 8, 8]), [0, 1, 2, 3, 4])
+    """
+    parts = made if isinstance(made, (tuple, list)) else [made]
+    with rng.untouched(seed):
+        read = [_read(part, name) for part in parts]
+    return read[0], read[1] if len(read) > 1 else None
+
+
+def _read(dataset: Any, name: str) -> Arrays:
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        return dataset.tensors[0], dataset.tensors[1]
+    count = len(dataset) if hasattr(dataset, "__len__") else None
+    samples = (dataset[i] for i in range(count)) if count is not None else iter(dataset)
+    images: list[np.ndarray[Any, Any]] = []
+    classes: list[int] = []
+    try:
+        for image, label in samples:
+            images.append(np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image))
+            classes.append(int(label))
+    except Exception as error:
+        raise DataError(
+            f"Task '{name}': sample {len(classes)} of the {type(dataset).__name__} cannot be read as a pair"
+            f" (image, class): {type(error).__name__}: {error}.",
+            remedy="Let the data set return an array, tensor or picture, and a whole number.",
+        ) from error
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        raise DataError(
+            f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {sorted(shapes)[:3]}.",
+            remedy="Let its transform bring them to one shape.",
+        )
+    return torch.from_numpy(np.stack(images)), torch.tensor(classes)

@@ -1,0 +1,129 @@
+"""Statistics over the positions that count: how a mask follows the shapes of layers.
+
+A mask has the shape ``(N, *positions)``. It fits a value whose places, all axes but the channels, start with that
+shape; for linear layers also ``(N * T, C)``, time first ``(T, N, C)`` and heads ``(N, heads, T, C)``. A
+convolution that changes the number of positions hands its mask on: an output position counts if the middle tap of the
+kernel reads one that does. What has no such places counts whole, as does all that follows a pooling of positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.measure.layer_patches import taps
+from headstart.model.weights import Layer
+from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_std, channel_moments
+
+
+class Positions:
+    """The masks of one batch, and what one pass of it adds to them.
+
+    Args:
+        masks: ``(N, *positions)``, True where a position counts.
+
+    Attributes:
+        whole: Names of layers whose positions no mask fits, in the order they were met.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False], [True, False, False]])
+        >>> layer, y = Layer("", torch.nn.Linear(2, 1)), torch.tensor([[1.0, 3, 9], [5, 9, 9]])[..., None]
+        >>> Positions([mask]).moments(layer, y).mean.tolist()
+        [3.0]
+    """
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        self._masks = list(masks)
+        self.whole: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._masks)
+
+    def of(self, layer: Layer, value: Tensor) -> Tensor | None:
+        """Which places of a layer's input or output count: the shape of ``value`` without channels; None for all."""
+        axis = layer.channel_axis(value)
+        places = (*value.shape[:axis], *value.shape[axis + 1 :])
+        return next((m for mask in self._masks if (m := _fitted(mask, places, layer)) is not None), None)
+
+    def note(self, layer: Layer, value: Tensor) -> None:
+        """Remember a layer whose positions all count for want of a mask that fits."""
+        if self._masks and value.dim() > 2 and self.of(layer, value) is None:
+            self.whole.setdefault(layer.name)
+
+    def outputs(self, layer: Layer, value: Tensor) -> Tensor | None:
+        """Which places of the output count, as the input shows it; None for all."""
+        counted = self.of(layer, value) if self._masks else None
+        return counted if counted is None or layer.kind == "linear" else handed_on(layer, counted)
+
+    def follow(self, layer: Layer, value: Any, output: Any) -> None:
+        """Learn the mask behind a convolution that changed the number of positions."""
+        if layer.kind == "linear" or not isinstance(value, Tensor) or not isinstance(output, Tensor):
+            return
+        if self._masks and self.of(layer, output) is None and (made := self.outputs(layer, value)) is not None:
+            self._masks.append(made)
+
+    def counting(self, layer: Layer, value: Tensor) -> Tensor:
+        """The values that count, ``(number, channels)``; ``value`` itself if all do."""
+        counted = self.of(layer, value) if self._masks else None
+        if counted is None or not bool(counted.any()):
+            return value
+        return value.movedim(layer.channel_axis(value), -1)[counted]
+
+    def moments(self, layer: Layer, output: Tensor) -> Moments:
+        """Mean and variance of each channel over the places that count."""
+        rows = self.counting(layer, output)
+        return channel_moments(rows, layer.channel_axis(output) if rows is output else 1)
+
+    def across_sample_std(self, layer: Layer, output: Tensor) -> float:
+        """As :func:`headstart.numerics.moments.across_sample_std`, where both of two samples count."""
+        counted = self.of(layer, output) if self._masks else None
+        if counted is None or len(counted) != len(output):
+            return across_sample_std(output)
+        pairs = min(ACROSS_SAMPLES, len(output)) // 2
+        both = counted[:pairs] & counted[pairs : 2 * pairs]
+        if not bool(both.any()):
+            return float("nan")
+        rows = output.movedim(layer.channel_axis(output), -1)
+        difference = (rows[:pairs] - rows[pairs : 2 * pairs])[both]
+        wide = difference if difference.dtype == torch.float64 else difference.float()
+        return float(torch.linalg.vector_norm(wide).double() / math.sqrt(2 * wide.numel()))
+
+
+def _fitted(mask: Tensor, places: tuple[int, ...], layer: Layer) -> Tensor | None:
+    """The mask in the shape of the places; None if it does not fit."""
+    shape, axes = tuple(mask.shape), mask.dim()
+    if places[:axes] == shape:
+        return mask.view(*shape, *[1] * (len(places) - axes)).expand(places)
+    if layer.kind != "linear" or axes != 2:
+        return None
+    if places == (mask.numel(),):
+        return mask.reshape(-1)
+    if places == shape[::-1]:
+        return mask.T
+    if len(places) == 3 and (places[0], places[2]) == shape:
+        return mask[:, None, :].expand(places)
+    return None
+
+
+def handed_on(layer: Layer, counted: Tensor) -> Tensor:
+    """The mask behind a convolution: an output counts if the middle tap of its kernel reads a position that does.
+
+    Where the middle tap reads none, in the gaps of a transposed convolution or in padding, any other one decides.
+
+    Example:
+        >>> conv = torch.nn.Conv1d(1, 1, 3, stride=2, padding=1)
+        >>> handed_on(Layer("", conv), torch.tensor([[True, True, True, False, False, False]])).tolist()
+        [[True, True, False]]
+    """
+    for axis in range(len(layer.kernel)):
+        table = taps(layer, axis, counted.shape[1 + axis]).to(counted.device)
+        middle = table[:, table.shape[1] // 2]
+        reads = torch.where(middle >= 0, middle, table.amax(1))
+        shape = [1] * counted.dim()
+        shape[1 + axis] = -1
+        counted = counted.index_select(1 + axis, reads.clamp_min(0)) & (reads >= 0).view(shape)
+    return counted
