@@ -88,17 +88,17 @@ TASKS = {
 @pytest.mark.parametrize("name", TASKS)
 def test_signals_and_volumes_are_compared(user, name):
     task, model, shape = TASKS[name]
-    training = Training(budget=2, batch_size=16, evaluations=1, device="cpu", memory_format="channels_last")
+    training = Training(steps=2, batch_size=16, evaluations=1, device="cpu", memory_format="channels_last")
     experiment = Experiment((Arm("within-layer", "within-layer"),), (0,), user(task), user(model), training, auto=())
     context = experiment.prepare()
     assert tuple(context.data.train.images.shape[1:]) == shape
     assert str(shape[-1]) in experiment.describe(context)["task"]["description"]
-    result = run_trial(experiment.trials(context)[0], context)
+    result = run_trial(context, experiment.arms[0], 0)
     assert result["status"] == "done", result
 
 
 def test_shapes_of_arrays():
-    assert as_images(np.zeros((5, 4, 6, 6, 2), np.uint8), "mine").shape == (5, 2, 4, 6, 6)
+    assert as_images(np.zeros((5, 8, 6, 6, 2), np.uint8), "mine").shape == (5, 2, 8, 6, 6)
     assert as_images(np.zeros((5, 1, 6), np.float32), "mine").shape == (5, 1, 1, 6)
     with pytest.raises(DataError, match=r"volumes as \(N, C, D, H, W\)"):
         as_images(np.zeros((5, 6)), "mine")
