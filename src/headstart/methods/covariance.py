@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headstart.banks.source_filters import Model
 from headstart.engine.method import Method
+from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.shared.bank_lookup import (
@@ -24,6 +25,7 @@ from headstart.methods.shared.bank_lookup import (
 )
 from headstart.methods.shared.first_convolution import check_scale
 from headstart.methods.shared.slice_covariance import covariance_of, factor_of, measure, structured
+from headstart.methods.shared.spanned import tell_narrow
 from headstart.methods.shared.spatial import (
     check_count,
     depths,
@@ -126,6 +128,10 @@ class CovarianceTransfer(Method):
             factor = found.matrix @ factor
         visit.note(found.words)
         write_sized(visit, drawn(visit, factor), wanted_rms(visit, self.scale, found.entry.norm), "layer")
+
+    def finish(self, view: ModelView) -> None:
+        """Say where few directions are left."""
+        tell_narrow(view)
 
 
 @register(

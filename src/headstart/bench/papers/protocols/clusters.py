@@ -8,7 +8,7 @@ from headstart.bench.papers.protocols.base import VERSIONS, Entry, Protocol, Ver
 
 PAPER = "Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification"
 _BANK = "bank=cifar100-pairs-resnet18"
-_CLUSTERS = (f"clusters=filter-clusters:{_BANK}", f"clusters-paper=filter-clusters:paper,{_BANK}")
+_CLUSTERS = (f"clusters=filter-clusters:draw=slices,{_BANK}", f"clusters-paper=filter-clusters:paper,{_BANK}")
 _REFERENCES = ("gabor", "gabor:paper", "kaiming", "orthogonal", "lsuv", "whitening")
 _REGISTER = (
     Entry(

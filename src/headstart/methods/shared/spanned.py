@@ -1,0 +1,42 @@
+"""How many directions a layer's new filters span, said where it is far fewer than random ones would."""
+
+from __future__ import annotations
+
+from headstart.engine.model_view import ModelView
+from headstart.methods.shared.spatial import is_depthwise
+from headstart.model import weights
+from headstart.numerics.rank import effective_rank, random_rank
+
+MOST = 256  # filters that are looked at
+FAR_BELOW = 0.75  # of the effective rank of random filters
+
+
+def tell_narrow(view: ModelView, advice: str = "") -> None:
+    """Say in the report which layers' filters, or slices, span far fewer directions than random ones.
+
+    Filters of few forms leave a dense layer few features to combine. Depthwise layers are left out: a few smooth forms
+    are what they were chosen for.
+
+    Args:
+        view: After the walk.
+        advice: What to do about it, after a semicolon.
+    """
+    told = []
+    for layer in view.layers:
+        row = view.report.rows[layer.name]
+        if view.method not in row.methods or is_depthwise(layer):
+            continue
+        weight = weights.read(layer)
+        filters = weight.flatten(1)
+        pairs = [("filters", filters[:: -(-len(filters) // MOST)]), ("slices", weight.flatten(2).flatten(0, 1))]
+        found = [(what, effective_rank(rows), random_rank(*rows.shape)) for what, rows in pairs]
+        narrow = [f"{what} {rank:.2g} of {usual:.2g}" for what, rank, usual in found if rank < FAR_BELOW * usual]
+        if narrow:
+            row.notes.append(f"effective rank: {', '.join(narrow)}")
+            told.append((layer.name, narrow))
+    if told:
+        name, narrow = told[-1]
+        view.report.add_finding(
+            f"{view.method}: in {len(told)} layers the new weights span far fewer directions than random ones"
+            f" (effective rank in '{name}': {', '.join(narrow)}), and training may end lower for it{advice}."
+        )
