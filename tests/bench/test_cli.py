@@ -12,14 +12,14 @@ import pytest
 import headstart.bench
 from headstart.bench import Store
 from headstart.bench.settings.config import read
-from headstart.bench.settings.words import parse_seeds
+from headstart.bench.settings.words import defaults, experiment, parse_seeds
 from headstart.bench.trials.arms import parse_arms
 from headstart.cli import main as dispatcher
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
 from headstart.results.sheet import inert
 
-SMALL = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet"]
+SMALL = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet", "--exploratory"]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_compare_answers_and_writes_a_page(compare, tmp_path, capsys):
     assert compare("--arms", "prewarm", "--seeds", "2") == 0
     out = capsys.readouterr().out
     assert "prewarm against default" in out
-    assert "prewarm is not settled" in out
+    assert "Exploratory, so there is no verdict. Run at least 6 seeds." in " ".join(out.split())
     assert "└ matched-random" in out
     assert "12 trials run" in out
     assert "<!doctype html>" in (tmp_path / "out" / "report.html").read_text()
@@ -49,6 +49,34 @@ def test_the_table_fits_80_columns_with_nothing_cut(compare, capsys):
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "…" not in table
     assert len(table.splitlines()) == 7
+
+
+def test_a_design_that_cannot_reach_a_verdict_is_refused_before_it_runs(task_file, tmp_path, capsys):
+    line = ["compare", "--task", task_file, "--out", str(tmp_path / "out"), *SMALL[:-1]]
+    assert main([*line, "--arms", "lsuv", "kaiming", "--seeds", "6"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "With 6 seeds no verdict on 2 arms is possible" in said
+    assert "Pass --seeds 7, or --exploratory" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exploratory_comparison_has_no_verdict_words(compare, tmp_path, capsys):
+    compare("--arms", "lsuv", "--no-controls", "--seeds", "3", "--json")
+    data = json.loads(capsys.readouterr().out)
+    assert data["arms"][1]["comparison"]["verdict"] is None
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text().partition("How it was decided")[0]
+        assert "exploratory" in text.lower()
+        assert not [word for word in ("helps", "hurts", "no clear difference", "not settled") if word in text.lower()]
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(["lsuv"], 8), (["lsuv", "prewarm", "whitening"], 8), (None, 8)])
+def test_without_a_number_there_are_as_many_seeds_as_a_verdict_needs(arms, seeds):
+    made = experiment({**defaults(), **({"arms": arms} if arms else {})})
+    assert len(made.seeds) == seeds
+    many = [f"a{i}=prewarm:fraction=0.{i}" for i in range(1, 9)]
+    assert len(experiment({**defaults(), "arms": many}).seeds) == 9
+    assert "auto" in [arm.label for arm in experiment(defaults()).arms]
 
 
 def test_compare_goes_on_with_more_seeds(compare, capsys):

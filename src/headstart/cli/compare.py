@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from headstart.bench import Experiment, Store
 from headstart.bench.papers.protocols import PREFIX, words_of
+from headstart.bench.runs.experiment import check_design
 from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
 from headstart.bench.settings.config import Config, read, save
@@ -37,7 +39,7 @@ from headstart.results.plain import to_json
 _EXAMPLES = """\
 examples:
   headstart compare
-      the demo: Pre-Warm and whitening against the default start, on 5,000 real digits
+      the demo: auto, Pre-Warm and whitening against the default start, on 5,000 real digits
   headstart compare --arms lsuv within-layer --model timm:resnet18 --task cifar/ --steps 2000 --augment flip crop
       other starts, a model of timm, a folder of .npy arrays
   headstart compare --arms quarter=prewarm:fraction=0.25 prewarm:paper --seeds 20
@@ -105,12 +107,14 @@ def run(args: argparse.Namespace) -> int:
     with _pointing(config, typed):
         check(chosen)
         experiment = trainer_experiment(chosen) if chosen["trainer"] else build(chosen)
-    with _pointing(config, typed, "search"):
-        searched = search(chosen, experiment) if isinstance(experiment, Experiment) else None
     if args.write is not None:
+        _searched(chosen, experiment, config, typed)
         save(args.write, chosen)
         print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
         return 0
+    with _pointing(config, typed, "seeds"):
+        experiment = _reachable(experiment, args.file, typed)
+    searched = _searched(chosen, experiment, config, typed)
     if args.download and isinstance(experiment, Experiment):
         with _pointing(config, typed):
             load_task(experiment.task, experiment.split_seed, download=True)
@@ -146,6 +150,31 @@ def run(args: argparse.Namespace) -> int:
     for line in filter(None, (ended, found, ran)):
         console.print(Text(line))
     return 0
+
+
+def _searched(
+    chosen: Mapping[str, Any],
+    experiment: Experiment | TrainerExperiment,
+    config: Config | None,
+    typed: Mapping[str, Any],
+) -> Search | None:
+    with _pointing(config, typed, "search"):
+        return search(chosen, experiment) if isinstance(experiment, Experiment) else None
+
+
+def _reachable(
+    experiment: Experiment | TrainerExperiment, file: str | None, typed: Mapping[str, Any]
+) -> Experiment | TrainerExperiment:
+    """Refuse a design that cannot give a verdict; a paper's own number of seeds makes it an exploratory one."""
+    if experiment.exploratory:
+        return experiment
+    try:
+        check_design(experiment)
+    except HeadstartError:
+        if file is None or not file.startswith(PREFIX) or "seeds" in typed:
+            raise
+        return replace(experiment, exploratory=True)
+    return experiment
 
 
 def _others(done: Summary) -> str:

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _show(found: Status, console: Console) -> None:
     from rich.table import Table
 
-    from headstart.bench.report.terminal import line
     from headstart.bench.runs.forecast import duration, ranges
+    from headstart.results.sheet import one_line as line
 
     table = Table("arm", "done", "missing", "notes", box=None, header_style="bold", pad_edge=False)
     for arm in found.arms:

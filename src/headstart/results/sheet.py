@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from headstart.results.display import Table, printable
 
@@ -22,6 +25,8 @@ class Column(Generic[Item]):
         key: Its name in data; empty if data has no such column.
         value: Returns the cell for machines.
         left: Whether it is aligned to the left, as words are.
+        short: A shorter heading, for terminals.
+        short_text: Writes a shorter cell, for terminals.
     """
 
     title: str
@@ -29,6 +34,28 @@ class Column(Generic[Item]):
     key: str = ""
     value: Callable[[Item], Any] | None = None
     left: bool = False
+    short: str = ""
+    short_text: Callable[[Item], str] | None = None
+
+
+class Mark(NamedTuple):
+    """How a row is set off.
+
+    Args:
+        kind: ``"control"``, ``"group"`` (a heading), ``"overall"``, or nothing.
+        colour: Of its last cell: ``"good"``, ``"bad"``, ``"open"``, ``"flat"``, or nothing.
+        hue: Of its line in figures, by number; None without one.
+        dashes: Which dashes its line has in figures.
+    """
+
+    kind: str = ""
+    colour: str = ""
+    hue: int | None = None
+    dashes: str = ""
+
+
+_STYLES = {"control": "dim", "group": "bold", "overall": "italic"}
+_COLOURS = {"good": "green", "bad": "red", "open": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,7 @@ class Sheet(Generic[Item]):
         columns: From left to right.
         rows: From top to bottom.
         caption: What it shows.
+        mark: Says how a row is set off.
 
     Example:
         >>> sheet = Sheet([Column("arm", str, "arm", str, True), Column("n", lambda a: f"{len(a)}")], ["a", "b|c"])
@@ -54,6 +82,30 @@ class Sheet(Generic[Item]):
     columns: Sequence[Column[Item]]
     rows: Sequence[Item]
     caption: str = ""
+    mark: Callable[[Item], Mark] = lambda _: Mark()
+
+    def only(self, *titles: str) -> Sheet[Item]:
+        """Return the sheet with these columns alone, in this order."""
+        by_title = {column.title: column for column in self.columns}
+        return replace(self, columns=[by_title[title] for title in titles])
+
+    def lines(self) -> list[tuple[Mark, list[str]]]:
+        """Return every row as text, with how it is set off: what a page's template prints."""
+        return [(self.mark(row), cells) for row, cells in zip(self.rows, self.cells(), strict=True)]
+
+    def rich(self) -> RichTable:
+        """Return a narrow table for a terminal, with short headings."""
+        built = RichTable(box=None, header_style="bold", pad_edge=False)
+        for column in self.columns:
+            built.add_column(one_line(column.short or column.title), justify="left" if column.left else "right")
+        for row in self.rows:
+            mark = self.mark(row)
+            style = _STYLES.get(mark.kind, "")
+            cells = [one_line((column.short_text or column.text)(row), style) for column in self.columns]
+            if style != "dim" and mark.colour in _COLOURS:
+                cells[-1].stylize(_COLOURS[mark.colour])
+            built.add_row(*cells)
+        return built
 
     def cells(self) -> list[list[str]]:
         """Return every row as text."""
@@ -70,6 +122,16 @@ class Sheet(Generic[Item]):
     def records(self) -> list[dict[str, Any]]:
         """Return every row as data, by the columns' keys."""
         return [{c.key: c.value(row) for c in self.columns if c.value is not None} for row in self.rows]
+
+
+def one_line(text: str, style: str = "") -> Text:
+    r"""Put a text that may hold any name on one line, where no character of it acts on the terminal.
+
+    Example:
+        >>> one_line("two\nlines and a bell" + chr(7)).plain == "two lines and a bell" + chr(0xFFFD)
+        True
+    """
+    return Text(printable(re.sub(r"[\n\r\t]+", " ", text)), style=style)
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> list[str]:

@@ -247,7 +247,19 @@ def test_a_protocol_runs_on_the_real_data(real_data, monkeypatch, tmp_path, caps
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HEADSTART_DATA_ROOT", str(real_data("mnist")))
     task = "mnist:validate-on-test,train=5000,validation=500,test=500"
-    fast = ["--steps", "20", "--batch-size", "64", "--evaluations", "1", "--seeds", "7,", "--task", task]
+    fast = [
+        "--steps",
+        "20",
+        "--batch-size",
+        "64",
+        "--evaluations",
+        "1",
+        "--seeds",
+        "7,",
+        "--exploratory",
+        "--task",
+        task,
+    ]
     assert main(["compare", "protocol:prewarm-mnist-published", *fast, "--quiet"]) == 0
     assert "2 trials run" in capsys.readouterr().out
     store = Store(tmp_path / "runs" / "prewarm-mnist-published")

@@ -6,7 +6,7 @@ import pytest
 
 from headstart.bench import Store
 from headstart.bench.report.overview import combine
-from headstart.bench.report.overview_page import COLUMNS, as_dict, markdown, render, write_overview
+from headstart.bench.report.overview_page import as_dict, markdown, overview_sheet, render, write_overview
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -161,7 +161,7 @@ def test_the_page_shows_every_row_and_asks_for_nothing(experiment, tmp_path):
     assert "<script" not in html.lower()
     assert "\x07" not in html
     assert "{{ 7*7 }}" in html
-    assert html.count('role="img"') == 1
+    assert html.count('role="img"') == 2  # the forest and the profile
     assert html.count('class="under"') == 4  # three rows and a mean
     assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {
         "http://www.w3.org/2000/svg",
@@ -178,8 +178,8 @@ def test_the_markdown_twin_is_inert_and_whole(experiment):
     text = markdown(found)
     assert "<script" not in text
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(COLUMNS) + 1}
-    assert len(table) == 1 + 3 + 1  # its head, three rows and a mean
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(overview_sheet(found).columns) + 1}
+    assert len(table) == 1 + 2 + 3 + 1  # its head, two methods, three rows and a mean
     assert "A mean over a few experiments that were chosen says nothing of others" in text
 
 

@@ -247,7 +247,7 @@ def processes_of(session):
 def test_a_driver_that_a_signal_ends_leaves_nothing_behind(net, task_file, tmp_path):
     out = tmp_path / "out"
     arguments = ["--task", task_file, "--model", f"{net}:noted", "--out", str(out), "--arms", "lsuv", "--seeds", "2"]
-    arguments += ["--no-controls", "--jobs", "2", "--quiet", "--steps", "4000", "--batch-size", "16"]
+    arguments += ["--no-controls", "--jobs", "2", "--quiet", "--exploratory", "--steps", "4000", "--batch-size", "16"]
     default = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)  # whatever this shell ignores
     command = [sys.executable, "-m", "headstart.cli.main", "compare", *arguments]
     with subprocess.Popen(
@@ -292,7 +292,7 @@ def test_ray_that_is_not_installed_is_named(monkeypatch):
 
 def test_compare_hands_the_executor_on(task_file, tmp_path, capsys, monkeypatch):
     small = ["--steps", "4", "--batch-size", "16", "--evaluations", "2", "--calibration", "32", "--quiet"]
-    out = ["--out", str(tmp_path / "out"), "--arms", "lsuv", "--no-controls", "--seeds", "1"]
+    out = ["--out", str(tmp_path / "out"), "--arms", "lsuv", "--no-controls", "--seeds", "1", "--exploratory"]
     seen = []
 
     def spy(experiment, store, progress, command, executor):

@@ -106,6 +106,7 @@ def test_an_arm_that_would_refuse_says_so(make_experiment, store, tmp_path):
 def test_the_command_lists_and_writes_nothing(task_file, tmp_path, capsys, as_json):
     line = ["compare", "--task", task_file, "--out", str(tmp_path / "out"), "--steps", "4", "--batch-size", "16"]
     line += ["--calibration", "32", "--arms", "lsuv", "[red]=prewarm", "--no-controls", "--seeds", "0-2", "--dry-run"]
+    line += ["--exploratory"]
     assert main([*line, "--json"] if as_json else line) == 0
     out = capsys.readouterr().out
     assert not (tmp_path / "out").exists()

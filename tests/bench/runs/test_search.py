@@ -83,60 +83,98 @@ def best_at(**rates):
     return accuracy
 
 
-def rates(experiment):
-    return {arm.label: dict(arm.changes).get("lr") for arm in experiment.arms}
+def rates(experiment, seed=0):
+    return {
+        arm.label: dict(experiment.configured.get((arm.label, seed), arm).changes).get("lr") for arm in experiment.arms
+    }
 
 
-def test_the_best_on_validation_is_taken_and_the_null_follows_the_default(make_experiment, store):
-    made = Made(best_at(default=0.003, prewarm=0.01))
-    chosen = search(make_experiment(arms=ARMS), GRID, store, executor=made)
+def test_every_arm_takes_its_best_on_validation_and_equal_steps_follow_the_default(make_experiment, store):
+    made = Made(best_at(default=0.003, prewarm=0.0029))
+    chosen = search(make_experiment(arms=ARMS), {"lr": [0.001, 0.003, 0.01]}, store, executor=made)
+    assert rates(chosen) == rates(chosen, 1)
     assert rates(chosen) == {
         "default": 0.003,
-        "prewarm": 0.01,
-        "matched-random of prewarm": 0.01,
-        "zero-dc-random of prewarm": 0.01,
+        "prewarm": 0.003,
+        "matched-random of prewarm": 0.003,
+        "zero-dc-random of prewarm": 0.003,
         "equal-steps of prewarm": 0.003,
-        "lsuv": 0.001,
+        "lsuv": 0.001,  # at the edge; what lies beyond was tried and is worse
         "equal-steps of lsuv": 0.003,
         "default, other draw": 0.003,
     }
-    counts = Counter(trial.arm.label.partition(",")[0] for trial in made.seen)
-    assert set(counts.values()) == {6}  # three configurations with two seeds, for every arm
-    assert {trial.seed for trial in made.seen} == {FIRST_SEED, FIRST_SEED + 1}
+    seeds = {trial.seed for trial in made.seen}
+    assert seeds == {FIRST_SEED, FIRST_SEED + 1}
     assert not {trial.determinants["test"] for trial in made.seen} - {False}
     context = chosen.prepare(store.measure_once)
-    assert {context.training_of(arm).lr for arm in context.arms if arm.control == "equal-steps"} == {0.003}
+    judged = [trial for trial in chosen.trials(context) if trial.arm.control == "equal-steps"]
+    assert {context.training_of(trial.arm).lr for trial in judged} == {0.003}
+    assert all(context.training_of(trial.arm).steps > context.training.steps for trial in judged)
+
+
+def test_every_seed_chooses_for_itself_the_null_arm_too(make_experiment, store):
+    def accuracy(arm, training, seed):
+        wanted = 0.001 if (seed + bool(arm.weights_draw)) % 2 else 0.003
+        return 90 - 100 * abs(training.lr - wanted)
+
+    grid = {"lr": [0.0003, 0.001, 0.003, 0.01]}
+    chosen = search(make_experiment(arms=ARMS), grid, store, executor=Made(accuracy))
+    first, second = rates(chosen, 0), rates(chosen, 1)
+    assert (first["default"], second["default"]) == (0.003, 0.001)
+    assert (first["default, other draw"], second["default, other draw"]) == (0.001, 0.003)
+    assert (first["equal-steps of lsuv"], second["equal-steps of lsuv"]) == (0.003, 0.001)
+    run(chosen, store, executor=Made(accuracy))
+    keys = {cell["key"] for cell in store.read_experiment()["trials"]}
+    assert len(keys) > len(ARMS)
+
+
+def test_halving_tries_all_with_few_steps_and_two_in_full(make_experiment, store):
+    made = Made(best_at(default=0.003))
+    experiment = make_experiment(arms=ARMS[:1], seeds=(0,), training=Training(steps=32, batch_size=16, evaluations=1))
+    search(experiment, {"lr": [0.0003, 0.001, 0.003, 0.01, 0.03]}, store, executor=made)
+    tried = [(dict(trial.arm.changes).get("steps", 32), dict(trial.arm.changes)["lr"]) for trial in made.seen]
+    assert Counter(steps for steps, _ in tried) == {2: 5, 8: 3, 32: 2}
+    assert {lr for steps, lr in tried if steps == 32} == {0.003, 0.001}
 
 
 def test_options_are_searched_too_with_no_more_trials(make_experiment, store):
-    made = Made(lambda arm, training, seed: 90 + ("fraction=0.25" in repr(arm.methods())))
+    made = Made(lambda arm, training, seed: 90 + ("fraction=0.25" in repr(arm.methods())) - training.lr)
     entries = {**GRID, "prewarm.fraction": [0.5, 0.25, 0.75]}
     chosen = search(make_experiment(arms=ARMS), entries, store, executor=made)
-    counts = Counter(trial.arm.label.partition(",")[0] for trial in made.seen)
-    assert set(counts.values()) == {6}
-    tried = {trial.arm.label for trial in made.seen if trial.arm.label.startswith("prewarm")}
-    if any("fraction=0.25" in label for label in tried):
-        assert "fraction=0.25" in repr(chosen.arms[1].methods())
-    assert "prewarm, lr=0.001, fraction=0.5" in tried
-    assert chosen.arms[5].methods() == Arm("lsuv", "lsuv").methods()
+    first = Counter(trial.arm.label.partition(",")[0] for trial in made.seen if "of the steps" in trial.arm.label)
+    assert set(first.values()) == {
+        6,
+        12,
+    }  # three configurations with two seeds; default and its other draw share a name
+    assert chosen.configured["lsuv", 0].methods() == Arm("lsuv", "lsuv").methods()
+    if any("fraction=0.25" in trial.arm.label for trial in made.seen):
+        assert "fraction=0.25" in repr(chosen.configured["prewarm", 0].methods())
 
 
-def test_of_equals_the_first_is_taken_and_what_diverged_counts_as_guessing(make_experiment, store, tmp_path):
-    even = search(make_experiment(arms=ARMS), GRID, store, executor=Made(lambda *_: 50.0))
-    assert set(rates(even).values()) == {0.001}
-    made = Made(lambda arm, training, seed: 10.0 if training.lr < 0.01 and seed % 2 else 60.0 + training.lr)
-    other = search(make_experiment(arms=ARMS), GRID, Store(tmp_path / "b"), executor=made)
-    assert set(rates(other).values()) == {0.01}
-    rows = other.selection["arms"][0]["tried"]
-    assert [row["diverged"] for row in rows] == [1, 1, 0]
-    assert rows[0]["accuracies"] == [60.001, 10.0]
+def test_of_equals_the_first_is_taken(make_experiment, store):
+    even = search(make_experiment(arms=ARMS), {"lr": [0.003, 0.001, 0.01]}, store, executor=Made(lambda *_: 50.0))
+    assert set(rates(even).values()) == {0.003}
+
+
+def test_a_limit_stops_the_widening_and_the_page_says_so(make_experiment, store):
+    def accuracy(arm, training, seed):
+        return 50 + training.lr
+
+    chosen = search(make_experiment(arms=ARMS[:1]), GRID, store, executor=Made(accuracy))
+    assert rates(chosen)["default"] == pytest.approx(0.01 * (10 / 3) ** 3, rel=1e-4)
+    run(chosen, store, executor=Made(accuracy))
+    (warning,) = analyse(store).selection.warnings
+    assert warning == (
+        "default chose lr at the edge of what was tried in 2 of 2 searches, where the limit of widening stopped it."
+    )
+    assert warning in render(analyse(store))
 
 
 def test_a_method_that_refuses_keeps_its_defaults(make_experiment, store):
-    made = Made(lambda arm, training, seed: None if arm.label.startswith("prewarm") else 50 + training.lr)
+    made = Made(lambda arm, training, seed: None if arm.label.startswith("prewarm") else 50 - abs(training.lr - 0.003))
     chosen = search(make_experiment(arms=ARMS), GRID, store, executor=made)
     assert rates(chosen)["prewarm"] is None
-    assert rates(chosen)["lsuv"] == 0.01
+    assert rates(chosen)["lsuv"] == 0.003
     run(chosen, store, executor=made)
     analysis = analyse(store)
     assert "prewarm nothing, refused" in analysis.selection.choices
@@ -145,30 +183,29 @@ def test_a_method_that_refuses_keeps_its_defaults(make_experiment, store):
 
 
 def test_interrupted_it_goes_on_and_comes_to_the_same(make_experiment, store, tmp_path):
-    accuracy = best_at(default=0.003, prewarm=0.01)
+    accuracy = best_at(default=0.003, prewarm=0.003, lsuv=0.003)
     experiment = make_experiment(arms=ARMS)
-    whole = search(experiment, GRID, Store(tmp_path / "whole"), executor=Made(accuracy))
+    once = Made(accuracy)
+    whole = search(experiment, GRID, Store(tmp_path / "whole"), executor=once)
     with pytest.raises(KeyboardInterrupt):
         search(experiment, GRID, store, executor=Made(accuracy, stop_after=11))
     rest = Made(accuracy)
-    assert search(experiment, GRID, store, executor=rest).arms == whole.arms
-    assert len(rest.seen) == 30 - 11
-    wider = Made(accuracy)
-    search(experiment, {"lr": [0.0003, *GRID["lr"]]}, store, executor=wider)
-    assert len(wider.seen) == 10  # only the new value
+    assert search(experiment, GRID, store, executor=rest).configured == whole.configured
+    assert len(rest.seen) == len(once.seen) - 11
 
 
 def test_real_trials_run_and_look_at_no_test_image(make_experiment, store):
-    chosen = search(make_experiment(arms=ARMS[:2]), {"lr": [0.001, 0.01]}, store, seeds=1)
+    chosen = search(make_experiment(arms=ARMS[:2]), {"lr": [0.001, 0.01]}, store)
     assert run(chosen, store).ran == 4
     inner = Store(store.folder / "search")
     results = [inner.get(cell["key"]).result for cell in inner.read_experiment()["trials"]]
-    assert len(results) == 4
     assert {result["test_accuracy"] for result in results} == {None}
-    for arm, tried in zip(chosen.arms, chosen.selection["arms"], strict=True):
-        best = max(row["mean"] for row in tried["tried"])
-        first = next(row for row in tried["tried"] if row["mean"] == best)
-        assert dict(arm.changes) == first["values"]
+    for arm in chosen.selection["arms"]:
+        for seed, told in arm["seeds"].items():
+            best = max(row["accuracy"] for row in told["tried"])
+            first = next(row for row in told["tried"] if row["accuracy"] == best)
+            assert told["chosen"] == first["values"]
+            assert dict(chosen.configured[arm["arm"], int(seed)].changes) == told["chosen"]
     with pytest.raises(HeadstartError, match="holds a search"):
         analyse(inner)
 
@@ -196,44 +233,45 @@ def test_a_search_that_would_favour_the_methods_is_refused(make_experiment, stor
 
 @pytest.fixture
 def reported(make_experiment, store):
-    made = Made(best_at(default=0.003, prewarm=0.01, lsuv=0.001))
+    made = Made(best_at(default=0.003, prewarm=0.003, lsuv=0.003))
     entries = {**GRID, "weight-decay": [0.0, 0.1], "prewarm.fraction": [0.5, 0.25]}
     run(search(make_experiment(arms=ARMS), entries, store, executor=made), store, executor=made)
     return analyse(store)
 
 
-def test_the_report_shows_what_was_tried_and_chosen(reported):
+def test_the_report_shows_how_often_each_configuration_was_chosen(reported):
     found = reported.selection
     assert found.columns[:2] == ("default", "prewarm")
     rows = dict(found.rows)
-    assert rows["lr=0.003, weight_decay=0.0"][0] == ("90.50", True)
+    assert rows["lr=0.003, weight_decay=0.0"][0] == ("2 of 2", True)
     assert rows["lr=0.003, weight_decay=0.0"][1] == ("", False)  # another grid
-    for column in range(len(found.columns)):
-        assert sum(cells[column].chosen for cells in rows.values()) == 1
-        assert sum(bool(cells[column].value) for cells in rows.values()) == 6
+    assert "default lr=0.003, weight_decay=0.0 (2 of 2)" in found.choices
     text = markdown(reported)
     assert "## What was searched" in text
-    assert "**90.50**" in text
+    assert "**2 of 2**" in text
     page = render(reported)
     assert "What was searched" in page
-    assert "<strong>90.50</strong>" in page
+    assert "<strong>2 of 2</strong>" in page
+    assert "In how many seeds each configuration was chosen" in page
     assert as_dict(reported)["selection"]["budget"] == 6
-    assert "lr=0.01" in page  # in prewarm's exact configuration
 
 
-def test_a_best_value_at_the_edge_of_what_was_tried_is_told(make_experiment, store):
-    made = Made(best_at(default=0.003, prewarm=0.01, lsuv=0.001))
-    entries = {**GRID, "weight-decay": [0.0, 0.1]}
-    run(search(make_experiment(arms=ARMS), entries, store, executor=made), store, executor=made)
-    analysis = analyse(store)
-    assert analysis.selection.warnings == (
-        "The best lr is the largest tried, 0.01, for prewarm: widen the grid, if it can be.",
-        "The best lr is the smallest tried, 0.001, for lsuv: widen the grid, if it can be.",
-    )  # nothing of the default start, whose best is in between, nor of a weight decay of zero
-    assert set(analysis.selection.warnings) <= set(analysis.notes)
-    alone = search(make_experiment(arms=ARMS), GRID, store, trials=1, executor=made)
-    plan = {"selection": alone.selection, "arms": [vars(arm) for arm in ARMS]}
-    assert selection_of(plan).warnings == ()  # one value has no edge
+def test_a_search_of_an_earlier_version_is_still_shown(store, fill_store, make_result):
+    rows = [
+        {"values": {"lr": lr}, "accuracies": [a], "mean": a, "diverged": 0, "refusal": ""}
+        for lr, a in ((0.1, 80.0), (0.2, 90.0))
+    ]
+    axes = [{"name": "lr", "arm": "", "key": "lr", "values": [0.1, 0.2]}]
+    arms = [{"arm": label, "chosen": 1, "tried": rows} for label in ("default", "new")]
+    results = {label: {s: make_result(90 + s / 10) for s in range(8)} for label in ("default", "new")}
+    fill_store(store, results, selection={"axes": axes, "seeds": 2, "budget": 2, "arms": arms})
+    found = analyse(store)
+    assert found.selection.rows[1] == ("lr=0.2", (("90.00", True), ("90.00", True)))
+    assert found.selection.warnings == (
+        "The best lr is the largest tried, 0.2, for default, new: widen the grid, if it can be.",
+    )
+    assert "<strong>90.00</strong>" in render(found)
+    assert "**90.00**" in markdown(found)
 
 
 def test_without_a_search_there_is_nothing_to_show(make_experiment, store):
@@ -243,16 +281,15 @@ def test_without_a_search_there_is_nothing_to_show(make_experiment, store):
     assert selection_of({}) is None
 
 
-def test_a_dry_run_counts_the_search_and_knows_when_it_is_done(make_experiment, store):
+def test_a_dry_run_counts_the_round_that_comes_next_and_knows_when_it_is_done(make_experiment, store):
     experiment = make_experiment(arms=ARMS[:2])
-    what = Search(experiment, make_grid({"lr": [0.001, 0.01]}, experiment.arms, experiment.training))
+    what = Search(experiment, make_grid({"lr": [0.001, 0.003, 0.01]}, experiment.arms, experiment.training))
     found = forecast(experiment, store, what)
-    assert (found.search.to_do, found.to_do, found.total) == (8, 12, 12)
+    assert (found.search.to_do, found.to_do, found.search.unfinished) == (12, 16, True)
     assert found.seconds > found.search.seconds > 0
-    assert found.as_dict()["search"]["to_do"] == 8
     assert not store.folder.exists()
     chosen, done = run_search(what, store)
-    assert done.ran == 8
+    assert done.ran >= 12 + 8
     run(chosen, store)
     found = forecast(experiment, store, what)
     assert (found.search.to_do, found.to_do) == (0, 0)
@@ -272,12 +309,23 @@ def command(task_file, tmp_path):
 
 
 def test_the_command_searches_then_compares_and_goes_on(command, tmp_path, capsys):
-    line = ["--arms", "lsuv", "--no-controls", "--seeds", "2", "--search", "lr=1e-3,1e-2", "lsuv.std=1.0,0.5"]
+    line = [
+        "--arms",
+        "lsuv",
+        "--no-controls",
+        "--exploratory",
+        "--seeds",
+        "2",
+        "--search",
+        "lr=1e-3,1e-2",
+        "lsuv.std=1.0,0.5",
+    ]
     assert command(*line, "--dry-run") == 0
     assert "Search: 8 of 8 trials to do" in capsys.readouterr().out
     assert command(*line) == 0
     out = capsys.readouterr().out
-    assert "Search: 8 trials run" in out
+    trials = int(re.search(r"Search: (\d+) trials run", out)[1])
+    assert trials >= 8
     assert "Chosen on validation: default lr=" in " ".join(out.split())
     assert "4 trials run" in out
     assert command(*line, "--json") == 0
@@ -285,11 +333,11 @@ def test_the_command_searches_then_compares_and_goes_on(command, tmp_path, capsy
     assert command(*line, "--until", "decided") == 0
     out = capsys.readouterr().out
     assert "Search: 0 trials run" in out
-    assert "8 were there already" in out
+    assert f"{trials} were there already" in out
     assert main(["status", str(tmp_path / "out" / "search")]) == 0
-    assert "8 of 8 trials done" in capsys.readouterr().out
+    assert f"{trials} of {trials} trials done" in capsys.readouterr().out
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["search"]["done"] == 8
+    assert json.loads(capsys.readouterr().out)["search"]["done"] == trials
     assert main(["status", str(tmp_path / "out")]) == 0
     assert "Search" not in capsys.readouterr().out  # it is finished
 
@@ -300,9 +348,9 @@ def test_the_status_of_a_search_that_goes_on(make_experiment, store, capsys):
     assert main(["status", str(store.folder)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Search")
-    assert "11 of 30 trials done" in out
+    assert "11 of 36 trials done" in out
     assert main(["status", str(store.folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["search"]["missing"] == 19
+    assert json.loads(capsys.readouterr().out)["search"]["missing"] == 25
 
 
 @pytest.mark.parametrize(

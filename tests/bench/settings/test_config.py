@@ -183,7 +183,7 @@ def test_an_option_overrules_the_file(task_file, tmp_path, capsys):
     path = tmp_path / "e.toml"
     path.write_text(
         f'task = {task_file!r}\nout = "{tmp_path / "out"}"\narms = ["within-layer"]\ncontrols = false\n'
-        "steps = 4\nbatch-size = 16\nevaluations = 2\ncalibration = 32\nseeds = 1\n"
+        "steps = 4\nbatch-size = 16\nevaluations = 2\ncalibration = 32\nseeds = 1\nexploratory = true\n"
     )
     assert main(["compare", str(path), "--quiet"]) == 0
     assert "2 trials run" in capsys.readouterr().out

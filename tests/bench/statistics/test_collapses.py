@@ -35,7 +35,7 @@ def test_an_arm_that_spreads_more_than_the_others_has_not_collapsed():
 
 
 def test_what_diverged_or_guesses_has_collapsed_whatever_the_others_do():
-    scores = {"a": {0: 90.0, 1: 12.0, 2: float("nan")}, "b": {0: 10.0, 1: 10.0, 2: 10.0}}
+    scores = {"a": {0: 90.0, 1: 10.5, 2: float("nan")}, "b": {0: 10.0, 1: 10.0, 2: 10.0}}
     found = find_collapsed(scores, guess=10.0, diverged={"a": [0]})
     assert found == {"a": {0, 1, 2}, "b": {0, 1, 2}}
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from headstart.bench.analysis.judgement import RULES
+from headstart.bench.analysis.looks import by_hand, level_of
+from headstart.bench.analysis.provenance import mixed
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
 from headstart.bench.statistics.collapses import find_collapsed
@@ -171,7 +173,8 @@ class Analysis:
 
     def rules(self) -> list[str]:
         """Return the verdict rules with this experiment's level and margin."""
-        rules = [rule.format(alpha=self.plan["alpha"], margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
+        rules = [rule.format(alpha=level_of(self.plan), margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
+        rules += [by_hand(self.plan)] if self.plan.get("looked") else []
         speed = SPEED if self.metric is ACCURACY else ""
         return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
@@ -246,7 +249,7 @@ def analyse(store: Store) -> Analysis:
         else:
             results[cell["arm"]][cell["seed"]] = {**record.result, "key": cell["key"]}
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
-    notes += _mixed([record.provenance for record in records.values()])
+    notes += mixed([record.provenance for record in records.values()])
     if "metric" in plan:
         return assemble_scores(plan, results, refusals, len(missing), notes, failures)
     return assemble(plan, results, refusals, len(missing), notes)
@@ -314,6 +317,9 @@ def assemble(
     guess = 100.0 / plan["task"]["classes"] if metric is ACCURACY else None
     failed = find_collapsed(accuracies, guess, diverged)
     judged, beyond = _judge(plan, accuracies, failed, refusals, baseline, metric)
+    if plan.get("exploratory"):
+        judged = {label: _without_verdict(c) for label, c in judged.items()}
+        beyond = [_without_verdict(c) for c in beyond]
     target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(plan["task"]["classes"]) if target else ()
@@ -330,12 +336,14 @@ def _judge(
     metric: Metric,
 ) -> tuple[dict[str, Comparison], list[Comparison]]:
     """Answer the questions, each as a family of its own, so that one more control makes no other test stricter."""
-    alpha, margin = float(plan["alpha"]), float(plan["margin"])
+    alpha, margin = level_of(plan), float(plan["margin"])
+    kept = plan.get("kept") or {}
     others = [arm for arm in plan["arms"][1:] if arm["label"] not in refusals]
     against: dict[str, list[tuple[str, str]]] = {}
     beyond: dict[str, list[tuple[str, str]]] = {}
     for arm in others:
         kind = arm["control"] if arm["control"] in ("", "null", EQUAL_STEPS, RESTARTS) else "random"
+        kind = "decided before" if arm["label"] in kept else kind
         against.setdefault(kind, []).append((arm["label"], baseline))
         if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
             beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
@@ -347,7 +355,12 @@ def _judge(
     compared = [
         c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin, metric, failed)
     ]
+    judged |= {label: replace(judged[label], verdict=Verdict(word)) for label, word in kept.items() if label in judged}
     return judged, compared
+
+
+def _without_verdict(c: Comparison) -> Comparison:
+    return replace(c, exploratory=True, verdict=Verdict.NOT_SETTLED)
 
 
 def _summarize(
@@ -381,17 +394,3 @@ def _summarize(
         cost,
         metric,
     )
-
-
-def _mixed(provenances: list[Mapping[str, Any]]) -> list[str]:
-    """Note what differs between trials that should not."""
-    notes = []
-    for name, values in (
-        ("versions", [str(sorted(p.get("versions", {}).items())) for p in provenances]),
-        ("machines", [str(sorted(p.get("machine", {}).items())) for p in provenances]),
-        ("thread counts", [str(p.get("threads")) for p in provenances]),
-        ("commits", [str(p.get("commit")) for p in provenances]),
-    ):
-        if len(set(values)) > 1:
-            notes.append(f"The trials were run with {len(set(values))} different {name}.")
-    return notes

@@ -28,8 +28,8 @@ RULES = (
     "or the scores are the same. “Not settled”: the runs cannot tell.",
     "Runs with the same seed are compared with each other. The test flips the signs of these differences in every way, "
     "and counts how often luck would do as well: it asks whether gains and losses are symmetric about zero. If they "
-    "are skewed although neither arm is better on average, false verdicts are more frequent. From 30 seeds on it is "
-    "Student's t.",
+    "are skewed although neither arm is better on average, false verdicts are more frequent: with exponential "
+    "differences and eight seeds one in ten instead of one in twenty. From 30 seeds on it is Student's t.",
     "All comparisons of the table are judged together (Holm); those with the same scores count once. A likely range is "
     "a 95 % interval of the same test, each by itself.",
     "A run that diverged, is at guessing or lies far outside its arm (15 standard deviations) has failed. Failed runs "

@@ -50,7 +50,7 @@ COLUMNS: tuple[Column[Comparison], ...] = (
     Column(
         "failed", lambda c: f"{c.collapsed} of {c.runs}, up to {c.could_fail:.0%}", "collapsed", lambda c: c.collapsed
     ),
-    Column("verdict", lambda c: c.verdict.value, "verdict", lambda c: c.verdict.value, left=True),
+    Column("verdict", lambda c: c.word, "verdict", lambda c: None if c.exploratory else c.verdict.value, left=True),
 )
 """What every table of comparisons says."""
 _MORE: tuple[Column[Comparison], ...] = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ class Cell(NamedTuple):
     """What a configuration came to for an arm.
 
     Args:
-        value: Mean validation accuracy in percent; empty where it was not tried, ``"refused"`` where it could not be.
-        chosen: Whether the arm was given it.
+        value: In how many seeds it was chosen (in stores of earlier versions its mean validation accuracy in percent);
+            empty where it was not tried, ``"refused"`` where it could not be.
+        chosen: Whether the arm was given it, with any seed.
     """
 
     value: str
@@ -49,6 +51,53 @@ def selection_of(plan: Mapping[str, Any]) -> Selection | None:
     found = plan.get("selection")
     if not found:
         return None
+    return _of_each_seed(found) if found.get("each") else _of_all_seeds(plan, found)
+
+
+def _of_each_seed(found: Mapping[str, Any]) -> Selection:
+    """Show a search that every seed did for itself: how often each configuration was chosen."""
+    arms = found["arms"]
+    tries = [(arm["arm"], told) for arm in arms for told in arm["seeds"].values()]
+    listed = list(dict.fromkeys(text(row["values"]) for _, told in tries for row in told["tried"]))
+    rows = tuple((name, tuple(_chosen_cell(arm["seeds"].values(), name) for arm in arms)) for name in listed)
+    values = ", ".join(f"{axis['key']}={','.join(map(str, axis['values']))}" for axis in found["axes"])
+    draws = f", {found['seeds']} draws each" if found["seeds"] > 1 else ""
+    stopped = Counter((label, key) for label, told in tries for key in told["stopped"])
+    warnings = [
+        f"{label} chose {key.rpartition('.')[2]} at the edge of what was tried in {count} of {len(arms[0]['seeds'])} "
+        "searches, where the limit of widening stopped it."
+        for (label, key), count in stopped.items()
+    ]
+    return Selection(
+        tuple(arm["arm"] for arm in arms),
+        rows,
+        tuple(warnings),
+        f"Searched before: {values}. Every arm, the null arm too, chose for itself with every seed, among "
+        f"{found['budget']} configurations{draws}, by validation accuracy at the end of training: all with few steps, "
+        "the better half with four times as many, until two were trained in full. Where the best number lay at the "
+        "edge, the next one beyond was tried. These trials are none of those above, and none looked at the test split. "
+        f"They are in the folder '{FOLDER}'. One search and its trial are what is compared, so the noise of the "
+        "choice is in the intervals.",
+        f"Chosen on validation: {'; '.join(_choices(arm) for arm in arms)}.",
+    )
+
+
+def _chosen_cell(told: Iterable[Mapping[str, Any]], name: str) -> Cell:
+    """Say in how many seeds a configuration was chosen, of those that tried it."""
+    tries = [each for each in told if any(text(row["values"]) == name for row in each["tried"])]
+    chosen = sum(each["chosen"] is not None and text(each["chosen"]) == name for each in tries)
+    refused = bool(tries) and all(row["accuracy"] is None for each in tries for row in each["tried"])
+    return Cell("refused" if refused else f"{chosen} of {len(tries)}" if tries else "", bool(chosen))
+
+
+def _choices(arm: Mapping[str, Any]) -> str:
+    counted = Counter(text(told["chosen"]) for told in arm["seeds"].values() if told["chosen"] is not None)
+    often = [f"{name} ({count} of {len(arm['seeds'])})" for name, count in counted.most_common(2)]
+    return f"{arm['arm']} {' or '.join(often) or 'nothing, refused'}"
+
+
+def _of_all_seeds(plan: Mapping[str, Any], found: Mapping[str, Any]) -> Selection:
+    """Show a search of earlier versions, which chose once for all seeds."""
     arms = found["arms"]
     listed = list(dict.fromkeys(text(row["values"]) for arm in arms for row in arm["tried"]))
     rows = tuple((name, tuple(_cell(arm, name) for arm in arms)) for name in listed)

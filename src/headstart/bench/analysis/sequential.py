@@ -1,9 +1,8 @@
 """Seeds in blocks until the verdicts are in, with the error rate of the whole procedure kept.
 
-The rule is Bonferroni's over a number of looks that is fixed in advance: each look tests at α divided by
-that number. Whatever the data are, the chance that any look finds something where there is nothing is at
-most the sum over the looks, which is α. It holds for every rule of when to stop, and needs no more than
-the validity of the exact sign-flip test at each look.
+The level is spent over a number of looks that is fixed in advance, little at first and nearly all at the last (O'Brien
+and Fleming's spending). At each look Holm's adjustment goes over the arms that are still open. What was decided stays
+decided, and its share of the level passes on to the others.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headstart.bench.analysis.analysis import Analysis, analyse
+from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.runs.executors.base import Progress
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run
 from headstart.bench.statistics.power import least_seeds
+from headstart.bench.statistics.spending import plan_levels, spent
 from headstart.bench.statistics.verdicts import Verdict
 from headstart.bench.store.store import Damage, Store
 from headstart.bench.trainer.experiment import TrainerExperiment
@@ -37,9 +37,9 @@ class Looks:
     alpha: float
 
     @property
-    def level(self) -> float:
+    def levels(self) -> tuple[float, ...]:
         """The level of each look."""
-        return self.alpha / len(self.seeds)
+        return plan_levels(self.alpha, [count / self.seeds[-1] for count in self.seeds])
 
     def rule(self) -> str:
         """Say the rule in a sentence or two, for the report."""
@@ -49,10 +49,12 @@ class Looks:
                 "fewer could not reach the level of more looks."
             )
         counts = f"{', '.join(map(str, self.seeds[:-1]))} and {self.seeds[-1]}"
+        levels = ", ".join(f"{level:.2g}" for level in self.levels)
         return (
             f"Seeds were added until every method had a verdict, with at most {len(self.seeds)} looks, fixed in "
-            f"advance at {counts} seeds. Each look tests at {self.level:g}, so that over all looks together a "
-            f"false “helps” or “hurts” has a chance of at most {self.alpha:g} per question."
+            f"advance at {counts} seeds. The looks test at {levels} (O'Brien and Fleming's spending), so that over all "
+            f"looks together a false “helps” or “hurts” has a chance of at most {self.alpha:g}. What was decided at a "
+            "look stays decided."
         )
 
 
@@ -67,23 +69,29 @@ def plan_looks(most: int, comparisons: int, alpha: float, looks: int = LOOKS) ->
 
     Example:
         >>> plan_looks(24, 2, 0.05).seeds, plan_looks(8, 2, 0.05).seeds
-        ((9, 14, 19, 24), (8,))
+        ((12, 16, 20, 24), (8,))
     """
+    share = max(1, comparisons)
+    able = [n for n in range(2, most) if least_seeds(max(spent(alpha, n / most), 1e-300) / share) <= n]
     for count in range(min(looks, most), 1, -1):
-        first = least_seeds(alpha / count / max(1, comparisons))
-        if first + count - 1 <= most:
-            step = (most - first) / (count - 1)
-            return Looks(tuple(round(first + i * step) for i in range(count)), alpha)
+        if able and able[0] + count - 1 <= most:
+            step = (most - able[0]) / (count - 1)
+            return Looks(tuple(round(able[0] + i * step) for i in range(count)), alpha)
     return Looks((most,), alpha)
 
 
 def undecided(analysis: Analysis) -> list[str]:
-    """List the methods without a verdict: neither helps nor hurts nor a design that would have seen it."""
+    """List the methods without a verdict: neither helps nor hurts nor no clear difference."""
     return [
         arm.label
         for arm in analysis.methods
         if not arm.refusal and (arm.comparison is None or arm.comparison.verdict is Verdict.NOT_SETTLED)
     ]
+
+
+def decided(arm: ArmSummary) -> bool:
+    """Tell whether a method helps or hurts, which stays so."""
+    return arm.comparison is not None and arm.comparison.verdict in (Verdict.HELPS, Verdict.HURTS)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Decision:
     def sentence(self) -> str:
         """Say when it stopped and why."""
         seeds, most = self.looks.seeds[self.used - 1], self.looks.seeds[-1]
-        where = f"look {self.used} of {len(self.looks.seeds)}, each at level {self.looks.level:g}"
+        where = f"look {self.used} of {len(self.looks.seeds)}"
         if self.open:
             return f"Still open after all {most} seeds ({where}): {', '.join(self.open)}."
         return f"Decided after {seeds} of {most} seeds ({where})."
@@ -143,20 +151,24 @@ def run_until_decided(
     ran, elsewhere, seconds = 0, 0, 0.0
     redone: tuple[Damage, ...] = ()
     context = experiment.context(store.measure_once)
-    for count in plan.seeds:
+    kept: dict[str, str] = {}
+    for count, level in zip(plan.seeds, plan.levels, strict=True):
         block = replace(
             experiment,
             seeds=experiment.seeds[:count],
-            alpha=plan.level,
+            alpha=level,
             stopping=plan.rule(),
             looks=len(plan.seeds),
+            kept=dict(kept),
         )
         done = run(block, store, progress, command, executor, context)
         ran, elsewhere, seconds = ran + done.ran, elsewhere + done.elsewhere, seconds + done.seconds
         redone = redone or done.redone
-        left = tuple(undecided(analyse(store)))
+        found = analyse(store)
+        kept |= {arm.label: arm.comparison.verdict.value for arm in found.methods if arm.comparison and decided(arm)}
+        left = tuple(undecided(found))
         if not left:
             break
-    kept = done.ran + done.kept + done.elsewhere - ran - elsewhere
+    before = done.ran + done.kept + done.elsewhere - ran - elsewhere
     used = plan.seeds.index(count) + 1
-    return Decision(Summary(ran, kept, redone, seconds, elsewhere), plan, used, left)
+    return Decision(Summary(ran, before, redone, seconds, elsewhere), plan, used, left)

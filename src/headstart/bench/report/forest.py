@@ -10,9 +10,8 @@ import numpy as np
 
 from headstart.bench.report.figures import place, share_axis
 from headstart.bench.report.overview import MethodRows, Overview, Row, overall_cells
-from headstart.bench.report.summary import span
+from headstart.bench.report.summary import PILLS, span
 from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, STATES, clean, figure, style, to_svg
-from headstart.bench.report.templating import PILLS
 from headstart.bench.statistics.paired import Interval
 from headstart.bench.statistics.verdicts import signed
 

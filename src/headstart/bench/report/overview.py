@@ -81,7 +81,7 @@ class Row:
     def state(self) -> str:
         """The verdict, or why there is none."""
         if self.comparison:
-            return self.comparison.verdict.value
+            return self.comparison.word
         return "did not run" if self.arm.refusal else "not finished"
 
 
@@ -108,7 +108,9 @@ class MethodRows:
 
     def verdicts(self) -> str:
         """Count the verdicts, those that were given."""
-        found = Counter(row.comparison.verdict for row in self.rows if row.comparison)
+        found = Counter(
+            row.comparison.verdict for row in self.rows if row.comparison and not row.comparison.exploratory
+        )
         counts = [f"“{verdict.value}” in {found[verdict]}" for verdict in Verdict if found[verdict]]
         return ", ".join(counts) or "no verdict"
 
@@ -261,9 +263,14 @@ def _keys(arm: ArmSummary) -> set[str]:
 def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str], float]:
     """Adjust the p-values over all rows, those of a sequential experiment first over its looks."""
     compared = [(part, arm.label, arm.comparison) for part, arm in pairs if arm.comparison and arm.comparison.seeds]
-    p_values = [min(1.0, c.test.p * part.analysis.plan.get("looks", 1)) for part, _, c in compared]
+    p_values = [min(1.0, c.test.p * _looks(part)) for part, _, c in compared]
     adjusted = paired.holm(p_values, [(part.number, c.seeds, c.differences) for part, _, c in compared])
     return {(part.number, label): p for (part, label, _), p in zip(compared, adjusted, strict=True)}
+
+
+def _looks(part: Part) -> int:
+    """Return how often the results could be looked at: as planned, or before seeds were added by hand."""
+    return int(part.analysis.plan.get("looks", 1)) * (1 + len(part.analysis.plan.get("looked") or ())) ** 2
 
 
 def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[str]:

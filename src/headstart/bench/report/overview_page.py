@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.bench.analysis.rows import record_overall
 from headstart.bench.report import summary
 from headstart.bench.report.forest import forest
-from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, Row, overall_cells
+from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, overall_cells
+from headstart.bench.report.profile import performance_profile, profiled
 from headstart.bench.report.templating import drawing, fill
-from headstart.bench.statistics.verdicts import p_text, signed
+from headstart.bench.statistics.verdicts import p_text
 from headstart.bench.store.store import Store
 from headstart.results.plain import plain
-from headstart.results.sheet import inert
+from headstart.results.sheet import Column, Mark, Sheet, inert
 
-COLUMNS = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
+
+class OverviewLine(NamedTuple):
+    """A line of the table of all methods: a method's heading, one of its experiments, or all of them."""
+
+    mark: Mark
+    title: str
+    difference: str = ""
+    interval: str = ""
+    wins: str = ""
+    p: str = ""
+    p_all: str = ""
+    steps: str = ""
+    verdict: str = ""
+
+
+_TITLES = ("method, experiment", "difference", "95 % interval", "wins", "p", "p, all rows", "steps", "verdict")
+_SHORT = {"difference": "diff."}
 
 
 def write_overview(overview: Overview, folder: str | os.PathLike[str]) -> Path:
@@ -48,6 +65,8 @@ def render(overview: Overview) -> str:
         facts=overview.facts(),
         rules=RULES,
         forest=drawing(forest(overview)) if any(method.compared for method in overview.methods) else None,
+        table=overview_sheet(overview),
+        profile=drawing(performance_profile(overview)) if profiled(overview) else None,
         experiments=[_experiment(part) for part in overview.parts],
     )
 
@@ -74,9 +93,7 @@ def markdown(overview: Overview) -> str:
     """Write the Markdown twin of the page: sentences, table, experiments, how it was decided."""
     lines = [f"# {inert(overview.heading())}", "", inert(" · ".join(overview.facts())), ""]
     lines += [f"- {inert(method.sentence())}" for method in overview.methods]
-    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
-    for method in overview.methods:
-        lines += ["| " + " | ".join(map(inert, cells)) + " |" for cells in table(method)]
+    lines += ["", *overview_sheet(overview).markdown()]
     lines += ["", "## Experiments", ""]
     for item in map(_experiment, overview.parts):
         what = f"{item['task']}; {item['model']}; {item['training']}; {item['seeds']} seeds"
@@ -87,32 +104,53 @@ def markdown(overview: Overview) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(method: MethodRows) -> list[tuple[str, ...]]:
-    """Write a method's rows as text, with the columns `COLUMNS`; the last is its mean if there is one."""
-    rows = [_cells(method, row) for row in method.rows]
-    if method.overall is not None:
-        cells = overall_cells(method.overall)
-        rows.append(
-            (f"{method.label}, {cells.title}", cells.difference, cells.interval, cells.wins, "", "", "", cells.verdict)
+def overview_sheet(overview: Overview) -> Sheet[OverviewLine]:
+    """Return the table of all methods in all experiments, which terminal, page and Markdown show."""
+
+    def column(place: int, title: str) -> Column[OverviewLine]:
+        return Column(
+            title,
+            lambda line: str(line[1 + place]),
+            left=title in (_TITLES[0], _TITLES[-1]),
+            short=_SHORT.get(title, ""),
         )
-    return rows
+
+    columns = [column(place, title) for place, title in enumerate(_TITLES)]
+    lines = [line for method in overview.methods for line in lines_of(method)]
+    return Sheet(columns, lines, mark=lambda line: line.mark)
 
 
-def _cells(method: MethodRows, row: Row) -> tuple[str, ...]:
-    title, c = f"{method.label}, {row.part.title}", row.comparison
-    if c is None or row.p is None:
-        return (title, "", "", "", "", "", "", row.state)
-    wins, speed = f"{c.wins}/{len(c.seeds)}", summary.cells(row.arm).speed
-    return (
-        title,
-        signed(c.mean),
-        summary.span(c.interval) or summary.NO_INTERVAL,
-        wins,
-        p_text(c.adjusted_p),
-        p_text(row.p),
-        speed,
-        c.verdict.value,
-    )
+def lines_of(method: MethodRows) -> list[OverviewLine]:
+    """Write a method's lines: its name, a line for each experiment, and one for all of them if there are several."""
+    lines = [OverviewLine(Mark("group"), method.label, verdict=method.verdicts())]
+    for row in method.rows:
+        c, mark = row.comparison, Mark("", summary.colour_of(row.comparison) if row.comparison else "")
+        if c is None or row.p is None:
+            lines.append(OverviewLine(mark, row.part.title, verdict=row.state))
+            continue
+        written = summary.cells(row.arm)
+        steps = row.arm.speed.share() if row.arm.speed else ""
+        lines.append(
+            OverviewLine(
+                mark,
+                row.part.title,
+                written.difference,
+                written.interval,
+                written.wins,
+                p_text(c.adjusted_p),
+                p_text(row.p),
+                steps,
+                row.state,
+            )
+        )
+    if method.overall is not None:
+        whole = overall_cells(method.overall)
+        lines.append(
+            OverviewLine(
+                Mark("overall"), whole.title, whole.difference, whole.interval, whole.wins, verdict=whole.verdict
+            )
+        )
+    return lines
 
 
 def as_dict(overview: Overview) -> dict[str, Any]:

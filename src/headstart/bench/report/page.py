@@ -12,9 +12,10 @@ import numpy as np
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.report import figures, pictures, summary
 from headstart.bench.report.svg import figure
-from headstart.bench.report.templating import PILLS, drawing, engine, fill
+from headstart.bench.report.templating import drawing, engine, fill
 from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.store.store import Store
+from headstart.results.sheet import Mark
 
 _ROLES = {
     "": "method",
@@ -69,6 +70,7 @@ def render(analysis: Analysis) -> str:
         facts=summary.facts(analysis),
         cards=[_card(analysis, arm) for arm in analysis.methods],
         rows=[_row(analysis, arm) for arm in analysis.arms],
+        arms=summary.arm_sheet(analysis, lambda arm: _marked(analysis, arm)),
         own=analysis.metric is ACCURACY,
         metric=analysis.metric,
         curves=drawing(figures.learning_curves(analysis)) if any(a.curves()[0] for a in analysis.arms) else None,
@@ -90,6 +92,12 @@ def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
     return {**_row(analysis, arm), "sentence": arm.sentence(), "exact": exact, "beyond": beyond}
 
 
+def _marked(analysis: Analysis, arm: ArmSummary) -> Mark:
+    verdict = arm.comparison is not None and bool(arm.comparison.seeds)
+    mark = summary.mark_of(arm)
+    return mark._replace(colour=mark.colour if verdict else "", hue=figures.hue(analysis, arm), dashes=arm.control)
+
+
 def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
     comparison = arm.comparison
     return {
@@ -97,7 +105,7 @@ def _row(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
         "hue": figures.hue(analysis, arm),
         "role": "baseline" if arm is analysis.baseline else _ROLES.get(arm.control, "control"),
         "comparison": comparison if comparison and comparison.seeds else None,
-        "pill": PILLS[comparison.verdict] if comparison else "flat",
+        "pill": summary.colour_of(comparison),
         "mean": float(np.mean(arm.accuracies)) if arm.results else None,
         "deviation": float(np.std(arm.accuracies, ddof=1)) if len(arm.results) > 1 else None,
     }

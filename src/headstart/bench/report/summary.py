@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -14,24 +14,18 @@ from headstart.bench.analysis.selection import Selection
 from headstart.bench.statistics.metric import ACCURACY, Metric
 from headstart.bench.statistics.paired import Estimate, Interval
 from headstart.bench.statistics.speed import Speed
-from headstart.bench.statistics.verdicts import Comparison, p_text, signed
+from headstart.bench.statistics.verdicts import Comparison, Verdict, p_text, signed
 from headstart.results.plain import plain
-from headstart.results.sheet import inert
+from headstart.results.sheet import Column, Mark, Sheet, inert, markdown_table
 
 NO_INTERVAL = "—"
+PILLS = {
+    Verdict.HELPS: "good",
+    Verdict.HURTS: "bad",
+    Verdict.NO_CLEAR_DIFFERENCE: "flat",
+    Verdict.NOT_SETTLED: "open",
+}
 _NAMED = 4  # methods that a heading names
-COLUMNS = (
-    "arm",
-    "test accuracy",  # or the metric's name
-    "difference",
-    "95 % interval",
-    "wins",
-    "p (Holm)",
-    "area",
-    "steps to baseline's",
-    "start",
-    "verdict",
-)
 
 
 def heading(analysis: Analysis) -> str:
@@ -109,8 +103,51 @@ def cells(arm: ArmSummary) -> Cells:
         interval=span(c.interval, c.metric) or NO_INTERVAL,
         wins=f"{c.wins}/{len(c.seeds)}",
         p=p_text(c.adjusted_p),
-        verdict=c.verdict.value,
+        verdict=c.word,
     )
+
+
+def arm_sheet(analysis: Analysis, mark: Callable[[ArmSummary], Mark] = lambda _: Mark()) -> Sheet[ArmSummary]:
+    """Return the table of all arms, which terminal, page and Markdown show.
+
+    Args:
+        analysis: Whose arms.
+        mark: Says how an arm is set off.
+    """
+    own = analysis.metric is ACCURACY
+
+    def column(title: str, name: str, short: str = "", left: bool = False) -> Column[ArmSummary]:
+        return Column(title, lambda arm: str(getattr(cells(arm), name)), left=left, short=short)
+
+    columns = [
+        Column[ArmSummary]("arm", lambda arm: arm.label, left=True, short_text=_short_label),
+        column(analysis.metric.name, "accuracy", "accuracy" if own else ""),
+        column("difference", "difference", "diff."),
+        column("95 % interval", "interval"),
+        column("wins", "wins"),
+        column("p (Holm)", "p"),
+        column("area", "area"),
+        column("steps to baseline's", "speed"),
+        column("start", "start"),
+        column("verdict", "verdict", left=True),
+    ]
+    if not own:  # whose curves are not those of headstart's own loop
+        columns = [each for each in columns if each.title not in ("area", "steps to baseline's")]
+    return Sheet(columns, analysis.arms, mark=mark)
+
+
+def mark_of(arm: ArmSummary) -> Mark:
+    """Say how an arm's row is set off: controls are dim, verdicts have a colour."""
+    return Mark("control" if arm.control else "", "bad" if arm.refusal else colour_of(arm.comparison))
+
+
+def colour_of(c: Comparison | None) -> str:
+    """Return the name of a verdict's colour."""
+    return "flat" if c is None or c.exploratory else PILLS[c.verdict]
+
+
+def _short_label(arm: ArmSummary) -> str:
+    return f"└ {arm.control}" if arm.control and arm.control != "null" else arm.label
 
 
 def _cost(arm: ArmSummary) -> str:
@@ -142,9 +179,7 @@ def markdown(analysis: Analysis) -> str:
     if analysis.missing:
         lines += [f"**{analysis.missing} trials are not finished; this is what the others show.**", ""]
     lines += [f"- {inert(arm.sentence())}" for arm in analysis.methods]
-    columns = [COLUMNS[0], inert(analysis.metric.name), *COLUMNS[2:]]
-    lines += ["", "| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
-    lines += ["| " + " | ".join(map(inert, cells(arm))) + " |" for arm in analysis.arms]
+    lines += ["", *arm_sheet(analysis).markdown()]
     lines += _search(analysis.selection) if analysis.selection else []
     lines += ["", "## What the controls show", ""]
     lines += [f"- {inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
@@ -159,10 +194,7 @@ def markdown(analysis: Analysis) -> str:
 
 def _search(found: Selection) -> list[str]:
     lines = ["", "## What was searched", "", inert(found.sentence), ""]
-    lines += [
-        "| configuration | " + " | ".join(map(inert, found.columns)) + " |",
-        "|---" + "|--:" * len(found.columns) + "|",
-    ]
+    lines += markdown_table(["configuration", *found.columns], [], [True, *(False for _ in found.columns)])
     for name, cells in found.rows:
         shown = [f"**{cell.value}**" if cell.chosen else cell.value for cell in cells]
         lines.append("| " + " | ".join([inert(name), *shown]) + " |")
@@ -239,7 +271,8 @@ def _comparison(c: Comparison) -> dict[str, Any]:
     return {
         **record(c),
         "against": c.against,
-        "differences": dict(zip(map(str, c.seeds), c.differences, strict=True)),
+        "differences": list(c.differences),
+        "seed_names": list(c.seeds),
         "p_unadjusted": c.test.p,
         "p_least": c.test.least,
         "detectable": c.detectable,

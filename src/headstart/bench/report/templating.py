@@ -6,19 +6,11 @@ import importlib.resources
 import math
 from typing import Any
 
-from headstart.bench.report.overview import overall_cells
 from headstart.bench.report.summary import span
 from headstart.bench.statistics.metric import ACCURACY, Metric
-from headstart.bench.statistics.verdicts import Verdict, p_text
+from headstart.bench.statistics.verdicts import p_text
 from headstart.errors import MissingExtraError
 from headstart.results.display import printable
-
-PILLS = {
-    Verdict.HELPS: "good",
-    Verdict.HURTS: "bad",
-    Verdict.NO_CLEAR_DIFFERENCE: "flat",
-    Verdict.NOT_SETTLED: "open",
-}
 
 
 def fill(name: str, /, **values: Any) -> str:
@@ -45,12 +37,10 @@ def fill(name: str, /, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "overall": overall_cells,
         "signed": _signed,
         "number": _number,
         "p": p_text,
         "span": span,
-        "pill": PILLS.__getitem__,
     }
     return environment.get_template(name).render(**values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,18 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from headstart.bench.analysis.analysis import Analysis
-from headstart.bench.report.summary import cells, facts, heading
+from headstart.bench.report.summary import arm_sheet, facts, heading, mark_of
 from headstart.bench.runs.executors.base import Working
-from headstart.bench.statistics.metric import ACCURACY
-from headstart.results.display import printable
+from headstart.bench.runs.forecast import duration
+from headstart.results.sheet import one_line as line
 
-_COLOURS = {"helps": "green", "hurts": "red", "not settled": "yellow", "refused": "red"}
-
-_COLUMNS = ("arm", "accuracy", "diff.", "95 % interval", "wins", "verdict")
-
+_SILENCE = 30.0  # seconds without a word, where there is no terminal
 _AT_WORK = 8  # lines of trials at work that still fit a terminal
 
 
@@ -53,6 +49,9 @@ class Bars:
             disable=hidden,
             transient=True,
         )
+        self._console = None if hidden or console.is_terminal else console
+        self._begun = self._said = time.monotonic()
+        self._total = self._done = 0
         self._all = self._progress.add_task("trials", total=None)
         self._lines: dict[tuple[str, int], TaskID] = {}
 
@@ -69,6 +68,7 @@ class Bars:
     def begin(self, total: int, kept: int) -> None:
         """Say how many trials there are and how many of them were already done."""
         self._progress.update(self._all, total=total, completed=kept)
+        self._total, self._done = total, kept
 
     def working(self, trials: Sequence[Working]) -> None:
         """Say which trials are at work, all of them, and how far; the first few get a line each."""
@@ -80,36 +80,30 @@ class Bars:
                 name = line(f"{arm}, seed {seed}").plain
                 self._lines[arm, seed] = self._progress.add_task(name, total=trial.steps)
             self._progress.update(self._lines[arm, seed], completed=trial.done)
+        self._live(trials)
 
     def end(self, result: dict[str, Any]) -> None:
         """Say that the trial ended, and with what."""
         self._progress.advance(self._all)
+        self._done += 1
+        self._live(())
 
-
-def line(text: str, style: str = "") -> Text:
-    r"""Put a text that may hold any name on one line, where no character of it acts on the terminal.
-
-    Example:
-        >>> line("two\nlines and a bell" + chr(7)).plain == "two lines and a bell" + chr(0xFFFD)
-        True
-    """
-    return Text(printable(re.sub(r"[\n\r\t]+", " ", text)), style=style)
+    def _live(self, trials: Sequence[Working]) -> None:
+        """Say every half minute that the run is alive, where there are no bars to show it."""
+        now = time.monotonic()
+        if self._console is None or now - self._said < _SILENCE:
+            return
+        self._said = now
+        work = "; ".join(f"{trial.arm}, seed {trial.seed}: step {trial.done} of {trial.steps}" for trial in trials[:2])
+        after = duration(now - self._begun)
+        text = f"{self._done} of {self._total} trials done after {after}{'; at work: ' * bool(work)}{work}."
+        self._console.print(line(text), soft_wrap=True)
 
 
 def table(analysis: Analysis) -> Table:
     """Build the table of all arms, narrow enough for 80 columns; controls are dim and below their method."""
-    built = Table(box=None, header_style="bold", pad_edge=False)
-    own = analysis.metric is ACCURACY
-    for index, column in enumerate(_COLUMNS if own else (_COLUMNS[0], printable(analysis.metric.name), *_COLUMNS[2:])):
-        built.add_column(column, justify="left" if index in (0, len(_COLUMNS) - 1) else "right")
-    for arm in analysis.arms:
-        row = cells(arm)
-        label = f"└ {arm.control}" if arm.control and arm.control != "null" else arm.label
-        style = "dim" if arm.control else ""
-        numbers = [line(cell, style) for cell in (row.accuracy, row.difference, row.interval, row.wins)]
-        verdict = row.verdict
-        built.add_row(line(label, style), *numbers, line(verdict, style or _COLOURS.get(verdict, "")))
-    return built
+    whole = arm_sheet(analysis, mark_of)
+    return whole.only("arm", analysis.metric.name, "difference", "95 % interval", "wins", "verdict").rich()
 
 
 def show(analysis: Analysis, page: Path, console: Console) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from headstart import rng
 from headstart.bench.models.builders import check_outputs, parameter_count, resolve_model, takes_signals
+from headstart.bench.statistics.power import least_seeds
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.task import load_task
@@ -60,6 +61,10 @@ class Experiment:
         looks: How often the results may be looked at before the number of seeds is settled.
         test: Whether trials look at the test split at their end. Without, they are given no test images.
         selection: How a search chose the arms' configurations, for the report; empty if there was none.
+        exploratory: Whether the report gives numbers and no verdicts.
+        kept: Verdicts that were given at an earlier look, by label.
+        configured: Arms as a search configured them, by label and seed; others are as in ``arms``.
+        only: Labels and seeds of the trials that there are; None for all.
 
     Example:
         >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
@@ -79,6 +84,10 @@ class Experiment:
     looks: int = 1
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
+    exploratory: bool = False
+    kept: Mapping[str, str] = field(default_factory=dict)
+    configured: Mapping[tuple[str, int], Arm] = field(default_factory=dict)
+    only: frozenset[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
@@ -143,11 +152,18 @@ class Experiment:
 
     def trials(self, context: TrialContext) -> list[Trial]:
         """List every arm's trials; see `list_trials`."""
-        return list_trials(self, context)
+        return list_trials(self, context, self._as_searched, self.only)
+
+    def _as_searched(self, arm: Arm, seed: int) -> Arm:
+        """Return the arm as a search configured it for this seed; a control's own steps stay."""
+        found = self.configured.get((arm.label, seed))
+        if found is None:
+            return arm
+        return replace(found, changes=tuple({**dict(found.changes), **dict(arm.changes)}.items()))
 
     def resolved(self, context: TrialContext) -> Experiment:
         """Return the experiment with all that was resolved, which another process prepares without measuring."""
-        return replace(self, training=context.training, auto=(), arms=context.arms)
+        return replace(self, training=context.training, auto=(), arms=context.arms, configured={}, only=None)
 
     def describe(self, context: TrialContext) -> dict[str, Any]:
         """Say what is compared, so that the report can be made from the folder alone."""
@@ -168,6 +184,8 @@ class Experiment:
             "looks": self.looks,
             "test": self.test,
             "selection": self.selection,
+            "exploratory": self.exploratory,
+            "kept": dict(self.kept),
         }
 
 
@@ -193,6 +211,10 @@ class AnyExperiment(HasSeeds, Protocol[Ground]):
     def alpha(self) -> float:
         """The level of the tests."""
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Each way to start; the first is the baseline."""
+
     def prepare(self, measure_once: MeasureOnce = measured, context: Ground | None = None) -> Ground:
         """Resolve all that the machine decides."""
 
@@ -206,12 +228,43 @@ class AnyExperiment(HasSeeds, Protocol[Ground]):
         """Say what is compared, so that the report can be made from the folder alone."""
 
 
-def list_trials(experiment: HasSeeds, context: Context) -> list[Trial]:
+def check_design(experiment: AnyExperiment[Any]) -> None:
+    """Raise the error for a design that cannot give a verdict, however large the differences are.
+
+    Raises:
+        HeadstartError: If there are fewer seeds than the exact test needs for so many arms.
+    """
+    methods = sum(not arm.control for arm in experiment.arms[1:])
+    least, seeds = least_seeds(experiment.alpha / max(1, methods)), len(experiment.seeds)
+    if methods and seeds < least:
+        raise HeadstartError(
+            f"With {seeds} seed{'s' * (seeds > 1)} no verdict on {methods} arm{'s' * (methods > 1)} is possible, "
+            f"however large the differences: it takes at least {least}.",
+            remedy=f"Pass --seeds {least}, or --exploratory for numbers without verdicts.",
+        )
+
+
+def list_trials(
+    experiment: HasSeeds,
+    context: Context,
+    configured: Callable[[Arm, int], Arm] = lambda arm, seed: arm,
+    only: frozenset[tuple[str, int]] | None = None,
+) -> list[Trial]:
     """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
 
     A control that is what another arm is has that arm's trials: the same keys.
+
+    Args:
+        experiment: Whose seeds.
+        context: Whose arms.
+        configured: Returns an arm as it is with a seed.
+        only: Labels and seeds of the trials that are wanted; None for all.
     """
-    cells = [(arm, seed, context.determinants(arm, seed)) for seed in experiment.seeds for arm in context.arms]
+    pairs = [
+        (arm, seed) for seed in experiment.seeds for arm in context.arms if only is None or (arm.label, seed) in only
+    ]
+    made = [(configured(arm, seed), seed) for arm, seed in pairs]
+    cells = [(arm, seed, context.determinants(arm, seed)) for arm, seed in made]
     return [Trial(arm, seed, what, content_key(what)) for arm, seed, what in cells]
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from headstart.bench.runs.experiment import Experiment, Trial
-from headstart.bench.runs.search import Search, folder_of, results_of
+from headstart.bench.runs.search import Search, folder_of, rest_of, results_of
 from headstart.bench.store.store import Record, Store
 from headstart.bench.trials.timing import Clock
 from headstart.bench.trials.trial import TrialContext
@@ -55,16 +55,20 @@ class Forecast:
         arms: One after the other, in the experiment's order.
         trials: Every trial as arm, seed, key and whether it is done.
         search: What is left to do of the search before; None if there is none.
+        factor: By which the seconds are to be multiplied for rounds that come later.
+        unfinished: Whether more trials will be asked for once these are done.
     """
 
     arms: tuple[ArmForecast, ...]
     trials: tuple[tuple[str, int, str, bool], ...]
     search: Forecast | None = None
+    factor: float = 1.0
+    unfinished: bool = False
 
     @property
     def seconds(self) -> float:
         """Of all that is left to do, one trial after the other, with the search."""
-        return sum(arm.seconds for arm in self.arms) + (self.search.seconds if self.search else 0.0)
+        return self.factor * sum(arm.seconds for arm in self.arms) + (self.search.seconds if self.search else 0.0)
 
     @property
     def to_do(self) -> int:
@@ -121,11 +125,24 @@ def forecast(experiment: Experiment, store: Store, search: Search | None = None)
     context = experiment.context(store.decided)
     before = None
     if search is not None:
-        inner, folder = search.trial_experiment(context.training), folder_of(store)
-        before = _forecast(inner, folder, context)
-        if not before.to_do:
-            experiment = search.chosen(results_of([trial[:3] for trial in before.trials], folder))
+        before, experiment = _forecast_search(search, store, context, experiment)
     return replace(_forecast(experiment, store, context), search=before)
+
+
+def _forecast_search(
+    search: Search, store: Store, context: TrialContext, experiment: Experiment
+) -> tuple[Forecast, Experiment]:
+    """Follow a search as far as it was run; what comes later is only estimated."""
+    folder, results = folder_of(store), dict[tuple[str, int], Any]()
+    while True:
+        cells = search.follow(context.training, results).cells
+        before = _forecast(search.trial_experiment(context.training, cells), folder, context)
+        results = results_of([trial[:3] for trial in before.trials if trial[3]], folder)
+        if before.to_do:
+            first = not results
+            return replace(before, factor=rest_of(search) if first else 1.0, unfinished=True), experiment
+        if len(search.follow(context.training, results).cells) == len(cells):
+            return before, search.chosen(context.training, results)
 
 
 def _forecast(experiment: Experiment, store: Store, context: TrialContext) -> Forecast:
@@ -135,7 +152,7 @@ def _forecast(experiment: Experiment, store: Store, context: TrialContext) -> Fo
     finished = {key: record for key, record in found.items() if not record.open}
     clock = Clock(context)
     owners = {trial.key: trial.arm.label for trial in reversed(trials)}
-    arms = tuple(_arm([t for t in trials if t.arm is arm], finished, clock, owners) for arm in context.arms)
+    arms = tuple(_arm([t for t in trials if t.arm.label == arm.label], finished, clock, owners) for arm in context.arms)
     listed = tuple((trial.arm.label, trial.seed, trial.key, trial.key in finished) for trial in trials)
     return Forecast(arms, listed)
 

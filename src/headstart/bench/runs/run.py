@@ -82,7 +82,8 @@ def run(
         "data": context.fingerprint,
         "command": list(command),
     }
-    store.write_experiment(_plan(experiment, context, cells, provenance))
+    plan = _plan(experiment, context, cells, provenance)
+    store.write_experiment({**plan, "looked": looked_before(store, plan)})
     progress.begin(len(trials), kept)
     refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
     with Claims(store.claims) as claims, contextlib.closing(executor):
@@ -104,6 +105,28 @@ def run(
                 time.sleep(_POLL)
             pending = [trial for trial in taken if trial.key not in done]
     return Summary(ran, kept, damaged, time.perf_counter() - started, elsewhere)
+
+
+def looked_before(store: Store, plan: Mapping[str, Any]) -> list[int]:
+    """Say with how many seeds the results were already there to be looked at, before more were added by hand.
+
+    Looks that a rule planned in advance are none of them.
+
+    Args:
+        store: Which may hold the experiment as it was before.
+        plan: The experiment as it will be stored.
+    """
+    if not store.begun:
+        return []
+    old = store.read_experiment()
+    before: list[int] = list(old.get("looked", ()))
+    arms, had = ({(a["label"], *a["methods"]) for a in each["arms"][1:] if not a["control"]} for each in (plan, old))
+    if not arms & had or not set(old["seeds"]) < set(plan["seeds"]):
+        return before
+    if plan.get("stopping") and plan.get("stopping") == old.get("stopping"):
+        return before
+    keys = {cell["key"] for cell in old["trials"]}
+    return [*before, len(old["seeds"])] if len(store.present(keys)) == len(keys) else before
 
 
 def _claimed(

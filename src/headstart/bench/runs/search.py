@@ -1,7 +1,13 @@
-"""Hyperparameters by search: each arm tries equally many configurations, on validation alone, before any is tested."""
+"""Hyperparameters by search: each arm chooses anew with every seed, on validation alone, before any is tested.
+
+What is judged is the search together with the trial that it configured. So the noise of the choice is in every
+difference between seeds, and with it in intervals and tests.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,27 +18,29 @@ import numpy as np
 from headstart.bench.runs.executors.base import Executor, Progress
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run
-from headstart.bench.store.store import Store
+from headstart.bench.runs.selector import Selector, Wanted, rounds
+from headstart.bench.store.store import Damage, Store
 from headstart.bench.trials.arms import EQUAL_STEPS, Arm
+from headstart.bench.trials.budget import stretch
 from headstart.bench.trials.grid import Axis, Configuration, configurations, configured, make_grid
 from headstart.bench.trials.training import Training
 from headstart.errors import HeadstartError
 
 Result = Mapping[str, Any]
+Cell = tuple[Arm, int]
 FOLDER = "search"
 FIRST_SEED = 10**9
-"""Search seeds are this and the following numbers; those of an experiment with a search are smaller."""
-_FOLLOW = ("null", EQUAL_STEPS)  # these controls are the default start, and take what was chosen for it
+"""Seed s of an experiment searches with this plus s; those of an experiment with a search are smaller."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is to be tried before an experiment.
+    """What is to be tried before an experiment, by every arm with every seed.
 
     Args:
         experiment: Whose arms are to be configured.
         axes: From `make_grid`.
-        seeds: For how many seeds each configuration is trained.
+        seeds: With how many draws each configuration is trained, for each seed of the experiment.
         trials: Configurations per arm; 0 for as many as training's own values give, which is the most, since
             every arm has those.
 
@@ -42,7 +50,7 @@ class Search:
 
     experiment: Experiment
     axes: tuple[Axis, ...]
-    seeds: int = 2
+    seeds: int = 1
     trials: int = 0
 
     def __post_init__(self) -> None:
@@ -60,73 +68,116 @@ class Search:
 
     @property
     def budget(self) -> int:
-        """Configurations that each arm tries."""
+        """Configurations that each arm tries, with each seed, before any grid is widened."""
         return self.trials or math.prod(len(axis.values) for axis in self.axes if not axis.arm)
 
-    def tried(self) -> dict[str, list[tuple[Configuration, Arm]]]:
-        """List the configurations of each arm that is searched, by its label."""
-        training = self.experiment.training
-        return {
-            arm.label: [
-                (found, replace(configured(arm, self.axes, found), label=f"{arm.label}, {text(found)}"))
-                for found in configurations(self.axes, arm, training, self.budget)
-            ]
-            for arm in self.experiment.arms
-            if arm.control not in _FOLLOW
-        }
+    def searched(self) -> list[Arm]:
+        """List the arms that search for themselves: all but the equal-steps controls, the null arm too."""
+        return [arm for arm in self.experiment.arms if arm.control != EQUAL_STEPS]
 
-    def trial_experiment(self, training: Training) -> Experiment:
-        """Return the search as an experiment: an arm for each configuration, seeds of its own, no test images.
+    def follow(self, training: Training, results: Mapping[tuple[str, int], Result]) -> Followed:
+        """Go on with every choice as far as the results that there are reach.
 
         Args:
             training: Resolved.
+            results: Of trials of the search, by label and seed.
+        """
+        found = Followed({}, [])
+        for arm in self.searched():
+            tried = configurations(self.axes, arm, training, self.budget)
+            own = [axis for axis in self.axes if axis.concerns(arm)]
+            for seed in self.experiment.seeds:
+                selector = Selector(tried, own, functools.partial(self._can, arm, training))
+                while selector.wanted:
+                    cells = [self._cells(arm, seed, wanted, training) for wanted in selector.wanted]
+                    found.cells += [cell for each in cells for cell in each]
+                    keys = [[(trial.label, draw) for trial, draw in each] for each in cells]
+                    if any(key not in results for each in keys for key in each):
+                        break
+                    selector.tell([_accuracy([results[key] for key in each]) for each in keys])
+                found.selectors[arm.label, seed] = selector
+        return found
+
+    def _can(self, arm: Arm, training: Training, configuration: Configuration) -> bool:
+        """Tell whether a value beyond the grid can be."""
+        with contextlib.suppress(HeadstartError):
+            replace(training, **dict(configured(arm, self.axes, configuration).changes)).resolve(training.batch_size)
+            configured(arm, self.axes, configuration).methods()
+            return True
+        return False
+
+    def _cells(self, arm: Arm, seed: int, wanted: Wanted, training: Training) -> list[Cell]:
+        """List the trials of a configuration, one for each draw."""
+        made = configured(arm, self.axes, wanted.configuration)
+        label = f"{arm.label}, {text(wanted.configuration)}"
+        if wanted.share < 1:
+            full = replace(training, **dict(made.changes))
+            short = stretch(full, max(1, round(full.steps * wanted.share)))
+            made = replace(made, changes=tuple({**dict(made.changes), **short}.items()))
+            label += f", {wanted.share:.3g} of the steps"
+        return [(replace(made, label=label), (1 + draw) * FIRST_SEED + seed) for draw in range(self.seeds)]
+
+    def trial_experiment(self, training: Training, cells: Sequence[Cell]) -> Experiment:
+        """Return trials of the search as an experiment: an arm for each configuration, no test images.
+
+        Args:
+            training: Resolved.
+            cells: Which trials, from :meth:`follow`.
         """
         return replace(
             self.experiment,
-            arms=tuple(arm for tried in self.tried().values() for _, arm in tried),
-            seeds=tuple(range(FIRST_SEED, FIRST_SEED + self.seeds)),
+            arms=tuple({arm.label: arm for arm, _ in cells}.values()),
+            seeds=tuple(dict.fromkeys(seed for _, seed in cells)),
             training=training,
             auto=(),
             test=False,
+            only=frozenset((arm.label, seed) for arm, seed in cells),
         )
 
-    def chosen(self, results: Mapping[tuple[str, int], Result]) -> Experiment:
-        """Give each arm its best configuration.
+    def chosen(self, training: Training, results: Mapping[tuple[str, int], Result]) -> Experiment:
+        """Give each arm, with each seed, the configuration that it chose.
 
-        The best has the highest mean validation accuracy at the end of training over the search's seeds; training
-        that diverged counts as guessing, and of equally good ones the first listed is taken. An arm whose method
-        refuses the model stays as it is. The null arm and the equal-steps controls, which are default starts, take
-        what was chosen for the default start.
+        The best has the highest validation accuracy at the end of training; training that diverged counts as guessing,
+        and of equally good ones the first listed is taken. An arm whose method refuses the model stays as it is. The
+        equal-steps controls, which are default starts, take what was chosen for the default start with the same seed.
 
         Args:
-            results: Of all trials of :meth:`trial_experiment`, by arm and seed.
+            training: Resolved.
+            results: Of all trials of the search, by label and seed.
 
         Returns:
             The experiment with its arms configured, and all that was tried in its ``selection``.
         """
-        best: dict[str, Arm] = {}
-        report = []
-        for label, tried in self.tried().items():
-            rows = [_row(configuration, arm, results) for configuration, arm in tried]
-            means = [row["mean"] if row["mean"] is not None else -math.inf for row in rows]
-            place = None if max(means) == -math.inf else means.index(max(means))
-            report.append({"arm": label, "chosen": place, "tried": rows})
-            if place is not None:
-                best[label] = configured(self._arm(label), self.axes, tried[place][0])
-        baseline = self.experiment.arms[0]
-        changes = best.get(baseline.label, baseline).changes
-        arms = tuple(
-            replace(arm, changes=changes) if arm.control in _FOLLOW else best.get(arm.label, arm)
-            for arm in self.experiment.arms
-        )
+        found = self.follow(training, results).selectors
+        first = self.experiment.arms[0].label
+        configured_arms: dict[tuple[str, int], Arm] = {}
+        for arm in self.experiment.arms:
+            for seed in self.experiment.seeds:
+                choice = found[first if arm.control == EQUAL_STEPS else arm.label, seed].chosen
+                if choice is not None:
+                    configured_arms[arm.label, seed] = configured(arm, self.axes, choice)
         axes = [
             {"name": axis.name, "arm": axis.arm, "key": axis.key, "values": list(axis.values)} for axis in self.axes
         ]
-        selection = {"axes": axes, "seeds": self.seeds, "budget": self.budget, "arms": report}
-        return replace(self.experiment, arms=arms, selection=selection)
+        arms = [
+            {"arm": arm.label, "seeds": {str(s): _told(found[arm.label, s]) for s in self.experiment.seeds}}
+            for arm in self.searched()
+        ]
+        selection = {"axes": axes, "seeds": self.seeds, "budget": self.budget, "each": True, "arms": arms}
+        return replace(self.experiment, configured=configured_arms, selection=selection)
 
-    def _arm(self, label: str) -> Arm:
-        return next(arm for arm in self.experiment.arms if arm.label == label)
+
+@dataclass
+class Followed:
+    """How far a search is.
+
+    Args:
+        selectors: Of each arm and seed.
+        cells: The trials that were asked for so far.
+    """
+
+    selectors: dict[tuple[str, int], Selector]
+    cells: list[Cell]
 
 
 def search(
@@ -134,22 +185,24 @@ def search(
     grid: Mapping[str, Sequence[Any]],
     store: Store,
     *,
-    seeds: int = 2,
+    seeds: int = 1,
     trials: int = 0,
     progress: Progress | None = None,
     command: Sequence[str] = (),
     executor: Executor | None = None,
 ) -> Experiment:
-    """Choose each arm's hyperparameters on validation, all arms with the same number of trials.
+    """Choose each arm's hyperparameters on validation, anew with every seed, all arms by the same rule.
 
-    The search is an experiment of its own in the folder ``search`` of the store: it can be interrupted, shared by
+    Successive halving: all configurations with few steps, the better half with four times as many, until two are
+    trained in full. Where the best number lies at the edge of its grid, the next one beyond is tried, three times at
+    most. The search is an experiment of its own in the folder ``search`` of the store: it can be interrupted, shared by
     several drivers, and looked at while it runs. Its trials are given no test images.
 
     Args:
         experiment: Whose arms are to be configured.
         grid: Values by a field of `Training`, for all arms, or by ``ARM.option``, for an arm and its controls.
         store: Of the experiment.
-        seeds: For how many seeds each configuration is trained. They are no seeds of the experiment.
+        seeds: With how many draws each configuration is trained, for each seed of the experiment.
         trials: Configurations per arm; by default as many as the grid has for the default start.
         progress: As for `run`.
         command: As for `run`.
@@ -175,9 +228,29 @@ def run_search(
     """Run a search that was already described; see :func:`search`. Also returns what was run."""
     inner = folder_of(store)
     context = what.experiment.context(store.measure_once)  # the search trains as the experiment does
-    done = run(what.trial_experiment(context.training), inner, progress, command, executor, context)
-    cells = inner.read_experiment()["trials"]
-    return what.chosen(results_of([(cell["arm"], cell["seed"], cell["key"]) for cell in cells], inner)), done
+    ran, known, elsewhere, seconds = 0, 0, 0, 0.0
+    redone: tuple[Damage, ...] = ()
+    results: dict[tuple[str, int], Result] = {}
+    while True:
+        cells = what.follow(context.training, results).cells
+        if all((arm.label, seed) in results for arm, seed in cells):
+            break
+        done = run(what.trial_experiment(context.training, cells), inner, progress, command, executor, context)
+        ran, elsewhere, seconds = ran + done.ran, elsewhere + done.elsewhere, seconds + done.seconds
+        known, redone = done.ran + done.kept + done.elsewhere, redone or done.redone
+        stored = inner.read_experiment()["trials"]
+        results = results_of([(cell["arm"], cell["seed"], cell["key"]) for cell in stored], inner)
+    return what.chosen(context.training, results), Summary(ran, known - ran - elsewhere, redone, seconds, elsewhere)
+
+
+def rest_of(what: Search) -> float:
+    """Return what a whole search costs, as a multiple of its first round, if no grid is widened.
+
+    Args:
+        what: The search.
+    """
+    costs = [count * share for count, share in rounds(what.budget)]
+    return sum(costs) / costs[0]
 
 
 def folder_of(store: Store) -> Store:
@@ -189,24 +262,24 @@ def results_of(cells: Sequence[tuple[str, int, str]], store: Store) -> dict[tupl
     """Read results by arm and seed.
 
     Args:
-        cells: Arm, seed and key of each trial, all of which are stored.
+        cells: Arm, seed and key of each trial; those that are not stored are left out.
         store: Of the search.
     """
     records = store.present(key for *_, key in cells)
-    return {(label, seed): records[key].result for label, seed, key in cells}
+    return {(label, seed): records[key].result for label, seed, key in cells if key in records}
 
 
-def _row(configuration: Configuration, arm: Arm, results: Mapping[tuple[str, int], Result]) -> dict[str, Any]:
-    own = [result for (label, _), result in results.items() if label == arm.label]
-    refused = [str(result["reason"]) for result in own if result["status"] == "refused"]
-    accuracies = [] if refused else [float(result["validation_accuracy"]) for result in own]
-    return {
-        "values": configuration,
-        "accuracies": accuracies,
-        "mean": float(np.mean(accuracies)) if accuracies else None,
-        "diverged": sum(result["status"] == "diverged" for result in own),
-        "refusal": refused[0] if refused else "",
-    }
+def _accuracy(results: Sequence[Result]) -> float | None:
+    """Return the mean validation accuracy over draws; None if the method refuses the model."""
+    if any(result["status"] == "refused" for result in results):
+        return None
+    return float(np.mean([float(result["validation_accuracy"]) for result in results]))
+
+
+def _told(selector: Selector) -> dict[str, Any]:
+    """Describe a choice for the report."""
+    tried = [{"values": values, "share": share, "accuracy": accuracy} for values, share, accuracy in selector.tried]
+    return {"chosen": selector.chosen, "tried": tried, "stopped": list(selector.stopped)}
 
 
 def text(configuration: Mapping[str, Any]) -> str:

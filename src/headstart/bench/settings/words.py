@@ -10,10 +10,11 @@ from typing import Any, Literal
 from headstart.bench.models.formats import FORMATS
 from headstart.bench.runs.experiment import AUTO, Experiment
 from headstart.bench.runs.search import Search
+from headstart.bench.statistics.power import default_seeds
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
 from headstart.bench.trainer.experiment import TrainerExperiment
 from headstart.bench.trainer.trainer import Trainer
-from headstart.bench.trials.arms import parse_arms, with_controls, with_default
+from headstart.bench.trials.arms import DEFAULT, Arm, parse_arms, with_controls, with_default
 from headstart.bench.trials.grid import make_grid, read_grid
 from headstart.bench.trials.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from headstart.errors import HeadstartError, unknown
@@ -70,8 +71,17 @@ SETTINGS: dict[str, Setting] = {
             "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function",
             WHAT,
         ),
-        Setting("arms", "texts", ("prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
-        Setting("seeds", "seeds", "8", "how many (8), a range (0-7) or a list (3,5,9)", WHAT),
+        Setting(
+            "arms", "texts", ("auto", "prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"
+        ),
+        Setting(
+            "seeds",
+            "seeds",
+            AUTO,
+            "how many (8), a range (0-7), a list (3,5,9), or auto: as many as a verdict needs, at least 8",
+            WHAT,
+        ),
+        Setting("exploratory", "switch", False, "numbers alone, without verdicts, from any number of seeds", WHAT),
         Setting(
             "until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL
         ),
@@ -79,7 +89,7 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             "search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"
         ),
-        Setting("search-seeds", "whole", 2, "seeds for each configuration of the search", WHAT),
+        Setting("search-seeds", "whole", 1, "draws of each configuration, for each seed", WHAT),
         Setting("search-trials", "whole", 0, "configurations per arm, 0: all that training's values give", WHAT),
         Setting("controls", "switch", True, "the control arms and the null arm", WHAT),
         Setting("split-seed", "whole", 0, "draw of the task's splits", WHAT),
@@ -227,7 +237,7 @@ def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
         with_controls(arms) if settings["controls"] else with_default(arms),
         settings["model"],
         settings["data"],
-        parse_seeds(settings["seeds"]),
+        _seeds(settings["seeds"], arms, settings["alpha"]),
         settings["model-args"],
         settings["raw"],
         settings["resize"],
@@ -235,6 +245,7 @@ def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
         settings["margin"],
         settings["alpha"],
         settings["device"],
+        exploratory=settings["exploratory"],
     )
 
 
@@ -258,7 +269,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
     lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, (list, tuple))}
     return Experiment(
         arms=with_controls(arms) if given["controls"] else with_default(arms),
-        seeds=parse_seeds(given["seeds"]),
+        seeds=_seeds(given["seeds"], arms, given["alpha"]),
         task=given["task"],
         model=given["model"],
         training=Training(**{**chosen, **lists}),
@@ -266,6 +277,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
         margin=given["margin"],
         alpha=given["alpha"],
         auto=auto,
+        exploratory=given["exploratory"],
     )
 
 
@@ -317,6 +329,14 @@ def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
         return None
     axes = make_grid(read_grid(settings["search"], what.arms), what.arms, what.training)
     return Search(what, axes, settings["search-seeds"], settings["search-trials"])
+
+
+def _seeds(text: str, arms: Sequence[Arm], alpha: float) -> tuple[int, ...]:
+    """Read seeds, or find how many it takes for a verdict on every arm."""
+    if text.strip() != AUTO:
+        return parse_seeds(text)
+    methods = sum(arm.spec != DEFAULT for arm in arms)
+    return tuple(range(default_seeds(methods, alpha if 0 < alpha < 1 else 0.05)))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -68,9 +68,9 @@ def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metri
         The metric, and the margin in the unit in which it is shown.
 
     Example:
-        >>> metric, margin = metric_of({"metric": {"name": "dice", "lower_is_better": False}, "margin": 0}, [0.8, 0.9])
+        >>> metric, margin = metric_of({"metric": {"name": "dice", "lower_is_better": False}, "margin": 0}, [0.8, 0.8])
         >>> metric.scale, margin
-        (100.0, 0.42)
+        (100.0, 0.4)
     """
     margin = float(plan["margin"])
     told = plan.get("metric")

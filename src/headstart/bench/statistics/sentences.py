@@ -10,6 +10,7 @@ from headstart.bench.statistics.power import seeds_for
 from headstart.bench.statistics.verdicts import Comparison, Verdict
 
 _PROBABLY = 0.2  # adjusted p up to which a lead is called probable
+_SURE = 5  # runs that all go one way: luck does so in one of sixteen
 _TIRING = 200  # more seeds are not advised
 
 
@@ -37,6 +38,8 @@ def say(c: Comparison) -> Words:
         c: The comparison.
     """
     number = amount(c)
+    if c.exploratory:
+        return Words(f"{c.arm}{_against(c)}: {number}.", number, f"Exploratory, so there is no verdict. {_more(c)}")
     if c.verdict is Verdict.HELPS:
         small = abs(c.mean) < c.margin
         action = "Use it if it costs little: you said that less does not matter." if small else "Use it."
@@ -125,7 +128,10 @@ def _not_settled(c: Comparison) -> str:
     side = "better" if c.mean > 0 else "worse"
     clean = c.wins == n if c.mean > 0 else c.losses == n
     if clean and n > 2:
-        return f"{c.arm} is {side}{_against(c)} in {n} of {n} runs, by about {size}, but {runs} cannot rule out luck."
+        sure = f"almost certainly {'helps' if c.mean > 0 else 'hurts'}" if n >= _SURE else f"is probably {side}"
+        return (
+            f"{c.arm} {sure}{_against(c)}: {side} in {n} of {n} runs, by about {size}, but {runs} cannot rule out luck."
+        )
     if c.adjusted_p <= _PROBABLY:
         return f"{c.arm} is probably {side}{_against(c)}, by about {size}, but {runs} cannot rule out luck."
     if not c.interval.bounded:

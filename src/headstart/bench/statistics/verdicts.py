@@ -80,6 +80,7 @@ class Comparison:
         runs: Runs of the arm.
         other_runs: Runs of the other.
         metric: What the score is.
+        exploratory: Whether no verdict is given.
     """
 
     arm: str
@@ -104,6 +105,12 @@ class Comparison:
     runs: int = 0
     other_runs: int = 0
     metric: Metric = ACCURACY
+    exploratory: bool = False
+
+    @property
+    def word(self) -> str:
+        """The verdict, or that there is none."""
+        return "exploratory" if self.exploratory else self.verdict.value
 
     @property
     def wins(self) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class TrainerExperiment:
         device: Where starts are computed: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
         looks: How often the results may be looked at before the number of seeds is settled.
+        exploratory: Whether the report gives numbers and no verdicts.
+        kept: Verdicts that were given at an earlier look, by label.
         resolved_arms: Arms whose steps are resolved already.
 
     Example:
@@ -66,6 +69,8 @@ class TrainerExperiment:
     device: str = "auto"
     stopping: str = ""
     looks: int = 1
+    exploratory: bool = False
+    kept: Mapping[str, str] = field(default_factory=dict)
     resolved_arms: tuple[Arm, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,6 +162,8 @@ class TrainerExperiment:
             "notes": list(context.remarks),
             "stopping": self.stopping,
             "looks": self.looks,
+            "exploratory": self.exploratory,
+            "kept": dict(self.kept),
             "test": True,
         }
 
