@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages.check import write_page
 
 from headstart.bench import judge
 from headstart.bench.runs.selector import Selector
@@ -201,119 +201,6 @@ def plan() -> dict[str, Callable[[], dict[str, Any]]]:
     return made
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """Write a share."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def lines(columns: list[str], rows: list[list[str]]) -> str:
-    """Write a Markdown table."""
-    head = f"| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|\n"
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def page(found: dict[str, dict[str, Any]]) -> str:
-    """Write the page."""
-
-    def of(prefix: str) -> list[dict[str, Any]]:
-        return [row for name, row in found.items() if name.startswith(prefix + ",")]
-
-    seeds = sorted({row["seeds"] for row in of("coverage")})
-    cover = [
-        [
-            law,
-            *(percent(next(r["covered"] for r in of("coverage") if (r["law"], r["seeds"]) == (law, n))) for n in seeds),
-        ]
-        for law in LAWS
-    ]
-    false = [[r["law"], percent(r["false"]), percent(r["counted right"])] for r in of("false")]
-    powers = [[str(r["seeds"]), str(r["arms"]), f"{r['effect']:.2f}", percent(r["found"], 0)] for r in of("power")]
-    equal = [[str(r["seeds"]), percent(r["said"])] for r in of("no difference")]
-    search = [
-        [f"{r['apart']} points", "each seed for itself" if r["each"] else "once for all seeds", percent(r["false"])]
-        for r in of("searched")
-    ]
-    seen = [
-        [", ".join(map(str, r["seeds"])), "planned" if r["planned"] else "added by hand", f"{r['effect']:g}",
-         percent(r["any"]), percent(r["each"], 0)]
-        for r in of("looks")
-    ]  # fmt: skip
-    whole = [[str(r["tasks"]), f"{r['between']:g}", percent(r["mean"]), percent(r["new"])] for r in of("over")]
-    return TEXT.format(
-        coverage=lines(["law of the differences", *(f"{n} seeds" for n in seeds)], cover),
-        false=lines(["law of arm and baseline", "experiments with a false verdict", "collapses counted right"], false),
-        power=lines(["seeds", "arms", "effect, deviations", "found"], powers),
-        equal=lines(["seeds", "“no clear difference” at the margin"], equal),
-        search=lines(["rates apart", "searched", "experiments with a false verdict"], search),
-        looks=lines(["looks, seeds", "how", "effect, deviations", "any verdict", "found, each arm"], seen),
-        over=lines(["tasks", "deviation between tasks", "mean covered", "new task covered"], whole),
-        machine=f"Python {platform.python_version()}, numpy {np.__version__}",
-    )
-
-
-TEXT = """\
-# What the verdicts are worth
-
-Every number here is simulated through the code that judges your results. The noise is made up, so the truth is
-known.
-
-```sh
-python benchmarks/verdicts.py            # what is not in statistics.json yet, then this page
-python benchmarks/verdicts.py --again    # all of it
-```
-
-Made with {machine}. A share from 2,000 experiments is known to about ±1 point, one from 300 to about ±2.5.
-
-## False verdicts
-
-Four arms do exactly what the baseline does, with eight seeds. At most 5 % of experiments may call any of them
-better or worse. Runs that collapse (here by 80 points) must be counted as such.
-
-{false}
-The test asks whether gains and losses are symmetric about zero. Two arms of one law always are, whatever the law.
-Arms whose means agree but whose laws differ, one skewed and the other not, are not: there the rate can be higher.
-
-## Intervals
-
-How often the 95 % interval of a mean difference holds the true one. Differences of one law minus itself are
-symmetric; the skewed laws here are the bad case, where the difference itself is skewed.
-
-{coverage}
-## Power
-
-“Found in 80 %” is checked against the test that is used: the exact sign-flip test, at the level that Holm leaves.
-
-{power}
-An arm that is better by exactly the margin (0.5 points; runs scatter by 0.2) must seldom be called “no clear
-difference”:
-
-{equal}
-## Searches
-
-Five identical arms choose their learning rate among four by validation. Neighbouring rates differ by the points
-given; one validation accuracy scatters by 1.5 points, one test accuracy by 1. What is compared is one search
-together with its trial. The choice goes through the real code: halving, and widening at the edge.
-
-{search}
-“Once for all seeds” is how it was done before: the same luck of the choice was in all seeds, and in no interval.
-
-## Looks
-
-`--until decided` looks several times. Its levels follow O'Brien and Fleming's spending, and what was decided stays
-decided. Seeds that are added by hand, one run after the other, are recorded; the k-th look then tests at a level k²
-times smaller. With four arms that keeps 5 % here. With one arm the first look alone spends nearly all of it, so such a
-chain may exceed it a little: plan the looks if you can.
-
-{looks}
-## Over tasks
-
-From five tasks on, the mean over tasks has an interval (Hartung and Knapp, factor at least 1) and a prediction
-interval for a new task. Both should hold the truth in 95 %.
-
-{over}
-"""
-
-
 def main() -> None:
     """Run what is missing, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -328,7 +215,8 @@ def main() -> None:
             found[name] = simulate()
             print(f"{name}: {found[name]}", flush=True)
             FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page({name: found[name] for name in wanted}), encoding="utf-8")
+    FILE.write_text(json.dumps({name: found[name] for name in wanted}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_page(PAGE, RESULTS)
 
 
 if __name__ == "__main__":
