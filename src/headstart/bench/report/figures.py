@@ -175,7 +175,7 @@ def _estimate(
 
 def _rows(axes: Axes, arms: Sequence[ArmSummary]) -> None:
     axes.set_yticks(range(len(arms)), [clean(arm.label) for arm in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(arms)) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 

@@ -42,7 +42,9 @@ def plan_levels(alpha: float, times: Sequence[float]) -> tuple[float, ...]:
         >>> [round(level, 4) for level in plan_levels(0.05, [0.25, 0.5, 0.75, 1.0])]
         [0.0, 0.003, 0.0183, 0.044]
     """
-    return _levels(round(alpha, 12), tuple(round(time, 9) for time in times))
+    if len(times) == 1:
+        return (alpha,)
+    return tuple(min(alpha, level) for level in _levels(round(alpha, 12), tuple(round(time, 9) for time in times)))
 
 
 @functools.lru_cache(maxsize=1024)
