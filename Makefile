@@ -18,7 +18,7 @@ monai_NEEDS        := monai pytorch-ignite
 fastai_NEEDS       := fastai
 nnunet_NEEDS       := nnunetv2
 
-.PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench docs clean
+.PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench sweep docs clean
 
 demo: $(USE)
 	$(BIN)/headstart compare --out runs/demo
@@ -64,6 +64,10 @@ bench: $(DEV)
 # The site, into site/. Whatever does not lead anywhere is an error.
 docs: $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Goes on where it was stopped; what is finished lies in runs/sweep.jsonl.
+sweep: $(DEV)
+	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/sweep.py --out docs/results
 
 clean:
 	rm -rf $(VENV) .venv-hosts runs build dist site

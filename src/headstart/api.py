@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from headstart import rng
 from headstart.engine import registry
-from headstart.engine.left_alone import all_zero, require_other_than_zeros, without_recurrent
+from headstart.engine.left_alone import all_zero, require_other_than_zeros
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
+from headstart.engine.selecting import selected
 from headstart.engine.walk import walk
-from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.errors import DataError, HeadstartError, WriteError, one_error
 from headstart.model import guard, inputs, shards
 from headstart.model.behaviour import study_behaviour
+from headstart.model.coverage import unseen
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
@@ -127,6 +129,7 @@ def compute(
     return _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask), keep=False)
 
 
+@one_error("hs.apply stopped at an error")
 def apply(model: nn.Module, init: Init) -> Report:
     """Write a computed initialization into a model.
 
@@ -235,6 +238,7 @@ class _Call:
             )
 
 
+@one_error("headstart stopped at an error")
 def _run(model: nn.Module, call: _Call, *, keep: bool) -> Init:
     start = time.perf_counter()
     model = guard.unwrap(model)
@@ -256,32 +260,32 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     with Transaction(model) as transaction, full_precision(model):
         trace = trace_model(model, batch, call.batch_size)
         if batch is not None and any(m.studies_behaviour for m in call.methods):
+            transaction.rewind()
             trace = replace(trace, behaviour=study_behaviour(model, batch, trace))
         report = ReportBuilder.of(trace)
         if batch is not None and batch.note:
             report.add_finding(f"Used {batch.note}.")
         for sentence in batch.findings if batch is not None else ():
             report.add_finding(sentence)
+        report.add_note(unseen(model, [*trace.layers, *trace.unreached]))
         trace, chosen = select(trace, report, model, call.include, call.exclude)
         if any(m.leaves_zeros for m in call.methods):
             trace = replace(trace, zeros=all_zero(chosen))
         given = call.data, call.get_inputs
         whole = ModelView(model, batch, trace, report, chosen, transaction, call.number, "", *given)
-        views = [
-            replace(
-                whole,
-                layers=m.select(without_recurrent(m, chosen, trace, report), trace, report),
-                method=m.info.name,
-            )
-            for m in call.methods
-        ]
+        views = [replace(whole, layers=selected(m, chosen, trace, report), method=m.info.name) for m in call.methods]
         for m, view in zip(call.methods, views, strict=True):
-            m.start(view)
+            transaction.rewind()
+            with one_error(f"{m.info.name} failed before the walk over the layers"):
+                m.start(view)
+        transaction.rewind()
         walk(whole, [(m, view.layers) for m, view in zip(call.methods, views, strict=True)], call.batch_size)
         for m, view in zip(call.methods, views, strict=True):
-            if m.leaves_zeros:
-                require_other_than_zeros(m, view.layers, report)
-            m.finish(view)
+            transaction.rewind()
+            with one_error(f"{m.info.name} failed after the walk over the layers"):
+                if m.leaves_zeros:
+                    require_other_than_zeros(m, view.layers, report)
+                m.finish(view)
         names = [m.info.name for m in call.methods]
         built = report.build(trace, names, [m.spelled() for m in call.methods], call.number)
         if keep:

@@ -7,7 +7,17 @@ do about it. Whatever raises, the model is left bit for bit as it was.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib.util
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LONGEST = 600  # characters of a message that are quoted
+_TORCH = importlib.util.find_spec("torch")
+_OURS = (str(Path(__file__).parent), str(Path(_TORCH.origin or "torch").parent) if _TORCH else "torch", "<frozen")
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 class HeadstartError(RuntimeError):
@@ -84,3 +94,72 @@ def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = (
     return UnknownNameError(
         " ".join([f"There is no {kind} {name!r}.", *notes]), remedy=f"{hint}Known: {', '.join(names)}."
     )
+
+
+@contextmanager
+def one_error(what: str, kind: type[HeadstartError] = HeadstartError, remedy: str = "") -> Iterator[None]:
+    """Turn whatever other code raises in here into one error that quotes it and says where it came from.
+
+    Args:
+        what: What failed, to be followed by a colon and the quotation.
+        kind: Of the error.
+        remedy: What to do; by default to mend the code that raised, or to report a defect if that is this package.
+
+    Raises:
+        HeadstartError: As ``kind``, unless it is one already.
+
+    Example:
+        >>> with one_error("The reader failed on batch 3"):
+        ...     {}["label"]
+        Traceback (most recent call last):
+            ...
+        headstart.errors.HeadstartError: The reader failed on batch 3: KeyError: 'label' (raised in <doctest ...).
+        Mend the code that raises it, or leave that part out (exclude=, get_inputs=).
+    """
+    try:
+        yield
+    except HeadstartError:
+        raise
+    except Exception as error:
+        place = origin(error)
+        default = (
+            "Mend the code that raises it, or leave that part out (exclude=, get_inputs=)."
+            if place
+            else "This may be a defect of headstart: please report it, with this traceback."
+        )
+        raise kind(f"{what}: {quote(error)}{place}.", remedy=remedy or default) from error
+
+
+def quote(error: BaseException) -> str:
+    r"""An error's type and message in one line, ready to be followed by a full stop.
+
+    Example:
+        >>> quote(ValueError("two\n  lines."))
+        'ValueError: two lines'
+    """
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a message that cannot be made is none
+        lines = []
+    if any(line.startswith("Original Traceback") for line in lines):  # a loader's worker sends all of its own
+        lines = lines[-1:]
+    text = " ".join(" ".join(lines).split()).rstrip(".")
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+    name = type(error).__name__
+    return text if text.startswith(f"{name}: ") else f"{name}: {text}" if text else name
+
+
+def origin(error: BaseException) -> str:
+    """Where the user's code or a library of theirs raised an error, as `` (raised in ...)``; empty if neither did."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_theirs(f.filename)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    code = f" by `{last.line}`" if last.line else ""
+    return f" (raised in {last.filename}, line {last.lineno}, in {last.name}{code})"
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether code is neither of the package, nor of torch, nor of Python itself."""
+    python = file.startswith(_PYTHON) and "site-packages" not in file and "dist-packages" not in file
+    return not python and not file.startswith(_OURS)

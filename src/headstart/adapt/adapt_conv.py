@@ -14,7 +14,7 @@ from headstart import rng
 from headstart.adapt.channel_mix import RULES, ChannelMap, Mix, check_per, mix, mixed
 from headstart.adapt.input_layers import InputLayers, Stem, named_layers
 from headstart.adapt.response import Response, ResponseMatcher
-from headstart.errors import DataError, HeadstartError, ModelError, unknown
+from headstart.errors import DataError, HeadstartError, ModelError, one_error, unknown
 from headstart.model import guard, inputs
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs
@@ -110,6 +110,7 @@ def _cells(r: Response) -> list[str]:
     return [r.layer, r.match, number(r.wanted), number(r.before), number(r.after), factor]
 
 
+@one_error("hs.adapt_conv stopped at an error")
 def adapt_conv(
     model: nn.Module,
     in_channels: int,

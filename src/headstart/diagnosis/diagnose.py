@@ -19,9 +19,10 @@ from headstart.diagnosis.parameters import scales
 from headstart.diagnosis.rows import LayerHealth
 from headstart.diagnosis.rules import judge
 from headstart.diagnosis.scene import look_around
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, one_error
 from headstart.measure.gradients import LossFunction, Passes, forward_backward
 from headstart.model import guard, inputs, weights
+from headstart.model.coverage import unseen
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
@@ -31,10 +32,12 @@ from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, to_canonical
 from headstart.numerics.moments import across_sample_std
+from headstart.results.report import summarize
 
 SAMPLES = 64  # the backward pass keeps every activation of them
 
 
+@one_error("hs.diagnose stopped at an error")
 def diagnose(
     model: nn.Module,
     data: Any = None,
@@ -93,10 +96,11 @@ def diagnose(
         lazy = guard.is_lazy(model)
         if lazy and batch is None:
             raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
-        with Transaction(model), full_precision(model):
+        with Transaction(model) as transaction, full_precision(model):
             if lazy and batch is not None:
                 give_shapes(model, batch, number)
-            diagnosis = _look(model, batch, raw, loss_fn, number, include, exclude)
+                transaction.begin()
+            diagnosis = _look(transaction, batch, raw, loss_fn, number, include, exclude)
     diagnosis.seconds = time.perf_counter() - start
     return diagnosis
 
@@ -119,7 +123,7 @@ def _one_batch(
 
 
 def _look(
-    model: nn.Module,
+    transaction: Transaction,
     batch: Batch | None,
     raw: Any,
     loss_fn: LossFunction | None,
@@ -127,7 +131,9 @@ def _look(
     include: Selection,
     exclude: Selection,
 ) -> Diagnosis:
+    model = transaction.model
     trace = trace_model(model, batch)
+    transaction.rewind()
     everything = [*trace.layers, *trace.unreached]
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
@@ -141,15 +147,20 @@ def _look(
         if passes.probe.positions.whole:
             unmasked = ", ".join(passes.probe.positions.whole)
             diagnosis.notes.append(f"All positions count in {unmasked}: theirs are not those of the mask.")
+    if sentence := unseen(model, everything):
+        diagnosis.notes.append(sentence)
     scene = look_around(model, trace, batch, passes)
     diagnosis.findings = mended(judge(diagnosis, scene), model, trace, batch is not None)
     return diagnosis
 
 
 def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
-    values = (t for t in batch.tensors if t.is_floating_point() and t.numel() > 1)
-    value = next((t for t in values if not bool(torch.isneginf(t).any())), None)
-    if value is not None:
+    values = (t for t in batch.tensors if (t.is_floating_point() or t.is_complex()) and t.numel() > 1)
+    value = next((t for t in values if t.is_complex() or not bool(torch.isneginf(t).any())), None)
+    if value is not None and value.is_complex():
+        diagnosis.input_mean, diagnosis.input_std = summarize(value.reshape(len(value), -1))
+        diagnosis.input_across_sample_std = _number(across_sample_std(value))
+    elif value is not None:
         std, mean = torch.std_mean(value.double(), correction=0)
         diagnosis.input_mean, diagnosis.input_std = float(mean), float(std)
         diagnosis.input_across_sample_std = _number(across_sample_std(value)) if value.dim() else None
@@ -159,11 +170,11 @@ def _row(layer: Layer, trace: ModelTrace, passes: Passes | None) -> LayerHealth:
     weight = weights.read(layer)
     row = LayerHealth(layer.name, type(layer.module).__name__, layer.shape, layer.fan_in, layer.fan_out)
     if bool(torch.isfinite(weight).all()):
-        row.weight_std = float(weight.double().std(correction=0))
+        row.weight_std = summarize(weight)[1] if layer.is_complex else float(weight.double().std(correction=0))
         row.gain = row.weight_std * math.sqrt(layer.fan_in)
         if not all(bool(p.any()) for p in (weight, *scales(layer.module))):  # some layers have a gain as well
             row.notes.append("starts at zero")
-        elif layer.kernel:
+        elif layer.kernel and not layer.is_complex:
             row.sparsity, row.variance_entropy, row.orthogonality = filter_metrics(weight, layer.groups)
     else:
         row.notes.append("not finite")
@@ -194,14 +205,16 @@ def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) ->
 
 def _variation(gradient: Tensor, groups: int) -> float | None:
     """Coefficient of variation over input channels of the root mean square of their gradients; None if all are zero."""
-    squares = gradient.double().square().unflatten(0, (groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out, in, taps)
+    squares = (
+        gradient.abs().double().square().unflatten(0, (groups, -1)).unsqueeze(-1).flatten(3)
+    )  # (groups, out, in, taps)
     rates = squares.mean((1, 3)).sqrt().flatten()
     mean = float(rates.mean())
     return float(rates.std(correction=0)) / mean if mean > 0 else None
 
 
 def _rms(value: Tensor) -> float:
-    wide = value.detach().double()
+    wide = value.detach().to(torch.complex128 if value.is_complex() else torch.float64)
     return float(torch.linalg.vector_norm(wide)) / math.sqrt(max(1, wide.numel()))
 
 

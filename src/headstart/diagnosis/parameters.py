@@ -115,5 +115,5 @@ def quiet_scales(model: nn.Module) -> list[str]:
     """
     free = ((n, p) for n, p in tensors(model) if p.numel() > 1 and "bias" not in n.rpartition(".")[2])
     return [
-        n for n, p in free if 0 < abs(float(p.detach().flatten()[0])) <= QUIET and bool((p == p.flatten()[0]).all())
+        n for n, p in free if 0 < float(p.detach().flatten()[0].abs()) <= QUIET and bool((p == p.flatten()[0]).all())
     ]

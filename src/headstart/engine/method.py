@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from headstart.errors import HeadstartError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headstart.model.trace import ModelTrace
 
 FitWith = Callable[[Mapping[str, Any], bool], Any]
+OnComplex = Literal["written", "left", "refused"]
 # "convolutions": those of more than one tap, as far as the method knows filters for their kernels.
 Scope = Literal["first convolution", "convolutions", "all layers"]
 
@@ -78,6 +79,14 @@ class Method:
         """
         return layers
 
+    def on_complex(self) -> OnComplex:
+        """What becomes of complex weights: ``"written"``, ``"left"`` with a note, or ``"refused"``.
+
+        A method that writes them gets and gives complex tensors; ``visit.normal`` draws them with half of the variance
+        in each part, ``visit.moments`` has the variance of both together.
+        """
+        return "refused"
+
     def start(self, view: ModelView) -> None:
         """Work on the whole model, before any layer is visited."""
 
@@ -96,7 +105,8 @@ class Method:
         Options that came later are declared with ``repr=False`` and only shown where they are not at their default, so
         that trials which are stored keep their names.
         """
-        late = [f for f in fields(self) if not f.repr and getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        own = fields(self) if is_dataclass(self) else ()  # a method of a user's may be a plain class
+        late = [f for f in own if not f.repr and getattr(self, f.name) != f.default]
         added = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in late)
         text = repr(self)
         return f"{text[:-1]}{'' if text.endswith('()') else ', '}{added})" if late else text

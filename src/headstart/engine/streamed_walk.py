@@ -47,8 +47,10 @@ def stream(
     norms = fresh_batch_norms(model)
     known: dict[str, Moments] = {}
     positions = [Positions(part.masks) for part in parts]
+    statistics = [b for m in norms.values() for b in (m.running_mean, m.running_var) if b is not None]
     with settled(norms.values()):
         for module in _order(view, parts, [*(la.module for la in wanted), *norms.values()]):
+            view.transaction.rewind(statistics)
             if (layer := layers.pop(id(module), None)) is not None:
                 measured = _layer(view, parts, layer, methods[layer.name], positions)
                 if layer.name in view.trace.norm_after and measured is not None:

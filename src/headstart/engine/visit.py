@@ -288,7 +288,8 @@ class Visit:
         if not math.isfinite(after[1]):
             weights.require_finite(self.layer, self.weight_now)
         row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
-        if self.layer is self.trace.first_convolution and row.action in ("written", "scaled"):
+        drawable = self.layer is self.trace.first_convolution and not self.layer.is_complex
+        if drawable and row.action in ("written", "scaled"):
             self.report.filters = (self.weight_before.clone(), self.weight)
         if self.output is not None:
             if self._moments is None:

@@ -138,7 +138,7 @@ def _top(
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """What to differentiate, and with which gradients at the top."""
     if loss_fn is None:
-        outputs = [t for t in Batch((returned,)).tensors if t.requires_grad and t.is_floating_point()]
+        outputs = [t for t in Batch((returned,)).tensors if t.requires_grad]
         drawn = [
             _drawn(t, turned, rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
             for i, t in enumerate(outputs)
@@ -161,6 +161,8 @@ def _top(
 
 def _drawn(output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:
     """Draw a gradient for an output: independent normal numbers, or samples at right angles to each other."""
+    if output.is_complex():
+        return torch.randn(output.shape, generator=generator, dtype=torch.complex64)
     if not turned or output.dim() < 2 or not output.numel():
         return torch.randn(output.shape, generator=generator)
     return directions(len(output), output[0].numel(), generator).reshape(output.shape)

@@ -177,7 +177,7 @@ def _never_positive(output: Tensor, layer: Layer, positions: Positions) -> tuple
     value = positions.counting(layer, output)
     axis = layer.channel_axis(output) if value is output else 1
     channels = value.shape[axis]
-    if value.numel() == 0:
+    if value.numel() == 0 or value.is_complex():  # complex numbers have no sign
         return 0.0, 0
     top = value.movedim(axis, 0).flatten(1).amax(1) if value.dim() > 1 else value
     return float((top <= 0).double().mean()), value.numel() // channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headstart.engine.method import Method
+from headstart.engine.method import Method, OnComplex
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
@@ -97,6 +97,10 @@ class Auto(Method):
         """The recipes, with the banks by what they hold: another version may have others."""
         parts = [*(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT)), *(["force"] if self.force else [])]
         return f"Auto({', '.join(parts)})"
+
+    def on_complex(self) -> OnComplex:
+        """Nothing was tried on them."""
+        return "left"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """With norms the first convolution and depthwise ones; without, layers that no norm follows."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from headstart.engine.method import Method
+from headstart.engine.method import Method, OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.model.report_builder import ReportBuilder
@@ -47,6 +47,14 @@ def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
     return float(init.calculate_gain(nonlinearity, slope if nonlinearity == "leaky_relu" else None))  # type: ignore[arg-type]
 
 
+class _Baseline(Method):
+    """What all of them have in common: they draw complex weights as well."""
+
+    def on_complex(self) -> OnComplex:
+        """They are drawn with half of the variance in each part."""
+        return "written"
+
+
 @register(
     "default",
     summary="the framework's own start, drawn again from the call's seed",
@@ -57,7 +65,7 @@ def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
     deviations=("A layer's draw depends on the seed and its name only, not on the layers before it.",),
 )
 @dataclass(frozen=True)
-class Default(Method):
+class Default(_Baseline):
     """PyTorch's default: weights and biases uniform in ``±1 / sqrt(fan_in)``.
 
     The idea: LeCun's scale with a third of the variance, kept by the framework for compatibility. It lets
@@ -87,11 +95,13 @@ class Default(Method):
 
 def _uniform(visit: Visit, like: Tensor, bound: float, purpose: str = "weight") -> Tensor:
     unit = torch.rand(like.shape, generator=visit.generator(purpose), dtype=like.dtype).to(like.device)
+    if unit.is_complex():  # both parts have half of the variance each
+        return (2 * unit - (1 + 1j)) * (bound / math.sqrt(2))
     return (2 * unit - 1) * bound
 
 
 @dataclass(frozen=True)
-class _VarianceScaling(Method):
+class _VarianceScaling(_Baseline):
     """Shared by the starts that only set a variance."""
 
     distribution: str = "normal"
@@ -199,7 +209,7 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     """Draw a ``rows × columns`` matrix with orthonormal rows or columns, uniform among all of those."""
     tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).cpu()
     q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sign()  # makes the draw uniform (Mezzadri 2007)
+    q = q * r.diagonal().sgn()  # makes the draw uniform (Mezzadri 2007)
     like = visit.weight_before
     return (q if rows >= columns else q.T).to(like)
 
@@ -216,7 +226,7 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     ),
 )
 @dataclass(frozen=True)
-class Orthogonal(Method):
+class Orthogonal(_Baseline):
     """Semi-orthogonal weights: the ``out × in*kernel`` matrix of each group has orthonormal rows or columns.
 
     Args:
@@ -268,7 +278,7 @@ def _centre(layer: Layer) -> int:
     ),
 )
 @dataclass(frozen=True)
-class Dirac(Method):
+class Dirac(_Baseline):
     """Identity convolution per group for the first ``in/groups`` filters, bias 0.
 
     Args:
@@ -312,7 +322,7 @@ class Dirac(Method):
     ),
 )
 @dataclass(frozen=True)
-class DeltaOrthogonal(Method):
+class DeltaOrthogonal(_Baseline):
     """Delta-orthogonal convolutions for deep nets without normalization and shortcuts, bias 0.
 
     Args:
@@ -341,7 +351,7 @@ class DeltaOrthogonal(Method):
     cost=_COST,
 )
 @dataclass(frozen=True)
-class Zero(Method):
+class Zero(_Baseline):
     """Zero weights and biases. Name the layers with ``include=``: a net of zeros does not train.
 
     Example:

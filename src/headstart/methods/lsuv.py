@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.methods.baselines import orthonormal_weight
@@ -72,6 +73,10 @@ class LSUV(FromData):
         ok = isinstance(self.std, (int, float)) and 0 < self.std < math.inf
         self.check(ok, f"std={self.std!r} is not a positive number", "Pass the deviation to reach, such as 1")
 
+    def on_complex(self) -> OnComplex:
+        """They are drawn and rescaled: the deviation is that of ``|y - mean|``."""
+        return "written"
+
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
         return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
@@ -90,9 +95,9 @@ class LSUV(FromData):
         b = torch.zeros_like(moments.mean) if visit.bias is None else visit.bias.to(moments.mean)
         mean = moments.mean - b
         # Variance of t * z + b over samples, positions and channels: a t^2 + 2 c t + d.
-        a = float((moments.var + (mean - mean.mean()) ** 2).double().mean())
-        c = float(((mean - mean.mean()) * (b - b.mean())).double().mean())
-        d = float(((b - b.mean()) ** 2).double().mean())
+        a = float((moments.var + (mean - mean.mean()).abs() ** 2).double().mean())
+        c = float(((mean - mean.mean()) * (b - b.mean()).conj()).real.double().mean())
+        d = float(((b - b.mean()).abs() ** 2).double().mean())
         excess = c * c - a * (d - self.std**2)
         if excess < 0 or (t := (-c + math.sqrt(excess)) / a) <= 0:
             visit.skip(f"its biases alone have deviation {math.sqrt(d):.3g}, above {self.std:g}")
@@ -100,5 +105,5 @@ class LSUV(FromData):
                 f"{self.info.name}: '{visit.layer.name}' cannot reach deviation {self.std:g} by its weights alone."
             )
             return
-        factor = torch.tensor(t, dtype=moments.mean.dtype, device=moments.mean.device)
+        factor = torch.tensor(t, dtype=moments.var.dtype, device=moments.var.device)
         visit.affine(factor, keep_bias=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headstart.errors import HeadstartError
+from headstart.model.sparse import rows
 
 
 @dataclass
@@ -77,7 +78,7 @@ def size_of(value: Any) -> int:
 
 def rows_of(value: Any, which: slice | Tensor, size: int) -> Any:
     """Take some samples: of every tensor with ``size`` rows."""
-    return map_tensors(value, lambda t: t[which] if t.dim() and len(t) == size else t)
+    return map_tensors(value, lambda t: rows(t, which) if t.dim() and len(t) == size else t)
 
 
 def indivisible(value: Any) -> str:

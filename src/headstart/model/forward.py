@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import HeadstartError, ModelError
+from headstart.errors import HeadstartError, ModelError, origin, quote
 from headstart.model.batch import Batch, map_tensors
 from headstart.model.hooks import Hooks, hooked
 from headstart.model.weights import Layer, weight_layers
@@ -97,11 +98,25 @@ def run(
     except Exception as error:
         if isinstance(error, RuntimeError) and "require grad" in str(error) and not wanted:
             batch.needs_grad = True  # whoever called may try again
-        inside = f" in {where.layer.where}, given an input of shape {where.shape}" if where.layer else ""
         raise ModelError(
-            f"The model's forward failed on {batch}{inside}: {type(error).__name__}: {str(error).rstrip('.')}.",
+            f"The model's forward failed on {batch}{_inside(model, where, error)}: {quote(error)}{origin(error)}.",
             remedy="Check the shape, channels, size and dtype of the data against the model, or pass get_inputs=.",
         ) from error
+
+
+def _inside(model: Callable[..., Any], where: CurrentLayer, error: BaseException) -> str:
+    """Which layer was computing, or else the innermost module whose code an error came through."""
+    if where.layer is not None:
+        return f" in {where.layer.where}, given an input of shape {where.shape}"
+    candidates = (model, *getattr(model, "args", ()))  # it may be bound to more
+    root = next((m for m in candidates if isinstance(m, nn.Module)), None)
+    names = {} if root is None else {id(m): n for n, m in root.named_modules() if n}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        module = next(iter(frame.f_locals.values()), None)  # self, whatever it is called
+        if id(module) in names:
+            return f" in module '{names[id(module)]}' ({type(module).__name__})"
+    return ""
 
 
 def run_small(batch: Batch, n: int, attempt: Callable[[Batch], T]) -> T:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headstart.errors import DataError
 from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, size_of, tensors_in
 from headstart.model.masks import Mask, find_masks
-from headstart.model.take import take
+from headstart.model.take import densified, take
 
 __all__ = [
     "Batch",
@@ -116,7 +116,7 @@ def as_batch(
                 f"get_inputs failed on the batch: {type(error).__name__}: {error}.",
                 remedy="It gets one batch of the data and returns a tensor, a tuple or a dict of the model's inputs.",
             ) from error
-        args, kwargs = _arguments(raw)
+        args, kwargs = _arguments(densified(raw))
     else:
         args, kwargs = _split(raw, model)
     batch = replace(_place(Batch(args, kwargs, note), model), raw=given)
@@ -145,12 +145,12 @@ def require_variation(batch: Batch) -> None:
     for t in batch.tensors:
         if t.is_floating_point() and bool(torch.isneginf(t).any()):
             continue  # a mask
-        if not t.is_floating_point():
+        if not (t.is_floating_point() or t.is_complex()):
             if t.numel() and bool((t != t.flatten()[0]).any()):
                 return
         elif t.dim() and (len(t) == 1 or bool((t != t[:1]).any())) and bool((t != t.flatten()[0]).any()):
             return
-    values = {f"{float(t.flatten()[0]):.3g}" for t in batch.tensors if t.numel()}
+    values = {f"{t.flatten()[0].item():.3g}" for t in batch.tensors if t.numel()}
     raise DataError(
         f"The batch is constant: {batch}, one value ({', '.join(sorted(values))}) or one sample throughout.",
         remedy="Pass real, varied samples; a placeholder of zeros or ones has no statistics to initialize from.",
@@ -197,14 +197,14 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _place(batch: Batch, model: nn.Module) -> Batch:
-    floats = [p for p in model.parameters() if p.is_floating_point()]
+    floats = [p for p in model.parameters() if p.is_floating_point() or p.is_complex()]
     device = floats[0].device if floats else torch.device("cpu")
-    dtypes = {p.dtype for p in floats}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    real, imaginary = ({p.dtype for p in floats if p.is_complex() == kind} for kind in (False, True))
 
     def put(t: Tensor) -> Tensor:
         # A copy, because a model whose first step works in place would write into the user's data.
-        return t.detach().to(device, dtype if dtype and t.is_floating_point() else t.dtype, copy=True)
+        own = imaginary if t.is_complex() else real if t.is_floating_point() else set()
+        return t.detach().to(device, next(iter(own)) if len(own) == 1 else t.dtype, copy=True)
 
     args, kwargs = map_tensors((batch.args, batch.kwargs), put)
     return Batch(args, kwargs, batch.note)
@@ -216,7 +216,7 @@ def _check(batch: Batch, model: nn.Module) -> None:
     if batch.size == 0 or any(t.numel() == 0 for t in batch.tensors):
         raise DataError(f"The batch is empty: {batch}.", remedy="Pass at least one sample.")
     for i, (name, t) in enumerate(_named_tensors(batch, model)):
-        bad = int((~torch.isfinite(t)).sum()) if t.is_floating_point() else 0
+        bad = int((~torch.isfinite(t)).sum()) if t.is_floating_point() or t.is_complex() else 0
         if bad and not _masks(name, t, first=i == 0):
             raise DataError(
                 f"The batch holds {bad} NaN or infinite values of {t.numel()} (shape {tuple(t.shape)}).",

@@ -6,16 +6,25 @@ A forward pass may take away what is there, put something beside it, or put some
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+import random
+from collections import OrderedDict, UserDict, UserList, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from functools import partial
+from types import MemberDescriptorType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from headstart.model.tensor_state import HeldTensor
 
 _CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, deque, set)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_STATE = (SimpleNamespace, UserDict, UserList)
+_EMPTY = object()
 _ATOMS = {bool, int, float, str, type(None)}
 _OWN = {"_parameters", "_buffers", "_modules"}  # what a module's attributes give access to without their names
 
@@ -55,15 +64,65 @@ class HeldContainer:
 
 
 class HeldGenerator:
-    """A random generator as it is now."""
+    """A random generator of torch, numpy or Python as it is now."""
 
-    def __init__(self, name: str, generator: torch.Generator, owner: nn.Module | None = None) -> None:
-        self.name, self.owner, self._generator = name, owner, generator
-        self._state = generator.get_state()
+    def __init__(self, name: str, generator: Any, owner: nn.Module | None = None) -> None:
+        self.name, self.owner = name, owner
+        if isinstance(generator, np.random.Generator):
+            self._restore = partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+        elif isinstance(generator, random.Random):
+            self._restore = partial(generator.setstate, generator.getstate())
+        else:
+            self._restore = partial(generator.set_state, generator.get_state())
 
     def restore(self) -> None:
         """Take it back to where it was."""
-        self._generator.set_state(self._state)
+        self._restore()
+
+
+class HeldArray:
+    """A numpy array as it is now, but for one that lies in a file or may not be written."""
+
+    def __init__(self, name: str, array: np.ndarray[Any, Any], owner: nn.Module | None = None) -> None:
+        self.name, self.owner, self._array, self._copy = name, owner, array, array.copy()
+
+    def restore(self) -> None:
+        """Give it its shape and values again."""
+        if self._array.shape != self._copy.shape:
+            self._array.resize(self._copy.shape, refcheck=False)
+        self._array[...] = self._copy
+
+
+class HeldSlots:
+    """What an object without a dict of attributes holds in its slots."""
+
+    def __init__(self, name: str, thing: Any, owner: nn.Module | None = None) -> None:
+        self.name, self.owner, self._thing = name, owner, thing
+        self._slots = {slot: self._value(slot) for slot in _slots(thing)}
+
+    def _value(self, slot: MemberDescriptorType) -> Any:
+        try:
+            return slot.__get__(self._thing)
+        except AttributeError:
+            return _EMPTY
+
+    def content(self) -> Iterator[tuple[str, Any]]:
+        """What is in them, with names."""
+        return ((f"{self.name}.{slot.__name__}", value) for slot, value in self._slots.items())
+
+    def restore(self) -> None:
+        """Put back what was in them; past what the class makes of setting an attribute, as a frozen one does."""
+        for slot, value in self._slots.items():
+            if self._value(slot) is value:
+                continue
+            if value is _EMPTY:
+                slot.__delete__(self._thing)
+            else:
+                slot.__set__(self._thing, value)
+
+
+def _slots(thing: Any) -> list[MemberDescriptorType]:
+    return [m for kind in type(thing).__mro__ for m in vars(kind).values() if isinstance(m, MemberDescriptorType)]
 
 
 class HeldClass:
@@ -80,41 +139,86 @@ class HeldClass:
             self.owner.__class__ = self._kind
 
 
-Held = HeldTensor | HeldContainer | HeldGenerator | HeldClass
+Held = HeldTensor | HeldContainer | HeldGenerator | HeldArray | HeldSlots | HeldClass
+Copies = dict[Any, Tensor]
 
 
-def hold(model: nn.Module) -> list[Held]:
+def hold(model: nn.Module, copies: Copies | None = None) -> list[Held]:
     """Take down everything that the modules of a model hold: tensors, containers, generators, and what is in them.
 
-    Containers are dicts, lists, deques, sets and tuples, in each other to any depth. Other objects are not looked
-    into. What is reached in several ways is there once.
+    Containers are dicts, lists, deques, sets and tuples, and objects with attributes that are state: dataclasses,
+    namespaces, modules that are not registered, and objects of classes from the packages that the model's own classes
+    are from, data sets apart. All in each other to any depth. What is reached in several ways is there once.
+
+    Args:
+        model: Its modules, and what they reach.
+        copies: Copies of tensors that were made before and still hold, by place; those made here are added.
     """
-    found: list[Held] = []
-    seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no other object gets its id
-    copies: dict[Any, Tensor] = {}
-    for prefix, module in model.named_modules():
-        found.append(HeldClass(prefix or type(module).__name__, module))
+    return _Holding(model, {} if copies is None else copies).found
+
+
+class _Holding:
+    """A walk over what a model holds."""
+
+    def __init__(self, model: nn.Module, copies: Copies) -> None:
+        self.found: list[Held] = []
+        self._copies = copies
+        self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no other object gets its id
+        modules = dict(model.named_modules())
+        self._known = {id(m) for m in modules.values()}
+        self._packages = {type(m).__module__.partition(".")[0] for m in modules.values()} - {"torch"}
+        self._modules = deque(modules.items())
+        while self._modules:
+            self._module(*self._modules.popleft())
+
+    def _module(self, prefix: str, module: nn.Module) -> None:
+        self.found.append(HeldClass(prefix or type(module).__name__, module))
         waiting: deque[tuple[str, Any]] = deque([(prefix, vars(module))])
         while waiting:
             name, value = waiting.popleft()
-            if type(value) in _ATOMS or id(value) in seen:
+            if type(value) in _ATOMS or id(value) in self._seen:
                 continue
-            seen[id(value)] = value
-            if isinstance(value, Tensor):
-                held = HeldTensor(name, value, module, copies)
-                if held.grad is not None and id(held.grad) not in seen:  # first: only in its own form can it be set
-                    seen[id(held.grad)] = held.grad
-                    found.append(HeldTensor(f"{name}.grad", held.grad, module, copies))
-                found.append(held)
-                waiting += [(name, vars(value)), *((f"{name}.{key}", hooks) for key, hooks in held.hooks.items())]
-            elif isinstance(value, torch.Generator):
-                found.append(HeldGenerator(name, value, module))
-            elif isinstance(value, _CONTAINERS):
-                found.append(HeldContainer(name or type(module).__name__, value, module))
-                waiting += _inside(name, value, value is vars(module))
-            elif isinstance(value, tuple):
-                waiting += _inside(name, value, False)
-    return found
+            self._seen[id(value)] = value
+            waiting += self._thing(name, value, module)
+
+    def _thing(self, name: str, value: Any, module: nn.Module) -> Iterable[tuple[str, Any]]:
+        """Hold one thing; return what is in it."""
+        if isinstance(value, Tensor):
+            return self._tensor(name, value, module)
+        if isinstance(value, _CONTAINERS):
+            self.found.append(HeldContainer(name or type(module).__name__, value, module))
+            return _inside(name, value, value is vars(module))
+        if isinstance(value, tuple):
+            return _inside(name, value, False)
+        if isinstance(value, nn.Module):
+            self._modules += [
+                (f"{name}.{inner}".rstrip("."), m) for inner, m in value.named_modules() if id(m) not in self._known
+            ]
+            self._known.update(map(id, value.modules()))
+        elif isinstance(value, _GENERATORS):
+            self.found.append(HeldGenerator(name, value, module))
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable and not isinstance(value, np.memmap):
+                self.found.append(HeldArray(name, value, module))
+        elif self._is_state(value):
+            slots = HeldSlots(name, value, module)
+            self.found.append(slots)
+            return [*slots.content(), (name, getattr(value, "__dict__", None))]
+        return ()
+
+    def _tensor(self, name: str, value: Tensor, module: nn.Module) -> Iterable[tuple[str, Any]]:
+        held = HeldTensor(name, value, module, self._copies)
+        if held.grad is not None and id(held.grad) not in self._seen:  # first: only in its own form can it be set
+            self._seen[id(held.grad)] = held.grad
+            self.found.append(HeldTensor(f"{name}.grad", held.grad, module, self._copies))
+        self.found.append(held)
+        return [(name, vars(value)), *((f"{name}.{key}", hooks) for key, hooks in held.hooks.items())]
+
+    def _is_state(self, value: Any) -> bool:
+        kind = type(value)
+        return not isinstance(value, (type, Dataset)) and (
+            is_dataclass(kind) or isinstance(value, _STATE) or kind.__module__.partition(".")[0] in self._packages
+        )
 
 
 def _inside(name: str, container: Any, own: bool) -> Iterator[tuple[str, Any]]:

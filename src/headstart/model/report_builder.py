@@ -23,6 +23,7 @@ class ReportBuilder:
         filters: The first convolution's filters (before, after), once it was written.
         statistics: Names of batch norms whose running statistics moved with a rescale.
         other_tensors: Names of written parameters and buffers outside of the weight layers.
+        notes: Sentences on what was not looked at.
     """
 
     rows: dict[str, Row]
@@ -30,6 +31,7 @@ class ReportBuilder:
     filters: tuple[Tensor, Tensor] | None = None
     statistics: list[str] = field(default_factory=list)
     other_tensors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, trace: ModelTrace) -> ReportBuilder:
@@ -56,6 +58,11 @@ class ReportBuilder:
         """Add a finding, once."""
         if sentence not in self.findings:
             self.findings.append(sentence)
+
+    def add_note(self, sentence: str) -> None:
+        """Add a note, unless it is empty."""
+        if sentence:
+            self.notes.append(sentence)
 
     def wrote(self, layer: Layer, method: str, action: str = "written") -> Row:
         """Note that a method wrote or scaled a layer, and return its row."""
@@ -86,7 +93,7 @@ class ReportBuilder:
         """
         rows = [self.rows[layer.name] for layer in [*trace.layers, *trace.unreached]]
         report = Report(f"headstart: {' + '.join(methods)}", list(options), rows, seed=seed, filters=self.filters)
-        report.findings = list(self.findings)
+        report.findings, report.notes = list(self.findings), list(self.notes)
         report.statistics, report.other_tensors = list(self.statistics), list(self.other_tensors)
         if self.statistics:
             report.findings.append(f"Running statistics moved with the rescale in: {', '.join(self.statistics)}.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from headstart.errors import HeadstartError, unknown
+from headstart.errors import HeadstartError, one_error, unknown
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import LAYERS, Layer
@@ -148,4 +148,5 @@ def _matches(pattern: Pattern, layer: Layer) -> bool:
         return fnmatch.fnmatchcase(layer.name, pattern) or layer.name.startswith(pattern + ".")
     if isinstance(pattern, type):
         return isinstance(layer.module, pattern)
-    return bool(pattern(layer.name, layer.module))
+    with one_error(f"include= or exclude= failed on {layer.where}", remedy="Mend the function that you passed."):
+        return bool(pattern(layer.name, layer.module))

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from headstart import rng
 from headstart.errors import DataError
-from headstart.model.batch import from_numpy, indivisible, rows_of, size_of
+from headstart.model import reading
+from headstart.model.batch import from_numpy, indivisible, map_tensors, rows_of, size_of
 from headstart.model.sample_rule import are_samples, as_row
+from headstart.model.sparse import dense, holds_sparse
 
 DATASET_SAMPLES = 256
 TENSOR_SAMPLES = 1024
@@ -40,9 +42,19 @@ def take(
     """
     if samples is not None and not (isinstance(samples, int) and samples > 0):
         raise DataError(f"samples={samples!r} asks for no data.", remedy="Pass samples=None or a whole number from 1.")
-    draws = samples or most
+    raw, note = _take(data, seed, samples, samples or most, model)
+    return densified(raw), note
+
+
+def densified(raw: Any) -> Any:
+    """The same with dense tensors for sparse ones, as far as memory allows."""
+    return map_tensors(raw, dense) if holds_sparse(raw) else raw
+
+
+def _take(data: Any, seed: int, samples: int | None, draws: int | None, model: nn.Module | None) -> tuple[Any, str]:
+    """Get one raw batch and a note on how it was drawn."""
     if isinstance(data, DataLoader):
-        return _first_batches(data, data, samples)
+        return _first_batches(data, reading.batches(data), samples)
     if lists_samples(data, model):
         return _draw(data, seed, draws or DATASET_SAMPLES)
     if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or (isinstance(data, list) and _is_pair(data)):
@@ -83,7 +95,7 @@ def lists_samples(data: Any, model: nn.Module | None) -> bool:
 def _of_iterable(data: Iterable[Any], samples: int | None, draws: int, model: nn.Module | None) -> tuple[Any, str]:
     """Samples or batches, as the first thing that comes shows."""
     with _generators_kept(data):
-        given = iter(data)
+        given = reading.batches(data)
         first = list(islice(given, 1))
         rest = chain(first, given)
         if not first or not are_samples(data, first[0], model):
@@ -94,7 +106,7 @@ def _of_iterable(data: Iterable[Any], samples: int | None, draws: int, model: nn
 
 def _collate(samples: Sequence[Any], source: Any) -> Any:
     try:
-        return default_collate([as_row(sample) for sample in samples])
+        return default_collate([as_row(densified(sample)) for sample in samples])
     except (RuntimeError, TypeError, KeyError) as error:
         raise DataError(
             f"Samples of the {type(source).__name__} cannot be stacked into a batch: {error}.",
@@ -164,7 +176,7 @@ def _subset(data: Any, seed: int, limit: int) -> tuple[Any, str]:
 
 
 def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
-    size = len(dataset) if hasattr(dataset, "__len__") else None
+    size = reading.length(dataset)
     if size is None:
         raise DataError(
             f"The {type(dataset).__name__} has no length, so no samples can be drawn from it.",
@@ -173,7 +185,7 @@ def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
     if size == 0:
         raise DataError(f"The {type(dataset).__name__} is empty.", remedy="Pass a data set with samples.")
     index = torch.randperm(size, generator=rng.generator(seed, "data"))[:samples].tolist()
-    return _collate([dataset[i] for i in index], dataset), f"{len(index)} of {size} samples, drawn by seed"
+    return _collate(reading.samples(dataset, index), dataset), f"{len(index)} of {size} samples, drawn by seed"
 
 
 def _concatenate(batches: Sequence[Any]) -> Any:

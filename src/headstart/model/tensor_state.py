@@ -43,7 +43,8 @@ class HeldTensor:
             self.grad = tensor.grad if self._leaf else None
             self.hooks = {key: getattr(tensor, key) for key in _HOOKS} if self._leaf else {}
             self.place, self._room = _memory(self.alias)
-            self._copy = _copied(self.alias, self.place, {} if copies is None else copies)
+            self.key = _key(self.alias, self.place)
+            self._copy = _copied(self.alias, self.key, {} if copies is None else copies)
 
     @property
     def values(self) -> Tensor:
@@ -183,12 +184,18 @@ def _memory(tensor: Tensor) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _copied(alias: Tensor, place: int | None, copies: dict[Any, Tensor]) -> Tensor | None:
+def _key(alias: Tensor, place: int | None) -> Any:
+    """What tensors that can share a copy have in common; None for those that cannot."""
+    if place is None or alias.is_nested:
+        return None
+    return alias.data_ptr(), alias.shape, alias.stride(), alias.dtype, alias.device, alias.is_conj(), alias.is_neg()
+
+
+def _copied(alias: Tensor, key: Any, copies: dict[Any, Tensor]) -> Tensor | None:
     """The values of a tensor; None where torch cannot copy it."""
     try:
-        if place is None or alias.is_nested:
+        if key is None:
             return alias.clone()
-        key = alias.data_ptr(), alias.shape, alias.stride(), alias.dtype, alias.device, alias.is_conj(), alias.is_neg()
         if key not in copies:
             copies[key] = alias.clone()
         return copies[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 
@@ -38,6 +38,7 @@ class Transaction:
         self._shaped: set[int] = set()
         self._at_success: list[Callable[[], None]] = []
         self._held: list[Held] = []
+        self._start: list[Held] = []
         self._tensors: dict[int, HeldTensor] = {}
 
     def mark(self, layer: Layer, *, bias: bool = False) -> None:
@@ -87,23 +88,51 @@ class Transaction:
         self._settle()
         self._committed = True
 
+    def begin(self) -> None:
+        """Take the model as it is now for what :meth:`rewind` goes back to."""
+        same = {h.key: h.values for h in self._tensors.values() if h.key is not None and not h.changed()}
+        self._start = hold(self.model, same)
+
+    def rewind(self, keep: Iterable[Tensor] = ()) -> None:
+        """Take back what passes did to the model so far, written values apart, so that the next one meets it fresh.
+
+        What a pass of two samples sets off (a first-batch initialization, a cache, a counter) would else shape what is
+        measured on the batch. Not inside of hooks, or of anything else that has changed the model for a while.
+
+        Args:
+            keep: Tensors whose values stay, besides those that were marked as written.
+        """
+        for held in self._tensors.values():
+            if id(held.tensor) in self._followed:
+                self._follow(held)
+        _, interrupt = every(self._restoring(self._start, self._written | {id(t) for t in keep}))
+        if interrupt is not None:
+            raise interrupt  # what cannot be restored is named in the end
+
     def _settle(self) -> list[HeldTensor]:
         """Bring the new values to the tensors that were there on entry, and list those."""
         marked = [h for h in self._tensors.values() if id(h.tensor) in self._written]
         for held in marked:
             if id(held.owner) in self._shaped:
                 continue
-            present = _present(held)
-            if present is not None and present is not held.tensor:
-                alike = present.shape == held.tensor.shape and present.layout == held.tensor.layout
-                if id(held.tensor) not in self._followed or not alike:
-                    raise _replaced(f"'{held.name}'")
-                held.tensor.data = present.detach().to(held.tensor.device)
+            if not self._follow(held):
+                raise _replaced(f"'{held.name}'")
             if id(held.tensor) in self._buffers and not held.has_form():
                 self._written.discard(id(held.tensor))  # a buffer that a forward resizes is its own state: put back
                 continue
             held.require_form()
         return [h for h in marked if id(h.tensor) in self._written]
+
+    def _follow(self, held: HeldTensor) -> bool:
+        """Give a tensor the values of what is now in its place; whether it is in its place, or may be and could."""
+        present = _present(held)
+        if present is None or present is held.tensor:
+            return True
+        alike = present.shape == held.tensor.shape and present.layout == held.tensor.layout
+        if id(held.tensor) not in self._followed or not alike:
+            return False
+        held.tensor.data = present.detach().to(held.tensor.device)
+        return True
 
     def __enter__(self) -> Transaction:
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -117,6 +146,7 @@ class Transaction:
             # The fused attention path skips the layers inside it, and with them their hooks.
             torch.backends.mha.set_fastpath_enabled(False)
             self.model.eval()
+            self.begin()
         except BaseException as error:
             put_back(self._steps(set()), error)
             if isinstance(error, HeadstartError) or not isinstance(error, Exception):
@@ -144,24 +174,24 @@ class Transaction:
             raise stop
 
     def _steps(self, keep: set[int]) -> list[Step]:
-        """The way back, but for the values of these tensors."""
-        kept = [h for h in self._tensors.values() if id(h.tensor) in keep]
-        places = {h.place for h in kept} - {None}
-        shared = {h.place for h in self._tensors.values() if id(h.tensor) not in keep and h.place in places}
-        again = [(h, h.now()) for h in kept if h.place in shared]  # what else lies there gets its old values first
-        steps: list[Step] = []
-        for held in self._held:
-            if keep and id(held.owner) in self._shaped:
-                continue
-            steps.append((held.name, _way_back(held, keep)))
-        steps += [(held.name, partial(held.write, values)) for held, values in again]
+        """The way back to what the model was on entry, but for the values of these tensors."""
+        steps = self._restoring(self._held, keep)
         for module, training in self._training if self._held else ():
             if id(module) in self._shaped:
                 steps.append(("training", partial(setattr, module, "training", training)))
-            if any(id(p) in keep for p in module._parameters.values()):
-                steps.append((type(module).__name__, partial(refresh, module)))
         steps.append(("attention's fast path", partial(torch.backends.mha.set_fastpath_enabled, self._fastpath)))
         return steps
+
+    def _restoring(self, held: Sequence[Held], keep: set[int]) -> list[Step]:
+        tensors = [h for h in held if isinstance(h, HeldTensor)]
+        kept = [h for h in tensors if id(h.tensor) in keep]
+        places = {h.place for h in kept} - {None}
+        shared = {h.place for h in tensors if id(h.tensor) not in keep and h.place in places}
+        again = [(h, h.now()) for h in kept if h.place in shared]  # what else lies there gets its old values first
+        steps: list[Step] = [(h.name, _way_back(h, keep)) for h in held if not (keep and id(h.owner) in self._shaped)]
+        steps += [(h.name, partial(h.write, values)) for h, values in again]
+        written = [m for m in self.model.modules() if any(id(p) in keep for p in m._parameters.values())]
+        return steps + [(type(m).__name__, partial(refresh, m)) for m in written]
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a parameter or buffer was there on entry, and not put there by a forward pass."""

@@ -103,9 +103,16 @@ class Layer:
         """The buffers that a parametrization keeps beside its parameters."""
         return list(self.module.parametrizations.weight.buffers()) if self._is_parametrized else []
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether its weight has an imaginary part."""
+        return bool(self.module.weight.is_complex())
+
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision statistics and linear algebra run in: float64 stays, the rest becomes float32."""
+    """The precision statistics and linear algebra run in: double stays, the rest becomes single; complex as real."""
+    if dtype.is_complex:
+        return torch.complex128 if dtype == torch.complex128 else torch.complex64
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -199,8 +206,8 @@ def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], 
     except RuntimeError:  # without a batch axis, or with a fixed batch size
         again = module.forward(*args, **kwargs)
     part = output[: len(again)]
-    error = float((again - part).float().abs().max())
-    if not error <= 0.02 * max(float(part.float().abs().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
+    error = float((again - part).abs().float().max())
+    if not error <= 0.02 * max(float(part.abs().float().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
         raise WriteError(
             f"Rescaling the weight of {layer.where} did not rescale its output (off by {error:.3g}):"
             f" {cls.__name__} is not affine in its weight (weight standardization, for instance).",

@@ -20,8 +20,8 @@ class Moments:
     """Mean and variance of every channel over samples and positions.
 
     Attributes:
-        mean: Shape ``(channels,)``, in working precision (float32 or float64).
-        var: Population variance, same shape.
+        mean: Shape ``(channels,)``, in working precision (float32 or float64, or complex of those).
+        var: Population variance, same shape; of complex values that of both parts together, ``E |y - mean|²``.
         count: Values per channel.
     """
 
@@ -35,13 +35,14 @@ class Moments:
 
     @property
     def total_mean(self) -> float:
-        """Mean over all channels."""
-        return float(self.mean.mean())
+        """Mean over all channels; its size if it is complex."""
+        mean = self.mean.mean()
+        return float(mean.abs() if mean.is_complex() else mean)
 
     @property
     def total_var(self) -> float:
         """Variance over everything, channels included."""
-        return float((self.var + (self.mean - self.mean.mean()) ** 2).mean())
+        return float((self.var + (self.mean - self.mean.mean()).abs() ** 2).mean())
 
     @property
     def total_std(self) -> float:
@@ -60,10 +61,11 @@ def pooled(parts: Sequence[Moments]) -> Moments:
     """
     count = sum(part.count for part in parts)
     shares = [part.count / count for part in parts]
-    means = torch.stack([part.mean.double() for part in parts])
+    wide = torch.complex128 if parts[0].mean.is_complex() else torch.float64
+    means = torch.stack([part.mean.to(wide) for part in parts])
     weights = torch.tensor(shares, dtype=torch.float64, device=means.device)[:, None]
     mean = (weights * means).sum(0)
-    var = (weights * (torch.stack([part.var.double() for part in parts]) + (means - mean) ** 2)).sum(0)
+    var = (weights * (torch.stack([part.var.double() for part in parts]) + (means - mean).abs() ** 2)).sum(0)
     return Moments(mean.to(parts[0].mean.dtype), var.to(parts[0].var.dtype), count)
 
 
@@ -90,6 +92,9 @@ def channel_moments(output: Tensor, axis: int) -> Moments:
         >>> m.mean.tolist(), m.var.round(decimals=5).tolist(), m.count
         ([2.0, 10.0], [1.0, 0.0], 2)
     """
+    if output.is_complex():
+        parts = [channel_moments(part, axis) for part in torch.view_as_real(output).unbind(-1)]
+        return Moments(torch.complex(parts[0].mean, parts[1].mean), parts[0].var + parts[1].var, parts[0].count)
     wide = output if output.dtype in (torch.float32, torch.float64) else output.float()
     view = rows(wide, axis)
     channels = output.shape[axis]
@@ -139,6 +144,8 @@ def across_sample_std(output: Tensor, samples: int = ACROSS_SAMPLES) -> float:
     pairs = min(samples, len(output)) // 2
     if pairs == 0:
         return float("nan")
+    if output.is_complex():  # a difference of both parts
+        return math.sqrt(2) * across_sample_std(torch.view_as_real(output), samples)
     difference = output[:pairs] - output[pairs : 2 * pairs]
     if difference.dtype not in (torch.float32, torch.float64):
         difference = difference.float()

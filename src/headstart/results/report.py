@@ -84,6 +84,7 @@ class Report(Displayable):
         filters: First convolution's filters (before, after), when it was written.
         statistics: Batch norms whose running statistics moved with a rescale of the layers before them.
         other_tensors: Parameters and buffers outside of the weight layers that were written, by their names.
+        notes: What the call did not look at: weights in modules that are no weight layers.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Report(Displayable):
     filters: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     statistics: list[str] = field(default_factory=list)
     other_tensors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def others(self) -> list[str]:
@@ -125,14 +127,15 @@ class Report(Displayable):
             "seed": self.seed,
             "seconds": self.seconds,
             "findings": self.findings,
+            "notes": self.notes,
             "statistics": self.statistics,
             "others": self.other_tensors,
             "rows": [plain(asdict(r)) for r in self.rows],
         }
 
     def sentences(self) -> list[str]:
-        """The findings."""
-        return self.findings
+        """The findings and the notes."""
+        return [*self.findings, *self.notes]
 
     def to_tables(self) -> list[Table]:
         """One table, a row per layer."""
@@ -221,7 +224,13 @@ class Init:
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:
-    """Mean and population standard deviation of a weight: rows in its own precision, their totals in float64."""
+    """Mean and population standard deviation of a weight: rows in its own precision, their totals in float64.
+
+    Of complex weights the size of the mean, and the deviation of both parts together.
+    """
+    if weight.is_complex():
+        (real, std), (imag, other) = map(summarize, torch.view_as_real(weight).unbind(-1))
+        return math.hypot(real, imag), math.hypot(std, other)
     rows = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).flatten(1)
     mean = float(rows.sum(1).double().sum()) / weight.numel()
     square = float(torch.linalg.vector_norm(rows, dim=1).double().square().sum()) / weight.numel()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from headstart import rng
-from headstart.errors import ModelError, WriteError
+from headstart.errors import ModelError, WriteError, one_error
 from headstart.model import guard, inputs, weights
 from headstart.model.forward import by_layer, full_precision
 from headstart.model.hooks import hooked
@@ -66,6 +66,7 @@ class Folded:
         return text
 
 
+@one_error("hs.fold_batch_norms stopped at an error")
 def fold_batch_norms(
     model: nn.Module, data: Any, *, samples: int | None = None, get_inputs: GetInputs | None = None
 ) -> Folded:

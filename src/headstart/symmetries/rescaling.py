@@ -34,6 +34,7 @@ def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
     assert batch is not None
 
     def attempt(size: int) -> ScaleFlow:
+        view.transaction.rewind()
         trace = view.trace
         return trace_scales(view.model, batch.head(size), trace.layers, fixed, rigid, channels, trace.norms)
 
@@ -168,4 +169,5 @@ class Function:
 
     def _outputs(self) -> list[Tensor]:
         assert self._view.batch is not None
+        self._view.transaction.rewind()
         return outputs(self._view.model, self._view.batch)

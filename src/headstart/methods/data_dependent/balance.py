@@ -174,6 +174,7 @@ class Balance(Method):
         coupled = batch.size > 1 and bool(fresh_batch_norms(view.model))
         # The gradient of a loss is what it is; random ones stand for all that could come.
         samples = None if self.loss_fn else SampleGradients(view.layers, batch.size, coupled)
+        view.transaction.rewind()
         passes = forward_backward(view.model, view.trace, batch, view.batch.raw, self.loss_fn, seed, samples)
         if passes.gradients is None:
             raise ModelError(

@@ -107,6 +107,7 @@ def _moments(view: ModelView) -> dict[str, Moments]:
 
     batch = view.batch.head(SAMPLES)
     positions = Positions(batch.masks)
+    view.transaction.rewind()
     with hooked(by_layer(view.layers), after=look), batch_statistics(view.model, {}), torch.no_grad():
         run(view.model, batch)
     return found

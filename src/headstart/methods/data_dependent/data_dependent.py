@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.engine.method import OnComplex
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
@@ -62,6 +63,10 @@ class DataDependent(WithinLayer):
     def kmeans(cls, **options: Any) -> DataDependent:
         """The paper's best: its command line with filters from k-means on the layers' inputs."""
         return cls.paper(**{"fill": "kmeans", **options})
+
+    def on_complex(self) -> OnComplex:
+        """Balance knows real weights alone."""
+        return "refused"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers: those that are not filled are balanced all the same."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
@@ -131,6 +132,10 @@ class WithinLayer(FromData):
         """The authors' best: their command line with filters from k-means."""
         return cls.paper(**{"fill": "kmeans", **options})
 
+    def on_complex(self) -> OnComplex:
+        """Drawn and kept weights are normalized by the deviation of ``|y - mean|``; fills from data know real ones."""
+        return "refused" if self.fill in FILLS else "written"
+
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
         return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
@@ -139,7 +144,8 @@ class WithinLayer(FromData):
         """Draw the weights, or make them from the input."""
         if self.fill == "keep":
             return
-        mean = mean_direction(visit) if visit.bias_free and self.center else None
+        center = visit.bias_free and self.center and not visit.layer.is_complex
+        mean = mean_direction(visit) if center else None
         if self.fill == "orthonormal":
             weight = orthonormal_weight(visit)
         else:

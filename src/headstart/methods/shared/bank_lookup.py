@@ -14,7 +14,7 @@ from torch import Tensor
 from headstart.banks import Entry, FilterBank, storage
 from headstart.engine.method import Method
 from headstart.errors import HeadstartError
-from headstart.methods.shared.spatial import depths, is_depthwise, resizing, sizes
+from headstart.methods.shared.spatial import depths, is_depthwise, is_spatial, resizing, sizes
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -89,6 +89,8 @@ def match(layer: Layer, trace: ModelTrace, banks: Sequence[FilterBank], *, whole
         whole: Look for whole filters instead of slices.
         resize: Where no bank has the kernel, take the nearest one.
     """
+    if not is_spatial(layer):  # a depthwise 1×1 has no form that clusters could have
+        return None
     found = _find(layer.kernel, layer, trace, banks, whole)
     if found is not None or not resize:
         return found

@@ -1,0 +1,45 @@
+"""Which layers a method visits: those that it selects, as far as it knows what to do with complex weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headstart.engine.left_alone import without_recurrent
+from headstart.engine.method import Method
+from headstart.errors import ModelError, one_error
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.trace import ModelTrace
+from headstart.model.weights import Layer
+
+
+def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
+    """Let a method choose its layers.
+
+    Args:
+        method: Any.
+        layers: Layers that may be written.
+        trace: What is known of the model.
+        report: Gets the reasons for layers that are left.
+
+    Raises:
+        ModelError: It would write layers with complex weights, and knows real ones alone.
+        HeadstartError: It failed.
+    """
+    name, on_complex = method.info.name, method.on_complex()
+    layers = without_recurrent(method, layers, trace, report)
+    if on_complex == "left":
+        for layer in layers:
+            if layer.is_complex:
+                report.skip(layer, f"its weights are complex, and nothing that {name} does was tried on such")
+        layers = [layer for layer in layers if not layer.is_complex]
+    with one_error(f"{name} failed while it chose its layers"):
+        chosen = method.select(layers, trace, report)
+    refused = [layer for layer in chosen if layer.is_complex and on_complex == "refused"]
+    if refused:
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise ModelError(
+            f"{name} is made for real weights; those of {refused[0].where}{more} are complex.",
+            remedy="Use 'kaiming', 'orthogonal' or another plain start, 'lsuv' or 'within-layer', which take complex"
+            " weights, or exclude= these layers.",
+        )
+    return chosen
