@@ -149,6 +149,7 @@ def _look(
             diagnosis.notes.append(f"All positions count in {unmasked}: theirs are not those of the mask.")
     if sentence := unseen(model, everything):
         diagnosis.notes.append(sentence)
+    transaction.rewind()  # what the passes have set off is no part of the start, and its memory may be gone
     scene = look_around(model, trace, batch, passes)
     diagnosis.findings = mended(judge(diagnosis, scene), model, trace, batch is not None)
     return diagnosis
