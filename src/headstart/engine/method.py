@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from headstart.errors import HeadstartError
@@ -105,7 +105,7 @@ class Method:
         Options that came later are declared with ``repr=False`` and only shown where they are not at their default, so
         that trials which are stored keep their names.
         """
-        own = fields(self) if is_dataclass(self) else ()  # a method of a user's may be a plain class
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()  # a user's may be a plain class
         late = [f for f in own if not f.repr and getattr(self, f.name) != f.default]
         added = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in late)
         text = repr(self)
