@@ -56,7 +56,9 @@ def test_from_data_sets_loaders_and_get_inputs():
 
 
 def test_what_would_not_fit_is_refused():
-    huge = torch.sparse_coo_tensor(torch.tensor([[0, 999], [5, 7]]), torch.tensor([1.0, 2.0]), (1000, 10_000_000))
+    huge = torch.sparse_coo_tensor(
+        torch.tensor([[0, 999], [5, 7]]), torch.tensor([1.0, 2.0]), (1000, 10_000_000), check_invariants=True
+    )
     model = nn.Linear(8, 4)
     before = model.weight.detach().clone()
     for call in (hs.initialize, hs.diagnose):
