@@ -16,8 +16,8 @@ QUIET = 0.01  # a parameter of one value up to this is a branch scaled down on p
 
 
 def tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """Parameters by name, each once; those of lazy modules have no values yet and are left out."""
-    return ((n, p) for n, p in model.named_parameters() if not is_lazy(p))
+    """Parameters by name, each once; those of lazy modules, and those without memory, have no values to look at."""
+    return ((n, p) for n, p in model.named_parameters() if not is_lazy(p) and _has_memory(p))
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def extremes(model: nn.Module) -> tuple[list[str], dict[str, float]]:
     statistics = {id(b) for m in model.modules() if is_norm(m) for b in m.buffers(recurse=False)}
     broken, largest = [], {}
     for name, t in (*tensors(model), *model.named_buffers()):
-        if not (t.is_floating_point() or t.is_complex()) or not t.numel():
+        if not (t.is_floating_point() or t.is_complex()) or not t.numel() or not _has_memory(t):
             continue
         counts = isinstance(t, nn.Parameter) or id(t) in statistics
         if bool(t.isnan().any()) or (counts and not bool(t.isfinite().all())):
@@ -46,6 +46,14 @@ def extremes(model: nn.Module) -> tuple[list[str], dict[str, float]]:
         elif counts:
             largest[name] = float(t.detach().abs().max())
     return broken, largest
+
+
+def _has_memory(t: Tensor) -> bool:
+    """Whether a tensor's values can be read: a forward may give their memory away, and reading them would crash."""
+    if t.layout is not torch.strided:
+        return True
+    last = t.storage_offset() + sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
+    return (last + 1) * t.element_size() <= t.untyped_storage().nbytes()
 
 
 @torch.no_grad()
