@@ -19,6 +19,7 @@ from headstart.bench.report.page import render, write_report
 from headstart.bench.report.pictures import filter_picture
 from headstart.bench.report.summary import markdown
 from headstart.bench.runs.experiment import Experiment
+from headstart.bench.statistics.sentences import say
 from headstart.errors import MissingExtraError
 from headstart.results.display import printable
 from headstart.results.sheet import inert
@@ -170,7 +171,9 @@ def test_every_figure_verdict_and_trial_is_there(folder, html, page):
     for arm in analysis.arms:
         for result in arm.results.values():
             assert result["key"][:12] in html
-    assert escape(analysis.methods[0].sentence(), quote=True).replace("&#x27;", "&#39;") in html
+    first = analysis.methods[0]
+    for said in (*say(first.comparison)[::2], first.aside()):
+        assert escape(said, quote=True).replace("&#x27;", "&#39;") in html
     for rule in analysis.rules():
         assert rule.replace("'", "&#39;") in html
     assert "prefers-color-scheme: dark" in html

@@ -100,6 +100,10 @@ class ArmSummary:
         if self.comparison is None:
             mean = self.metric.value(float(np.mean(self.accuracies))) if self.results else ""
             return f"{self.label} is the baseline: {mean} {self.metric.name}." if self.results else ""
+        return " ".join(filter(None, [str(say(self.comparison)), self.aside()]))
+
+    def aside(self) -> str:
+        """Say how soon it is where the baseline ends, what went wrong, and what the start cost."""
         broke = f" Training diverged in {self.diverged} of {len(self.results)} seeds." if self.diverged else ""
         if self.failed:
             broke += f" The run failed in {self.failed} of {len(self.results) + self.failed} seeds, which are left out."
@@ -109,7 +113,7 @@ class ArmSummary:
             time = f", the time of {self.init_steps:.0f} {steps}" if self.init_steps else ""
             cost = f" It costs {self.init_seconds:.2f} s{time}."
         soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
-        return str(say(self.comparison)) + soon + broke + cost
+        return (soon + broke + cost).strip()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from headstart.bench.report import figures, pictures, summary
 from headstart.bench.report.svg import figure
 from headstart.bench.report.templating import drawing, engine, fill
 from headstart.bench.statistics.metric import ACCURACY
+from headstart.bench.statistics.sentences import say
 from headstart.bench.store.store import Store
 from headstart.results.sheet import Mark
 
@@ -89,7 +90,9 @@ def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
     beyond = [c for c in analysis.beyond if c.arm == arm.label and c.seeds]
     stored = next(each for each in analysis.plan["arms"] if each["label"] == arm.label)
     exact = (*arm.methods, *(f"{name}={_plain(value)}" for name, value in stored.get("changes", ())))
-    return {**_row(analysis, arm), "sentence": arm.sentence(), "exact": exact, "beyond": beyond}
+    words = say(arm.comparison) if arm.comparison and arm.comparison.seeds else None
+    told = {"words": words, "aside": arm.aside(), "sentence": arm.sentence()}
+    return {**_row(analysis, arm), **told, "exact": exact, "beyond": beyond}
 
 
 def _marked(analysis: Analysis, arm: ArmSummary) -> Mark:

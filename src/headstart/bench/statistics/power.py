@@ -12,7 +12,7 @@ POWER = 0.8
 MOST = 10_000
 """More seeds than these are never asked for."""
 _SIMULATED_UP_TO = 11
-_SAMPLES = 1500
+_SAMPLES = 500
 
 
 def least_seeds(alpha: float) -> int:
@@ -95,9 +95,9 @@ def seeds_for(effect: float, deviation: float, alpha: float = 0.05, power: float
 @functools.lru_cache(maxsize=4096)
 def _simulated(n: int, alpha: float, power: float) -> float:
     """Return the effect in standard deviations."""
-    samples = np.random.default_rng(n).standard_normal((_SAMPLES if n < 10 else _SAMPLES // 3, n))
+    samples = np.random.default_rng(n).standard_normal((_SAMPLES, n)).astype(np.float32)
     subsets = (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1
-    means = samples @ (subsets / subsets.sum(axis=1, keepdims=True)).T
+    means = samples @ (subsets / subsets.sum(axis=1, keepdims=True)).T.astype(np.float32)
     rank = int(alpha * 2 ** (n - 1) + 1e-9)
     needed = -np.partition(means, rank - 1, axis=1)[:, rank - 1]
     return float(np.quantile(needed, power))
