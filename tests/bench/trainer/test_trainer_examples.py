@@ -1,5 +1,6 @@
 """The scripts of examples/trainers train under compare, each by the command that stands in it."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -68,7 +69,9 @@ def test_a_script_on_timms_functions(compare, timm):
 @pytest.mark.slow
 @pytest.mark.usefixtures("shim")
 @pytest.mark.filterwarnings("ignore")
-def test_a_script_with_hugging_faces_trainer(compare, tmp_path):
+def test_a_script_with_hugging_faces_trainer(compare, tmp_path, request):
+    if importlib.util.find_spec("torchvision"):
+        request.getfixturevalue("torchvision_models")  # transformers imports it where it is
     transformers = pytest.importorskip("transformers", reason="transformers is not installed: make test-hosts")
     pytest.importorskip("accelerate", reason="accelerate is not installed: make test-hosts")
     config = transformers.ViTConfig(
