@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -108,3 +110,58 @@ def test_the_page(run_page, net, images, labels):
     trainer = run_page("with-lightning.md", "lightning", module=Module(net), loader=loader)["trainer"]
     (callback,) = [each for each in trainer.callbacks if isinstance(each, HeadstartCallback)]
     assert callback.report.changed
+
+
+RANKS = """
+import sys
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from headstart.integrations.lightning import HeadstartCallback
+
+
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(512, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, index):
+        if index == 0:
+            torch.save(self.net.state_dict(), f"rank{self.global_rank}.pt")
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+if __name__ == "__main__":
+    loader = DataLoader(TensorDataset(torch.randn(64, 1, 10, 10), torch.arange(64) % 3), batch_size=16)
+    callback = HeadstartCallback("within-layer")
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", devices=2, strategy="ddp_spawn", callbacks=[callback], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )
+    torch.manual_seed(0)
+    module = Module()
+    torch.save(module.net.state_dict(), "before.pt")
+    trainer.fit(module, loader)
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_get_the_start_of_the_first(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-W", "ignore", "ranks.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    before, first, second = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("before", "rank0", "rank1")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(before["0.weight"], first["0.weight"])
