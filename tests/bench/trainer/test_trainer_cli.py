@@ -137,3 +137,16 @@ def test_the_command_of_the_page_runs(folder, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [arm["label"] for arm in found["arms"]] == ["default", "auto", "kaiming"]
     assert (folder / "runs" / "mine" / "report.html").is_file()
+
+
+def test_one_page_over_several_takes_scores_in_percent_alone(compare, folder, capsys):
+    for seed in ("3", "4"):
+        assert compare(*ONE, "--seeds", f"{seed},", "--out", f"s{seed}")[0] == 0
+    assert main(["report", "s3", "s4", "--out", "both"]) == 0
+    assert "lsuv in 2 experiments" in capsys.readouterr().out
+    page = (folder / "both" / "overview.html").read_text()
+    assert "Difference in accuracy to the baseline" in page
+    assert "train.py" in page
+    assert compare(*ONE, "--seeds", "4,", "--metric", "steps", "--out", "steps")[0] == 0
+    assert main(["report", "s3", "steps", "--out", "mixed"]) == 2
+    assert "steps, is not in percent" in capsys.readouterr().err

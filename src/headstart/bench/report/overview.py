@@ -14,6 +14,7 @@ from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.analysis.rows import say_overall
 from headstart.bench.report.summary import listed, span
 from headstart.bench.statistics import paired
+from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.statistics.over_tasks import Overall, judge_overall, over_tasks
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store
@@ -135,6 +136,12 @@ class Overview:
     methods: tuple[MethodRows, ...]
     notes: tuple[str, ...]
 
+    @property
+    def score(self) -> str:
+        """What all of them are scored by."""
+        names = {part.analysis.metric.name for part in self.parts}
+        return names.pop() if len(names) == 1 else "the scores"
+
     def heading(self) -> str:
         """Name what is compared."""
         return f"{listed([method.label for method in self.methods]) or 'No method'} in {len(self.parts)} experiments"
@@ -164,13 +171,19 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
         folders: Of experiments that were at least begun.
 
     Raises:
-        HeadstartError: If a folder holds no experiment, or is given twice.
+        HeadstartError: If a folder holds no experiment, is given twice, or has a score that is not in percent.
     """
     places = [Path(folder) for folder in folders]
     for place, count in Counter(place.resolve() for place in places).items():
         if count > 1:
             raise HeadstartError(f"'{place}' is given {count} times.", remedy="Name each experiment once.")
     analyses = [analyse(Store(place)) for place in places]
+    for place, analysis in zip(places, analyses, strict=True):
+        if analysis.metric.unit != ACCURACY.unit:
+            raise HeadstartError(
+                f"The score of '{place}', {analysis.metric.name}, is not in percent: its differences are not comparable.",
+                remedy="Leave it out; its own page has it: headstart report FOLDER.",
+            )
     names = _names(places, [analysis.plan for analysis in analyses])
     parts = tuple(Part(i + 1, *each) for i, each in enumerate(zip(names, places, analyses, strict=True)))
     groups: dict[tuple[str, bool], list[tuple[Part, ArmSummary]]] = {}

@@ -73,14 +73,12 @@ def render(overview: Overview) -> str:
 
 def _experiment(part: Part) -> dict[str, Any]:
     plan = part.analysis.plan
-    training = plan["training"]
     searched = [axis["name"] for axis in (plan.get("selection") or {}).get("axes", ())]
     return {
         "part": part,
         "task": plan["task"]["description"],
         "model": f"{plan['model']['name']}, {plan['model']['parameters']:,} parameters",
-        "training": f"{training['steps']:,} steps of {training['batch_size']}, {training['optimizer']} at "
-        f"{training['lr']:g}, {training['schedule']}" + (f"; searched: {', '.join(searched)}" if searched else ""),
+        "training": how_trained(plan) + (f"; searched: {', '.join(searched)}" if searched else ""),
         "baseline": part.analysis.baseline.label,
         "seeds": len(plan["seeds"]),
         "margin": plan["margin"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -52,20 +52,25 @@ def listed(names: Sequence[str]) -> str:
 def facts(analysis: Analysis) -> list[str]:
     """Say in a few short phrases what was run."""
     plan = analysis.plan
-    training = plan["training"]
-    if "command" in training:
-        return [
-            f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
-            f"{len(plan['seeds'])} paired seeds",
-            f"{analysis.metric.name} of: {training['command']}",
-        ]
     return [
         f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
         plan["task"]["description"],
         f"{len(plan['seeds'])} paired seeds",
-        f"{training['steps']:,} steps of {training['batch_size']}, {training['optimizer']} at {training['lr']:g}, "
-        f"{training['schedule']}" + (", but for what was searched" if analysis.selection else ""),
+        how_trained(plan) + (", but for what was searched" if analysis.selection else ""),
     ]
+
+
+def how_trained(plan: Mapping[str, Any]) -> str:
+    """Say in a phrase how an experiment's trials train: in steps, or by which command of the user's.
+
+    Args:
+        plan: As it is stored.
+    """
+    training = plan["training"]
+    if "command" in training:
+        return f"{training['metric']} of: {training['command']}"
+    rate = f"{training['optimizer']} at {training['lr']:g}"
+    return f"{training['steps']:,} steps of {training['batch_size']}, {rate}, {training['schedule']}"
 
 
 class Cells(NamedTuple):
