@@ -181,7 +181,7 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     for place, analysis in zip(places, analyses, strict=True):
         if analysis.metric.unit != ACCURACY.unit:
             raise HeadstartError(
-                f"The score of '{place}', {analysis.metric.name}, is not in percent: its differences are not comparable.",
+                f"The score of '{place}', {analysis.metric.name}, is not in percent, so it cannot stand beside others.",
                 remedy="Leave it out; its own page has it: headstart report FOLDER.",
             )
     names = _names(places, [analysis.plan for analysis in analyses])

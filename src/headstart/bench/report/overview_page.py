@@ -78,7 +78,7 @@ def _experiment(part: Part) -> dict[str, Any]:
         "part": part,
         "task": plan["task"]["description"],
         "model": f"{plan['model']['name']}, {plan['model']['parameters']:,} parameters",
-        "training": how_trained(plan) + (f"; searched: {', '.join(searched)}" if searched else ""),
+        "training": summary.how_trained(plan) + (f"; searched: {', '.join(searched)}" if searched else ""),
         "baseline": part.analysis.baseline.label,
         "seeds": len(plan["seeds"]),
         "margin": plan["margin"],
