@@ -95,7 +95,8 @@ class Checkup:
         for name, packages in self.extras.items():
             worst = min((p.state for p in packages), key=("broken", "missing", "ok").index, default="ok")
             parts = ", ".join(f"{p.name} {p.version or 'missing'}" for p in packages)
-            extras.append((worst, name, f"{EXTRAS.get(name, '')} ({parts})"))
+            known = parts or "this installation does not know it: install headstart again"
+            extras.append((worst if packages else "", name, f"{EXTRAS.get(name, '')} ({known})"))
         folders = [
             ("ok" if each["there"] else "", each["name"], f"{each['path']}{_about_folder(each)}")
             for each in self.folders

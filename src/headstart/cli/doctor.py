@@ -44,10 +44,12 @@ def run(args: argparse.Namespace) -> int:
         console.print(Text(heading, style="bold"))
         for state, name, about in lines:
             style = {"ok": "green", "missing": "yellow", "broken": "red"}.get(state, "")
-            console.print(Text.assemble("  ", (f"{state:<8}" if state else " " * 8, style), f"{name:<20} {about}"))
+            console.print(
+                Text.assemble("  ", (f"{state:<8}" if state else " " * 8, style), f"{name:<20} {about}"), soft_wrap=True
+            )
     console.print()
     for line in found.advice:
-        console.print(Text(f"• {line}"))
+        console.print(Text(f"• {line}"), soft_wrap=True)
     if not found.advice:
         console.print(Text("Everything is here.", style="green"))
     return 0
