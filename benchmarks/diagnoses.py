@@ -212,6 +212,7 @@ def tables(runs: Path, out: Path) -> None:
                 "half": half(name),
                 "seen": "yes" if name in seen else "",
                 "side": line.get("side", ""),
+                "samples": line.get("samples", ""),
                 "layers": len(line.get("rows", [])),
                 "before": ", ".join([] if "failed" in line else old(line)),
                 "findings": ", ".join(f.kind for f in found),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from pages import budgets, costs, demo, figures, h200, rates, starts, studies, verdicts
+from pages import budgets, costs, demo, diagnoses, figures, h200, rates, starts, studies, verdicts
 from pages.marks import Table, blocks, outside, parts, replaced
 from pages.studies import STUDIES, Blocks
 
@@ -51,6 +51,7 @@ PAGES: Mapping[Path, Page] = {
             "load": Page(costs.load),
             "throughput": Page(costs.throughput),
             "demo": Page(demo.page),
+            "diagnoses": Page(diagnoses.page),
             "h200": Page(h200.page),
             "statistics": Page(verdicts.page),
         }.items()

@@ -24,8 +24,10 @@ def page(folder: Path) -> Blocks:
     """Write the tables."""
     about = json.loads((folder / "diagnoses.json").read_text())
     lines = [f"Commands: {'; '.join(f'`{c}`' for c in about['commands'])}  ", f"Machine: {about['machine']}  "]
-    lines.append(f"timm {about['timm']}, torchvision {about['torchvision']}; batches of {about['batch']}, seed 0.")
     starts = read(folder, "starts")
+    sizes = sorted({int(r["samples"]) for r in starts if r["samples"]})
+    line = f"timm {about['timm']}, torchvision {about['torchvision']}; seed 0; batches of {sizes[0]} to {sizes[-1]}"
+    lines.append(f"{line} (column `samples` of the file; the illnesses on {about['batch']}, or fewer large images).")
     return {
         "about": lines,
         "starts": _starts(starts),
@@ -55,7 +57,7 @@ def _starts(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def _alarms(rows: Sequence[dict[str, str]]) -> list[str]:
     cells = [[r["name"], r["half"], r["findings"], r["evidence"]] for r in rows if r["findings"]]
-    return table(["architecture", "half", "alarm", "its evidence"], cells, text=4)
+    return table(["architecture", "half", "alarm", "its evidence"], cells, text=4) if cells else ["None is left."]
 
 
 def _planted(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -88,5 +90,5 @@ def _short(code: str) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    words = [f"{v:.2f}" if v < 1e4 else "not finite" if v == float("inf") else f"{v:.0e}" for v in sorted(values)]
+    words = [f"{v:.2g}" if v < 1e4 else "not finite" if v == float("inf") else f"{v:.0e}" for v in sorted(values)]
     return words[0] if words[0] == words[-1] else f"{words[0]} to {words[-1]}"

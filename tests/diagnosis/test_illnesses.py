@@ -144,11 +144,18 @@ def ill(kind):
 
 
 MENDED = [
-    "dead layer", "exploding layer", "vanishing layer", "exploding branch between norms", "swapped fan",
+    "dead layer", "exploding layer", "vanishing layer", "exploding branch between norms",
     "saturated sigmoid", "NaN in a norm", "infinite statistics", "NaN in a layer", "1e37 in a position embedding",
     "NaN in a table", "NaN in an attention", "equal weights",
 ]  # fmt: skip
-LOOKED_AT = ["missing norm", "clones of nn.TransformerEncoder", "clones", "constant input channel", "label-free output"]
+LOOKED_AT = [
+    "swapped fan",
+    "missing norm",
+    "clones of nn.TransformerEncoder",
+    "clones",
+    "constant input channel",
+    "label-free output",
+]
 
 
 @pytest.mark.parametrize("kind", [*MENDED, *LOOKED_AT])

@@ -16,7 +16,7 @@ from headstart.methods.auto import LAYERS_PER_NORM
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import LAYERS
 
-_ANEW = {"not finite", "huge values", "constant weights", "swapped fan"}  # all that a finding names
+_ANEW = {"not finite", "huge values", "constant weights"}  # all that a finding names
 _FIRST = {"saturated units", "dead units"}  # the culprit alone: the others follow from it
 _WHOLE = {"signals lost", "activations vanish", "activations explode", "gradient spread"}
 

@@ -82,7 +82,7 @@ def _fans(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
         f"The weights of {listed([r for r, *_ in odd])} are scaled by fan_{other}, those of all other layers of the"
         f" kind by fan_{fan}: {row.label} is {factor:.2g} times what it would be by that rule."
     )
-    return [Finding("swapped fan", names([r for r, *_ in odd]), text)]
+    return [Finding("swapped fan", names([r for r, *_ in odd]), text, "look whether that was meant.")]
 
 
 def _missing_norm(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
