@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 from calibration import machine
-from pages.write import finish
+from pages import sweep
+from pages.check import Page, write_page
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -242,7 +243,9 @@ def write_table(rows: list[dict[str, Any]], out: Path, version: str) -> None:
         "timm": version,
         "batch": BATCH,
     }
-    finish(about, "sweep", out)
+    (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
+    if (out / "sweep.md").exists():
+        write_page(out / "sweep.md", out, Page(sweep.page))
 
 
 if __name__ == "__main__":
