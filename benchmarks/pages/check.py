@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from pages import budgets, costs, demo, diagnoses, figures, h200, rates, starts, studies, verdicts
+from pages import budgets, costs, demo, diagnoses, figures, h200, no_harm, rates, starts, studies, verdicts
 from pages.marks import Table, blocks, outside, parts, replaced
 from pages.studies import STUDIES, Blocks
 
@@ -54,6 +54,7 @@ PAGES: Mapping[Path, Page] = {
             "diagnoses": Page(diagnoses.page),
             "h200": Page(h200.page),
             "statistics": Page(verdicts.page),
+            "no-harm": Page(no_harm.page),
         }.items()
     },
 }

@@ -41,8 +41,9 @@ KEPT = WithinLayer(fill="keep")
     " (k-means, within-layer, balance)",
     scope="all layers",
     needs_data=True,
-    cost="with norms the patches of the first layer; without norms one forward pass of the batch, a clustering of 4,000"
-    " patches for each convolution, and one pass forward and backward to balance",
+    cost="a pass of two samples that tries what takes the layers' outputs; with norms the patches of the first layer;"
+    " without norms one forward pass of the batch, a clustering of 4,000 patches for each convolution, and one pass"
+    " forward and backward to balance",
     deviations=(
         "k-means sees 4,000 patches per layer, not 100,000: an eighth of the time, and trained as well.",
         "Hidden linear layers keep their weights' directions, since k-means on them lost accuracy.",
