@@ -80,16 +80,22 @@ def page(folder: Path) -> Blocks:
         fewer = sum(b < a for a, b in runs.values())
         lines.append(
             [
-                *(inert(name), f"{written[name]}", f"{default:.3f}", f"{auto:.3f}", f"{auto - default:+.3f}"),
-                *(f"{fewer}/{len(runs)}", f"{100 * gain[name]:+.1f}", said),
+                *(
+                    inert(name),
+                    f"{written[name]}",
+                    f"{default:.3f}",
+                    f"{auto:.3f}",
+                    f"{auto - default:+.3f}".replace("-", "−"),
+                ),
+                *(f"{fewer}/{len(runs)}", f"{100 * gain[name]:+.1f}".replace("-", "−"), said),
             ]
         )
     left = [inert(name) for name, layers in written.items() if layers == 0]
     head = ["network", "layers", "loss, own start", "loss, auto", "difference", "lower in", "accuracy", "beyond noise"]
     summary = (
         f"{len(found)} networks in which auto writes: {counts['better']} better beyond noise,"
-        f" {counts['**worse**']} worse, {counts['']} neither. Differences between seeds have a deviation of {pooled:.3f},"
-        " pooled."
+        f" {counts['**worse**']} worse, {counts['']} neither. Pooled, differences between seeds have a deviation of"
+        f" {pooled:.3f}."
     )
     nothing = f"{len(left)} networks in which auto writes nothing, so that both starts are one, bit for bit:"
     return {MAIN: [summary, "", *table(head, lines), "", f"{nothing} {', '.join(left)}."]}
