@@ -121,7 +121,7 @@ def test_with_norms_only_the_first_layer_is_written_as_whitening_writes_it(x: Te
     assert report.row("3").notes == ["norms set the scales, and nothing was found to help here"]
 
 
-def separable(kernel: int = 3, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+def separable(kernel: int = 3, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
     torch.manual_seed(0)
     stem = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
     depthwise = (nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=8), norm(8), nn.ReLU())
@@ -147,8 +147,8 @@ def test_depthwise_layers_before_norms_and_the_first_get_clusters_as_published(k
 
 @pytest.mark.parametrize(
     "model",
-    [separable(7), separable(norm=nn.Identity), separable()],
-    ids=["no bank has the kernel", "no norm behind", "weights are zero"],
+    [separable(7), separable(norm=nn.Identity), separable(norm=lambda c: nn.GroupNorm(1, c)), separable()],
+    ids=["no bank has the kernel", "no norm behind", "a norm over all channels", "weights are zero"],
 )
 def test_where_no_depthwise_layer_can_get_clusters_the_first_is_whitened(
     model: nn.Sequential, x: Tensor, request: pytest.FixtureRequest

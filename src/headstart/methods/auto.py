@@ -48,7 +48,8 @@ KEPT = WithinLayer(fill="keep")
         "k-means sees 4,000 patches per layer, not 100,000: an eighth of the time, and trained as well.",
         "Hidden linear layers keep their weights' directions, since k-means on them lost accuracy.",
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
-        "Filter clusters go into the first convolution and depthwise ones alone, and only where a norm follows.",
+        "Filter clusters go into the first convolution and depthwise ones alone, and only where a batch or instance norm"
+        " follows: before layer norms, whose channels keep their lengths, they lost.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     revision=3,  # 2: balance squares gradients sample by sample; 3: what authors chose is left
@@ -190,7 +191,7 @@ def _clustered(trace: ModelTrace, force: bool) -> set[str]:
         layer
         for layer in trace.layers
         if (is_depthwise(layer) or layer is trace.first_convolution)
-        and layer.name in trace.norm_after
+        and trace.norm_after.get(layer.name) in trace.channel_norms  # clusters differ in length
         and bool(weights.look(layer).any())
         and not why_not_understood(layer, trace, force=force)
         and match(layer, trace, banks, whole=False, resize=False) is not None

@@ -22,7 +22,8 @@ from headstart.model.weights import LAYERS
 from headstart.numerics.moments import Moments, channel_moments
 
 CONSTRUCTORS_SHARE = 0.1
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
+CHANNEL_NORMS = (_NormBase,)
+NORMS = (*CHANNEL_NORMS, nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
 _LOUDER = 4.0  # factor on a probe that a normalization takes away again
 _SAME = 0.02  # of the output's deviation: what its epsilon may leave of the factor
 

@@ -15,7 +15,7 @@ from headstart.errors import ModelError
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run, run_small
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
-from headstart.model.norms import may_normalize, normalizes
+from headstart.model.norms import CHANNEL_NORMS, may_normalize, normalizes
 from headstart.model.recurrence import study_calls
 from headstart.model.weights import Layer, weight_layers
 
@@ -47,6 +47,7 @@ class ModelTrace:
         unlike: Names of other layers that run several times, on inputs of different sizes.
         norm_after: Layer name -> name of the normalization module that takes its output directly.
         norms: Names of all normalization modules that run.
+        channel_norms: Those that bring every channel to one scale by itself: batch and instance norms.
         outputs: Names of layers whose output the model returns.
         traced: Whether a forward pass was seen.
         frozen: Names of selected layers left alone because they do not train.
@@ -64,6 +65,7 @@ class ModelTrace:
     unlike: Set[str] = frozenset()
     norm_after: Mapping[str, str] = field(default_factory=dict)
     norms: Set[str] = frozenset()
+    channel_norms: Set[str] = frozenset()
     outputs: Set[str] = frozenset()
     traced: bool = False
     frozen: Set[str] = frozenset()
@@ -188,6 +190,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
         unlike,
         norm_after,
         {name for name in norms if not any(inner.startswith(f"{name}.") for inner in norms)},
+        {name for name in norms if isinstance(model.get_submodule(name), CHANNEL_NORMS)},
         outputs or {next(reversed(order))},
         traced=True,
     )
