@@ -48,8 +48,8 @@ KEPT = WithinLayer(fill="keep")
         "k-means sees 4,000 patches per layer, not 100,000: an eighth of the time, and trained as well.",
         "Hidden linear layers keep their weights' directions, since k-means on them lost accuracy.",
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
-        "Filter clusters go into the first convolution and depthwise ones alone, and only where a batch or instance norm"
-        " follows: before layer norms, whose channels keep their lengths, they lost.",
+        "Filter clusters go into the first convolution and depthwise ones alone, and only where a batch or instance"
+        " norm follows: before layer norms, whose channels keep their lengths, they lost.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     revision=3,  # 2: balance squares gradients sample by sample; 3: what authors chose is left
