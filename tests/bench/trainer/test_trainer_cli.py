@@ -133,7 +133,7 @@ def test_the_command_of_the_page_runs(folder, monkeypatch, capsys):
     )
     place = words.index("--trainer") + 1
     words[place] = words[place].replace("python", f"{sys.executable} -S", 1)
-    assert main([*words[1:], "--seeds", "1", "--no-controls", "--quiet", "--json"]) == 0
+    assert main([*words[1:], "--seeds", "1", "--exploratory", "--no-controls", "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [arm["label"] for arm in found["arms"]] == ["default", "auto", "kaiming"]
     assert (folder / "runs" / "mine" / "report.html").is_file()

@@ -37,7 +37,8 @@ def compare(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         for file in EXAMPLES.glob("*.py"):
             (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"))
-        assert main([*words, "--seeds", "1", "--arms", "lsuv", "--no-controls", "--json", "--quiet"]) == 0
+        few = ("--seeds", "1", "--exploratory", "--arms", "lsuv", "--no-controls")
+        assert main([*words, *few, "--json", "--quiet"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["failures"] == []
         assert [len(arm["scores"]) for arm in found["arms"]] == [1, 1]
