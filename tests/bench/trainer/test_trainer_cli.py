@@ -58,7 +58,7 @@ def test_json_status_export_and_report(compare, folder, capsys):
     data = json.loads(compare(*ONE, "--seeds", "2", "--json", "--lower-is-better", "--metric", "seed")[1])
     assert data["metric"] == {"name": "seed", "lower_is_better": True}
     assert data["arms"][1]["scores"] == {"0": 0.0, "1": 1.0}
-    assert data["arms"][1]["comparison"]["differences"] == {"0": 0.0, "1": 0.0}
+    assert data["arms"][1]["comparison"]["differences"] == [0.0, 0.0]
     assert main(["status", "out"]) == 0
     assert "4 of 4 trials done" in capsys.readouterr().out
     assert main(["export", "out", "--out", "rows.csv"]) == 0
