@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import headstart as hs
 from headstart.bench.models.builders import resolve_model
 from headstart.conformance.runs import run
+from headstart.model.parts import parts_of
 
 METHODS = ["within-layer", "lsuv", "auto", "kaiming", "balance"]
 
@@ -84,7 +85,8 @@ LARGE = ["resnet10t", "convnext_tiny", "efficientnet_b0", "googlenet"]
 def test_every_method_runs_and_damages_nothing(name, request):
     model, data = zoo(name, request)
     weights = {n: p.detach().clone() for n, p in model.state_dict().items()}
-    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))}
+    layers |= {part.name for part in parts_of(model)}
     for method in METHODS:
         model.load_state_dict(weights)
         report = run(method, model, data)

@@ -28,9 +28,9 @@ from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
-from headstart.model.trace import trace_model
+from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
-from headstart.model.weights import store
+from headstart.model.weights import Layer, store
 from headstart.results.report import Init, Report, Row
 from headstart.version import __version__
 
@@ -267,7 +267,7 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
             report.add_finding(f"Used {batch.note}.")
         for sentence in batch.findings if batch is not None else ():
             report.add_finding(sentence)
-        report.add_note(unseen(model, [*trace.layers, *trace.unreached]))
+        report.add_note(unseen(model, _treated(trace, call.methods)))
         trace, chosen = select(trace, report, model, call.include, call.exclude)
         if any(m.leaves_zeros for m in call.methods):
             trace = replace(trace, zeros=all_zero(chosen))
@@ -295,6 +295,12 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     tensors = {names_by_id[i]: v for i, v in values.items()}
     built.seconds = time.perf_counter() - start
     return Init(tensors, {} if keep else _provenance(call, batch), built)
+
+
+def _treated(trace: ModelTrace, methods: Sequence[Method]) -> list[Layer]:
+    """The layers that are treated, parts of modules among them if all methods write such."""
+    parts = trace.parts if all(m.writes_parts for m in methods) else ()
+    return [*trace.layers, *parts, *trace.unreached]
 
 
 def _run_lazy(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:

@@ -33,6 +33,7 @@ VARIANTS = [
     "dirac:rest=zero,linear=true",
     "residual:fixup",
     "residual:depth",
+    "recurrent:chrono",
     "matched-random:of=gabor",
     "kaiming:mode=fan_out,distribution=uniform",
     "filter-clusters:paper",
@@ -100,6 +101,8 @@ SPECS = [
 WITHOUT_RANDOMNESS = {
     "auto",  # on the reference network, which has a norm
     "zero",
+    "recurrent",  # the reference network has no recurrent layer
+    "recurrent:chrono",
     "residual",
     "residual:fixup",
     "residual:depth",

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from headstart.api import MethodLike
-from headstart.conformance import calls, draws, keeps, kinds, refusals
+from headstart.conformance import calls, draws, keeps, kinds, parts, refusals
 from headstart.conformance import runs as _runs
 from headstart.errors import unknown
 
-__all__ = ["CHECKS", "calls", "check", "draws", "keeps", "kinds", "refusals"]
+__all__ = ["CHECKS", "calls", "check", "draws", "keeps", "kinds", "parts", "refusals"]
 
 Check = _runs.Check
 CHECKS: tuple[Check, ...] = tuple(_runs.CHECKS)

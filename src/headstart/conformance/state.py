@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from headstart.model.parts import parts_of
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -86,8 +88,12 @@ class Snapshot:
         for fact, value in _facts(self.model).items():
             require(value == self.facts[fact], f"{fact} changed: {_difference(self.facts[fact], value)}")
         modules = dict(self.model.named_modules())
-        free = {id(p) for name in changed for p in modules[name].parameters()}
-        free |= {id(b) for name in changed for n, b in modules[name].named_buffers() if "parametrizations" in n}
+        parts = {part.name: part for part in parts_of(self.model)}
+        whole = [modules[name] for name in changed if name not in parts]
+        free = {id(p) for module in whole for p in module.parameters()}
+        free |= {id(b) for module in whole for n, b in module.named_buffers() if "parametrizations" in n}
+        for part in (parts[name] for name in changed if name in parts):  # beside its rows the parameter's others stay
+            free |= {id(t) for t in [*part.weight_parameters(), *part.weight_buffers(), part.bias_parameter]}
         free |= {id(b) for name in statistics for b in modules[name].buffers()}
         free |= {id(now[name]) for name in others}
         for name, value in self.values.items():

@@ -134,7 +134,8 @@ def _look(
     model = transaction.model
     trace = trace_model(model, batch)
     transaction.rewind()
-    everything = [*trace.layers, *trace.unreached]
+    used = [part for part in trace.parts if part.block == "out"]  # attention uses it without calling it
+    everything = [*trace.layers, *used, *trace.unreached]
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)

@@ -62,6 +62,8 @@ class Method:
     info: ClassVar[Info]
     takes_data_set: ClassVar[bool] = False
     """Whether the method works from the whole data set with its targets, and not from one batch of inputs."""
+    writes_parts: ClassVar[bool] = False
+    """Whether it also writes layers that are parts of modules: attention's projections, gates, embeddings."""
 
     studies_behaviour: ClassVar[bool] = False
     """Whether ``trace.behaviour`` is wanted: what takes the layers' outputs, which costs a small pass of its own."""

@@ -63,8 +63,9 @@ class ModelView:
         self.transaction.mark(layer)
         like = weights.look(layer)
         weights.write(layer, weight.to(like.device, weights.working_dtype(like.dtype)))
-        own = layer.module.bias
-        if bias is not None and own is not None and own.requires_grad and layer.name not in self.trace.tied_biases:
+        own = layer.bias
+        free = own is not None and layer.bias_parameter is not None and layer.bias_parameter.requires_grad
+        if bias is not None and own is not None and free and layer.name not in self.trace.tied_biases:
             self.transaction.mark(layer, bias=True)
             weights.write_bias(layer, bias.to(own.device))
         row = self.report.wrote(layer, self.method)

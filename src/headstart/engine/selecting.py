@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from headstart.engine.left_alone import without_recurrent
 from headstart.engine.method import Method
 from headstart.errors import ModelError, one_error
+from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -26,7 +27,7 @@ def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report:
         HeadstartError: It failed.
     """
     name, on_complex = method.info.name, method.on_complex()
-    layers = without_recurrent(method, layers, trace, report)
+    layers = without_recurrent(method, _served(method, layers, report), trace, report)
     if on_complex == "left":
         for layer in layers:
             if layer.is_complex:
@@ -42,4 +43,22 @@ def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report:
             remedy="Use 'kaiming', 'orthogonal' or another plain start, 'lsuv' or 'within-layer', which take complex"
             " weights, or exclude= these layers.",
         )
+    return chosen
+
+
+def _served(method: Method, layers: Sequence[Layer], report: ReportBuilder) -> list[Layer]:
+    """The layers that a method can write; parts of modules get their reason if it cannot write them."""
+    chosen = []
+    for layer in layers:
+        reason = ""
+        if isinstance(layer, Part):
+            if not method.writes_parts:
+                reason = f"{method.info.name} does not write parts of a {type(layer.host).__name__}"
+            elif method.info.needs_data and not layer.sees_input:
+                inside = f"lies inside the {type(layer.host).__name__}" if layer.inside else "is no vector of numbers"
+                reason = f"what it takes {inside}"
+        if reason:
+            report.skip(layer, reason)
+        else:
+            chosen.append(layer)
     return chosen

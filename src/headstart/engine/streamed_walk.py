@@ -6,7 +6,7 @@ ends there. That costs about half as many passes as there are layers; memory is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from headstart.engine.routing import detached, leave_alone, not_reached, tell_wh
 from headstart.engine.visit import Visit
 from headstart.errors import ModelError
 from headstart.measure.positions import Positions
-from headstart.model.forward import by_layer, first_input, run
+from headstart.model.forward import by_layer, first_input, layers_hooked, run
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, settled
@@ -43,19 +43,20 @@ def stream(
         HeadstartError: A method, a write or the model's forward failed.
     """
     model = view.model
-    layers = {id(layer.module): layer for layer in wanted}
+    left = {layer.name: layer for layer in wanted}
     norms = fresh_batch_norms(model)
     known: dict[str, Moments] = {}
     positions = [Positions(part.masks) for part in parts]
     statistics = [b for m in norms.values() for b in (m.running_mean, m.running_var) if b is not None]
     with settled(norms.values()):
-        for module in _order(view, parts, [*(la.module for la in wanted), *norms.values()]):
+        for module in _order(view, parts, wanted, norms.values()):
             view.transaction.rewind(statistics)
-            if (layer := layers.pop(id(module), None)) is not None:
-                measured = _layer(view, parts, layer, methods[layer.name], positions)
-                if layer.name in view.trace.norm_after and measured is not None:
-                    known[view.trace.norm_after[layer.name]] = measured
-            elif isinstance(module, _BatchNorm):
+            if isinstance(module, Layer):
+                del left[module.name]
+                measured = _layer(view, parts, module, methods[module.name], positions)
+                if module.name in view.trace.norm_after and measured is not None:
+                    known[view.trace.norm_after[module.name]] = measured
+            else:
                 name = next(name for name, norm in norms.items() if norm is module)
                 moments = known.get(name) or _moments(view, parts, module)
                 if moments is None:
@@ -64,7 +65,7 @@ def stream(
                 assert module.running_var is not None
                 module.running_mean.copy_(moments.mean)
                 module.running_var.copy_(moments.var)
-    not_reached(view, list(layers.values()), "a batch")
+    not_reached(view, list(left.values()), "a batch")
     tell_whole(view, positions)
 
 
@@ -76,6 +77,11 @@ def _layer(
     positions: Sequence[Positions],
 ) -> Moments | None:
     """Run a layer's methods; returns what was measured of its output, None if too little of the data reaches it."""
+    if not layer.sees_input:
+        visit = Visit(layer, view, None)
+        visit.run(methods, "before")
+        visit.finish()
+        return None
     visits: list[Visit] = []
     found: list[Moments] = []
     last: list[tuple[Tensor, Any]] = []
@@ -99,12 +105,12 @@ def _layer(
         found.append(positions[number].moments(layer, own))
         last[:] = [(own, inputs)]
 
-    _sweep(view, parts, layer.module, leave, enter, positions)
+    _sweep(view, parts, layer, leave, enter, positions)
     if not visits:
         leave_alone(view, layer)
         return None
     _sweep(
-        view, parts, layer.module, leave, enter, positions, skipped
+        view, parts, layer, leave, enter, positions, skipped
     )  # what was too little to begin with counts all the same
     visits[0].complete(last[0][0], methods, last[0][1], pooled(found))
     return visits[0].measured
@@ -123,21 +129,27 @@ def _moments(view: ModelView, parts: Sequence[Batch], norm: _BatchNorm) -> Momen
 def _sweep(
     view: ModelView,
     parts: Sequence[Batch],
-    module: nn.Module,
+    module: Layer | nn.Module,
     leave: Callable[[int, Any, Any], None],
     enter: Callable[[int, Any], None],
     positions: Sequence[Positions] = (),
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Run every part, or those of some numbers, up to the first use of a module."""
+    """Run every part, or those of some numbers, up to the first use of a layer or a module."""
+    number = 0
 
-    def before(number: int, args: Any, kwargs: Any) -> None:
+    def before(key: Any, args: Any, kwargs: Any) -> None:
         enter(number, first_input(args, kwargs))
 
-    def after(number: int, args: Any, kwargs: Any, output: Any) -> None:
+    def after(key: Any, args: Any, kwargs: Any, output: Any) -> None:
         leave(number, (args, kwargs), output)
         raise EndOfPass
 
+    alone = (
+        (lambda: layers_hooked([module], before, after))
+        if isinstance(module, Layer)
+        else (lambda: hooked([(0, module)], before, after))
+    )
     for number in range(len(parts)) if numbers is None else numbers:
         part = parts[number]
         following = positions and bool(positions[number])
@@ -146,7 +158,7 @@ def _sweep(
         def follow(layer: Layer, args: Any, kwargs: Any, output: Any, number: int = number) -> None:
             positions[number].follow(layer, first_input(args, kwargs), output)
 
-        with hooked(others, after=follow), hooked([(number, module)], before, after) as hooks:
+        with hooked(others, after=follow), alone() as hooks:
             run(view.model, part.head(part.size), until=hooks)  # a copy: a model may write into its input
         if not hooks.ended and not view.trace.routed:
             raise ModelError(
@@ -155,15 +167,17 @@ def _sweep(
             )
 
 
-def _order(view: ModelView, parts: Sequence[Batch], modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """The modules that two samples reach, or all where it depends on them, in the order of their first use."""
-    order: dict[nn.Module, None] = {}
+def _order(
+    view: ModelView, parts: Sequence[Batch], layers: Sequence[Layer], norms: Iterable[_BatchNorm]
+) -> list[Layer | _BatchNorm]:
+    """The layers and norms that two samples reach, or all where it depends on them, in the order of their first use."""
+    order: dict[Any, None] = {}
     seen = [part.head(part.size) for part in parts] if view.trace.routed else [parts[0].head(2)]
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        order.setdefault(module)
+    def enter(key: Any, args: Any, kwargs: Any) -> None:
+        order.setdefault(key)
 
-    with hooked([(m, m) for m in modules], enter):
+    with layers_hooked(layers, enter, lambda *_: None), hooked([(m, m) for m in norms], enter):
         for part in seen:
             run(view.model, part)
     return list(order)

@@ -103,7 +103,7 @@ class Visit:
     @property
     def bias_free(self) -> bool:
         """Whether there is no bias that may be written (none at all, frozen, or that of a layer before)."""
-        bias = self.layer.module.bias
+        bias = self.layer.bias_parameter
         return bias is None or not bias.requires_grad or self.layer.name in self.trace.tied_biases
 
     @property

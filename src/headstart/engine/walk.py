@@ -21,7 +21,7 @@ from headstart.engine.streamed_walk import stream
 from headstart.engine.visit import Visit
 from headstart.errors import HeadstartError, ModelError
 from headstart.measure.positions import Positions
-from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.forward import CurrentLayer, by_layer, first_input, layers_hooked, run
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
@@ -48,7 +48,7 @@ def walk(view: ModelView, jobs: Jobs, batch_size: int | None = None) -> None:
     for method, layers in jobs:
         for layer in layers:
             methods.setdefault(layer.name, []).append(method)
-    wanted = [layer for layer in view.trace.layers if layer.name in methods]
+    wanted = [layer for layer in [*view.trace.layers, *view.trace.parts] if layer.name in methods]
     batch = view.batch
     if batch is None:
         for layer in wanted:
@@ -86,7 +86,14 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
     def enter(layer: Layer, args: Any, kwargs: Any) -> None:
         value = first_input(args, kwargs)
         where.enter(layer, value)
-        if layer.name in left and too_few(view, layer, value):
+        if layer.name in left and not (layer.sees_input and (args or kwargs)):
+            visit = Visit(layer, view, None)  # nothing will be seen of its output
+            visit.run(methods[layer.name], "before")
+            visit.finish()
+            left.discard(layer.name)
+            if not left and not view.trace.unreached:
+                raise EndOfPass
+        elif layer.name in left and too_few(view, layer, value):
             left.discard(layer.name)
             leave_alone(view, layer)
         elif layer.name in left and layer.name not in open_visits:
@@ -120,7 +127,7 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
         # Inside the user's own hooks: what they make of the output comes after the rescale.
         others = hooked(by_layer(view.trace.unreached), lambda layer, *_: late.add(layer.name))
         masked = hooked(by_layer(view.trace.layers) if positions else (), after=follow)
-        with masked, hooked(by_layer(wanted), enter, leave) as hooks, others, batch_statistics(view.model, known):
+        with masked, layers_hooked(wanted, enter, leave) as hooks, others, batch_statistics(view.model, known):
             run(view.model, batch, where, until=hooks)
     reached_late(view, late)
     tell_whole(view, [positions])

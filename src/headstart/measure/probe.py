@@ -210,10 +210,10 @@ def weight_gradients(
         own: Stand-ins of the parameters by the ``id`` of the parameter, for layers that were not called.
 
     Returns:
-        By layer name; a layer that computed with several tensors has their sum.
+        By layer name; a layer that computed with several tensors has their sum, and a part of a module that part.
     """
     used: dict[str, list[Tensor]] = {}
-    for layer in [*trace.layers, *trace.unreached]:
+    for layer in [*trace.layers, *trace.parts, *trace.unreached]:
         signal = probe.signals.get(layer.name)
         called = signal.weights if signal else [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
         used[layer.name] = [t for t in called if t.requires_grad]
@@ -222,7 +222,11 @@ def weight_gradients(
         return dict.fromkeys(used)
     found = torch.autograd.grad(top, tensors, top_gradients, allow_unused=True)
     by_id = {id(t): g for t, g in zip(tensors, found, strict=True)}
-    return {name: _sum([by_id[id(t)] for t in group]) for name, group in used.items()}
+    sums = {name: _sum([by_id[id(t)] for t in group]) for name, group in used.items()}
+    for part in trace.parts:
+        whole = sums[part.name]
+        sums[part.name] = None if whole is None else part.own(whole)
+    return sums
 
 
 def _sum(gradients: list[Tensor | None]) -> Tensor | None:

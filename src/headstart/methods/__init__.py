@@ -29,6 +29,7 @@ from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
 from headstart.methods.output_prior import OutputPrior
 from headstart.methods.prewarm import PreWarm
+from headstart.methods.recurrent import Recurrent
 from headstart.methods.residual import Residual
 from headstart.methods.sample_training import SampleTraining, ShrinkPerturb, SmartInit, WarmStart
 from headstart.methods.siren import Siren
@@ -60,6 +61,7 @@ __all__ = [
     "OutputPrior",
     "PreWarm",
     "Pretrained",
+    "Recurrent",
     "Residual",
     "SampleTraining",
     "ShrinkPerturb",

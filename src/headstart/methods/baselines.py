@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import init
 
 from headstart.engine.method import Method, OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
+from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -79,10 +81,15 @@ class Default(_Baseline):
         True
     """
 
+    writes_parts: ClassVar[bool] = True
+
     def before(self, visit: Visit) -> None:
         """Draw weight and bias."""
         # torch takes the stored axis 1 for the fan, so a transposed layer counts its output channels.
         layer = visit.layer
+        if isinstance(layer, Part):
+            _draw_own(visit, layer)
+            return
         shape = layer.shape if layer.kind != "transposed" else (0, layer.out_channels // layer.groups, *layer.kernel)
         bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
         weight = visit.weight
@@ -91,6 +98,26 @@ class Default(_Baseline):
             bias = visit.bias
             assert bias is not None
             visit.write(bias=_uniform(visit, bias, bound, "bias"))
+
+
+def _draw_own(visit: Visit, part: Part) -> None:
+    """Draw a part as its module does."""
+    start, weight = part.own_start, visit.weight
+    if start.distribution == "normal":
+        visit.write(without_padding(part, visit.normal(*weight.shape) * start.size))
+    else:
+        visit.write(_uniform(visit, weight, start.size))
+    if not visit.bias_free:
+        bias = visit.bias
+        assert bias is not None
+        visit.write(bias=_uniform(visit, bias, start.bias, "bias"))
+
+
+def without_padding(layer: Layer, weight: Tensor) -> Tensor:
+    """The weight of an embedding with the row of its padding at zero; any other as it is."""
+    if isinstance(layer, Part) and layer.padding is not None:
+        weight[:, layer.padding] = 0
+    return weight
 
 
 def _uniform(visit: Visit, like: Tensor, bound: float, purpose: str = "weight") -> Tensor:
@@ -105,9 +132,17 @@ class _VarianceScaling(_Baseline):
     """Shared by the starts that only set a variance."""
 
     distribution: str = "normal"
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_choice("distribution", "normal", "uniform")
+
+    def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
+        """All layers but embeddings, which look a row up and sum nothing."""
+        for layer in layers:
+            if _looks_up(layer):
+                report.skip(layer, "an embedding sums nothing, so that fans say nothing of it")
+        return [layer for layer in layers if not _looks_up(layer)]
 
     def _draw(self, visit: Visit, std: float) -> None:
         weight = visit.weight
@@ -205,6 +240,10 @@ class LeCun(_VarianceScaling):
         self._draw(visit, 1 / math.sqrt(visit.layer.fan_in))
 
 
+def _looks_up(layer: Layer) -> bool:
+    return isinstance(layer, Part) and isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag))
+
+
 def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") -> Tensor:
     """Draw a ``rows × columns`` matrix with orthonormal rows or columns, uniform among all of those."""
     tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).cpu()
@@ -241,10 +280,11 @@ class Orthogonal(_Baseline):
     """
 
     gain: float = 1.0
+    writes_parts: ClassVar[bool] = True
 
     def before(self, visit: Visit) -> None:
         """Draw the weight, zero the bias."""
-        visit.write(self.gain * orthonormal_weight(visit))
+        visit.write(without_padding(visit.layer, self.gain * orthonormal_weight(visit)))
         zero_bias(visit)
 
 
@@ -361,9 +401,11 @@ class Zero(_Baseline):
         ['2']
     """
 
+    writes_parts: ClassVar[bool] = True
+
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers, with a warning where that is every layer of a network."""
-        if 1 < len(trace.layers) == len(layers):
+        if 1 < len([*trace.layers, *trace.parts]) == len(layers):
             report.add_finding(
                 "zero: every weight layer is zero, so the network cannot train. Name some with include=."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -64,6 +65,8 @@ class LSUV(FromData):
     std: float = 1.0
     before_norm: str = "normalize"
     output_layer: str = "normalize"
+
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -64,6 +65,8 @@ class Residual(Method):
     """
 
     form: str = "zero"
+
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_choice("form", "zero", "fixup", "depth")
@@ -154,5 +157,5 @@ def _scale(view: ModelView, layer: Layer, factor: float) -> None:
         one = torch.ones(layer.in_channels), torch.full((layer.out_channels,), factor)
         view.rescale(layer, *one)
         return
-    bias = layer.module.bias
+    bias = layer.bias
     view.write(layer, torch.zeros_like(look(layer)), None if bias is None else torch.zeros_like(bias))

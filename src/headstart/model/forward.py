@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from headstart.errors import HeadstartError, ModelError, origin, quote
 from headstart.model.batch import Batch, map_tensors
 from headstart.model.hooks import Hooks, hooked
+from headstart.model.parts import Part, Projection
 from headstart.model.weights import Layer, weight_layers
 
 T = TypeVar("T")
@@ -51,6 +52,55 @@ class CurrentLayer:
 def by_layer(layers: Iterable[Layer]) -> list[tuple[Layer, nn.Module]]:
     """Layers with their modules, as :func:`headstart.model.hooks.hooked` wants them."""
     return [(layer, layer.module) for layer in layers]
+
+
+@contextmanager
+def layers_hooked(layers: Iterable[Layer], before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[Hooks]:
+    """Call functions before and after layers compute, parts of modules among them; see :func:`hooked`.
+
+    A projection of attention is computed beside the module, from what it takes and its weights as they are then; of the
+    output projection the module's own output is handed on. Parts whose input cannot be had are met before their
+    module runs, without input, and not after.
+
+    Args:
+        layers: Which.
+        before: ``before(layer, args, kwargs)``.
+        after: ``after(layer, args, kwargs, output)``.
+    """
+    hosts: dict[nn.Module, list[Part]] = {}
+    keys: list[tuple[Any, nn.Module]] = []
+    for layer in layers:
+        if isinstance(layer, Part) and layer.inside:
+            hosts.setdefault(layer.host, []).append(layer)
+        else:
+            keys.append((layer, layer.module))
+    waiting: dict[nn.Module, tuple[Any, ...]] = {}
+
+    def enter(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if isinstance(key, Layer):
+            before(key, args, kwargs)
+            return
+        for part in hosts[key]:
+            value = part.input(args, kwargs) if isinstance(part, Projection) else None
+            taken = () if value is None else (value,)
+            before(part, taken, {})
+            if isinstance(part, Projection) and part.block == "out":
+                waiting[key] = (part, taken)
+            elif isinstance(part, Projection) and value is not None:
+                after(part, taken, {}, part.output(value))
+
+    def leave(key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if isinstance(key, Layer):
+            return after(key, args, kwargs, output)
+        if key in waiting:
+            part, taken = waiting.pop(key)
+            made = output[0] if isinstance(output, tuple) else output
+            if taken and isinstance(made, Tensor):
+                after(part, taken, {}, made)
+        return None
+
+    with hooked([*keys, *((host, host) for host in hosts)], enter, leave) as hooks:
+        yield hooks
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

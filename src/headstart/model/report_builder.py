@@ -36,7 +36,7 @@ class ReportBuilder:
     @classmethod
     def of(cls, trace: ModelTrace) -> ReportBuilder:
         """Begin with a row for each layer of a model."""
-        rows = {la.name: Row(la.name, type(la.module).__name__, la.shape) for la in [*trace.layers, *trace.unreached]}
+        rows = {la.name: Row(la.name, type(la.module).__name__, la.shape) for la in _everything(trace)}
         for layer in trace.unreached:
             rows[layer.name].action = "not reached"
             rows[layer.name].notes.append("the forward pass does not call this module")
@@ -91,7 +91,7 @@ class ReportBuilder:
             options: How they were configured, as each shows itself.
             seed: Of the call.
         """
-        rows = [self.rows[layer.name] for layer in [*trace.layers, *trace.unreached]]
+        rows = [self.rows[layer.name] for layer in _everything(trace)]
         report = Report(f"headstart: {' + '.join(methods)}", list(options), rows, seed=seed, filters=self.filters)
         report.findings, report.notes = list(self.findings), list(self.notes)
         report.statistics, report.other_tensors = list(self.statistics), list(self.other_tensors)
@@ -105,3 +105,9 @@ class ReportBuilder:
         if not report.changed and not report.other_tensors:
             report.findings.append("No layer was written.")
         return report
+
+
+def _everything(trace: ModelTrace) -> list[Layer]:
+    reached: list[Layer] = [*trace.layers, *trace.parts]
+    last = len(reached)
+    return [*sorted(reached, key=lambda layer: trace.order.get(layer.name, last)), *trace.unreached]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from headstart.errors import HeadstartError, one_error, unknown
+from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import LAYERS, Layer
@@ -44,20 +45,20 @@ def select(
     Raises:
         UnknownNameError: A pattern matches no layer.
     """
-    includes, excludes = _known([*trace.layers, *trace.unreached], include, exclude)
-    everything = [*trace.layers, *trace.unreached]
+    includes, excludes = _known([*trace.layers, *trace.parts, *trace.unreached], include, exclude)
+    everything = [*trace.layers, *trace.parts, *trace.unreached]
     excluded = {la.name for la in everything} - {la.name for la in named(everything, include, exclude)}
     owners = _owners(model)
     frozen, tied = set(), set()
-    taken: dict[int, str] = {}
+    taken: dict[object, str] = {}
     chosen = []
-    for layer in trace.layers:
+    for layer in [*trace.parts, *trace.layers]:  # an embedding runs before the head that shares its weight
         by_name = layer.name in includes
         reason = _reason_to_leave(layer, includes, excludes, by_name, owners, taken)
         for p in layer.weight_parameters():
-            taken.setdefault(id(p), layer.name)
-        bias = layer.module.bias
-        if bias is not None and taken.setdefault(id(bias), layer.name) != layer.name:
+            taken.setdefault(layer.tie(p), layer.name)
+        bias = layer.bias_parameter
+        if bias is not None and taken.setdefault(layer.tie(bias), layer.name) != layer.name:
             tied.add(layer.name)
         if reason:
             report.skip(layer, reason)
@@ -67,6 +68,7 @@ def select(
                 excluded.add(layer.name)
         else:
             chosen.append(layer)
+    chosen.sort(key=lambda la: isinstance(la, Part))
     return replace(trace, frozen=frozen, excluded=excluded, tied_biases=tied), chosen
 
 
@@ -97,7 +99,7 @@ def _reason_to_leave(
     excludes: list[Pattern],
     by_name: bool,
     owners: dict[int, list[tuple[str, nn.Module]]],
-    taken: dict[int, str],
+    taken: dict[object, str],
 ) -> str:
     if includes and not any(_matches(p, layer) for p in includes):
         return "not included"
@@ -110,10 +112,10 @@ def _reason_to_leave(
         if any(getattr(p, flag, False) for p in params for flag in _KEEP_FLAGS):
             return "flagged as already loaded"
     for p in params:
-        if id(p) in taken:
-            return f"tied to '{taken[id(p)]}', which runs first"
+        if layer.tie(p) in taken:
+            return f"tied to '{taken[layer.tie(p)]}', which runs first"
         for name, module in owners.get(id(p), []):
-            if not isinstance(module, LAYERS):
+            if not isinstance(module, LAYERS) and module is not layer.module:
                 return f"tied to '{name}' ({type(module).__name__})"
     return ""
 

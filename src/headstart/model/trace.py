@@ -16,6 +16,7 @@ from headstart.model.forward import CurrentLayer, by_layer, first_input, run, ru
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import CHANNEL_NORMS, may_normalize, normalizes
+from headstart.model.parts import Part, parts_of
 from headstart.model.recurrence import study_calls
 from headstart.model.weights import Layer, weight_layers
 
@@ -42,6 +43,9 @@ class ModelTrace:
     Attributes:
         layers: Weight layers that run, in execution order (registration order without data).
         unreached: Weight layers that the forward never calls.
+        parts: Layers that are parts of modules that run, as :mod:`headstart.model.parts` finds them: projections,
+            gates, embeddings. Methods that say so write them, too.
+        order: Layer or part -> its place in the order of execution.
         calls: How often each layer runs.
         recurrent: Names of layers that run again on what came of an earlier step.
         unlike: Names of other layers that run several times, on inputs of different sizes.
@@ -60,6 +64,8 @@ class ModelTrace:
 
     layers: Sequence[Layer]
     unreached: Sequence[Layer] = ()
+    parts: Sequence[Part] = ()
+    order: Mapping[str, int] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
     recurrent: Set[str] = frozenset()
     unlike: Set[str] = frozenset()
@@ -95,25 +101,28 @@ def trace_model(model: nn.Module, batch: Batch | None, batch_size: int | None = 
     Raises:
         ModelError: No weight layer, or the forward fails.
     """
-    layers = weight_layers(model)
-    if not layers:
+    parts = parts_of(model)
+    named = {part.name for part in parts}
+    layers = [layer for layer in weight_layers(model) if layer.name not in named]
+    if not layers and not parts:
         raise ModelError(
-            f"{type(model).__name__} has no weight layer (Conv1-3d, ConvTranspose1-3d or Linear).",
+            f"{type(model).__name__} has no weight layer (Conv1-3d, ConvTranspose1-3d, Linear, attention,"
+            " recurrent layers or embeddings).",
             remedy="Pass the model that holds the layers.",
         )
     if batch is None:
-        return ModelTrace(layers, calls={layer.name: 1 for layer in layers})
-    small = _trace(model, layers, batch)
+        return ModelTrace(layers, calls={layer.name: 1 for layer in layers}, parts=parts)
+    small = _trace(model, layers, parts, batch)
     if not small.unreached or batch.size <= 2:
         return small
-    parts = batch.parts(batch_size or batch.size)
-    traces = [_trace_once(model, layers, part.head(part.size)) for part in parts]
+    pieces = batch.parts(batch_size or batch.size)
+    traces = [_trace_once(model, layers, parts, piece.head(piece.size)) for piece in pieces]
     return _joined(traces, layers, small)
 
 
-def _trace(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
+def _trace(model: nn.Module, layers: list[Layer], parts: list[Part], batch: Batch) -> ModelTrace:
     def attempt(part: Batch) -> ModelTrace:
-        return _trace_once(model, layers, part)
+        return _trace_once(model, layers, parts, part)
 
     try:
         return run_small(batch, 2, attempt)
@@ -127,23 +136,27 @@ def _joined(traces: Sequence[ModelTrace], layers: Sequence[Layer], small: ModelT
     """What several batches show together, of which another pass ran only a part of the layers."""
     reached = {layer.name: layer for trace in traces for layer in trace.layers}
     known = {layer.name for layer in small.layers}
+    parts = {part.name: part for trace in traces for part in trace.parts}
     return ModelTrace(
         list(reached.values()),
         [layer for layer in layers if layer.name not in reached],
-        {name: max(trace.calls.get(name, 0) for trace in traces) for name in reached},
-        {name for trace in traces for name in trace.recurrent},
-        {name for trace in traces for name in trace.unlike},
-        {layer: norm for trace in reversed(traces) for layer, norm in trace.norm_after.items()},
-        {norm for trace in traces for norm in trace.norms},
-        {name for trace in traces for name in trace.outputs},
+        parts=list(parts.values()),
+        calls={name: max(trace.calls.get(name, 0) for trace in traces) for name in reached},
+        recurrent={name for trace in traces for name in trace.recurrent},
+        unlike={name for trace in traces for name in trace.unlike},
+        norm_after={layer: norm for trace in reversed(traces) for layer, norm in trace.norm_after.items()},
+        norms={norm for trace in traces for norm in trace.norms},
+        channel_norms={norm for trace in traces for norm in trace.channel_norms},
+        outputs={name for trace in traces for name in trace.outputs},
         traced=True,
         routed=frozenset(reached) - known,
     )
 
 
-def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTrace:
+def _trace_once(model: nn.Module, layers: list[Layer], parts: list[Part], batch: Batch) -> ModelTrace:
     order: dict[str, Layer] = {}
     calls: dict[str, int] = {}
+    places: dict[str, int] = {}
     norm_after: dict[str, str] = {}
     norms: set[str] = set()
     recent: deque[tuple[str, Tensor, int, int]] = deque(maxlen=_RECENT)
@@ -151,6 +164,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
 
     def enter(layer: Layer, args: Any, kwargs: Any) -> None:
         where.enter(layer, first_input(args, kwargs))
+        places.setdefault(layer.name, len(places))
         order.setdefault(layer.name, layer)
         calls[layer.name] = calls.get(layer.name, 0) + 1
 
@@ -172,12 +186,26 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
             for source in _sources(value, recent):
                 norm_after.setdefault(source, name)
 
+    hosts = list(dict.fromkeys(part.host for part in parts))
+    ran: dict[nn.Module, None] = {}
+
+    def host(module: nn.Module, args: Any, kwargs: Any) -> None:
+        ran.setdefault(module)
+        for part in parts:
+            if part.host is module:
+                places.setdefault(part.name, len(places))
+
     candidates = [((name, m), m) for name, m in model.named_modules() if may_normalize(m)]
-    with torch.no_grad(), hooked(by_layer(layers), enter, leave), hooked(candidates, norm):
+    with (
+        torch.no_grad(),
+        hooked(by_layer(layers), enter, leave),
+        hooked(candidates, norm),
+        hooked([(m, m) for m in hosts], host),
+    ):
         returned = run(model, batch, where)
-    if not order:
+    if not order and not ran:
         raise ModelError(
-            f"The forward pass of {type(model).__name__} runs none of its {len(layers)} weight layers.",
+            f"The forward pass of {type(model).__name__} runs none of its {len(layers) + len(parts)} weight layers.",
             remedy="Check that forward() calls the modules themselves.",
         )
     outputs = {name for t in all_tensors(returned) for name in _sources(t, recent)}
@@ -185,14 +213,16 @@ def _trace_once(model: nn.Module, layers: list[Layer], batch: Batch) -> ModelTra
     return ModelTrace(
         list(order.values()),
         [layer for layer in layers if layer.name not in order],
-        calls,
-        recurrent,
-        unlike,
-        norm_after,
-        {name for name in norms if not any(inner.startswith(f"{name}.") for inner in norms)},
-        {name for name in norms if isinstance(model.get_submodule(name), CHANNEL_NORMS)},
-        outputs or {next(reversed(order))},
+        calls=calls,
+        recurrent=recurrent,
+        unlike=unlike,
+        norm_after=norm_after,
+        norms={name for name in norms if not any(inner.startswith(f"{name}.") for inner in norms)},
+        channel_norms={name for name in norms if isinstance(model.get_submodule(name), CHANNEL_NORMS)},
+        outputs=outputs or set(list(order)[-1:]),
         traced=True,
+        order=places,
+        parts=[part for module in ran for part in parts if part.host is module],
     )
 
 

@@ -47,7 +47,8 @@ class Transaction:
         Raises:
             WriteError: The forward pass has put another tensor in its place, which will not stay.
         """
-        tensors = [layer.module.bias] if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
+        own = layer.bias_parameter
+        tensors = ([] if own is None else [own]) if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
         for tensor in tensors:
             if not self.holds(tensor):
                 raise _replaced(layer.where)
@@ -205,9 +206,10 @@ class Transaction:
         """
         if not is_plain(layer):
             return None
-        if not self.holds(layer.module.weight):
+        parameter = layer.module._parameters[layer.parameter]
+        if not self.holds(parameter):
             raise _replaced(layer.where)
-        return to_canonical(layer, self._tensors[id(layer.module.weight)].values)
+        return to_canonical(layer, layer.own(self._tensors[id(parameter)].values))
 
     def changed(self) -> dict[int, Tensor]:
         """Marked parameters, and buffers that changed, by ``id``, as copies of their present values.

@@ -9,104 +9,19 @@ different raises. ``transaction.Transaction`` puts the whole model back as it wa
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from headstart.errors import WriteError
+from headstart.model.layer import CONVS as CONVS
+from headstart.model.layer import LAYERS as LAYERS
+from headstart.model.layer import TRANSPOSED as TRANSPOSED
+from headstart.model.layer import Layer as Layer
 from headstart.model.tensor_state import HeldTensor
 from headstart.restoring import put_back
-
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYERS = (*CONVS, *TRANSPOSED, nn.Linear)
-
-Kind = Literal["conv", "transposed", "linear"]
-
-
-class Layer:
-    """A weight layer of a model: its name, module and geometry.
-
-    Args:
-        name: Qualified name in the model ("" for a model that is itself a layer).
-        module: A Conv1-3d, ConvTranspose1-3d or Linear (or a subclass).
-
-    Attributes:
-        kind: ``"conv"``, ``"transposed"`` or ``"linear"``.
-        groups: Number of groups (1 for linear layers).
-        kernel: Kernel size per dimension, ``()`` for linear layers.
-        out_channels: Output channels or features.
-        in_channels: Input channels or features.
-    """
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
-        self.module: Any = module  # one of LAYERS: torch types its attributes too loosely to follow
-        self.kernel: tuple[int, ...]
-        if isinstance(module, nn.Linear):
-            self.kind: Kind = "linear"
-            self.groups, self.kernel = 1, ()
-            self.out_channels, self.in_channels = module.out_features, module.in_features
-        else:
-            assert isinstance(module, (*CONVS, *TRANSPOSED))
-            self.kind = "transposed" if isinstance(module, TRANSPOSED) else "conv"
-            self.groups = module.groups
-            self.kernel = tuple(module.kernel_size)
-            self.out_channels, self.in_channels = module.out_channels, module.in_channels
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Canonical weight shape ``(out, in/groups, *kernel)``."""
-        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
-
-    @property
-    def fan_in(self) -> float:
-        """Inputs summed into one output value.
-
-        A transposed convolution spreads each input over ``kernel / stride`` outputs, so its fan-in is
-        divided by the stride (``torch.nn.init`` ignores that and takes the output channels instead).
-        """
-        return max(1.0, (self.in_channels // self.groups) * math.prod(self.kernel) / self._upsampling)
-
-    @property
-    def fan_out(self) -> float:
-        """Outputs that one input value reaches (as He et al. and ``torch.nn.init`` count them, for a stride of 1)."""
-        return max(1.0, (self.out_channels // self.groups) * math.prod(self.kernel))
-
-    @property
-    def _upsampling(self) -> int:
-        return math.prod(getattr(self.module, "stride", ())) if self.kind == "transposed" else 1
-
-    @property
-    def where(self) -> str:
-        """How errors and reports name the layer."""
-        return f"layer '{self.name}' ({type(self.module).__name__}, weight {self.shape})"
-
-    def channel_axis(self, output: Tensor) -> int:
-        """Axis of ``output`` that holds the channels, with or without a batch axis."""
-        return output.dim() - 1 if self.kind == "linear" else output.dim() - 1 - len(self.kernel)
-
-    @property
-    def _is_parametrized(self) -> bool:
-        return parametrize.is_parametrized(self.module, "weight")
-
-    def weight_parameters(self) -> list[nn.Parameter]:
-        """The parameters behind the weight: one, or those of its parametrization."""
-        if self._is_parametrized:
-            return list(self.module.parametrizations.weight.parameters(recurse=False))
-        own = dict(self.module.named_parameters(recurse=False))
-        return [p for n, p in own.items() if n == "weight" or n.startswith("weight_")]
-
-    def weight_buffers(self) -> list[Tensor]:
-        """The buffers that a parametrization keeps beside its parameters."""
-        return list(self.module.parametrizations.weight.buffers()) if self._is_parametrized else []
-
-    @property
-    def is_complex(self) -> bool:
-        """Whether its weight has an imaginary part."""
-        return bool(self.module.weight.is_complex())
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -118,6 +33,8 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def to_canonical(layer: Layer, weight: Tensor) -> Tensor:
     """Reorder a stored weight to ``(out, in/groups, *kernel)``."""
+    if layer.form != "plain":
+        return weight.mT if layer.form == "transposed" else weight.flatten(1)
     if layer.kind != "transposed":
         return weight
     g = layer.groups
@@ -127,6 +44,8 @@ def to_canonical(layer: Layer, weight: Tensor) -> Tensor:
 
 def from_canonical(layer: Layer, weight: Tensor) -> Tensor:
     """Inverse of :func:`to_canonical`."""
+    if layer.form != "plain":
+        return weight.mT if layer.form == "transposed" else weight.view_as(layer.stored)
     if layer.kind != "transposed":
         return weight
     grouped = weight.unflatten(0, (layer.groups, -1))  # (g, out/g, in/g, *k)
@@ -136,26 +55,26 @@ def from_canonical(layer: Layer, weight: Tensor) -> Tensor:
 @torch.no_grad()
 def read(layer: Layer) -> Tensor:
     """Return a copy of the effective weight, canonical, in working precision, on its device."""
-    weight = layer.module.weight.detach()
+    weight = layer.stored.detach()
     return to_canonical(layer, weight).to(working_dtype(weight.dtype), copy=True).contiguous()
 
 
 @torch.no_grad()
 def look(layer: Layer) -> Tensor:
     """Return the effective weight, canonical, as it is: not to be written, without a copy where possible."""
-    return to_canonical(layer, layer.module.weight.detach())
+    return to_canonical(layer, layer.stored.detach())
 
 
 def is_plain(layer: Layer) -> bool:
     """Whether the weight is the parameter itself, not made by a parametrization or a hook."""
-    return "weight" in layer.module._parameters
+    return layer.parameter in layer.module._parameters
 
 
 def in_place(layer: Layer) -> Tensor | None:
     """The parameter itself, where a canonical weight in working precision can be drawn straight into it."""
-    if not is_plain(layer) or layer.kind == "transposed":
+    if not is_plain(layer) or layer.kind == "transposed" or layer.form != "plain":
         return None
-    target: Tensor = layer.module.weight.detach()
+    target = layer.stored.detach()
     fits = target.dtype == working_dtype(target.dtype) and target.is_contiguous() and target.device.type == "cpu"
     return target if fits else None
 
@@ -199,7 +118,10 @@ def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], 
         WriteError: The layer gives something else.
     """
     module, cls = layer.module, type(layer.module)
-    if not has_own_forward(layer):
+    if layer.inside:  # its output was computed from its weight, or by torch's own code
+        return
+    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
+    if own <= _PLAIN and "forward" not in module.__dict__:
         return
     try:
         again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)
@@ -218,7 +140,7 @@ def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], 
 @torch.no_grad()
 def read_bias(layer: Layer) -> Tensor | None:
     """Return a copy of the bias in working precision, or None."""
-    bias = layer.module.bias
+    bias = layer.bias
     return None if bias is None else bias.detach().to(working_dtype(bias.dtype), copy=True)
 
 
@@ -239,11 +161,10 @@ def write(layer: Layer, weight: Tensor, *, finite: bool = True) -> None:
     if finite:
         require_finite(layer, weight)
     stored = from_canonical(layer, weight)
-    module = layer.module
-    if parametrize.is_parametrized(module, "weight"):
+    if parametrize.is_parametrized(layer.module, layer.parameter):
         _write_parametrized(layer, stored)
     elif is_plain(layer):
-        target = module._parameters["weight"]
+        target = layer.stored
         if stored.data_ptr() != target.data_ptr():
             target.copy_(stored)
         if target.dtype == stored.dtype:
@@ -256,8 +177,8 @@ def write(layer: Layer, weight: Tensor, *, finite: bool = True) -> None:
 @torch.no_grad()
 def write_bias(layer: Layer, bias: Tensor) -> None:
     """Write a bias and check that it reads back."""
-    target = layer.module.bias
-    if not isinstance(target, nn.Parameter) or target.shape != bias.shape:
+    target = layer.bias
+    if not isinstance(layer.bias_parameter, nn.Parameter) or target is None or target.shape != bias.shape:
         shape = None if target is None else tuple(target.shape)
         raise WriteError(
             f"The bias of {layer.where} (shape {shape}) cannot take values of shape {tuple(bias.shape)}.",
@@ -362,7 +283,7 @@ def refresh(module: nn.Module) -> None:
 
 def _read_back(layer: Layer, wanted: Tensor) -> None:
     got = read(layer)
-    dtype = layer.module.weight.dtype
+    dtype = layer.stored.dtype
     eps = torch.finfo(dtype).eps
     size = float(wanted.abs().max())
     tiny = torch.finfo(dtype).tiny

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from headstart.engine.method import OnComplex
 from headstart.engine.model_view import ModelView
@@ -53,6 +53,8 @@ class DataDependent(WithinLayer):
     """
 
     loss_fn: LossFunction | None = None
+
+    writes_parts: ClassVar[bool] = False  # what balance follows are whole layers
 
     @classmethod
     def paper(cls, **options: Any) -> DataDependent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -109,6 +109,8 @@ class WithinLayer(FromData):
     patches: int = 100_000
     eps: float = 1e-3
     memory_limit: int = 512
+
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
