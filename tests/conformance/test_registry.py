@@ -34,6 +34,7 @@ VARIANTS = [
     "residual:fixup",
     "residual:depth",
     "recurrent:chrono",
+    "mimetic:control",
     "matched-random:of=gabor",
     "kaiming:mode=fan_out,distribution=uniform",
     "filter-clusters:paper",
@@ -101,6 +102,8 @@ SPECS = [
 WITHOUT_RANDOMNESS = {
     "auto",  # on the reference network, which has a norm
     "zero",
+    "mimetic",  # and no attention
+    "mimetic:control",
     "recurrent",  # the reference network has no recurrent layer
     "recurrent:chrono",
     "residual",

@@ -67,7 +67,8 @@ def test_report_and_diagnosis_say_it_in_a_note():
     torch.manual_seed(0)
     model, x = nn.Sequential(Conv1D(16, 8), nn.ReLU(), nn.Linear(16, 4)), torch.randn(64, 8)
     said = "67 % of the weights are in modules that headstart does not treat: Conv1D."
-    report, diagnosis = hs.initialize(model, x, "within-layer"), hs.diagnose(model, x)
+    report, diagnosis = hs.initialize(model, x, "delta-orthogonal"), hs.diagnose(model, x)
+    assert hs.initialize(model, x, "within-layer").notes == []  # which treats such layers
     assert report.notes == [said]
     assert said in diagnosis.notes
     assert diagnosis.findings == []

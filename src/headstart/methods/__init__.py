@@ -27,6 +27,7 @@ from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.filter_clusters import FilterClusters
 from headstart.methods.gabor import Gabor
 from headstart.methods.lsuv import LSUV
+from headstart.methods.mimetic import Mimetic
 from headstart.methods.output_prior import OutputPrior
 from headstart.methods.prewarm import PreWarm
 from headstart.methods.recurrent import Recurrent
@@ -57,6 +58,7 @@ __all__ = [
     "LeCun",
     "MatchedRandom",
     "Method",
+    "Mimetic",
     "Orthogonal",
     "OutputPrior",
     "PreWarm",

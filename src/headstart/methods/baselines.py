@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import init
 
 from headstart.engine.method import Method, OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
+from headstart.methods.shared.own_start import draw_own, looks_up, uniform, without_padding
 from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
@@ -88,43 +89,16 @@ class Default(_Baseline):
         # torch takes the stored axis 1 for the fan, so a transposed layer counts its output channels.
         layer = visit.layer
         if isinstance(layer, Part):
-            _draw_own(visit, layer)
+            draw_own(visit, layer)
             return
         shape = layer.shape if layer.kind != "transposed" else (0, layer.out_channels // layer.groups, *layer.kernel)
         bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
         weight = visit.weight
-        visit.write(_uniform(visit, weight, bound))
+        visit.write(uniform(visit, weight, bound))
         if not visit.bias_free:
             bias = visit.bias
             assert bias is not None
-            visit.write(bias=_uniform(visit, bias, bound, "bias"))
-
-
-def _draw_own(visit: Visit, part: Part) -> None:
-    """Draw a part as its module does."""
-    start, weight = part.own_start, visit.weight
-    if start.distribution == "normal":
-        visit.write(without_padding(part, visit.normal(*weight.shape) * start.size))
-    else:
-        visit.write(_uniform(visit, weight, start.size))
-    if not visit.bias_free:
-        bias = visit.bias
-        assert bias is not None
-        visit.write(bias=_uniform(visit, bias, start.bias, "bias"))
-
-
-def without_padding(layer: Layer, weight: Tensor) -> Tensor:
-    """The weight of an embedding with the row of its padding at zero; any other as it is."""
-    if isinstance(layer, Part) and layer.padding is not None:
-        weight[:, layer.padding] = 0
-    return weight
-
-
-def _uniform(visit: Visit, like: Tensor, bound: float, purpose: str = "weight") -> Tensor:
-    unit = torch.rand(like.shape, generator=visit.generator(purpose), dtype=like.dtype).to(like.device)
-    if unit.is_complex():  # both parts have half of the variance each
-        return (2 * unit - (1 + 1j)) * (bound / math.sqrt(2))
-    return (2 * unit - 1) * bound
+            visit.write(bias=uniform(visit, bias, bound, "bias"))
 
 
 @dataclass(frozen=True)
@@ -140,16 +114,16 @@ class _VarianceScaling(_Baseline):
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but embeddings, which look a row up and sum nothing."""
         for layer in layers:
-            if _looks_up(layer):
+            if looks_up(layer):
                 report.skip(layer, "an embedding sums nothing, so that fans say nothing of it")
-        return [layer for layer in layers if not _looks_up(layer)]
+        return [layer for layer in layers if not looks_up(layer)]
 
     def _draw(self, visit: Visit, std: float) -> None:
         weight = visit.weight
         if self.distribution == "normal":
             visit.write(visit.normal(*weight.shape) * std)
         else:
-            visit.write(_uniform(visit, weight, std * math.sqrt(3)))
+            visit.write(uniform(visit, weight, std * math.sqrt(3)))
         zero_bias(visit)
 
 
@@ -238,10 +212,6 @@ class LeCun(_VarianceScaling):
     def before(self, visit: Visit) -> None:
         """Draw the weight, zero the bias."""
         self._draw(visit, 1 / math.sqrt(visit.layer.fan_in))
-
-
-def _looks_up(layer: Layer) -> bool:
-    return isinstance(layer, Part) and isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag))
 
 
 def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") -> Tensor:
