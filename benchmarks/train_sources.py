@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.bench.trials.loop import train
 from headstart.bench.trials.training import Axes, Training
 

@@ -37,7 +37,7 @@ from headstart.bench.store.export import save
 from headstart.bench.models.builders import resolve_model
 from headstart.bench.models.from_config import build_from_config
 from headstart.bench.report.svg import figure
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.bench.report.templating import fill
 from headstart.bench.trials.training import Training
 from headstart.banks import FilterBank, shipped

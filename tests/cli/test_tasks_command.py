@@ -6,7 +6,7 @@ import pytest
 
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.listing import look_up
-from headstart.bench.tasks.task import OWN, load_task
+from headstart.bench.tasks.loading import OWN, load_task
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,9 @@ from headstart.bench.models.builders import ModelBuilder, resolve_model
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import run
 from headstart.bench.store.store import Store
-from headstart.bench.tasks.task import Task, from_arrays, load_task
+from headstart.bench.tasks.arrays import from_arrays
+from headstart.bench.tasks.loading import load_task
+from headstart.bench.tasks.task import Task
 from headstart.bench.trials.arms import Arm, parse_arm, with_controls
 from headstart.bench.trials.training import Training
 

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from headstart.bench.report.summary import as_dict
     from headstart.bench.report.terminal import Bars, show
     from headstart.bench.runs.search import run_search
-    from headstart.bench.tasks.task import load_task
+    from headstart.bench.tasks.loading import load_task
 
     chosen, typed, config = settings(args)
     with _pointing(config, typed):

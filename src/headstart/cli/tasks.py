@@ -56,7 +56,7 @@ def _table(tasks: list[Listed]) -> None:
     from rich.text import Text
 
     from headstart.bench.tasks.data.files import data_root
-    from headstart.bench.tasks.task import OWN
+    from headstart.bench.tasks.loading import OWN
 
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -13,7 +13,7 @@ from headstart.bench.papers.protocols import PROTOCOLS, find, words_of
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.settings.config import read
 from headstart.bench.settings.words import SETTINGS, check, defaults, experiment
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.bench.trials.optimizers import Schedule
 from headstart.cli import compare
 from headstart.cli.main import main

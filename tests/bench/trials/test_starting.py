@@ -10,7 +10,7 @@ from torch import nn
 import headstart as hs
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.bench.trials import optimizers
 from headstart.bench.trials.arms import parse_arm, with_controls
 from headstart.bench.trials.starting import TrainingImages, start

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from headstart import rng
 from headstart.bench.models import zoo
 from headstart.bench.specs import user_function
+from headstart.bench.tasks.kinds import Inputs, called, tensors
+from headstart.bench.tasks.task import Task
 from headstart.engine import specs
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, unknown
 
@@ -56,8 +58,8 @@ def resolve_model(spec: str) -> ModelBuilder:
     Args:
         spec: ``headstart:prewarm-cnn``, ``headstart:plain-cnn:depth=20``, ``torchvision:resnet18``,
             ``timm:resnet18`` or ``file.py:build_model``. The user's function gets those of
-            ``in_channels``, ``classes`` (or ``num_classes``) and ``image_size`` (height and width; of signals their
-            length, of volumes the depth first) that its signature takes.
+            ``in_channels`` (channels, features, or how many tokens there are), ``classes`` (or ``num_classes``) and
+            ``image_size`` (height and width, or the sides of other inputs) that its signature takes.
 
     Returns:
         The builder. Nothing is built yet, and no pre-trained weight is ever loaded.
@@ -149,39 +151,42 @@ _FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
 _HINTS = ("torchvision:NAME", "timm:NAME", "file.py:build_model")
 
 
-def takes_signals(builder: ModelBuilder, images: Tensor, classes: int) -> bool:
+def takes_signals(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Tensor) -> bool:
     """Tell whether a model that does not take ``(B, 1, C, T)`` as images takes ``(B, C, T)``.
 
     Args:
         builder: Of the model; one is built and let go. The global random states are as before afterwards.
-        images: A few.
-        classes: Of the task.
+        task: As images.
+        inputs: A few.
+        targets: Theirs.
     """
-    if images.dim() != 4 or images.shape[1] != 1:
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or inputs.shape[1] != 1:
         return False
     try:
-        check_outputs(builder, images[:, 0], classes)
+        check_outputs(builder, task.as_signals(), inputs[:, 0], targets)
     except Exception:  # a builder of images' models may not know what to do with one size
         return False
     return True
 
 
-def check_outputs(builder: ModelBuilder, images: Tensor, classes: int) -> None:
-    """Raise the error for a model that does not answer images with a number per class, before anything is trained.
+def check_outputs(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Tensor) -> None:
+    """Raise the error for a model that does not answer as the task asks, before anything is trained.
 
     Args:
         builder: Of the model; one is built and let go. The global random states are as before afterwards.
-        images: A few, as the model is given them, ``(B, C, H, W)``.
-        classes: Of the task.
+        task: What is asked for.
+        inputs: A few samples, as the model is given them.
+        targets: Theirs.
 
     Raises:
         ModelError: If its forward fails, or returns something else, or there is nothing to train.
     """
-    given = f"on images of shape {tuple(images.shape)}"
+    shapes = " and ".join(str(tuple(t.shape)) for t in tensors(inputs))
+    given = f"on images of shape {shapes}" if task.kind == "classification" else f"on inputs of shape {shapes}"
     with rng.untouched(), torch.no_grad():
-        model = builder(images.shape[1], classes, tuple(images.shape[2:])).to(images.device).eval()
+        model = builder(task.channels, task.classes, task.image_size).to(targets.device).eval()
         try:
-            found = model(images)
+            found = called(model, inputs)
         except HeadstartError:
             raise
         except Exception as error:
@@ -193,12 +198,34 @@ def check_outputs(builder: ModelBuilder, images: Tensor, classes: int) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"'{builder.spec}' has no parameter to train.")
     shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    if len(shape) != 2 or shape[0] != len(images) or shape[1] < classes:
+    wanted, fits = _wanted(task, targets, shape)
+    if not fits:
         what = f"a tensor of shape {shape}" if isinstance(found, Tensor) else type(found).__name__
         raise ModelError(
-            f"'{builder.spec}' returned {what} {given}, not a tensor of shape ({len(images)}, {classes}).",
-            remedy="Return one number per class for each image, the logits.",
+            f"'{builder.spec}' returned {what} {given}, not a tensor of shape {wanted}.", remedy=_REMEDIES[task.kind]
         )
+
+
+_REMEDIES = {
+    "classification": "Return one number per class for each image, the logits.",
+    "multilabel": "Return one number per label for each sample, the logits.",
+    "regression": "Return one number per value for each sample.",
+    "segmentation": "Return one number per class at every position, with the classes on the second axis.",
+    "next-token": "Return one number per token at every position, with the tokens on the last axis.",
+}
+
+
+def _wanted(task: Task, targets: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """What shape a task asks for, and whether a model's answer has it, or may have more classes than there are."""
+    count, rest = len(targets), tuple(targets.shape[1:])
+    if task.kind in ("multilabel", "regression"):
+        return tuple(targets.shape), shape == tuple(targets.shape) or (task.classes == 1 and shape == (count,))
+    if task.kind == "classification":
+        return (count, task.classes), len(shape) == 2 and shape[0] == count and shape[1] >= task.classes
+    second = shape[:1] + shape[2:] == (count, *rest) and shape[1] >= task.classes
+    last = shape[:-1] == (count, *rest) and shape[-1] >= task.classes
+    wanted = (count, *rest, task.classes) if task.kind == "next-token" else (count, task.classes, *rest)
+    return wanted, len(shape) == len(rest) + 2 and (second or last)
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:

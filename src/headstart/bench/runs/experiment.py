@@ -11,7 +11,8 @@ from headstart.bench.models.builders import check_outputs, parameter_count, reso
 from headstart.bench.statistics.power import least_seeds
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
+from headstart.bench.tasks.objectives import objective
 from headstart.bench.trials import hardware
 from headstart.bench.trials.arms import Arm, check_labels, check_starts
 from headstart.bench.trials.autotune import tune
@@ -118,16 +119,21 @@ class Experiment:
         builder = resolve_model(self.model)
         task = load_task(self.task, self.split_seed)
         training = replace(self.training, device=device).resolve(len(task.train))
+        objective(task.kind, training.loss, training.metric)  # names that do not exist end here
         how = (device, training.memory_format, training.normalization, training.test_normalization)
         data = DeviceTask(task, *how)
-        images = next(data.batches(data.validation, 2))[0]
+        batch = next(data.batches(data.validation, 2))
         try:
-            check_outputs(builder, images, task.classes)
+            check_outputs(builder, task, *batch)
         except HeadstartError:
-            if not takes_signals(builder, images, task.classes):
+            if not takes_signals(builder, task, *batch):
                 raise
             task = task.as_signals()
             data = DeviceTask(task, *how)
+        if training.augment and not task.pictures:
+            raise HeadstartError(
+                f"'{training.augment[0]}' augments images; '{task.name}' has none.", remedy="Leave 'augment' out."
+            )
         return tune(TrialContext(data, task.fingerprint(), builder, training), self.auto, measure_once)
 
     def prepare(self, measure_once: MeasureOnce = measured, context: TrialContext | None = None) -> TrialContext:

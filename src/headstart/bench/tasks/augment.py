@@ -37,6 +37,11 @@ class Draws:
     shifts: Tensor | None = None
     turns: Tensor | None = None
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.mirrored is None and self.shifts is None and self.turns is None
+
     def part(self, which: slice) -> Draws:
         """Return the draws of a part of the batch."""
         return Draws(*(None if t is None else t[..., which] for t in (self.mirrored, self.shifts, self.turns)))
@@ -82,7 +87,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         >>> augment(image, Draws(mirrored=torch.tensor([True]))).flatten()
         tensor([3, 2, 1, 0])
     """
-    if draws.mirrored is None and draws.shifts is None and draws.turns is None:
+    if draws.nothing:
         return images
     if images.dim() != 4:
         raise DataError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headstart.bench.tasks.augment import Draws, augment
+from headstart.bench.tasks.kinds import Inputs, mapped
 from headstart.bench.tasks.task import Split, Task
 from headstart.errors import DataError
 
@@ -87,8 +88,7 @@ class DeviceTask:
     ) -> None:
         self.task = task
         self.train, self.validation, self.test = (
-            Split(split.images.to(device), split.labels.to(device))
-            for split in (task.train, task.validation, task.test)
+            split.to(device) for split in (task.train, task.validation, task.test)
         )
         self._affine = _affine(task, normalization, device)
         of_test = normalization if test_normalization == SAME else test_normalization
@@ -104,21 +104,23 @@ class DeviceTask:
     def without_test(self) -> DeviceTask:
         """Return the same task with no test images."""
         other = copy.copy(self)
-        other.test = Split(self.test.images[:0], self.test.labels[:0])
+        other.test = self.test.first(0)
         return other
 
-    def normalize(self, images: Tensor, test: bool = False) -> Tensor:
-        """Return normalized float32 images in the memory format.
+    def normalize(self, images: Inputs, test: bool = False) -> Inputs:
+        """Return normalized float32 inputs, images in the memory format. Tokens and several inputs stay as they are.
 
         Args:
-            images: ``(B, C, H, W)``; the memory format is of these alone.
+            images: ``(B, C, H, W)``, or others as `Split` has them.
             test: Whether they are of the test split.
         """
-        scale, shift = self._test_affine if test else self._affine
+        affine = self._test_affine if test else self._affine
+        if affine is None:
+            return images
         layout = self._format if images.dim() == 4 else torch.contiguous_format
-        return torch.addcmul(shift, images.to(torch.float32, memory_format=layout), scale)
+        return torch.addcmul(affine[1], images.to(torch.float32, memory_format=layout), affine[0])
 
-    def training_batch(self, indices: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+    def training_batch(self, indices: Tensor, draws: Draws | None = None) -> tuple[Inputs, Tensor]:
         """Gather, augment and normalize some images of the training split.
 
         Args:
@@ -126,19 +128,23 @@ class DeviceTask:
             draws: Of the augmentation; None for no augmentation.
         """
         where = indices.to(self.train.labels.device)
-        return self.normalize(augment(self.train.images[where], draws or Draws())), self.train.labels[where]
+        images = mapped(lambda t: t[where], self.train.images)
+        if draws is not None and not draws.nothing:
+            images = augment(images, draws)
+        return self.normalize(images), self.train.labels[where]
 
-    def batches(self, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, split: Split, size: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield a split's images, normalized, and labels in order, the last batch as small as it comes.
 
         Args:
             split: One of the task's own, or a part of one that is not the test split.
             size: Images in a batch.
         """
-        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
-            yield self.normalize(images, test=split is self.test), labels
+        for start in range(0, len(split), size):
+            images = mapped(lambda t, start=start: t[start : start + size], split.images)  # type: ignore[misc]
+            yield self.normalize(images, test=split is self.test), split.labels[start : start + size]
 
-    def calibration_batch(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    def calibration_batch(self, size: int, seed: int) -> tuple[Inputs, Tensor]:
         """Draw the batch that an initialization sees: training images, not augmented, normalized.
 
         Args:
@@ -150,8 +156,10 @@ class DeviceTask:
         return self.training_batch(order)
 
 
-def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of each channel, ``(1, C, 1, 1)`` for images."""
+def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor] | None:
+    """Return scale and shift of each channel, ``(1, C, 1, 1)``; None where values are no quantities of one input."""
+    if task.tokens or not isinstance(task.train.images, Tensor):
+        return None
     unit = 255.0 if task.train.images.dtype == torch.uint8 else 1.0
     mean, std = torch.zeros(task.channels), torch.full((task.channels,), 1 / unit)
     if normalization == "task":
@@ -163,5 +171,5 @@ def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor
                 remedy="Leave the normalization at 'task'.",
             )
         mean, std = _IMAGENET
-    shape = (1, -1, *[1] * (task.train.images.dim() - 2))
+    shape = (1, -1) + (1,) * (task.train.images.dim() - 2)
     return (1 / (unit * std)).to(device).view(shape), (-mean / std).to(device).view(shape)

@@ -30,12 +30,12 @@ def read_datasets(made: Any, name: str, seed: int) -> tuple[Arrays, Arrays | Non
     """Read data sets once, sample by sample: random transforms are drawn then, by the seed, and not again.
 
     Args:
-        made: A ``Dataset`` of pairs ``(image, class)``, or two of them for training and test.
+        made: A ``Dataset`` of pairs ``(input, target)``, or two of them for training and test.
         name: Of the task, for messages.
         seed: Names what transforms draw.
 
     Returns:
-        Images and classes to train on, and those of the test set if there is one.
+        Inputs and targets to train on, and those of the test set if there is one.
 
     Raises:
         DataError: A sample is no such pair, or they differ in shape.
@@ -58,21 +58,22 @@ def _read(dataset: Any, name: str) -> Arrays:
     count = len(dataset) if hasattr(dataset, "__len__") else None
     samples = (dataset[i] for i in range(count)) if count is not None else iter(dataset)
     images: list[np.ndarray[Any, Any]] = []
-    classes: list[int] = []
+    targets: list[np.ndarray[Any, Any]] = []
     try:
         for image, label in samples:
             images.append(np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image))
-            classes.append(int(label))
+            found = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+            targets.append(found if found.ndim else found.astype(np.float32 if found.dtype.kind == "f" else np.int64))
     except Exception as error:
         raise DataError(
-            f"Task '{name}': sample {len(classes)} of the {type(dataset).__name__} cannot be read as a pair"
-            f" (image, class): {type(error).__name__}: {error}.",
-            remedy="Let the data set return an array, tensor or picture, and a whole number.",
+            f"Task '{name}': sample {len(targets)} of the {type(dataset).__name__} cannot be read as a pair"
+            f" (input, target): {type(error).__name__}: {error}.",
+            remedy="Let the data set return an array, tensor or picture, and a number or an array.",
         ) from error
-    shapes = {image.shape for image in images}
+    shapes = {(image.shape, target.shape) for image, target in zip(images, targets, strict=True)}
     if len(shapes) != 1:
         raise DataError(
             f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {sorted(shapes)[:3]}.",
             remedy="Let its transform bring them to one shape.",
         )
-    return torch.from_numpy(np.stack(images)), torch.tensor(classes)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))

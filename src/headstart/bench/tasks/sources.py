@@ -68,7 +68,8 @@ def load_data(
     from headstart.bench.specs import user_function
     from headstart.bench.tasks.data.catalogue import DATASETS
     from headstart.bench.tasks.datasets import holds_datasets, training_part
-    from headstart.bench.tasks.task import Task, is_task, load_task
+    from headstart.bench.tasks.loading import is_task, load_task
+    from headstart.bench.tasks.task import Task
     from headstart.fitting.samples import labels
 
     for option, number in (("--samples", samples), ("--resize", resize)):

@@ -12,6 +12,8 @@ from torch import Tensor
 from headstart.errors import DataError
 from headstart.rng import generator
 
+NO_TEST_SET, TEST_SET = (0.7, 0.1, 0.2), (0.9, 0.1)
+"""Shares of training, validation and test; and of training and validation where a test set is given."""
 # Counts that are channels rather than a side of an image, when a 4-D array leaves it open.
 _CHANNELS = (1, 2, 3, 4)
 
@@ -35,28 +37,69 @@ def as_images(array: Any, name: str) -> Tensor:
         >>> as_images(np.zeros((5, 8, 8, 3), np.uint8), "mine").shape
         torch.Size([5, 3, 8, 8])
     """
-    values = _numpy(array)
-    if values.dtype != np.uint8:
-        if values.dtype not in (np.float16, np.float32, np.float64, np.int16, np.uint16):
-            raise DataError(
-                f"Task '{name}': images are of type {values.dtype}.",
-                remedy="Give uint8 in 0..255, 16-bit integers, or floating point.",
-            )
-        values = values.astype(np.float32)
-        if not np.isfinite(values).all():
-            raise DataError(f"Task '{name}': images hold NaN or infinite values.")
+    values = as_values(array, name, "images")
     if values.ndim == 3:
         values = values[:, None]
-    elif values.ndim in (4, 5) and values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS:
-        values = np.moveaxis(values, -1, 1)
-    if values.ndim in (4, 5) and 0 in values.shape:
-        raise DataError(f"Task '{name}': images have shape {_numpy(array).shape}.", remedy="Give at least one image.")
+    elif values.ndim in (4, 5):
+        values = _channels_first(values)
     if values.ndim not in (4, 5):
         raise DataError(
             f"Task '{name}': images have shape {_numpy(array).shape}.",
             remedy="Give (N, H, W), (N, H, W, C) or (N, C, H, W); signals as (N, C, T), volumes as (N, C, D, H, W).",
         )
     return torch.from_numpy(np.array(values, order="C"))
+
+
+def as_inputs(array: Any, name: str) -> Tensor:
+    """Turn an array into a model's inputs, samples first and channels second.
+
+    Args:
+        array: ``(N, F)`` features; ``(N, T)`` 32- or 64-bit integers, which are tokens; or
+            images and volumes as for `as_images`.
+        name: The task's name, for messages.
+
+    Raises:
+        DataError: If the shape or type does not fit, or a value is not finite.
+
+    Example:
+        >>> [tuple(as_inputs(np.zeros(shape, np.float32), "mine").shape) for shape in ((5, 28, 28), (5, 7))]
+        [(5, 1, 28, 28), (5, 7)]
+    """
+    found = _numpy(array)
+    if found.ndim == 2 and found.dtype in (np.int32, np.int64):
+        if found.min(initial=0) < 0:
+            raise DataError(f"Task '{name}': tokens go down to {found.min()}.", remedy="Number them from 0.")
+        return torch.from_numpy(np.array(found, np.int64, order="C"))
+    if found.ndim != 2:
+        return as_images(array, name)
+    return torch.from_numpy(np.array(as_values(array, name, "inputs"), order="C"))
+
+
+def as_values(array: Any, name: str, what: str) -> np.ndarray[Any, Any]:
+    """Return bytes as they are and numbers as float32.
+
+    Raises:
+        DataError: If the type does not fit, there is nothing, or a value is not finite.
+    """
+    values = _numpy(array)
+    if values.dtype != np.uint8:
+        if values.dtype not in (np.float16, np.float32, np.float64, np.int16, np.uint16):
+            raise DataError(
+                f"Task '{name}': {what} are of type {values.dtype}.",
+                remedy="Give uint8 in 0..255, 16-bit integers, or floating point.",
+            )
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise DataError(f"Task '{name}': {what} hold NaN or infinite values.")
+    if values.ndim > 1 and 0 in values.shape:
+        remedy = f"Give at least one {'image' if what == 'images' else 'sample'}."
+        raise DataError(f"Task '{name}': {what} have shape {values.shape}.", remedy=remedy)
+    return values
+
+
+def _channels_first(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    last = values.shape[-1] in _CHANNELS and values.shape[1] not in _CHANNELS
+    return np.moveaxis(values, -1, 1) if last else values
 
 
 def as_labels(array: Any, name: str) -> np.ndarray[Any, Any]:
@@ -107,6 +150,41 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int, name: str) ->
         for part, chunk in zip(parts, torch.split(order, [first, *counts]), strict=True):
             part.append(chunk)
     return [torch.cat(part).sort().values for part in parts]
+
+
+def plain(count: int, shares: Sequence[float], seed: int, name: str) -> list[Tensor]:
+    """Split indices by chance alone, where there are no classes to keep in proportion.
+
+    Args:
+        count: Samples.
+        shares: The parts' shares, which add up to 1. The first part gets what rounding leaves.
+        seed: Names the draw.
+        name: The task's name, for messages.
+
+    Returns:
+        One sorted index tensor per share.
+
+    Raises:
+        DataError: If there are too few samples.
+
+    Example:
+        >>> [len(part) for part in plain(40, (0.7, 0.1, 0.2), 0, "mine")]
+        [28, 4, 8]
+    """
+    counts = [max(1, round(share * count)) for share in shares[1:]]
+    if count - sum(counts) < 1:
+        raise DataError(f"Task '{name}' has only {count} sample(s).", remedy="Give some tens at least.")
+    order = torch.randperm(count, generator=generator(seed, "split"))
+    return [part.sort().values for part in torch.split(order, [count - sum(counts), *counts])]
+
+
+def plain_subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> Tensor:
+    """Choose some of the samples by chance alone; as `subset` otherwise."""
+    if not 1 <= size <= len(labels):
+        raise DataError(
+            f"Task '{name}': {part}={size} is not possible.", remedy=f"Its {part} split has {len(labels)} samples."
+        )
+    return torch.randperm(len(labels), generator=generator(seed, "subset", part))[:size].sort().values
 
 
 def subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> Tensor:

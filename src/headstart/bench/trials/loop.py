@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headstart.bench.tasks.augment import draw
 from headstart.bench.tasks.batches import DeviceTask, data_order
+from headstart.bench.tasks.kinds import called
+from headstart.bench.tasks.objectives import objective
 from headstart.bench.tasks.task import Split
 from headstart.bench.trials.devices import make_fabric
 from headstart.bench.trials.optimizers import Schedule, make_optimizer
 from headstart.bench.trials.training import Axes, Training
+from headstart.errors import HeadstartError
 from headstart.rng import derive
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Point:
 
     Args:
         step: Finished steps.
-        accuracy: On validation, in percent.
+        accuracy: The score on validation, in percent: accuracy, or what the task is judged by.
         loss: On validation.
         train_loss: Mean over the steps since the point before; None at step 0.
     """
@@ -92,6 +94,7 @@ def train(
     fabric = fabric or make_fabric(config)
     rank = fabric.global_rank
     torch.manual_seed(derive(axes.forward, f"rank-{rank}") if rank else axes.forward)
+    aim = objective(data.task.kind, config.loss, config.metric)
     optimizer = make_optimizer(model, config)
     schedule = Schedule(optimizer, config, len(data.train))
     network, stepper = fabric.setup(model, optimizer, move_to_device=False)
@@ -109,7 +112,7 @@ def train(
             # Drawn for the whole batch on every device, so that what an image gets depends on no other thing.
             draws = draw(config.augment, config.batch_size, config.rotation, generator)
             inputs, labels = data.training_batch(next(order)[own], draws.part(own))
-            loss = F.cross_entropy(network(inputs).float(), labels)
+            loss = aim.loss(called(network, inputs).float(), labels)
             stepper.zero_grad(set_to_none=True)
             fabric.backward(loss)
             if config.clip:
@@ -140,9 +143,9 @@ def train(
 def evaluate(
     model: nn.Module, data: DeviceTask, split: Split, config: Training, fabric: Fabric | None = None
 ) -> tuple[float, float]:
-    """Return accuracy in percent and mean cross-entropy on a split, in evaluation mode.
+    """Return the score and the mean loss on a split, in evaluation mode.
 
-    An image whose outputs are not all finite counts as wrong.
+    A sample whose outputs are not all finite counts as wrong.
 
     Args:
         model: The plain model.
@@ -154,17 +157,30 @@ def evaluate(
     fabric = fabric or make_fabric(config)
     model.eval()
     size = _EVALUATION_BATCH.get(split.labels.device.type, 1024)
-    sums = torch.zeros(2, device=split.labels.device)
+    aim = objective(data.task.kind, config.loss, config.metric)
+    metric, sums, losses = aim.metric, None, torch.zeros(1, device=split.labels.device)
+    if metric.whole and fabric.world_size > 1:
+        raise HeadstartError("A metric of your own needs all outputs in one place.", remedy="Train on one device.")
+    kept: list[tuple[Tensor, Tensor]] = []
     if fabric.world_size > 1:
         _first_devices_buffers(model)
     for number, (images, labels) in enumerate(data.batches(split, size)):
         if number % fabric.world_size == fabric.global_rank:
             with fabric.autocast():
-                logits = model(images).float()
-            sums[0] += ((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum()
-            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-    right, total = _over_devices(sums, fabric, "sum").tolist()
-    return 100 * right / len(split), total / len(split)
+                outputs = called(model, images).float()
+            losses += aim.total(outputs, labels)
+            if metric.whole:
+                kept.append((outputs.cpu(), labels.cpu()))
+            else:
+                found = metric.sums(outputs, labels).double()
+                sums = found if sums is None else sums + found
+    total = float(_over_devices(losses, fabric, "sum")) / len(split)
+    if metric.whole:
+        return metric.score((torch.cat([o for o, _ in kept]), torch.cat([t for _, t in kept]))), total
+    if sums is None:  # more devices than batches
+        outputs = called(model, next(data.batches(split, 1))[0]).float()
+        sums = torch.zeros_like(metric.sums(outputs, split.labels[:1]).double())
+    return metric.score(_over_devices(sums, fabric, "sum").cpu()), total
 
 
 def _point(

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from headstart import progress
 from headstart.bench.tasks.augment import draw
 from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.kinds import Inputs, called, mapped
+from headstart.bench.tasks.objectives import objective
 from headstart.bench.trials.optimizers import Schedule, make_optimizer
 from headstart.bench.trials.training import Training
 from headstart.distributed import initialize
@@ -37,9 +38,10 @@ class TrainingImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Inputs, Any]:
         images, _ = self.data.training_batch(torch.tensor([index]))
-        return images[0], int(self.targets[index])
+        target = self.targets[index]
+        return mapped(lambda t: t[0], images), int(target) if target.dim() == 0 else target
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class TrialFit:
         parts = dataset if isinstance(dataset, list) else [dataset] * epochs
         per_epoch = samples.steps(len(parts[0]), config.batch_size)
         config = replace(config, steps=per_epoch * epochs, devices=1)
+        aim = objective(_images(parts[0])[0].task.kind, config.loss)
         optimizer = make_optimizer(model, config)
         # As many images as give the epoch its steps: the last batches of a sample are not left out.
         schedule = Schedule(optimizer, config, per_epoch * config.batch_size)
         generator = torch.Generator().manual_seed(seed)
-        kept: list[tuple[Tensor, Tensor]] = []
+        kept: list[tuple[Inputs, Tensor]] = []
         for epoch, part in enumerate(parts):
             if not (self.frozen and kept):
                 data, indices = _images(part)
@@ -75,8 +78,8 @@ class TrialFit:
                 ]
             for images, labels in kept:
                 with torch.autocast(config.device.partition(":")[0], torch.bfloat16, config.precision == "bfloat16"):
-                    logits = model(images)
-                loss = F.cross_entropy(logits.float(), labels)
+                    outputs = called(model, images)
+                loss = aim.loss(outputs.float(), labels)
                 if not bool(torch.isfinite(loss)):
                     raise HeadstartError(f"The training loss was not finite in epoch {epoch + 1}.")
                 optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,6 @@ import torch
 from headstart import rng
 from headstart.bench.store.store import Facts, content_key
 from headstart.bench.tasks.batches import DeviceTask
-from headstart.bench.tasks.task import Split
 from headstart.bench.trials.arms import Arm
 from headstart.bench.trials.loop import Outcome, evaluate, train
 from headstart.bench.trials.starting import start
@@ -49,9 +48,7 @@ def measured(question: Facts, answer: Callable[[], Facts]) -> Facts:
 def shortened(data: DeviceTask, images: int = _IMAGES) -> DeviceTask:
     """Return the same task with the first images only of the splits that are not trained on."""
     small = copy.copy(data)
-    small.validation, small.test = (
-        Split(split.images[:images], split.labels[:images]) for split in (data.validation, data.test)
-    )
+    small.validation, small.test = (split.first(images) for split in (data.validation, data.test))
     return small
 
 

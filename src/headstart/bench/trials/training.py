@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from headstart.bench.tasks.augment import check_augmentations
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME, steps_per_epoch
+from headstart.bench.tasks.objectives import TASK, fingerprints
 from headstart.errors import HeadstartError, unknown
 from headstart.rng import derive
 
@@ -47,6 +49,8 @@ class Training:
         memory_format: ``"contiguous"`` or ``"channels_last"``.
         device: ``"cpu"``, ``"cuda"``, ...
         devices: How many of them train one model together, data-parallel.
+        loss: ``"task"`` for that of the kind of task, or as `headstart.bench.tasks.objectives.objective` takes it.
+        metric: Likewise.
     """
 
     steps: int = 100
@@ -72,6 +76,8 @@ class Training:
     memory_format: str = "contiguous"
     device: str = "cpu"
     devices: int = 1
+    loss: str = TASK
+    metric: str = TASK
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -97,6 +103,15 @@ class Training:
             raise HeadstartError(f"decay is {self.decay}; it must be above 0 and at most 1.")
         if list(self.milestones) != sorted({m for m in self.milestones if m > 0}):
             raise HeadstartError(f"milestones are {list(self.milestones)}; they must be positive and rising.")
+
+    def identity(self) -> dict[str, Any]:
+        """All that identifies a trial; what older versions did not have is left out where it is not used."""
+        found = asdict(self)
+        for name in ("loss", "metric"):
+            if found[name] == TASK:
+                del found[name]
+        files = fingerprints(self.loss, self.metric)
+        return {**found, **({"files": files} if files else {})}
 
     def resolve(self, images: int) -> Training:
         """Turn a budget in epochs into steps, and check what only fits together or does not.

@@ -15,6 +15,7 @@ from headstart.bench.models.builders import ModelBuilder, first_layer
 from headstart.bench.specs import user_function
 from headstart.bench.statistics.paired import area_under_curve
 from headstart.bench.tasks.batches import DeviceTask
+from headstart.bench.tasks.objectives import objective
 from headstart.bench.trials.arms import Arm
 from headstart.bench.trials.loop import train
 from headstart.bench.trials.starting import start
@@ -99,7 +100,7 @@ class TrialContext:
             "methods": [method.key() for method in arm.methods()],
             "weights_draw": arm.weights_draw,
             "seed": seed,
-            "training": asdict(self.training_of(arm)),
+            "training": self.training_of(arm).identity(),
             "test": self.test,
         }
 
@@ -139,7 +140,7 @@ def run_trial(
         begun = _first_weight(model)
         outcome = train(model, context.data, training, axes, on_step, fabric)
         trained = _first_weight(model)
-    guess = 100.0 / task.classes
+    guess = objective(task.kind, training.loss, training.metric).metric.guess(task.classes)
     curve = [asdict(point) for point in outcome.curve]
     result = {
         "status": "diverged" if outcome.diverged else "done",

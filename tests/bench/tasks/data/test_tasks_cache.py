@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headstart.bench.tasks.data import cache
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.errors import DataError
 
 

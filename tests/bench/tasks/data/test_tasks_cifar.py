@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headstart.bench.tasks.data import catalogue, pairs, unpickle
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.errors import DataError, HeadstartError
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headstart.bench.tasks.data import files, idx
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.errors import DataError
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}

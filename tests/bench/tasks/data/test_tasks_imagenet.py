@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from headstart.bench.tasks.data import downsampled
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.errors import DataError, UnknownNameError
 
 

@@ -10,8 +10,8 @@ import torch
 from headstart.bench.tasks.data import files
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.download import download
+from headstart.bench.tasks.loading import OWN, is_task, load_task
 from headstart.bench.tasks.splits import subset
-from headstart.bench.tasks.task import OWN, is_task, load_task
 from headstart.errors import DataError, HeadstartError, MissingExtraError, UnknownNameError
 
 

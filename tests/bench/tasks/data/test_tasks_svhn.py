@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from headstart.bench.tasks.task import load_task
+from headstart.bench.tasks.loading import load_task
 from headstart.errors import DataError
 
 
