@@ -54,17 +54,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+def describe(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """Say what a model is, as plain values.
 
     Args:
         name: As ``--model`` takes it; those that come with headstart also without ``headstart:``.
-        shape: Channels, height and width of an image.
+        shape: Channels, then height and width of an image, or the sides of other inputs.
         classes: Number of classes.
 
     Returns:
-        ``name``, ``parameters`` at that input or None if such images are too small; for a model that comes with
-        headstart also ``about``, ``smallest_image`` and ``options`` (default, least and largest value).
+        ``name``, ``parameters`` at that input or None if it takes no such inputs; for a model that comes with
+        headstart also ``about``, ``takes``, ``smallest_image`` and ``options`` (default, least and largest value).
 
     Raises:
         HeadstartError: If there is no such model, or it cannot be built.
@@ -81,11 +81,12 @@ def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, 
     if family not in zoo.ZOO:
         return {"name": name, "parameters": _parameters(name, shape, classes)}
     entry, least = zoo.ZOO[family], zoo.smallest(base)
-    fits = min(shape[1:]) >= least
+    fits = (not entry.sides or len(shape) - 1 in entry.sides) and min(shape[1:], default=least) >= least
     return {
         "name": f"headstart:{base}",
         "about": entry.about,
         "parameters": _parameters(f"headstart:{base}", shape, classes) if fits else None,
+        "takes": entry.asks,
         "smallest_image": least,
         "options": {
             key: {"default": default, "least": low, "largest": high}
@@ -94,7 +95,7 @@ def describe(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, 
     }
 
 
-def _parameters(spec: str, shape: tuple[int, int, int], classes: int) -> int:
+def _parameters(spec: str, shape: tuple[int, ...], classes: int) -> int:
     """Build the model and count; those that come with headstart are built without memory."""
     import torch
 
@@ -113,19 +114,20 @@ def _parameters(spec: str, shape: tuple[int, int, int], classes: int) -> int:
             raise ModelError(f"'{spec}' cannot be built: {type(error).__name__}: {reason}.") from error
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,4}),([1-9]\d{0,4}),([1-9]\d{0,4})", text.replace(" ", ""))
-    if found is None:
-        raise HeadstartError(f"--input {text!r} is not understood.", remedy="Write channels,height,width: 3,32,32.")
-    channels, height, width = map(int, found.groups())
-    return channels, height, width
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){0,3}", text.replace(" ", "")):
+        raise HeadstartError(
+            f"--input {text!r} is not understood.",
+            remedy="Write channels,height,width: 3,32,32; of other inputs channels and sides: 12,400.",
+        )
+    return tuple(map(int, text.replace(" ", "").split(",")))
 
 
 def _options(found: dict[str, Any]) -> str:
     return ", ".join(f"{key}={option['default']}" for key, option in found["options"].items())
 
 
-def _table(listed: list[dict[str, Any]], shape: tuple[int, int, int], classes: int) -> None:
+def _table(listed: list[dict[str, Any]], shape: tuple[int, ...], classes: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -135,7 +137,8 @@ def _table(listed: list[dict[str, Any]], shape: tuple[int, int, int], classes: i
         table.add_column(column, no_wrap=column != "what it is", justify="right" if column == "parameters" else "left")
     for found in listed:
         count = found["parameters"]
-        size = f"{count / 1e6:.2f} M" if count is not None else f"≥ {found['smallest_image']} px"
+        least = f"≥ {found['smallest_image']} px" if found["takes"] == "images" else found["takes"]
+        size = f"{count / 1e6:.2f} M" if count is not None else least
         row = (found["name"].removeprefix("headstart:"), size, _options(found), found["about"])
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
@@ -149,14 +152,16 @@ def _table(listed: list[dict[str, Any]], shape: tuple[int, int, int], classes: i
     )
 
 
-def _lines(found: dict[str, Any], shape: tuple[int, int, int], classes: int) -> list[str]:
+def _lines(found: dict[str, Any], shape: tuple[int, ...], classes: int) -> list[str]:
     where = f"{'×'.join(map(str, shape))} and {classes} classes"
     count = found["parameters"]
     lines = [f"{found['name']}: {found['about']}" if "about" in found else found["name"]]
-    size = f"{count:,} at {where}" if count is not None else f"takes no images as small as {where.split()[0]}"
+    size = f"{count:,} at {where}" if count is not None else f"takes no inputs of {where.split()[0]}"
     lines.append(f"  parameters  {size}")
     if "about" in found:
-        lines.append(f"  images      of at least {found['smallest_image']}×{found['smallest_image']}")
+        least = found["smallest_image"]
+        size = f" of at least {least}×{least}" if found["takes"] == "images" else ""
+        lines.append(f"  takes       {found['takes']}{size}")
         lines += [
             f"  {'' if index else 'options':<10}  {key}={option['default']} ({option['least']} to {option['largest']})"
             for index, (key, option) in enumerate(found["options"].items())

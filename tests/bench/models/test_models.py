@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from headstart.bench.models.builders import ModelBuilder, check_outputs, first_layer, parameter_count, resolve_model
+from headstart.bench.tasks.task import Split, Task
 from headstart.errors import HeadstartError, MissingExtraError, ModelError, UnknownNameError
 
 
@@ -28,6 +29,12 @@ class Twice(nn.Linear):
         return (super().forward(x.flatten(1)),) * 2
 
 
+def asked(classes):
+    """A task of tiny images, two of them, and their labels."""
+    split = Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
+    return Task("tiny", split, split, split, classes), split.images, split.labels
+
+
 @pytest.mark.parametrize(
     ("build", "match"),
     [
@@ -42,7 +49,7 @@ def test_a_model_that_does_not_answer_with_a_number_per_class_is_refused(build, 
     builder = ModelBuilder("net.py:f", "", lambda channels, classes, size: build(classes))
     state = torch.get_rng_state()
     with pytest.raises(ModelError, match=match):
-        check_outputs(builder, torch.zeros(2, 1, 4, 4), 10)
+        check_outputs(builder, *asked(10))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -51,7 +58,7 @@ def test_a_model_may_have_more_outputs_than_there_are_classes(classes):
     builder = ModelBuilder(
         "net.py:f", "", lambda channels, classes, size: nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
     )
-    check_outputs(builder, torch.zeros(2, 1, 4, 4), classes)
+    check_outputs(builder, *asked(classes))
 
 
 @pytest.fixture

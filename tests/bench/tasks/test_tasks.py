@@ -82,12 +82,14 @@ def test_sixteen_bits_and_floats_are_kept_as_floats():
 @pytest.mark.parametrize(
     ("images", "labels", "match"),
     [
-        (np.zeros((9, 4), np.uint8), np.arange(9) % 2, r"Give \(N, H, W\)"),
+        (np.zeros(9, np.uint8), np.arange(9) % 2, r"Give features \(N, F\)"),
         (np.zeros((9, 4, 4), np.int64), np.arange(9) % 2, "type int64"),
         (np.full((9, 4, 4), np.nan), np.arange(9) % 2, "NaN"),
         (np.zeros((9, 4, 4), np.uint8), np.arange(8) % 2, "9 images and 8 labels"),
-        (np.zeros((9, 4, 4), np.uint8), np.zeros((9, 2), int), "one integer per image"),
-        (np.zeros((9, 4, 4), np.uint8), np.zeros(9), "one integer per image"),
+        (np.zeros((9, 4, 4), np.uint8), np.full((9, 2), 3), "one integer per image"),
+        (np.zeros((9, 4, 4), np.uint8), np.array(["a"] * 9), "one integer per image"),
+        (np.zeros((9, 4, 4), np.uint8), np.zeros(9), "all targets are the same"),
+        (np.zeros((9, 4), int) - 1, np.arange(9) % 2, "tokens go down to -1"),
         (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), "only one class"),
         (np.zeros((9, 4, 4), np.uint8), np.array([0] * 8 + [1]), "class 1 has only 1 image"),
         (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"shape \(0, 4, 4\)\. Give at least one image"),

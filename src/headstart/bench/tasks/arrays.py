@@ -55,10 +55,12 @@ def from_arrays(
     if kind is not None:
         check_kind(kind)
     whole = _along_time(_split(name, images, labels, kind))
+    kind = kind or kind_of(whole.images, whole.labels, name)
+    if kind == "multilabel":  # 0 and 1 may have come as integers
+        whole = _along_time(_split(name, images, labels, kind))
     held = None if test is None else _along_time(_split(f"{name} (test)", test[0], test[1], kind))
     if held is not None:
         _same_form(name, whole, held)
-    kind = kind or kind_of(whole.images, whole.labels, name)
     if kind == "classification":
         names = torch.cat([whole.labels, *([held.labels] if held else [])]).unique()
         if len(names) < 2:
@@ -172,6 +174,8 @@ def _same_form(name: str, whole: Split, held: Split) -> None:
 def _outputs(name: str, kind: str, targets: list[Tensor]) -> int:
     """How many numbers a model gives for each sample or position."""
     if kind in ("regression", "multilabel"):
+        if bool((targets[0] == targets[0][:1]).all()):
+            raise DataError(f"Task '{name}': all targets are the same.", remedy="There is nothing to learn.")
         return int(targets[0].shape[1])
     low, high = min(int(t.min()) for t in targets), max(int(t.max()) for t in targets)
     if low < 0 or high < 1:

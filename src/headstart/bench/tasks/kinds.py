@@ -55,8 +55,8 @@ def kind_of(inputs: Inputs, targets: Tensor, name: str) -> Kind:
     Args:
         inputs: With the samples first.
         targets: ``(N,)`` integers are classes. ``(N,)`` or ``(N, K)`` floating point are numbers to predict, or several
-            labels if all are 0 or 1 and ``K`` is above 1. Integers of more axes are a class at every position; if
-            they have the shape of integer inputs, the next token at every position.
+            labels if all are 0 or 1 and ``K`` is above 1, as integers, too. Integers that have the sides of the inputs
+            are a class at every position; if the inputs are tokens of that shape, the next token.
         name: The task's name, for messages.
 
     Raises:
@@ -78,7 +78,17 @@ def kind_of(inputs: Inputs, targets: Tensor, name: str) -> Kind:
     if targets.dim() == 1:
         return "classification"
     tokens = isinstance(inputs, Tensor) and not first.is_floating_point() and first.dtype != torch.uint8
-    return "next-token" if tokens and targets.shape == first.shape else "segmentation"
+    if tokens and targets.shape == first.shape:
+        return "next-token"
+    if targets.shape[1:] == first.shape[2:]:
+        return "segmentation"
+    if targets.dim() == 2 and bool(((targets == 0) | (targets == 1)).all()):
+        return "multilabel"
+    raise DataError(
+        f"Task '{name}': labels have shape {tuple(targets.shape)} and type {targets.dtype};"
+        f" the inputs have {tuple(first.shape)}.",
+        remedy="Give one integer per image, one for every position of it, or 0 and 1 for several labels.",
+    )
 
 
 def check_kind(kind: str) -> None:

@@ -50,7 +50,8 @@ def load(spec: str, split_seed: int) -> Task:
     entry = SMALL[name]
     chosen = reader.read(rest, dict(entry.defaults), name, entry.positional)
     inputs, targets = entry.make(**{key.replace("-", "_"): value for key, value in chosen.items()})
-    return from_arrays(spec, inputs, targets, split_seed=split_seed)
+    made = from_arrays(spec, inputs, targets, split_seed=split_seed)
+    return made.as_signals() if name == "series" else made
 
 
 def _digits() -> Made:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from headstart.bench.models.zoo import cifar_resnets, mobilenets, plain, resnets, vgg
+from headstart.bench.models.zoo import cifar_resnets, mobilenets, others, plain, resnets, vgg
 from headstart.bench.specs import options as reader
 from headstart.engine import specs
 from headstart.errors import HeadstartError, ModelError, unknown
@@ -24,12 +24,16 @@ class Entry:
         build: Takes input channels, classes, image size, and the options by name.
         options: Each option's default and its least and largest value.
         smallest: The least side of an image, from the options.
+        sides: How many sides a sample may have: 2 are those of an image; of none, any.
+        asks: What such inputs are called.
     """
 
     about: str
     build: Callable[..., nn.Module]
     options: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     smallest: Callable[..., int] = lambda **_: 1
+    sides: tuple[int, ...] = (2,)
+    asks: str = "images"
 
 
 _STRIDE = (2, 1, 2)
@@ -77,6 +81,35 @@ ZOO: dict[str, Entry] = {
     ),
     "vgg16": Entry("VGG-16", vgg.vgg16, smallest=lambda **_: 32),
     "vgg16-bn": Entry("VGG-16 with batch norm", vgg.vgg16_bn, smallest=lambda **_: 32),
+    "mlp": Entry(
+        "hidden ReLU layers over all values of a sample, for features and others",
+        others.mlp,
+        {"width": (64, 1, 8192), "depth": (2, 0, 100)},
+        sides=(),
+        asks="samples",
+    ),
+    "signal-cnn": Entry(
+        "three convolutions over time with batch norm, for signals",
+        others.signal_cnn,
+        {"width": (32, 1, 1024)},
+        sides=(1,),
+        asks="signals (N, C, T)",
+    ),
+    "unet": Entry(
+        "a small U-Net, for segmentation in 1 to 3 dimensions",
+        others.unet,
+        {"width": (16, 1, 512)},
+        smallest=lambda **_: 4,
+        sides=(1, 2, 3),
+        asks="images or volumes",
+    ),
+    "token-transformer": Entry(
+        "a small causal transformer, for the next token",
+        others.token_transformer,
+        {"width": (64, 4, 4096), "depth": (2, 1, 100)},
+        sides=(1,),
+        asks="tokens (N, T)",
+    ),
 }
 
 
@@ -96,11 +129,16 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
 
     def build(in_channels: int, classes: int, image_size: Size) -> nn.Module:
         least = entry.smallest(**chosen)
-        if min(image_size) < least:
-            height, width = image_size
+        if entry.sides and len(image_size) not in entry.sides:
+            raise ModelError(
+                f"'headstart:{name}' takes {entry.asks}; these inputs have {len(image_size)} sides.",
+                remedy="'headstart models' lists the networks; a file.py:function of your own takes anything.",
+            )
+        if min(image_size, default=least) < least:
+            sizes, wanted = "×".join(map(str, image_size)), "×".join([str(least)] * len(image_size))
             smaller = "With the option stride=1 it takes smaller ones." if chosen.get("stride", 1) > 1 else ""
             raise ModelError(
-                f"'headstart:{name}' needs images of at least {least}×{least}, not {height}×{width}.",
+                f"'headstart:{name}' needs {entry.asks} of at least {wanted}, not {sizes}.",
                 remedy=smaller,
             )
         return entry.build(in_channels, classes, image_size, **chosen)
