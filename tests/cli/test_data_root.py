@@ -36,7 +36,7 @@ def test_download_fetches_before_anything_else(tmp_path, monkeypatch, capsys):
         asked.append((spec, options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headstart.bench.tasks.task.load_task", load_task)
+    monkeypatch.setattr("headstart.bench.tasks.loading.load_task", load_task)
     assert main(["compare", "--task", "svhn", "--download", "--out", "runs"]) == 130
     assert asked == [("svhn", {"download": True})]
     assert not (tmp_path / "runs").exists()

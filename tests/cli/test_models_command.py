@@ -26,7 +26,7 @@ def test_parameters_are_those_of_the_model_that_is_built(result, name):
 def test_describes_one(headstart):
     code, out, _ = headstart("models", "caffenet", "--input", "3,20,20")
     assert code == 0
-    assert "takes no images as small as 3×20×20" in out
+    assert "takes no inputs of 3×20×20" in out
     assert "of at least 39×39" in out
     assert "stride=4 (1 to 4)" in out
     assert "of at least 18×18" in headstart("models", "caffenet:stride=1")[1]
@@ -46,7 +46,7 @@ def test_json(result):
     [
         (["resnet19"], "Did you mean 'headstart:resnet18'"),
         (["plain-cnn:dept=3"], "Did you mean 'depth'"),
-        (["--input", "3,32"], "Write channels,height,width"),
+        (["--input", "3x32"], "Write channels,height,width"),
         (["--classes", "0"], "not at least 1"),
         (["net.py:not_a_model"], "returned int"),
     ],

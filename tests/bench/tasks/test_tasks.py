@@ -82,7 +82,7 @@ def test_sixteen_bits_and_floats_are_kept_as_floats():
 @pytest.mark.parametrize(
     ("images", "labels", "match"),
     [
-        (np.zeros(9, np.uint8), np.arange(9) % 2, r"Give features \(N, F\)"),
+        (np.zeros(9, np.uint8), np.arange(9) % 2, r"Give \(N, H, W\)"),
         (np.zeros((9, 4, 4), np.int64), np.arange(9) % 2, "type int64"),
         (np.full((9, 4, 4), np.nan), np.arange(9) % 2, "NaN"),
         (np.zeros((9, 4, 4), np.uint8), np.arange(8) % 2, "9 images and 8 labels"),

@@ -8,9 +8,9 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.tasks.augment import Draws, augment
 from headstart.bench.tasks.datasets import read_datasets
+from headstart.bench.tasks.loading import load_task
 from headstart.bench.tasks.sources import load_data
 from headstart.bench.tasks.splits import as_images
-from headstart.bench.tasks.task import load_task
 from headstart.bench.trials.arms import Arm
 from headstart.bench.trials.training import Training
 from headstart.bench.trials.trial import run_trial
@@ -117,7 +117,7 @@ class Odd(IterableDataset):
 def test_data_sets_that_are_no_tasks_are_told():
     for dataset, match in [
         (Odd(torch.zeros(3)), r"sample 0 of the Odd cannot be read as a pair"),
-        (Odd((torch.zeros(3), "cat")), r"invalid literal"),
+        (Odd((torch.zeros(3), "cat")), r"'cat' is no number"),
         (Odd((torch.zeros(3), 1), (torch.zeros(4), 1)), r"have shapes \[\(3,\), \(4,\)\]"),
     ]:
         with pytest.raises(DataError, match=match):

@@ -12,6 +12,7 @@ from headstart.bench.runs.experiment import AUTO, Experiment
 from headstart.bench.runs.search import Search
 from headstart.bench.statistics.power import default_seeds
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
+from headstart.bench.tasks.objectives import TASK
 from headstart.bench.trainer.experiment import TrainerExperiment
 from headstart.bench.trainer.trainer import Trainer
 from headstart.bench.trials.arms import DEFAULT, Arm, parse_arms, with_controls, with_default
@@ -122,6 +123,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
         Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
         Setting("devices", "whole", 1, "how many of them train one model together"),
+        Setting("loss", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
+        Setting("metric", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
         Setting(
             "trainer", "text", "", "the command, with {start}, {seed} and {out}; it replaces all of the above", TRAINER
         ),

@@ -156,9 +156,10 @@ def _targets(name: str, targets: Any, kind: str | None) -> Tensor:
 def _along_time(split: Split) -> Split:
     """Signals whose targets have one class per time: their rows are channels, not an image."""
     images, labels = split.images, split.labels
-    if isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] == 1 and labels.dim() == 2:
-        if not labels.is_floating_point() and labels.shape[1] == images.shape[3]:
-            return Split(images[:, 0], labels)
+    one = isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] == 1
+    classes = labels.dim() == 2 and not labels.is_floating_point() and bool((labels > 1).any())  # else several labels
+    if one and classes and labels.shape[1] == images.shape[3]:
+        return Split(images[:, 0], labels)
     return split
 
 

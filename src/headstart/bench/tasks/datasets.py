@@ -63,6 +63,8 @@ def _read(dataset: Any, name: str) -> Arrays:
         for image, label in samples:
             images.append(np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image))
             found = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+            if found.dtype.kind not in "biuf":
+                raise TypeError(f"{label!r} is no number")
             targets.append(found if found.ndim else found.astype(np.float32 if found.dtype.kind == "f" else np.int64))
     except Exception as error:
         raise DataError(
@@ -72,8 +74,9 @@ def _read(dataset: Any, name: str) -> Arrays:
         ) from error
     shapes = {(image.shape, target.shape) for image, target in zip(images, targets, strict=True)}
     if len(shapes) != 1:
+        where = 0 if len({image for image, _ in shapes}) > 1 else 1  # the inputs differ, or the targets
         raise DataError(
-            f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {sorted(shapes)[:3]}.",
+            f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {sorted({pair[where] for pair in shapes})[:3]}.",
             remedy="Let its transform bring them to one shape.",
         )
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
