@@ -14,7 +14,7 @@ from headstart.bench.analysis.provenance import mixed
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
 from headstart.bench.statistics.collapses import find_collapsed
-from headstart.bench.statistics.metric import ACCURACY, Metric, metric_of
+from headstart.bench.statistics.metric import ACCURACY, Metric, metric_of, own_metric
 from headstart.bench.statistics.sentences import amount, say
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
@@ -179,7 +179,7 @@ class Analysis:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=level_of(self.plan), margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
         rules += [by_hand(self.plan)] if self.plan.get("looked") else []
-        speed = SPEED if self.metric is ACCURACY else ""
+        speed = SPEED if self.metric.own else ""
         return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
     def control_readings(self, brief: bool = False) -> list[str]:
@@ -256,7 +256,7 @@ def analyse(store: Store) -> Analysis:
     notes += mixed([record.provenance for record in records.values()])
     if "metric" in plan:
         return assemble_scores(plan, results, refusals, len(missing), notes, failures)
-    return assemble(plan, results, refusals, len(missing), notes)
+    return assemble(plan, results, refusals, len(missing), notes, metric=own_metric(plan["task"]))
 
 
 def assemble_scores(
@@ -318,15 +318,15 @@ def assemble(
     }
     baseline = plan["arms"][0]["label"]
     diverged = {label: [s for s, r in by.items() if r["status"] == "diverged"] for label, by in results.items()}
-    guess = 100.0 / plan["task"]["classes"] if metric is ACCURACY else None
-    failed = find_collapsed(accuracies, guess, diverged)
+    metric = own_metric(plan["task"]) if metric is ACCURACY else metric
+    failed = find_collapsed(accuracies, metric.guess, diverged)
     judged, beyond = _judge(plan, accuracies, failed, refusals, baseline, metric)
     if plan.get("exploratory"):
         judged = {label: _without_verdict(c) for label, c in judged.items()}
         beyond = [_without_verdict(c) for c in beyond]
     target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
-    hollow = target.hollow(plan["task"]["classes"]) if target else ()
+    hollow = target.hollow(metric.guess) if target else ()
     edges = searched.warnings if (searched := selection_of(plan)) else ()
     return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges), metric)
 

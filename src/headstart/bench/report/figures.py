@@ -9,7 +9,6 @@ import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
 from headstart.bench.report.svg import FAINT, HUES, INK, PAPER, clean, figure, style, to_svg
-from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.statistics.paired import Floats, mean_band
 from headstart.bench.statistics.speed import Speed
 
@@ -153,8 +152,9 @@ def place(speed: Speed, steps: float | None) -> float:
 
 
 def _curve_title(analysis: Analysis) -> str:
-    own = analysis.metric is ACCURACY
-    return "Validation accuracy, %" if own else clean(analysis.metric.name) + ", %" * bool(analysis.metric.unit)
+    metric = analysis.metric
+    name = f"Validation {metric.short}" if metric.own else metric.name
+    return clean(name) + ", %" * bool(metric.unit)
 
 
 def _unit(analysis: Analysis) -> str:

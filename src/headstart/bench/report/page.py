@@ -13,7 +13,6 @@ from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
 from headstart.bench.report import figures, pictures, summary
 from headstart.bench.report.svg import figure
 from headstart.bench.report.templating import drawing, engine, fill
-from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.statistics.sentences import say
 from headstart.bench.store.store import Store
 from headstart.results.sheet import Mark
@@ -72,7 +71,7 @@ def render(analysis: Analysis) -> str:
         cards=[_card(analysis, arm) for arm in analysis.methods],
         rows=[_row(analysis, arm) for arm in analysis.arms],
         arms=summary.arm_sheet(analysis, lambda arm: _marked(analysis, arm)),
-        own=analysis.metric is ACCURACY,
+        own=analysis.metric.own,
         metric=analysis.metric,
         curves=drawing(figures.learning_curves(analysis)) if any(a.curves()[0] for a in analysis.arms) else None,
         pairs=drawing(figures.paired_differences(analysis)) if finished else None,

@@ -12,7 +12,8 @@ from headstart.bench.statistics.power import least_seeds
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.loading import load_task
-from headstart.bench.tasks.objectives import objective
+from headstart.bench.tasks.objectives import TASK, objective
+from headstart.bench.tasks.task import Task
 from headstart.bench.trials import hardware
 from headstart.bench.trials.arms import Arm, check_labels, check_starts
 from headstart.bench.trials.autotune import tune
@@ -183,6 +184,7 @@ class Experiment:
                 "classes": task.classes,
                 "split_seed": self.split_seed,
                 "test_images": len(task.test),
+                **_score(task, context.training),
             },
             "model": {"name": self.model, "parameters": parameter_count(model)},
             "training": asdict(context.training),
@@ -193,6 +195,14 @@ class Experiment:
             "exploratory": self.exploratory,
             "kept": dict(self.kept),
         }
+
+
+def _score(task: Task, training: Training) -> dict[str, Any]:
+    """What the report has to know of another score than accuracy."""
+    metric = objective(task.kind, training.loss, training.metric).metric
+    if task.kind == "classification" and training.metric == TASK:
+        return {}
+    return {"score": metric.label, "guess": metric.guess(task.classes), "percent": not metric.whole}
 
 
 Ground = TypeVar("Ground", bound=Context)

@@ -21,6 +21,8 @@ class Metric:
         scale: By what scores are multiplied to be shown: 100 for shares, which are shown in percent.
         unit: Of a difference.
         digits: After the decimal point.
+        own: Whether it is of headstart's own loop, whose steps and curves are known.
+        guess: The score of a model that learned nothing, if that is known.
 
     Example:
         >>> Metric().difference(-0.5), Metric().value(97.5), Metric("loss", digits=4, unit="").difference(0.01)
@@ -32,6 +34,13 @@ class Metric:
     scale: float = 1.0
     unit: str = "points"
     digits: int = 2
+    own: bool = False
+    guess: float | None = None
+
+    @property
+    def short(self) -> str:
+        """The name without the split."""
+        return self.name.removeprefix("test ")
 
     def number(self, value: float) -> str:
         """Write a score's number without a unit."""
@@ -75,7 +84,7 @@ def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metri
     margin = float(plan["margin"])
     told = plan.get("metric")
     if told is None:
-        return Metric(), margin
+        return own_metric(plan["task"]), margin
     scores = [abs(score) for score in baseline]
     share = bool(scores) and not told["lower_is_better"] and max(scores) <= 1
     scale = 100.0 if share else 1.0
@@ -85,7 +94,23 @@ def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metri
     return Metric(str(told["name"]), bool(told["lower_is_better"]), scale, "points" if share else "", digits), margin
 
 
-ACCURACY = Metric()
-"""Accuracy in percent, the score of headstart's own loop."""
+def own_metric(task: Mapping[str, Any]) -> Metric:
+    """Return the score of headstart's own loop.
+
+    Args:
+        task: As an experiment stores it; without a ``score`` it is accuracy.
+
+    Example:
+        >>> own_metric({"classes": 4}).guess, own_metric({"classes": 4, "score": "Dice", "guess": 0.0}).name
+        (25.0, 'test Dice')
+    """
+    if "score" not in task:
+        return Metric(own=True, guess=100.0 / task["classes"])
+    unit = "points" if task.get("percent", True) else ""
+    return Metric(f"test {task['score']}", unit=unit, own=True, guess=task.get("guess"))
+
+
+ACCURACY = Metric(own=True)
+"""Accuracy in percent, the usual score of headstart's own loop."""
 SCORE = Metric("score", unit="")
 """Any score, of which nothing is known."""

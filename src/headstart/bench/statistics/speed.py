@@ -45,21 +45,20 @@ class Target:
         """Write steps as a share of the budget."""
         return f"{100 * steps / self.budget:.0f} %" if steps is not None and math.isfinite(steps) else "not reached"
 
-    def hollow(self, classes: int) -> list[str]:
+    def hollow(self, guess: float | None) -> list[str]:
         """Warn if the baseline hardly learned: then its accuracy is soon reached, and that says nothing.
 
         Args:
-            classes: Of the task.
+            guess: The accuracy of a model that learned nothing, in percent; nothing is said without it.
 
         Returns:
             At most one sentence.
 
         Example:
-            >>> Target("default", 90.9, 100, None).hollow(classes=10)
+            >>> Target("default", 90.9, 100, None).hollow(guess=10.0)
             []
         """
-        guess = 100.0 / classes
-        if self.accuracy > guess + min(guess, _LEARNED * (100 - guess)):
+        if guess is None or guess == 0 or self.accuracy > guess + min(guess, _LEARNED * (100 - guess)):
             return []
         return [
             f"{self.baseline} ends at {self.accuracy:.2f} % on validation, where guessing has {guess:.2f} %: "
