@@ -124,12 +124,18 @@ SETTINGS: dict[str, Setting] = {
         Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
         Setting("devices", "whole", 1, "how many of them train one model together"),
         Setting("loss", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
-        Setting("metric", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
+        Setting(
+            "metric",
+            "text",
+            TASK,
+            "task: that of the kind of task; a name, file.py:function; with --trainer a key of JSON, a column of CSV",
+            WHAT,
+            "NAME",
+        ),
         Setting(
             "trainer", "text", "", "the command, with {start}, {seed} and {out}; it replaces all of the above", TRAINER
         ),
         Setting("data", "text", "", "what the starts see, as for 'headstart init'; inputs suffice", TRAINER),
-        Setting("metric", "text", "accuracy", "the score's name: a key of JSON, a column of CSV", TRAINER),
         Setting("metric-file", "text", "", "where the score is instead of {out}: {dir}/results.json", TRAINER, "FILE"),
         Setting("metric-pattern", "text", "", "a pattern that finds the score in the output", TRAINER, "REGEX"),
         Setting("lower-is-better", "flag", False, "a lower score is the better one", TRAINER),
@@ -213,7 +219,7 @@ def trainer_of(settings: Mapping[str, Any]) -> Trainer:
     words = {**defaults(trainer=True), **settings}
     return Trainer(
         words["trainer"],
-        words["metric"],
+        "accuracy" if words["metric"] == TASK else words["metric"],
         words["metric-file"],
         words["metric-pattern"],
         words["lower-is-better"],
