@@ -112,7 +112,7 @@ class ArmSummary:
             steps = "training step" if round(self.init_steps) == 1 else "training steps"
             time = f", the time of {self.init_steps:.0f} {steps}" if self.init_steps else ""
             cost = f" It costs {self.init_seconds:.2f} s{time}."
-        soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
+        soon = f" {self.speed.sentence(self.metric.short)}" if self.speed and not self.control else ""
         return (soon + broke + cost).strip()
 
 

@@ -119,7 +119,7 @@ def arm_sheet(analysis: Analysis, mark: Callable[[ArmSummary], Mark] = lambda _:
         analysis: Whose arms.
         mark: Says how an arm is set off.
     """
-    own = analysis.metric is ACCURACY
+    own = analysis.metric.own
 
     def column(title: str, name: str, short: str = "", left: bool = False) -> Column[ArmSummary]:
         return Column(title, lambda arm: str(getattr(cells(arm), name)), left=left, short=short)

@@ -106,9 +106,9 @@ class Speed:
             return low
         return f"{low.removesuffix(' %') if high.endswith('%') else low} to {high}"
 
-    def sentence(self) -> str:
+    def sentence(self, score: str = "accuracy") -> str:
         """Say after which share of the steps an arm gets there, how surely, and in how many seeds."""
-        what = f"{self.target.baseline}'s final validation accuracy of {self.target.accuracy:.2f} %"
+        what = f"{self.target.baseline}'s final validation {score} of {self.target.accuracy:.2f} %"
         seeds = f"{self.reached} of {len(self.steps)} seeds"
         if not self.reached:
             return f"It reaches {what} in no seed within the steps."
