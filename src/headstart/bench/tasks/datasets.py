@@ -75,9 +75,9 @@ def _read(dataset: Any, name: str) -> Arrays:
     shapes = {(image.shape, target.shape) for image, target in zip(images, targets, strict=True)}
     if len(shapes) != 1:
         where = 0 if len({image for image, _ in shapes}) > 1 else 1  # the inputs differ, or the targets
-        found = sorted({pair[where] for pair in shapes})[:3]
+        differing = sorted({pair[where] for pair in shapes})[:3]
         raise DataError(
-            f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {found}.",
+            f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {differing}.",
             remedy="Let its transform bring them to one shape.",
         )
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
