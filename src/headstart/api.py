@@ -242,6 +242,7 @@ class _Call:
 def _run(model: nn.Module, call: _Call, *, keep: bool) -> Init:
     start = time.perf_counter()
     model = guard.unwrap(model)
+    guard.check_not_capturing()
     call.check()
     guard.check(model)
     with rng.untouched(call.number), torch.inference_mode(False), torch.no_grad():
@@ -259,9 +260,9 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
         trace = trace_model(model, batch, call.batch_size)
-        if batch is not None and any(m.studies_behaviour for m in call.methods):
+        if batch is not None and (studied := [layer for m in call.methods for layer in m.studied(trace)]):
             transaction.rewind()
-            trace = replace(trace, behaviour=study_behaviour(model, batch, trace))
+            trace = replace(trace, behaviour=study_behaviour(model, batch, trace, studied))
         report = ReportBuilder.of(trace)
         if batch is not None and batch.note:
             report.add_finding(f"Used {batch.note}.")

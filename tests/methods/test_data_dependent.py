@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import headstart as hs
 from headstart import rng
 from headstart.measure.layer_patches import mean_patch
+from headstart.methods.data_dependent.fills import ITERATIONS, ROUNDS
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import spherical_kmeans
 
@@ -214,15 +215,15 @@ def filters_by_definition(fill: str, patches: np.ndarray, count: int, generator:
         points = (patches - patches.mean(0)) @ whiten.T
         length = np.linalg.norm(points, axis=1, keepdims=True)
         points = (points / length)[length[:, 0] > 1e-4 * math.sqrt(found)]  # the mean patch has no direction
-        rows = spherical_kmeans(torch.from_numpy(points), found, generator=generator).centroids.numpy() @ whiten
+        how = {"max_iter": ITERATIONS, "rounds": ROUNDS, "looks": False}
+        centroids = spherical_kmeans(torch.from_numpy(points), found, generator=generator, **how).centroids
+        rows = centroids.numpy() @ whiten
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def orthonormal_by_definition(seed: int, name: str, groups: int, rows: int, columns: int) -> Tensor:
-    blocks = []
-    for g in range(groups):
-        generator = rng.generator(seed, name, f"weight/{g}")
-        tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+    blocks, generator = [], rng.generator(seed, name, "weight/0")
+    for tall in torch.randn(groups, max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64):
         q, r = np.linalg.qr(tall.numpy())
         q = q * np.sign(np.diag(r))
         blocks.append(q if rows >= columns else q.T)

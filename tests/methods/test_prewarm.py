@@ -9,13 +9,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import headstart as hs
 from headstart import rng
 from headstart.measure.patches import foreground_density
+from headstart.methods.prewarm import LLOYD
+from headstart.numerics.clustering import kmeans
 
 CONVS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -42,6 +44,13 @@ def taper_by_loop(channels: int, kernel: tuple[int, ...]) -> np.ndarray:
     return weights.reshape(-1)
 
 
+def clustered(patches: np.ndarray, clusters: int, state: int) -> np.ndarray:
+    """K-means as tests/numerics holds it against scikit-learn's."""
+    return (
+        kmeans(torch.from_numpy(patches.astype(np.float32)), clusters, seed=state, **LLOYD).centroids.double().numpy()
+    )
+
+
 def plain_prewarm(
     images: Tensor, conv: nn.Module, count: int, seed: int, *, published: bool, alpha: float
 ) -> np.ndarray:
@@ -50,12 +59,12 @@ def plain_prewarm(
     patches = draw_patches(images.numpy(), tuple(kernel), count, rng.generator(seed, "", "patches"))
     patches = patches - patches.mean(axis=1, keepdims=True)
     state = rng.derive(seed, "", "clusters/0") & 0x7FFFFFFF
-    with threadpool_limits(limits=1):
-        if published:
+    if published:
+        with threadpool_limits(limits=1):
             model = MiniBatchKMeans(n_clusters=filters // 2, random_state=state, n_init=3)
-        else:
-            model = KMeans(filters // 2, random_state=state, n_init=1, max_iter=50)
-        centroids = model.fit(patches).cluster_centers_
+            centroids = model.fit(patches).cluster_centers_
+    else:
+        centroids = clustered(patches, filters // 2, state)
     centroids = centroids.astype(np.float64) * taper_by_loop(channels, tuple(kernel))
     size = centroids.std() + 1e-8 if published else np.sqrt((centroids**2).mean())
     return (alpha * centroids / size).reshape(-1, channels, *kernel)
@@ -217,8 +226,7 @@ def test_taper_before_clustering_clusters_tapered_patches(digits: Tensor) -> Non
     patches = draw_patches(digits.numpy(), (3, 3), 9, rng.generator(0, "", "patches"))
     patches = (patches - patches.mean(1, keepdims=True)) * taper_by_loop(1, (3, 3)).astype(np.float32)
     state = rng.derive(0, "", "clusters/0") & 0x7FFFFFFF
-    with threadpool_limits(limits=1):
-        centroids = KMeans(4, random_state=state, n_init=1, max_iter=50).fit(patches).cluster_centers_
+    centroids = clustered(patches, 4, state)
     expected = (alpha * centroids / np.sqrt((centroids**2).mean())).reshape(4, 1, 3, 3)
     hs.initialize(conv, digits, "prewarm:taper=before,patches=9")
     np.testing.assert_allclose(conv.weight[:4].detach().numpy(), expected, atol=1e-5)
@@ -285,8 +293,7 @@ def test_groups_are_clustered_on_their_own_channels() -> None:
         patches = draw_patches(images.numpy(), (3, 3), 10, rng.generator(0, "", "patches"))
         patches = patches - patches.mean(1, keepdims=True)
         state = rng.derive(0, "", f"clusters/{g}") & 0x7FFFFFFF
-        with threadpool_limits(limits=1):
-            centroids = KMeans(2, random_state=state, n_init=1, max_iter=50).fit(patches).cluster_centers_
+        centroids = clustered(patches, 2, state)
         expected = centroids * taper_by_loop(1, (3, 3))
         written = conv.weight[4 * g : 4 * g + 2].detach().flatten(1).numpy()
         ratio = written / expected
@@ -304,8 +311,7 @@ def test_depthwise_groups_share_their_clusters(tiles: Tensor) -> None:
     pooled = patches.transpose(1, 0, 2).reshape(-1, 9)  # a group after the other
     pooled = pooled - pooled.mean(1, keepdims=True)
     state = rng.derive(0, "", "clusters/0") & 0x7FFFFFFF
-    with threadpool_limits(limits=1):
-        centroids = KMeans(3, random_state=state, n_init=1, max_iter=50).fit(pooled).cluster_centers_
+    centroids = clustered(pooled, 3, state)
     ratio = conv.weight.detach()[changed].flatten(1).numpy() / (centroids * taper_by_loop(1, (3, 3)))
     assert ratio.std() < 1e-2 * abs(ratio.mean()), "one factor for all filters"
 

@@ -117,7 +117,7 @@ def cluster(atoms: Tensor, clusters: int, distance: str, dims: int, seed: int, n
         points = (magnitudes(atoms, dims) if distance == "magnitude" else atoms).flatten(1)
         rounding = 16 * torch.finfo(points.dtype).eps * float(torch.linalg.vector_norm(points, dim=1).max())
         draw = rng.derive(seed, "bank", name) & 0x7FFFFFFF
-        found = kmeans(points, clusters, seed=draw, n_init=STARTS, noise=rounding)
+        found = kmeans(points, clusters, seed=draw, algorithm="sklearn", n_init=STARTS, max_iter=50, noise=rounding)
     members = [torch.nonzero(found.labels == c).flatten() for c in range(len(found.sizes))]
     inertia = found.inertia
     if distance == "cosine":

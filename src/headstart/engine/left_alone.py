@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,22 +10,24 @@ import torch
 from headstart.engine.method import Method
 from headstart.engine.visit import ZEROS
 from headstart.errors import HeadstartError
-from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
+from headstart.numerics.fetching import fetch
 
 AGAIN = "it runs again on what came of an earlier step"
-_CORNER = 4  # channels whose weights are looked at first
 
 
 @torch.no_grad()
 def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
-    """Names of layers whose weights are all zero; one look at a corner of all, a second at those where it is zero."""
-    looked = [(layer, weights.look(layer)) for layer in layers]
-    corners = [(w[:_CORNER, :_CORNER] != 0).any().to("cpu", non_blocking=False) for _, w in looked]
-    suspects = [pair for pair, some in zip(looked, corners, strict=True) if not bool(some)]
-    return frozenset(layer.name for layer, weight in suspects if not bool((weight != 0).any()))
+    """Names of layers whose weights are all zero; one read for all."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[tuple[str, torch.Tensor]]] = {}
+    for layer in layers:
+        weight = layer.stored
+        kinds.setdefault((weight.device, weight.dtype), []).append((layer.name, weight))
+    names = [name for members in kinds.values() for name, _ in members]
+    largest = [n for members in kinds.values() for n in torch._foreach_norm([w for _, w in members], math.inf)]
+    return frozenset(name for name, size in zip(names, fetch(largest), strict=True) if size[0] == 0)
 
 
 def without_recurrent(

@@ -65,9 +65,6 @@ class Method:
     writes_parts: ClassVar[bool] = False
     """Whether it also writes layers that are parts of modules: attention's projections, gates, embeddings."""
 
-    studies_behaviour: ClassVar[bool] = False
-    """Whether ``trace.behaviour`` is wanted: what takes the layers' outputs, which costs a small pass of its own."""
-
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """Choose which of the selected layers to visit; say why others are left with ``report.skip``.
 
@@ -88,6 +85,14 @@ class Method:
         in each part, ``visit.moments`` has the variance of both together.
         """
         return "refused"
+
+    def draws(self, layer: Layer) -> Sequence[tuple[str, tuple[int, ...]]]:
+        """What :meth:`before` will ask of ``visit.normal``, by purpose and shape: drawn while a device computes."""
+        return ()
+
+    def studied(self, trace: ModelTrace) -> Sequence[Layer]:
+        """Layers of which ``trace.behaviour`` is wanted: what takes their outputs; that costs a small pass."""
+        return ()
 
     def start(self, view: ModelView) -> None:
         """Work on the whole model, before any layer is visited."""

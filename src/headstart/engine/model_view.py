@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.engine.draws_ahead import DrawsAhead
 from headstart.errors import WriteError
 from headstart.model import weights
 from headstart.model.inputs import Batch, GetInputs
@@ -36,6 +37,7 @@ class ModelView:
         method: The method's name, for the report.
         data: What the user passed, of which ``batch`` is a part.
         get_inputs: Likewise, for what it holds.
+        ahead: Random values that are drawn while the device computes.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class ModelView:
     method: str
     data: Any = None
     get_inputs: GetInputs | None = None
+    ahead: DrawsAhead | None = None
 
     def write(self, layer: Layer, weight: Tensor, bias: Tensor | None = None) -> None:
         """Set a layer's weight, and its bias if one is given and may be written; before the walk or after.

@@ -63,7 +63,7 @@ def tell_whole(view: ModelView, positions: Sequence[Positions]) -> None:
 
 def detached(value: Any) -> Any:
     """A layer's input without the graph that a forward with gradients puts behind it."""
-    return value.detach() if isinstance(value, Tensor) else value
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def with_graph(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

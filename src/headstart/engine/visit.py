@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headstart import rng
+from headstart.engine.draws_ahead import Draw, draw
 from headstart.engine.model_view import ModelView
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.measure.positions import Positions
 from headstart.model import weights
+from headstart.model.later import Then
+from headstart.model.own_forward import require_affine
 from headstart.model.weights import Layer
-from headstart.numerics.moments import MIN_VALUES, Moments
-from headstart.results.report import Row, summarize
+from headstart.numerics.fetching import Values
+from headstart.numerics.moments import MIN_VALUES, Moments, totals
+from headstart.results.report import Row, row_sums, summarize, summary
 
 ZEROS = "all its weights are zero, which is taken for a choice"
 
@@ -69,7 +74,8 @@ class Visit:
                 self.counted_inputs = self._positions.of(layer, value)
         self.output: Tensor | None = None
         self._transaction, self._seed = view.transaction, view.seed
-        self._moments: Moments | None = None
+        self._moments: Moments | None = None  # as measured
+        self._since: list[tuple[Tensor, Tensor | None]] = []  # scale and shift of the output since then
         self.filled = False
         original = view.transaction.original(layer)
         self._weight_before = weights.read(layer) if original is None else original
@@ -122,12 +128,23 @@ class Visit:
                 f" its statistics need at least {MIN_VALUES}.",
                 remedy="Pass a larger batch, or samples= to gather more of the loader.",
             )
-        return self._moments
+        measured = self._now()
+        assert measured is not None
+        return measured
 
     @property
     def measured(self) -> Moments | None:
         """The output's moments over all positions if something asked for them: a norm that follows takes no mask."""
-        return None if self._positions else self._moments
+        return None if self._positions else self._now()
+
+    def _now(self) -> Moments | None:
+        """The moments with what was done to the output since."""
+        found = self._moments
+        for scale, shift in self._since if found is not None else ():
+            assert found is not None
+            found = found.affine(scale, torch.zeros_like(scale) if shift is None else shift)
+        self._moments, self._since = found, []
+        return found
 
     def generator(self, purpose: str = "weight") -> torch.Generator:
         """The random stream of (seed, layer name, purpose), on the CPU on every machine."""
@@ -139,9 +156,10 @@ class Visit:
 
     def normal(self, *shape: int, purpose: str = "weight") -> Tensor:
         """Draw standard normal values in working precision on the layer's device."""
-        like = self._weight_before
-        dtype = weights.working_dtype(like.dtype)
-        return torch.randn(*shape, generator=self.generator(purpose), dtype=dtype).to(like.device)
+        like, ahead = self._weight_before, self.view.ahead
+        wanted = Draw(self.layer.name, purpose, shape, weights.working_dtype(like.dtype))
+        drawn = None if ahead is None else ahead.take(wanted)
+        return (draw(self._seed, wanted) if drawn is None else drawn).to(like.device, non_blocking=True)
 
     def normal_weight(self, std: float = 1.0) -> Tensor:
         """Draw normal values in the weight's shape, into the parameter itself where that is possible.
@@ -149,7 +167,7 @@ class Visit:
         Large networks spend more time on fresh memory than on the draw. :meth:`write` must follow.
         """
         place = weights.in_place(self.layer)
-        if place is None:
+        if place is None or self.view.ahead is not None:
             return self.normal(*self.layer.shape).mul_(std)
         self._transaction.mark(self.layer)
         return place.normal_(0.0, std, generator=self.generator())
@@ -158,17 +176,27 @@ class Visit:
         """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
         if weight is not None:
             self._transaction.mark(self.layer)
-            weights.write(self.layer, weight, finite=False)  # finish looks once for all
+            weights.write(self.layer, weight, finite=False, later=self.report.later)  # finish looks once for all
             # Rescaled in place later: not where the tensor is the backup, or repeats memory.
             lent = weight.data_ptr() == self._weight_before.data_ptr() or not weight.is_contiguous()
-            self._weight = weight.clone() if lent else weight
+            place = weights.in_place(self.layer)
+            self._weight = place if place is not None else weight.clone() if lent else weight
             self.filled = True
         if bias is not None:
             if self.bias_free:
                 raise WriteError(f"{self.layer.where} has no bias that may be written.", remedy="Ask visit.bias_free.")
             self._transaction.mark(self.layer, bias=True)
-            weights.write_bias(self.layer, bias)
+            weights.write_bias(self.layer, bias, self.report.later)
         self._wrote("written")
+
+    def zero_bias(self) -> None:
+        """Set the bias to zero where there is one that may be written."""
+        if not self.bias_free:
+            self._transaction.mark(self.layer, bias=True)
+            bias = self.layer.bias
+            assert bias is not None
+            bias.zero_()
+            self._wrote("written")
 
     def affine(self, scale: Tensor, shift: Tensor | None = None, *, keep_bias: bool = False) -> None:
         """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias; once exact, no second pass.
@@ -189,24 +217,31 @@ class Visit:
                 remedy="Pass shift=None where visit.bias_free.",
             )
         channels = self.layer.out_channels
-        scale = scale.expand(channels)
+        scale = scale.reshape(()) if scale.numel() == 1 and scale.dim() else scale
+        mine = not (keep_bias or self.bias_free)
         self._transaction.mark(self.layer)
         weight = weights.read(self.layer) if self._weight is None else self._weight
-        self._weight = weight.mul_(scale.to(weight.dtype).view(-1, *[1] * (len(self.layer.shape) - 1)))
-        weights.write(self.layer, self._weight, finite=False)
-        bias = self.bias
-        if bias is not None and (keep_bias or self.bias_free):
-            shift = (1 - scale) * bias
+        by_row = scale.view(-1, *[1] * (len(self.layer.shape) - 1)) if scale.dim() else scale
+        self._weight = weight.mul_(by_row.to(weight.dtype))
+        weights.write(self.layer, self._weight, finite=False, later=self.report.later)
+        bias = weights.look_bias(self.layer)
+        if bias is not None and not mine:
+            shift = torch.addcmul(bias, bias, scale, value=-1)
         elif bias is not None:
             self._transaction.mark(self.layer, bias=True)
-            weights.write_bias(self.layer, bias * scale if shift is None else bias * scale + shift)
+            out = bias if isinstance(bias, nn.Parameter) else None  # in place where it fits
+            scaled = torch.mul(bias, scale, out=out) if shift is None else torch.addcmul(shift, bias, scale, out=out)
+            weights.write_bias(self.layer, scaled, self.report.later)
         shape = [1] * self.output.dim()
         shape[self.layer.channel_axis(self.output)] = channels
-        self.output.mul_(scale.to(self.output.dtype).view(shape))
-        if shift is not None:
-            self.output.add_(shift.to(self.output.dtype).view(shape))
+        factor = scale.to(self.output.dtype)
+        factor = factor.view(shape) if scale.dim() else factor
+        if shift is None:
+            self.output.mul_(factor)
+        else:
+            torch.addcmul(shift.to(self.output.dtype).view(shape), self.output, factor, out=self.output)
         if self._moments is not None:
-            self._moments = self._moments.affine(scale, torch.zeros_like(scale) if shift is None else shift)
+            self._since.append((scale, shift))
         self._wrote("written" if self.filled else "scaled")
 
     def note(self, text: str) -> None:
@@ -228,6 +263,25 @@ class Visit:
                 f"{self.method}: layers whose weights are all zero were left, since that is taken for a choice;"
                 " zeros='write' writes them."
             )
+
+    def later(self, values: Tensor | Sequence[Tensor], then: Then) -> None:
+        """Leave numbers on the device, to be looked at when the walk is over: see :meth:`Later.add`.
+
+        What waits should not hold the visit, and with it the layer's input.
+        """
+        self.report.later.add(values, then)
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Remember what is said of the layer; the function that is returned goes back to it, after a rescale by 1."""
+        row, action, methods = self.row, self.row.action, list(self.row.methods)
+        transaction, layer = self._transaction, self.layer
+
+        def restore() -> None:
+            row.action, row.methods = action, methods
+            if action not in ("written", "scaled"):
+                transaction.forget(layer)
+
+        return restore
 
     def _wrote(self, action: Any) -> None:
         self.report.wrote(self.layer, self.method, action)
@@ -267,33 +321,62 @@ class Visit:
         Raises:
             HeadstartError: A method failed, or the layer is not affine in its weight.
         """
-        self.output, self._moments = output, moments
+        self.output, self._moments, self._since = output, moments, []
         version = output._version
         self.run(methods, "after")
         if output._version != version:
             args, kwargs = inputs
-            weights.require_affine(self.layer, args, kwargs, output)
+            require_affine(self.layer, args, kwargs, output)
         self.finish()
-        self.input = self.output = None
+        self.input = self.output = self._weight = None
 
     def finish(self) -> None:
-        """Fill the row with the numbers that the report shows.
+        """Leave for later to fill the row with what the report shows, and to raise where a weight is not finite."""
+        row, layer, report, count = self.row, self.layer, self.report, self._weight_before.numel()
+        changed = row.action in ("written", "scaled")
+        first = self.trace.first_convolution
+        if layer is first and changed and not layer.is_complex:
+            report.filters = (self.weight_before.clone(), self.weight)
 
-        Raises:
-            WriteError: What was written is not finite.
-        """
-        row = self.row
-        before = summarize(self._weight_before)
-        after = before if row.action in ("left", "skipped") else summarize(self.weight_now)
-        if not math.isfinite(after[1]):
-            weights.require_finite(self.layer, self.weight_now)
-        row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
-        drawable = self.layer is self.trace.first_convolution and not self.layer.is_complex
-        if drawable and row.action in ("written", "scaled"):
-            self.report.filters = (self.weight_before.clone(), self.weight)
-        if self.output is not None:
-            if self._moments is None:
-                self._moments = self._positions.moments(self.layer, self.output)
-            self._positions.note(self.layer, self.output)
-            row.output_mean, row.output_std = self._moments.total_mean, self._moments.total_std
-            row.across_sample_std = self._positions.across_sample_std(self.layer, self.output)
+        def weight(values: Values) -> None:
+            parts = [summary(part[0], part[1], count) for part in values.reshape(-1, 2, layer.shape[0])]
+            before, after = parts[0], parts[-1]
+            if not math.isfinite(after[1]):
+                weights.require_finite(layer, weights.look(layer))
+            row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
+            if layer is first and row.action not in ("written", "scaled"):
+                report.filters = None
+
+        if layer.is_complex:  # rare, and told at once
+            before = summarize(self._weight_before)
+            after = summarize(self.weight_now) if changed else before
+            if not math.isfinite(after[1]):
+                weights.require_finite(layer, self.weight_now)
+            row.weight_mean, row.weight_std = (before[0], after[0]), (before[1], after[1])
+        else:
+            sums = [*row_sums(self._weight_before), *(row_sums(self.weight_now) if changed else ())]
+            report.later.add(sums, weight)
+        if self.output is None:
+            return
+        if self._moments is None:
+            self._moments = self._positions.moments(layer, self.output)
+        self._positions.note(layer, self.output)
+        across, since = self._positions.across_sample_square(layer, self.output), self._since
+        if self._moments.mean.is_complex():
+            now = self._now()
+            assert now is not None
+            row.output_mean, row.output_std = now.total_mean, now.total_std
+            row.across_sample_std = math.nan if across is None else math.sqrt(float(across) / 2)
+            return
+        changes = [part for pair in since for part in pair if part is not None]
+
+        def output(values: Values) -> None:
+            mean, var, *rest = np.split(values, np.cumsum([part.numel() for part in own]))
+            for _, shift in since:
+                scale = rest.pop(0)
+                mean, var = mean * scale + (0 if shift is None else rest.pop(0)), var * scale**2
+            row.output_mean, row.output_std = totals(mean, var)
+            row.across_sample_std = math.nan if across is None else math.sqrt(values[-1] / 2)
+
+        own = [self._moments.mean, self._moments.var, *changes]
+        report.later.add([*own, *([] if across is None else [across])], output)

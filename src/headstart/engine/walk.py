@@ -7,12 +7,14 @@ with it. Filling and normalizing a whole network thus costs one pass, not one pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstart.engine.draws_ahead import Draw, DrawsAhead, worth
 from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.recurrent_walk import settle
@@ -25,7 +27,7 @@ from headstart.model.forward import CurrentLayer, by_layer, first_input, layers_
 from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import batch_statistics
-from headstart.model.weights import Layer
+from headstart.model.weights import Layer, working_dtype
 from headstart.numerics.moments import Moments
 
 Jobs = Sequence[tuple[Method, Sequence[Layer]]]
@@ -42,13 +44,37 @@ def walk(view: ModelView, jobs: Jobs, batch_size: int | None = None) -> None:
         batch_size: Run at most so many samples at a time: see :mod:`headstart.engine.streamed_walk`.
 
     Raises:
-        HeadstartError: A method, a write or the model's forward failed.
+        HeadstartError: A method, a write or the model's forward failed. Of several failures it is the first.
     """
+    try:
+        _walk(view, jobs, batch_size)
+    except Exception:
+        view.report.later.settle()  # a check of an earlier layer, which what failed now may come from
+        raise
+    view.report.later.settle()
+
+
+def _walk(view: ModelView, jobs: Jobs, batch_size: int | None) -> None:
     methods: dict[str, list[Method]] = {}
     for method, layers in jobs:
         for layer in layers:
             methods.setdefault(layer.name, []).append(method)
     wanted = [layer for layer in [*view.trace.layers, *view.trace.parts] if layer.name in methods]
+    devices = {layer.stored.device for layer in wanted}
+    if not worth(list(devices)):
+        return _visit(view, wanted, methods, batch_size)
+    draws = [
+        Draw(layer.name, purpose, shape, working_dtype(layer.stored.dtype))
+        for layer in wanted
+        for method in methods[layer.name]
+        for purpose, shape in method.draws(layer)
+    ]
+    pin = any(device.type == "cuda" for device in devices)
+    with DrawsAhead(view.seed, draws, pin=pin) as ahead:
+        return _visit(replace(view, ahead=ahead), wanted, methods, batch_size)
+
+
+def _visit(view: ModelView, wanted: list[Layer], methods: dict[str, list[Method]], batch_size: int | None) -> None:
     batch = view.batch
     if batch is None:
         for layer in wanted:

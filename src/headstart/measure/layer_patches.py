@@ -79,6 +79,7 @@ class LayerPatches:
         self.layer = layer
         self._value = value.reshape(-1, value.shape[-1]) if layer.kind == "linear" else batched(value, layer)
         sizes = self._value.shape[2:]
+        self._hides = layer.kind == "transposed" or (layer.kind == "conv" and layer.module.padding_mode == "zeros")
         self._tables = [taps(layer, axis, size).to(value.device) for axis, size in enumerate(sizes)]
         self._counted = None if counted is None else counted.flatten().nonzero()[:, 0]
 
@@ -132,7 +133,7 @@ class LayerPatches:
         sample = rest.reshape(-1, *[1] * len(reads))
         index: Any = (sample, slice(None), *reads)
         taken = channels[index]  # (places, *kernel, in/groups)
-        if bool(hidden.any()):
+        if self._hides:
             taken.masked_fill_(hidden.unsqueeze(-1), 0)
         return taken.movedim(-1, 1).reshape(len(places), -1).to(working_dtype(taken.dtype))
 

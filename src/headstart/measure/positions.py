@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headstart.measure.layer_patches import taps
 from headstart.model.weights import Layer
-from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_std, channel_moments
+from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_square, channel_moments
 
 
 class Positions:
@@ -80,17 +80,22 @@ class Positions:
 
     def across_sample_std(self, layer: Layer, output: Tensor) -> float:
         """As :func:`headstart.numerics.moments.across_sample_std`, where both of two samples count."""
+        square = self.across_sample_square(layer, output)
+        return math.nan if square is None else math.sqrt(float(square) / 2)
+
+    def across_sample_square(self, layer: Layer, output: Tensor) -> Tensor | None:
+        """Twice the square of that, still on the device; None where there are no two samples to compare."""
         counted = self.of(layer, output) if self._masks else None
         if counted is None or len(counted) != len(output):
-            return across_sample_std(output)
+            return across_sample_square(output)
         pairs = min(ACROSS_SAMPLES, len(output)) // 2
         both = counted[:pairs] & counted[pairs : 2 * pairs]
         if not bool(both.any()):
-            return float("nan")
+            return None
         rows = output.movedim(layer.channel_axis(output), -1)
         difference = (rows[:pairs] - rows[pairs : 2 * pairs])[both]
         wide = difference if difference.dtype == torch.float64 else difference.float()
-        return float(torch.linalg.vector_norm(wide).double() / math.sqrt(2 * wide.numel()))
+        return wide.square().mean()
 
 
 def _fitted(mask: Tensor, places: tuple[int, ...], layer: Layer) -> Tensor | None:

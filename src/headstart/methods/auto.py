@@ -52,7 +52,7 @@ KEPT = WithinLayer(fill="keep")
         " norm follows: before layer norms, whose channels keep their lengths, they lost.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
-    revision=3,  # 2: balance squares gradients sample by sample; 3: what authors chose is left
+    revision=4,  # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -93,8 +93,6 @@ class Auto(Method):
 
     force: bool = field(default=False, repr=False)
 
-    studies_behaviour = True
-
     def identity(self) -> str:
         """The recipes, with the banks by what they hold: another version may have others."""
         parts = [*(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT)), *(["force"] if self.force else [])]
@@ -103,6 +101,10 @@ class Auto(Method):
     def on_complex(self) -> OnComplex:
         """Nothing was tried on them."""
         return "left"
+
+    def studied(self, trace: ModelTrace) -> Sequence[Layer]:
+        """All layers, or with norms those that it may write."""
+        return trace.layers if _few_norms(trace) else [la for la in trace.layers if _is_candidate(la, trace)]
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """With norms the first convolution and depthwise ones; without, layers that no norm follows."""
@@ -186,17 +188,24 @@ def _few_norms(trace: ModelTrace) -> bool:
 
 def _clustered(trace: ModelTrace, force: bool) -> set[str]:
     """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
+    if not any(is_depthwise(layer) and layer.name in trace.norm_after for layer in trace.layers):
+        return set()  # a bank is not opened for nothing
     banks = open_banks(CLUSTERS.bank)
     served = [
         layer
         for layer in trace.layers
-        if (is_depthwise(layer) or layer is trace.first_convolution)
+        if _is_candidate(layer, trace)
         and trace.norm_after.get(layer.name) in trace.channel_norms  # clusters differ in length
         and bool(weights.look(layer).any())
         and not why_not_understood(layer, trace, force=force)
         and match(layer, trace, banks, whole=False, resize=False) is not None
     ]
     return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()
+
+
+def _is_candidate(layer: Layer, trace: ModelTrace) -> bool:
+    """Whether a layer is one that may be written between norms."""
+    return (is_depthwise(layer) or layer is trace.first_convolution) and layer.name in trace.norm_after
 
 
 def _untried(layer: Layer, trace: ModelTrace) -> str:

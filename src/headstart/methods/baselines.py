@@ -18,11 +18,14 @@ from torch.nn import init
 from headstart.engine.method import Method, OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
+from headstart.errors import HeadstartError
 from headstart.methods.shared.own_start import draw_own, looks_up, uniform, without_padding
 from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
+from headstart.numerics.fetching import Values
+from headstart.numerics.orthonormal import orthonormal_columns
 
 _COST = "no forward pass of its own"
 _FAN = (
@@ -34,10 +37,7 @@ _FAN = (
 
 def zero_bias(visit: Visit) -> None:
     """Set the bias to zero where there is one that may be written."""
-    if not visit.bias_free:
-        bias = visit.bias
-        assert bias is not None
-        visit.write(bias=torch.zeros_like(bias))
+    visit.zero_bias()
 
 
 def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
@@ -214,13 +214,20 @@ class LeCun(_VarianceScaling):
         self._draw(visit, 1 / math.sqrt(visit.layer.fan_in))
 
 
-def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") -> Tensor:
-    """Draw a ``rows × columns`` matrix with orthonormal rows or columns, uniform among all of those."""
-    tall = visit.normal(max(rows, columns), min(rows, columns), purpose=purpose).cpu()
-    q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sgn()  # makes the draw uniform (Mezzadri 2007)
-    like = visit.weight_before
-    return (q if rows >= columns else q.T).to(like)
+def orthonormal(visit: Visit, rows: int, columns: int) -> Tensor:
+    """Draw a matrix of orthonormal rows or columns, or one for each of several groups, uniform among all of those."""
+    layer = visit.layer
+    tall = visit.normal(*orthonormal_shape(layer, rows, columns), purpose="weight/0")
+    q, failed = orthonormal_columns(tall)
+
+    def require(values: Values) -> None:
+        if values.any():
+            raise HeadstartError(
+                f"The random matrices of {layer.where} have no orthonormal basis.", remedy="Pass another seed."
+            )
+
+    visit.later(failed, require)
+    return q if rows >= columns else q.mT
 
 
 @register(
@@ -229,10 +236,12 @@ def orthonormal(visit: Visit, rows: int, columns: int, purpose: str = "weight") 
     reference="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning",
     scope="all layers",
     needs_data=False,
-    cost=f"{_COST}; one QR decomposition per layer",
+    cost=f"{_COST}; two or three Cholesky decompositions per layer",
     deviations=(
-        "Grouped layers are orthonormal within each group; the QR runs in float32 or better, so half precision works.",
+        "Grouped layers are orthonormal within each group; decompositions run in float32 or better, so half precision"
+        " works.",
     ),
+    revision=2,  # by Cholesky decompositions, and one stream for all groups
 )
 @dataclass(frozen=True)
 class Orthogonal(_Baseline):
@@ -252,18 +261,32 @@ class Orthogonal(_Baseline):
     gain: float = 1.0
     writes_parts: ClassVar[bool] = True
 
+    def draws(self, layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
+        """The matrices."""
+        return orthonormal_draws(layer)
+
     def before(self, visit: Visit) -> None:
         """Draw the weight, zero the bias."""
         visit.write(without_padding(visit.layer, self.gain * orthonormal_weight(visit)))
         zero_bias(visit)
 
 
+def orthonormal_draws(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
+    """What :func:`orthonormal_weight` draws."""
+    rows, columns = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
+    return [("weight/0", orthonormal_shape(layer, rows, columns))]
+
+
+def orthonormal_shape(layer: Layer, rows: int, columns: int) -> tuple[int, ...]:
+    """Shape of the tall matrices of all groups; of one group it is one matrix, whose products take fewer operations."""
+    sides = max(rows, columns), min(rows, columns)
+    return sides if layer.groups == 1 else (layer.groups, *sides)
+
+
 def orthonormal_weight(visit: Visit) -> Tensor:
     """Draw a canonical weight whose groups are semi-orthogonal matrices."""
     layer = visit.layer
-    rows, columns = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
-    groups = [orthonormal(visit, rows, columns, f"weight/{g}") for g in range(layer.groups)]
-    return torch.cat(groups).reshape(layer.shape)
+    return orthonormal(visit, layer.out_channels // layer.groups, math.prod(layer.shape[1:])).reshape(layer.shape)
 
 
 def _centre(layer: Layer) -> int:
@@ -325,11 +348,12 @@ class Dirac(_Baseline):
     reference="Xiao et al. 2018, Dynamical isometry and a mean field theory of CNNs",
     scope="all layers",
     needs_data=False,
-    cost=f"{_COST}; one QR decomposition per layer",
+    cost=f"{_COST}; two or three Cholesky decompositions per layer",
     deviations=(
         "Layers with more inputs than outputs get orthonormal rows (the paper asks for out >= in).",
         "Linear layers get an orthogonal matrix.",
     ),
+    revision=2,  # by Cholesky decompositions, and one stream for all groups
 )
 @dataclass(frozen=True)
 class DeltaOrthogonal(_Baseline):
@@ -346,8 +370,8 @@ class DeltaOrthogonal(_Baseline):
         layer = visit.layer
         rows, columns = layer.out_channels // layer.groups, layer.shape[1]
         weight = torch.zeros_like(visit.weight_before)
-        blocks = [orthonormal(visit, rows, columns, f"weight/{g}") for g in range(layer.groups)]
-        weight.view(rows * layer.groups, columns, -1)[:, :, _centre(layer)] = self.gain * torch.cat(blocks)
+        blocks = orthonormal(visit, rows, columns).reshape(-1, columns)
+        weight.view(rows * layer.groups, columns, -1)[:, :, _centre(layer)] = self.gain * blocks
         visit.write(weight)
         zero_bias(visit)
 

@@ -12,12 +12,15 @@ import torch
 from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.methods.baselines import orthonormal_weight
+from headstart.errors import WriteError
+from headstart.methods.baselines import orthonormal_draws, orthonormal_weight
 from headstart.methods.shared.from_data import FromData
-from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
+from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
+from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
+from headstart.numerics.fetching import Values
 
 
 @register(
@@ -26,7 +29,7 @@ from headstart.model.weights import Layer
     reference="Mishkin and Matas 2016, All you need is a good init",
     scope="all layers",
     needs_data=True,
-    cost="one forward pass of the batch; one QR decomposition per layer",
+    cost="one forward pass of the batch; two or three Cholesky decompositions per layer",
     deviations=(
         "The factor is solved in closed form, biases included, instead of tried up to 10 or 20 times within a"
         " tolerance of 0.1.",
@@ -34,6 +37,7 @@ from headstart.model.weights import Layer
         "Biases are left alone, as in the authors' Caffe script; the PyTorch ports zero them.",
         "Statistics of the whole output tensor, as published: channels may differ (see within-layer).",
     ),
+    revision=2,  # moments in one pass round differently
 )
 @dataclass(frozen=True)
 class LSUV(FromData):
@@ -84,6 +88,10 @@ class LSUV(FromData):
         """All layers but those that the options leave alone."""
         return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
 
+    def draws(self, layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
+        """The matrices."""
+        return orthonormal_draws(layer) if self.fill == "orthogonal" else []
+
     def before(self, visit: Visit) -> None:
         """Draw the weights."""
         if self.fill == "orthogonal":
@@ -93,20 +101,40 @@ class LSUV(FromData):
         """Find the factor and rescale."""
         moments = visit.moments
         assert visit.output is not None
-        if leave_constant(visit, constant_channels(moments, visit.output.dtype)):
-            return
-        b = torch.zeros_like(moments.mean) if visit.bias is None else visit.bias.to(moments.mean)
-        mean = moments.mean - b
+        std, level = deviations(moments)
+        dead, bias = constant_channels(moments, visit.output.dtype, (std, level)), weights.look_bias(visit.layer)
         # Variance of t * z + b over samples, positions and channels: a t^2 + 2 c t + d.
-        a = float((moments.var + (mean - mean.mean()).abs() ** 2).double().mean())
-        c = float(((mean - mean.mean()) * (b - b.mean()).conj()).real.double().mean())
-        d = float(((b - b.mean()).abs() ** 2).double().mean())
-        excess = c * c - a * (d - self.std**2)
-        if excess < 0 or (t := (-c + math.sqrt(excess)) / a) <= 0:
-            visit.skip(f"its biases alone have deviation {math.sqrt(d):.3g}, above {self.std:g}")
-            visit.add_finding(
-                f"{self.info.name}: '{visit.layer.name}' cannot reach deviation {self.std:g} by its weights alone."
-            )
-            return
-        factor = torch.tensor(t, dtype=moments.var.dtype, device=moments.var.device)
-        visit.affine(factor, keep_bias=True)
+        if bias is None:
+            a = moments.var.mean() + moments.mean.var(correction=0)
+            d = torch.zeros_like(a)
+            factor = self.std * a.rsqrt()
+        else:
+            parts = torch.stack([moments.mean - bias, bias])
+            parts = parts - parts.mean(1, keepdim=True)
+            a, c, _, d = (parts @ parts.mH).real.div_(len(dead)).view(4).unbind()
+            a = torch.addcmul(a, level, level)
+            factor = ((c * c - a * (d - self.std**2)).sqrt() - c) / a  # NaN where there is no solution
+        # A layer without any variation, or one whose biases alone are beyond the deviation, stays as it is.
+        stays = (factor > 0) <= dead.all()  # not larger than 0, or none alive
+        factor = factor.masked_fill(stays, 1)
+        restore, layer, report = visit.checkpoint(), visit.layer, visit.report
+        visit.affine(factor.to(moments.var.dtype), keep_bias=True)
+
+        def tell(values: Values) -> None:
+            stayed, square, whole = values[-3:].tolist()
+            if not math.isfinite(whole):
+                raise WriteError(
+                    f"The output of {layer.where} is not finite, so there is no factor for its weight.",
+                    remedy="Check the calibration data for extreme values; nothing was changed.",
+                )
+            if values[:-3].all():
+                restore()
+                tell_constant(self.info.name, layer, report)
+            elif stayed:
+                restore()
+                report.skip(layer, f"its biases alone have deviation {math.sqrt(square):.3g}, above {self.std:g}")
+                report.add_finding(
+                    f"{self.info.name}: '{layer.name}' cannot reach deviation {self.std:g} by its weights alone."
+                )
+
+        visit.later([dead, stays, d, a], tell)

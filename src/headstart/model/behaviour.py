@@ -16,40 +16,45 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.model.forward import by_layer, first_input, run
-from headstart.model.hooks import hooked
+from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import may_normalize, normalizes
-from headstart.model.probed_call import Curve, ProbedCall
+from headstart.model.own_forward import has_own_forward
+from headstart.model.probed_call import ENOUGH, Curve, ProbedCall, Shown, probe_key
 from headstart.model.trace import Behaviour, ModelTrace, all_tensors
-from headstart.model.weights import LAYERS, Layer, has_own_forward, is_plain
+from headstart.model.weights import LAYERS, Layer, is_plain
 
 _LOSSES = {"softmax", "log_softmax"}  # over classes: as in the loss that recipes were judged by
 LOST = "what takes its output could not be followed"
 
 
-def study_behaviour(model: nn.Module, batch: Batch, trace: ModelTrace) -> Behaviour:
-    """Follow every layer's output to the first operation that is not linear, and probe that.
+def study_behaviour(
+    model: nn.Module, batch: Batch, trace: ModelTrace, wanted: Sequence[Layer] | None = None
+) -> Behaviour:
+    """Follow layers' outputs to the first operation that is not linear, and probe that.
 
     Args:
         model: In evaluation mode.
         batch: Two samples of it are run; all where they decide on what runs.
         trace: Of the model.
+        wanted: Layers to follow; None for all.
 
     Returns:
         What was seen; every layer is strange where the model does not run on two samples.
 
     Cost: one pass of two samples, in which every operation up to the activations runs a few times.
     """
-    follower = _Follower()
+    names = [layer.name for layer in (trace.layers if wanted is None else wanted)]
+    follower = _Follower(set(names))
     modules = [(m, m) for m in model.modules() if not any(isinstance(part, LAYERS) for part in m.modules())]
     layers = hooked(by_layer(trace.layers), follower.enter, follower.leave)
+    around = hooked(modules, follower.open, follower.close)
     try:
-        with rng.untouched(0), torch.no_grad(), layers, hooked(modules, follower.open, follower.close), follower:
-            returned = run(model, batch.head(batch.size if trace.routed else 2))
+        with rng.untouched(0), torch.no_grad(), layers as hooks, around, follower:
+            returned = run(model, batch.head(batch.size if trace.routed else 2), until=hooks)
     except HeadstartError:  # a model that fixes its batch size, or keeps a state
-        return Behaviour({layer.name: "its model does not run on two samples again" for layer in trace.layers})
+        return Behaviour(dict.fromkeys(names, "its model does not run on two samples again"))
     follower.arrive(all_tensors(returned))
-    names = [layer.name for layer in trace.layers]
     reasons = {name: follower.verdicts.get(name, "" if name in trace.outputs else LOST) for name in names}
     return Behaviour({name: reason for name, reason in reasons.items() if reason}, follower.fixed)
 
@@ -66,16 +71,21 @@ class _Source:
 class _Follower(TorchFunctionMode):
     """Marks what comes of layers' outputs, call by call.
 
+    Args:
+        wanted: Names of the layers.
+
     Attributes:
         verdicts: Layer name -> why its activation is strange; empty where it is not.
         fixed: Names of layers that do not use their weight as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: set[str]) -> None:
         super().__init__()
+        self._wanted = wanted
         self.verdicts: dict[str, str] = {}
         self.fixed: set[str] = set()
         self._sources = WeakTensorKeyDictionary()
+        self._known: dict[Any, Shown] = {}  # what operations were seen to do
         self._hidden = 0  # inside of what is judged as a whole
         self._judged: dict[nn.Module, _Source | None] = {}
 
@@ -87,16 +97,24 @@ class _Follower(TorchFunctionMode):
         sources = [] if self._hidden else self._found((args, kwargs))
         if not sources:
             return func(*args, **kwargs)
-        call = ProbedCall(func, args, kwargs, lambda t: self._source(t) is not None)
+        source = _merged(sources)
+        key = probe_key(func, args, kwargs, lambda t: self._source(t) is not None)
+        known = None if key is None else self._known.get((key, source.scale, source.shift))
+        call = None if known else ProbedCall(func, args, kwargs, lambda t: self._source(t) is not None)
         result = func(*args, **kwargs)
         values = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor) and t.is_floating_point()]
         if values:
-            self._mark(values, self._after(call, sources))
+            shown = known or (call.shows(source.scale, source.shift) if call else Shown())
+            if key is not None:  # what the same operation did to another layer's output, it does to this one's
+                self._known[key, source.scale, source.shift] = shown
+            self._mark(values, self._after(shown, source, str(getattr(func, "__name__", type(func).__name__))))
         return result
 
     def enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
         """A layer takes what came of others: nothing bent it."""
         self.arrive([first_input(args, kwargs)])
+        if self._wanted <= self.verdicts.keys() and not len(self._sources):
+            raise EndOfPass  # nothing is left to follow
         self._hidden += 1
         if has_own_forward(layer) and not _linear_in_weight(layer, args, kwargs):
             self.fixed.add(layer.name)
@@ -104,7 +122,8 @@ class _Follower(TorchFunctionMode):
     def leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
         """Follow the layer's output."""
         self._hidden -= 1
-        self._mark(all_tensors(output), _Source(frozenset([layer.name])))
+        followed = layer.name in self._wanted
+        self._mark(all_tensors(output), _Source(frozenset([layer.name])) if followed else None)
 
     def arrive(self, values: Sequence[Any]) -> None:
         """Note that values reached a layer, or the end, by linear operations alone."""
@@ -124,8 +143,7 @@ class _Follower(TorchFunctionMode):
         if may_normalize(module) and normalizes(module, value):
             self._judged[module] = _Source(source.names)
             return
-        call = ProbedCall(copy.deepcopy(module).forward, args, kwargs, lambda t: t is value)
-        curve = call.curve(source.scale, source.shift)
+        curve = self._curve(module, args, kwargs, source)
         if curve is None:
             self._hidden -= 1
         else:
@@ -137,21 +155,28 @@ class _Follower(TorchFunctionMode):
             self._hidden -= 1
             self._mark(all_tensors(output), self._judged.pop(module))
 
-    def _after(self, call: ProbedCall, sources: Sequence[_Source]) -> _Source | None:
-        """What the result of a call comes of; None if that is settled."""
-        source = sources[0]
-        if len(sources) > 1:
-            steepest = max(sources, key=lambda s: abs(s.scale))
-            source = _Source(frozenset().union(*(s.names for s in sources)), steepest.scale, steepest.shift)
+    def _curve(self, module: nn.Module, args: Any, kwargs: Any, source: _Source) -> Curve | None:
+        """The curve of a module; of one of torch's without parameters it is the same behind every layer."""
+        value = first_input(args, kwargs)
+        plain = type(module).__module__.startswith("torch.nn.") and not module.state_dict() and not module._modules
+        key = (type(module), module.extra_repr(), value.dtype, source.scale, source.shift) if plain else None
+        if key in self._known:
+            return self._known[key].curve
+        call = ProbedCall(copy.deepcopy(module).forward, args, kwargs, lambda t: t is value)
         curve = call.curve(source.scale, source.shift)
-        if curve is not None:
-            return self._bent(curve, source, call.name)
-        if call.keeps_lines():
+        if key is not None and value.numel() >= ENOUGH:
+            self._known[key] = Shown(curve)
+        return curve
+
+    def _after(self, shown: Shown, source: _Source, name: str) -> _Source | None:
+        """What the result of a call comes of; None if that is settled."""
+        if shown.curve is not None:
+            return self._bent(shown.curve, source, name)
+        if shown.lines:
             return source
-        if call.loses_size():
+        if shown.sizeless:
             return _Source(source.names)
-        known = call.name in _LOSSES
-        self._record(source, "" if known else f"'{call.name}' takes its output, on which nothing was shown")
+        self._record(source, "" if name in _LOSSES else f"'{name}' takes its output, on which nothing was shown")
         return None
 
     def _bent(self, curve: Curve, source: _Source, name: str) -> _Source | None:
@@ -181,6 +206,13 @@ class _Follower(TorchFunctionMode):
                 self._sources[value] = (source, value._version)
             elif value in self._sources:  # written in place, or handed through
                 del self._sources[value]
+
+
+def _merged(sources: Sequence[_Source]) -> _Source:
+    if len(sources) == 1:
+        return sources[0]
+    steepest = max(sources, key=lambda s: abs(s.scale))
+    return _Source(frozenset().union(*(s.names for s in sources)), steepest.scale, steepest.shift)
 
 
 def _linear_in_weight(layer: Layer, args: Any, kwargs: Any) -> bool:

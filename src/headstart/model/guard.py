@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy as waits
 
-from headstart.errors import ModelError
+from headstart.errors import HeadstartError, ModelError
 from headstart.model.shards import is_sharded
 
 _FSDP2 = "FSDPModule"
@@ -92,6 +93,19 @@ def check(model: nn.Module, *, sharded: bool = False) -> None:
                 f"Parameter '{name}' is quantized.",
                 remedy="Initialize the floating-point model first, then quantize it.",
             )
+
+
+def check_not_capturing() -> None:
+    """Raise inside of a CUDA graph that is being captured: a start reads numbers, which a graph cannot.
+
+    Raises:
+        HeadstartError: One is being captured.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise HeadstartError(
+            "A CUDA graph is being captured, and a start cannot be part of one: it reads numbers from the device.",
+            remedy="Call it before torch.cuda.graph(...).",
+        )
 
 
 def is_lazy(model: nn.Module) -> bool:

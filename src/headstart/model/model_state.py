@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from headstart.model.tensor_state import HeldTensor
+from headstart.model.tensor_state import HeldTensor, copy_together
 
 _CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, deque, set)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -152,17 +152,18 @@ def hold(model: nn.Module, copies: Copies | None = None) -> list[Held]:
 
     Args:
         model: Its modules, and what they reach.
-        copies: Copies of tensors that were made before and still hold, by place; those made here are added.
+        copies: Copies of tensors that were made before and still hold, by ``HeldTensor.key``.
     """
-    return _Holding(model, {} if copies is None else copies).found
+    found = _Holding(model).found
+    copy_together((h for h in found if isinstance(h, HeldTensor)), copies)
+    return found
 
 
 class _Holding:
     """A walk over what a model holds."""
 
-    def __init__(self, model: nn.Module, copies: Copies) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.found: list[Held] = []
-        self._copies = copies
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no other object gets its id
         modules = dict(model.named_modules())
         self._known = {id(m) for m in modules.values()}
@@ -207,10 +208,10 @@ class _Holding:
         return ()
 
     def _tensor(self, name: str, value: Tensor, module: nn.Module) -> Iterable[tuple[str, Any]]:
-        held = HeldTensor(name, value, module, self._copies)
+        held = HeldTensor(name, value, module, copy=False)
         if held.grad is not None and id(held.grad) not in self._seen:  # first: only in its own form can it be set
             self._seen[id(held.grad)] = held.grad
-            self.found.append(HeldTensor(f"{name}.grad", held.grad, module, self._copies))
+            self.found.append(HeldTensor(f"{name}.grad", held.grad, module, copy=False))
         self.found.append(held)
         return [(name, vars(value)), *((f"{name}.{key}", hooks) for key, hooks in held.hooks.items())]
 

@@ -7,7 +7,7 @@ scale that training never shows them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from headstart import rng
 from headstart.model.hooks import hooked
 from headstart.model.tensor_state import restored
 from headstart.model.weights import LAYERS
+from headstart.numerics.fetching import fetch
 from headstart.numerics.moments import Moments, channel_moments
 
 CONSTRUCTORS_SHARE = 0.1
@@ -87,22 +88,29 @@ def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     A shape check or a summary runs a batch or two through a new model in training mode: with the usual momentum
     the constructor's values then still weigh most, and they fade below a tenth after 22 batches.
     """
-    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _is_fresh(m)}
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    counted = [m.num_batches_tracked for m in norms.values() if m.num_batches_tracked is not None]
+    counts = iter(fetch(counted))
+    batches = {n: 0 if m.num_batches_tracked is None else int(next(counts)[0]) for n, m in norms.items()}
+    # Old checkpoints have no count, but have statistics.
+    untouched = _untouched([m for n, m in norms.items() if batches[n] == 0])
+    return {n: m for n, m in norms.items() if (next(untouched) if batches[n] == 0 else _is_fresh(m, batches[n]))}
 
 
-def _is_fresh(norm: _BatchNorm) -> bool:
-    if norm.running_mean is None or norm.running_var is None:
-        return False
-    batches = 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
-    if batches == 0:  # old checkpoints have no count, but have statistics
-        return never_run(norm)
+def _is_fresh(norm: _BatchNorm, batches: int) -> bool:
     return norm.momentum is not None and (1 - norm.momentum) ** batches > CONSTRUCTORS_SHARE
 
 
 def never_run(norm: _BatchNorm) -> bool:
     """Tell whether a batch norm's running statistics, if it has any, are exactly the constructor's."""
-    mean, var = norm.running_mean, norm.running_var
-    return mean is None or var is None or (not bool(mean.any()) and bool((var == 1).all()))
+    return norm.running_mean is None or norm.running_var is None or next(_untouched([norm]))
+
+
+def _untouched(norms: Sequence[_BatchNorm]) -> Iterator[bool]:
+    """For each, whether its running statistics are the constructor's; one read for all."""
+    found = iter(fetch([b for m in norms for b in (m.running_mean, m.running_var) if b is not None]))
+    for mean, var in zip(found, found, strict=True):
+        yield not mean.any() and bool((var == 1).all())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 REACH = 3.0  # how far curves are looked at, in deviations of a normalized output
 STEEPEST, FALLING = 1.8, -0.6  # slopes of the activations shown: SELU's 1.76 at zero, hard swish's -0.5 at -3
 _POINTS = 128
+ENOUGH = _POINTS  # values from which a probe shows all that it would of more
 _FEWEST = 4  # values from which a curve can be drawn
 _CLOSE = 1e-3  # of the largest value: what rounding may leave of a rule
 
@@ -31,7 +33,7 @@ class Curve:
     y: Tensor
     scale: float = 1.0
 
-    @property
+    @cached_property
     def line(self) -> tuple[float, float] | None:
         """Slope and shift where it is a straight line."""
         slope = float((self.y[-1] - self.y[0]) / (self.z[-1] - self.z[0]))
@@ -39,7 +41,7 @@ class Curve:
         off = (self.y - slope * self.z - shift).abs().max()
         return (slope, shift) if bool(off <= _CLOSE * max(float(self.y.abs().max()), 1e-12)) else None
 
-    @property
+    @cached_property
     def shown(self) -> bool:
         """Whether it is shaped as the activations on which recipes were shown: ReLU and its smooth kin, tanh, sigmoid.
 
@@ -47,6 +49,37 @@ class Curve:
         """
         slopes = self.y.diff() / self.z.diff() / self.scale
         return bool(slopes.isfinite().all() and slopes.max() <= STEEPEST and slopes.min() >= FALLING)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an operation was seen to do.
+
+    Attributes:
+        curve: By which each value alone becomes another; None where values mix or move.
+        lines: Whether it keeps straight lines.
+        sizeless: Whether it takes the size of its input away.
+    """
+
+    curve: Curve | None = None
+    lines: bool = False
+    sizeless: bool = False
+
+
+def probe_key(func: Any, args: Any, kwargs: Any, wanted: Callable[[Tensor], bool]) -> Any:
+    """What calls have in common that do the same to values; None where other tensors have a part, or values are few."""
+    leaves, spec = tree_flatten((args, kwargs))
+    parts: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            if not wanted(leaf) or leaf.numel() < ENOUGH:
+                return None
+            parts.append((leaf.dtype, leaf.dim()))
+        elif isinstance(leaf, (bool, int, float, str, type(None), torch.dtype)):
+            parts.append((type(leaf), leaf))
+        else:
+            return None
+    return func, str(spec), tuple(parts)
 
 
 class ProbedCall:
@@ -99,6 +132,14 @@ class ProbedCall:
         z, y = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = z.argsort()[:: max(1, len(z) // _POINTS)]
         return Curve(z[order], y[order], scale)
+
+    def shows(self, scale: float, shift: float) -> Shown:
+        """Find out what the operation does; arguments as for :meth:`curve`."""
+        curve = self.curve(scale, shift)
+        if curve is not None:
+            return Shown(curve)
+        lines = self.keeps_lines()
+        return Shown(lines=lines, sizeless=not lines and self.loses_size())
 
     def keeps_lines(self) -> bool:
         """Whether inputs twice as large have outputs that went on by as much: sums, means, views, largest values."""

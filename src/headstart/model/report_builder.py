@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from headstart.model.later import Later
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.results.report import Report, Row
@@ -24,6 +25,7 @@ class ReportBuilder:
         statistics: Names of batch norms whose running statistics moved with a rescale.
         other_tensors: Names of written parameters and buffers outside of the weight layers.
         notes: Sentences on what was not looked at.
+        later: What waits for numbers that are still on the device, rows and checks among them.
     """
 
     rows: dict[str, Row]
@@ -32,6 +34,7 @@ class ReportBuilder:
     statistics: list[str] = field(default_factory=list)
     other_tensors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    later: Later = field(default_factory=Later)
 
     @classmethod
     def of(cls, trace: ModelTrace) -> ReportBuilder:
@@ -90,7 +93,11 @@ class ReportBuilder:
             methods: Names.
             options: How they were configured, as each shows itself.
             seed: Of the call.
+
+        Raises:
+            HeadstartError: A check that was left for later fails.
         """
+        self.later.settle()
         rows = [self.rows[layer.name] for layer in _everything(trace)]
         report = Report(f"headstart: {' + '.join(methods)}", list(options), rows, seed=seed, filters=self.filters)
         report.findings, report.notes = list(self.findings), list(self.notes)

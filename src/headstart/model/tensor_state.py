@@ -5,14 +5,17 @@ A forward pass may write a tensor, resize it, give it other memory, flags, a gra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy as waits
 
 from headstart.errors import ModelError
+from headstart.model import tensors_together
+from headstart.model.tensors_together import at, form, may_be_written
 from headstart.restoring import put_back
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -22,29 +25,50 @@ _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 class HeldTensor:
     """A tensor as it is now: memory, shape, values, class, flags, gradient and hooks.
 
-    An alias of its memory is kept beside a copy of the values. So a tensor that was given other memory finds its own
-    again, and goes on sharing it with whatever shares it.
+    Its memory is kept beside a copy of the values. So a tensor that was given other memory finds its own again, and
+    goes on sharing it with whatever shares it.
 
     Args:
         name: For errors.
         tensor: Any; its values are copied.
         owner: The module that it was found in.
-        copies: Copies that were made already, by place; tensors of the same place have one together.
+        copy: Whether to copy the values at once, and not with those of others by :func:`copy_together`.
     """
 
-    def __init__(
-        self, name: str, tensor: Tensor, owner: nn.Module | None = None, copies: dict[Any, Tensor] | None = None
-    ) -> None:
+    def __init__(self, name: str, tensor: Tensor, owner: nn.Module | None = None, *, copy: bool = True) -> None:
         self.name, self.owner, self.tensor, self._kind = name, owner, tensor, type(tensor)
         with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
-            self.alias = tensor.detach()
+            self._form = form(tensor)
+            self._storage = tensor.untyped_storage() if self._form else None
+            self._alias = None if self._form else tensor.detach()
+            self._shape = None if waits(tensor) else tensor.shape
+            self._dtype, self._device = tensor.dtype, tensor.device
+            self._inference, self._is_back = tensor.is_inference(), False
             self._version = _version(tensor)
             self._leaf, self._requires_grad = tensor.is_leaf, tensor.requires_grad
             self.grad = tensor.grad if self._leaf else None
             self.hooks = {key: getattr(tensor, key) for key in _HOOKS} if self._leaf else {}
-            self.place, self._room = _memory(self.alias)
-            self.key = _key(self.alias, self.place)
-            self._copy = _copied(self.alias, self.key, {} if copies is None else copies)
+            self.place, self._room = _memory(tensor if self._alias is None else self._alias)
+            self._copy = _copied(tensor if self._alias is None else self._alias) if copy or not self._form else None
+
+    @property
+    def key(self) -> Any:
+        """What tensors that can share a copy have in common; None for those that cannot."""
+        return self._form
+
+    def is_untouched(self) -> bool:
+        """Whether nothing that counts has written the tensor since, or moved it."""
+        return form(self.tensor) == self._form and _version(self.tensor) == self._version
+
+    @property
+    def alias(self) -> Tensor:
+        """A tensor that lies where this one did."""
+        if self._alias is None:
+            assert self._form is not None
+            assert self._storage is not None
+            here = form(self.tensor) == self._form
+            self._alias = self.tensor.detach() if here else at(self._storage, self._form)
+        return self._alias
 
     @property
     def values(self) -> Tensor:
@@ -58,7 +82,7 @@ class HeldTensor:
             ModelError: It has another shape, or its memory is gone.
         """
         if not self.has_form():
-            was, now = tuple(self.alias.shape), tuple(self.tensor.shape)
+            was, now = tuple(self._shape or ()), tuple(self.tensor.shape)
             raise ModelError(
                 f"'{self.name}' was to be written, and the model's forward"
                 f" {'gave its memory away' if was == now else f'made its shape {was} into {now}'}.",
@@ -69,12 +93,12 @@ class HeldTensor:
         """Whether the present values fit into the form that the tensor had."""
         room = _memory(self.tensor)[1]
         gone = room is not None and room < self.tensor.numel() * self.tensor.element_size()
-        return self.tensor.shape == self.alias.shape and not gone
+        return self.tensor.shape == self._shape and not gone
 
     @torch.no_grad()
     def now(self) -> Tensor:
         """A copy of the present values, in the form that the tensor had."""
-        return self.tensor.detach().to(self.alias.device, self.alias.dtype, copy=True)
+        return self.tensor.detach().to(self._device, self._dtype, copy=True)
 
     def changed(self) -> bool:
         """Whether the values differ from those on entry."""
@@ -90,8 +114,8 @@ class HeldTensor:
         Raises:
             RuntimeError: That is not possible.
         """
-        tensor, alias = self.tensor, self.alias
-        with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(alias.is_inference()):
+        tensor = self.tensor
+        with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(self._inference):
             if type(tensor) is not self._kind:
                 tensor.__class__ = self._kind
             self._restore_memory(keep)
@@ -121,24 +145,32 @@ class HeldTensor:
 
     def write(self, values: Tensor) -> None:
         """Set the values."""
-        with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(self.alias.is_inference()), torch.no_grad():
+        with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(self._inference), torch.no_grad():
             for part, value in zip(_parts(self.alias), _parts(values), strict=True):
                 _write_once(part, value)
 
     def _restore_memory(self, keep: bool) -> None:
-        tensor, alias = self.tensor, self.alias
-        room = _memory(alias)[1]
+        tensor = self.tensor
+        room = self._storage.nbytes() if self._storage is not None else _memory(self.alias)[1]
         if room is not None and self._room is not None and room != self._room:
-            alias.untyped_storage().resize_(self._room)
-        if _is_at(tensor, alias):
+            self.alias.untyped_storage().resize_(self._room)
+        if form(tensor) == self._form if self._form else _is_at(tensor, self.alias):
             return
         if keep:
             self.write(self.now())
         if tensor.is_leaf and tensor.grad is not None:
             tensor.grad = None  # must have the form of its tensor
-        tensor.data = alias
+        tensor.data = self.alias
+
+    def is_simple(self) -> bool:
+        """Whether it may get its values back with others: it lies where it did, in memory of torch's own."""
+        there = self._copy is not None and self._storage is not None and self._storage.nbytes() == self._room
+        return there and form(self.tensor) == self._form and may_be_written(self.tensor)
 
     def _restore_values(self) -> None:
+        if self._is_back:
+            self._is_back = False
+            return
         counted = _version(self.tensor) != self._version
         if self._copy is None:
             if counted:
@@ -161,13 +193,53 @@ def restored(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
     Raises:
         ModelError: One could not be restored; all others were.
     """
-    held = [HeldTensor(name, tensor) for name, tensor in tensors]
+    held = hold_tensors(tensors)
     try:
         yield
     except BaseException as error:
+        restore_together(held)
         put_back(((h.name, h.restore) for h in held), error)
         raise
+    restore_together(held)
     put_back((h.name, h.restore) for h in held)
+
+
+def hold_tensors(tensors: Iterable[tuple[str, Tensor]]) -> list[HeldTensor]:
+    """Hold tensors by their names, with all copies at once."""
+    held = [HeldTensor(name, tensor, copy=False) for name, tensor in tensors]
+    copy_together(held)
+    return held
+
+
+def copy_together(held: Iterable[HeldTensor], known: Mapping[Any, Tensor] | None = None) -> None:
+    """Copy the values of all that have no copy yet; those of the same place and form have one together.
+
+    Args:
+        held: The tensors.
+        known: Copies that were made before and still hold, by ``HeldTensor.key``.
+    """
+    waiting: dict[Any, list[HeldTensor]] = {}
+    for h in held:
+        if h._form is not None and h._copy is None:
+            if known and h.key in known:
+                h._copy = known[h.key]
+            else:
+                waiting.setdefault(h.key, []).append(h)
+    with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+        made = tensors_together.copies([same[0].tensor for same in waiting.values()])
+    for same, copy in zip(waiting.values(), made, strict=True):
+        for h in same:
+            h._copy = copy
+
+
+def restore_together(held: Iterable[HeldTensor]) -> None:
+    """Give as many tensors as possible their values back at once; :meth:`HeldTensor.restore` does what is left."""
+    with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+        simple = [h for h in held if h.is_simple()]
+        with suppress(RuntimeError):  # each by itself then, so that those that fail are named
+            tensors_together.write([h.tensor for h in simple], [h.values for h in simple])
+            for h in simple:
+                h._is_back = True
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -184,21 +256,10 @@ def _memory(tensor: Tensor) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _key(alias: Tensor, place: int | None) -> Any:
-    """What tensors that can share a copy have in common; None for those that cannot."""
-    if place is None or alias.is_nested:
-        return None
-    return alias.data_ptr(), alias.shape, alias.stride(), alias.dtype, alias.device, alias.is_conj(), alias.is_neg()
-
-
-def _copied(alias: Tensor, key: Any, copies: dict[Any, Tensor]) -> Tensor | None:
+def _copied(alias: Tensor) -> Tensor | None:
     """The values of a tensor; None where torch cannot copy it."""
     try:
-        if key is None:
-            return alias.clone()
-        if key not in copies:
-            copies[key] = alias.clone()
-        return copies[key]
+        return alias.clone()
     except NotImplementedError:
         return None
 

@@ -58,7 +58,7 @@ class ModelTrace:
         excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
         tied_biases: Names of layers whose bias belongs to a layer before them.
         zeros: Names of layers whose weights are all zero when the call begins, where a method asks for it.
-        behaviour: What takes the layers' outputs, where a method asked for it (``Method.studies_behaviour``).
+        behaviour: What takes the layers' outputs, where a method asked for it (``Method.studied``).
         routed: Names of layers that the batch reaches, but not each part of it: what runs depends on the data.
     """
 

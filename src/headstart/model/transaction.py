@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError, WriteError
 from headstart.model.model_state import Held, hold
-from headstart.model.tensor_state import HeldTensor
+from headstart.model.tensor_state import HeldTensor, restore_together
 from headstart.model.weights import Layer, is_plain, refresh, to_canonical
 from headstart.restoring import Step, every, put_back, raise_lost
 
@@ -54,6 +54,12 @@ class Transaction:
                 raise _replaced(layer.where)
         self._written.update(id(t) for t in tensors)
 
+    def forget(self, layer: Layer) -> None:
+        """Say that the layer's weight and bias were not changed after all: they are put back."""
+        if not layer.inside:  # what several share may be written by others
+            tensors = [*layer.weight_parameters(), *layer.weight_buffers(), layer.bias_parameter]
+            self._written.difference_update(map(id, tensors))
+
     def mark_tensor(self, tensor: Tensor) -> None:
         """Say that a buffer, or a parameter that no weight layer has, is meant to change.
 
@@ -91,7 +97,7 @@ class Transaction:
 
     def begin(self) -> None:
         """Take the model as it is now for what :meth:`rewind` goes back to."""
-        same = {h.key: h.values for h in self._tensors.values() if h.key is not None and not h.changed()}
+        same = {h.key: h.values for h in self._tensors.values() if h.key is not None and h.is_untouched()}
         self._start = hold(self.model, same)
 
     def rewind(self, keep: Iterable[Tensor] = ()) -> None:
@@ -189,7 +195,9 @@ class Transaction:
         places = {h.place for h in kept} - {None}
         shared = {h.place for h in tensors if id(h.tensor) not in keep and h.place in places}
         again = [(h, h.now()) for h in kept if h.place in shared]  # what else lies there gets its old values first
-        steps: list[Step] = [(h.name, _way_back(h, keep)) for h in held if not (keep and id(h.owner) in self._shaped)]
+        back = [h for h in tensors if id(h.tensor) not in keep and not (keep and id(h.owner) in self._shaped)]
+        steps: list[Step] = [("values", partial(restore_together, back))]
+        steps += [(h.name, _way_back(h, keep)) for h in held if not (keep and id(h.owner) in self._shaped)]
         steps += [(h.name, partial(h.write, values)) for h, values in again]
         written = [m for m in self.model.modules() if any(id(p) in keep for p in m._parameters.values())]
         return steps + [(type(m).__name__, partial(refresh, m)) for m in written]

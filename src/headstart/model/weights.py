@@ -9,18 +9,20 @@ different raises. ``transaction.Transaction`` puts the whole model back as it wa
 from __future__ import annotations
 
 import math
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from headstart.errors import WriteError
+from headstart.model.later import Later, checked
 from headstart.model.layer import CONVS as CONVS
 from headstart.model.layer import LAYERS as LAYERS
 from headstart.model.layer import TRANSPOSED as TRANSPOSED
 from headstart.model.layer import Layer as Layer
 from headstart.model.tensor_state import HeldTensor
+from headstart.numerics.fetching import Values
 from headstart.restoring import put_back
 
 
@@ -74,9 +76,8 @@ def in_place(layer: Layer) -> Tensor | None:
     """The parameter itself, where a canonical weight in working precision can be drawn straight into it."""
     if not is_plain(layer) or layer.kind == "transposed" or layer.form != "plain":
         return None
-    target = layer.stored.detach()
-    fits = target.dtype == working_dtype(target.dtype) and target.is_contiguous() and target.device.type == "cpu"
-    return target if fits else None
+    w = layer.stored  # written without gradients
+    return w if w.dtype == working_dtype(w.dtype) and w.is_contiguous() and w.device.type == "cpu" else None
 
 
 def require_finite(layer: Layer, weight: Tensor) -> None:
@@ -95,48 +96,6 @@ def require_finite(layer: Layer, weight: Tensor) -> None:
         )
 
 
-_PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_forward") if hasattr(cls, name)}
-
-
-def has_own_forward(layer: Layer) -> bool:
-    """Whether a subclass, or the module itself, computes in its own way."""
-    cls = type(layer.module)
-    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
-    return not own <= _PLAIN or "forward" in layer.module.__dict__
-
-
-def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-    """A subclass with its own forward may not be affine in its weight: compute two samples again and compare.
-
-    Args:
-        layer: After its weight was rescaled.
-        args: What it was called with.
-        kwargs: Likewise.
-        output: Of the call, rescaled likewise.
-
-    Raises:
-        WriteError: The layer gives something else.
-    """
-    module, cls = layer.module, type(layer.module)
-    if layer.inside:  # its output was computed from its weight, or by torch's own code
-        return
-    own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
-    if own <= _PLAIN and "forward" not in module.__dict__:
-        return
-    try:
-        again = module.forward(*(a[:2] if isinstance(a, Tensor) else a for a in args), **kwargs)
-    except RuntimeError:  # without a batch axis, or with a fixed batch size
-        again = module.forward(*args, **kwargs)
-    part = output[: len(again)]
-    error = float((again - part).abs().float().max())
-    if not error <= 0.02 * max(float(part.abs().float().max()), math.sqrt(torch.finfo(output.dtype).tiny)):
-        raise WriteError(
-            f"Rescaling the weight of {layer.where} did not rescale its output (off by {error:.3g}):"
-            f" {cls.__name__} is not affine in its weight (weight standardization, for instance).",
-            remedy=f"Pass exclude='{layer.name}' (or exclude={cls.__name__}).",
-        )
-
-
 @torch.no_grad()
 def read_bias(layer: Layer) -> Tensor | None:
     """Return a copy of the bias in working precision, or None."""
@@ -144,14 +103,21 @@ def read_bias(layer: Layer) -> Tensor | None:
     return None if bias is None else bias.detach().to(working_dtype(bias.dtype), copy=True)
 
 
+def look_bias(layer: Layer) -> Tensor | None:
+    """Return the bias in working precision, without a copy where possible (not to be written), or None."""
+    bias = layer.bias
+    return bias if bias is None or bias.dtype == working_dtype(bias.dtype) else read_bias(layer)
+
+
 @torch.no_grad()
-def write(layer: Layer, weight: Tensor, *, finite: bool = True) -> None:
+def write(layer: Layer, weight: Tensor, *, finite: bool = True, later: Later | None = None) -> None:
     """Write a canonical weight through whatever parametrizes it, and check what reads back.
 
     Args:
         layer: Where to.
         weight: ``(out, in/groups, *kernel)``.
         finite: Look for values that are not finite; a caller that looks itself saves a pass.
+        later: Where to leave the check of what reads back; None makes it now.
 
     Raises:
         WriteError: Shape or values are wrong, or the parametrization gives something else back.
@@ -171,12 +137,12 @@ def write(layer: Layer, weight: Tensor, *, finite: bool = True) -> None:
             return  # nothing between the value and its place that could change it
     else:
         _write_hooked(layer, stored)
-    _read_back(layer, weight)
+    _read_back(layer, weight, later)
 
 
 @torch.no_grad()
-def write_bias(layer: Layer, bias: Tensor) -> None:
-    """Write a bias and check that it reads back."""
+def write_bias(layer: Layer, bias: Tensor, later: Later | None = None) -> None:
+    """Write a bias that must be finite; ``later`` is where to leave that check, None makes it now."""
     target = layer.bias
     if not isinstance(layer.bias_parameter, nn.Parameter) or target is None or target.shape != bias.shape:
         shape = None if target is None else tuple(target.shape)
@@ -184,9 +150,19 @@ def write_bias(layer: Layer, bias: Tensor) -> None:
             f"The bias of {layer.where} (shape {shape}) cannot take values of shape {tuple(bias.shape)}.",
             remedy="Exclude the layer or remove the parametrization of its bias.",
         )
-    if not torch.isfinite(bias).all():
+
+    checked(
+        torch.view_as_real(bias).flatten() if bias.is_complex() else bias,
+        lambda values: _require_finite_bias(layer, values),
+        later,
+    )
+    if bias is not target:  # already written in place
+        target.copy_(bias)
+
+
+def _require_finite_bias(layer: Layer, values: Values) -> None:
+    if not np.isfinite(values).all():
         raise WriteError(f"The new bias of {layer.where} is not finite; nothing was changed.")
-    target.copy_(bias)
 
 
 @torch.no_grad()
@@ -222,7 +198,7 @@ def store(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]]) -> None:
 
 def _write_parametrized(layer: Layer, stored: Tensor) -> None:
     chain = layer.module.parametrizations.weight
-    value: Tensor | tuple[Tensor, ...] = stored.to(layer.module.weight.dtype)
+    value: Tensor | tuple[Tensor, ...] = stored.to(layer.stored.dtype)
     for step in reversed(list(chain)):
         inverse = getattr(step, "right_inverse", None)
         if inverse is None:
@@ -281,20 +257,23 @@ def refresh(module: nn.Module) -> None:
         module.weight = hook.compute_weight(module)
 
 
-def _read_back(layer: Layer, wanted: Tensor) -> None:
+def _read_back(layer: Layer, wanted: Tensor, later: Later | None) -> None:
     got = read(layer)
-    dtype = layer.stored.dtype
-    eps = torch.finfo(dtype).eps
-    size = float(wanted.abs().max())
-    tiny = torch.finfo(dtype).tiny
-    if not bool((got - wanted).abs().max() <= max(16 * eps * size, tiny)):  # also where something is NaN
+    wanted, dtype = wanted.to(got.dtype), layer.stored.dtype
+
+    def require(values: Values) -> None:
+        error, size, largest = values.tolist()
+        if error <= max(16 * torch.finfo(dtype).eps * size, torch.finfo(dtype).tiny):  # not where something is NaN
+            return
         how = _parametrization_names(layer.module)
         raise WriteError(
             f"The weight of {layer.where} reads back different from what was written"
-            f" (largest entry {float(got.abs().max()):.3g} instead of {size:.3g}{how}).",
+            f" (largest entry {largest:.3g} instead of {size:.3g}{how}).",
             remedy="Spectral norm and other constraints fix the scale of a weight: initialize before applying"
             f" them, or exclude='{layer.name}'.",
         )
+
+    checked([torch.linalg.vector_norm(t, math.inf) for t in (got - wanted, wanted, got)], require, later)
 
 
 def _parametrization_names(module: nn.Module) -> str:

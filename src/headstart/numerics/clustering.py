@@ -1,16 +1,17 @@
-"""K-means on scikit-learn with its degenerate cases mended, and spherical k-means, which it lacks.
+"""K-means and spherical k-means on the points' own device; only distinct, occupied centroids come back.
 
-scikit-learn's results depend on the number of threads, and with fewer distinct points than clusters it
-warns and returns duplicates. Here one thread computes, and only distinct, occupied centroids come back.
+scikit-learn's own stays for what repeats a publication, on one thread: its results depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -18,10 +19,15 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from headstart.errors import DataError, HeadstartError
+from headstart.numerics.fetching import fetch
+from headstart.numerics.lloyd import MEMORY, ROUNDS, Lloyd
 
-_ALGORITHMS = ("lloyd", "minibatch")
+_SKLEARN = {"sklearn": KMeans, "minibatch": MiniBatchKMeans}
+_ALGORITHMS = ("lloyd", *_SKLEARN)
+GLANCE = 1024  # points of which is seen at once that there are more than clusters
 SAME = 1e-4  # of the points' spread: centroids closer than that are one
-ALIKE = 1e-6  # of 1 - cosine, above the rounding of float32: directions closer than that are one
+SETTLING = 4  # iterations before centroids that serve little are moved
+MOVED = 2  # iterations after each
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,9 @@ def kmeans(
     *,
     seed: int,
     algorithm: str = "lloyd",
-    n_init: int = 1,
-    max_iter: int = 50,
+    n_init: int = 8,
+    max_iter: int = 10,
+    moves: int = 8,
     noise: float = 0.0,
 ) -> Clusters:
     """Cluster points by Euclidean distance.
@@ -57,9 +64,11 @@ def kmeans(
         points: ``(n, dimensions)``, any floating dtype and device.
         clusters: How many are asked for. Fewer come back when there are fewer distinct points.
         seed: 32-bit seed; the result does not depend on the number of threads.
-        algorithm: ``"lloyd"`` (full k-means) or ``"minibatch"``.
+        algorithm: ``"lloyd"``, full k-means on the points' device: starts like those of k-means++, and centroids that
+            serve little are moved to where points fit worst. ``"sklearn"`` and ``"minibatch"`` are scikit-learn's.
         n_init: Starts, of which the best is kept.
-        max_iter: Iterations at most.
+        max_iter: Iterations at most, besides some before the last move.
+        moves: Times that centroids which serve little are moved (``"lloyd"``). Fewer cost and explain a little less.
         noise: Points and centroids this close are one, and at least those within 1e-4 of the points' spread.
 
     Returns:
@@ -77,37 +86,58 @@ def kmeans(
         raise HeadstartError(f"algorithm={algorithm!r} is not known.", remedy=f"Choose one of {_ALGORITHMS}.")
     if points.dim() != 2 or len(points) == 0 or clusters < 1:
         raise DataError(f"Cannot make {clusters} clusters of points of shape {tuple(points.shape)}.")
-    if not torch.isfinite(points).all():
+    wide = points.detach() if points.dtype == torch.float64 else points.detach().float()
+    centred = wide - wide.mean(0)
+    glance = centred[:: max(1, len(centred) // GLANCE)]
+    seen, spread = fetch([glance.flatten(), torch.linalg.vector_norm(centred, dim=1).amax()])
+    if not np.isfinite(spread[0]):
         raise DataError("Points to cluster hold NaN or infinite values.")
-    wide = points if points.dtype == torch.float64 else points.float()
-    array = np.ascontiguousarray(wide.detach().cpu().numpy())
-    spread = float(np.linalg.norm(array - array.mean(0), axis=1).max())
-    same = max(noise, SAME * spread)
-    few = _few(array, clusters, same)
+    same = max(noise, SAME * float(spread[0]))
+    few = _few(wide, seen.reshape(glance.shape), clusters, same)
     if few is not None:
         centroids, labels = few
-    else:
-        cls = KMeans if algorithm == "lloyd" else MiniBatchKMeans
-        model = cls(min(clusters, len(array)), random_state=seed, n_init=n_init, max_iter=max_iter)
+    elif algorithm in _SKLEARN:
+        model = _SKLEARN[algorithm](min(clusters, len(points)), random_state=seed, n_init=n_init, max_iter=max_iter)
         with warnings.catch_warnings(), ThreadpoolController().limit(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = model.fit(array).labels_
-        centroids = model.cluster_centers_
-    inertia = float(model.inertia_) if few is None else float(((array - centroids[labels]) ** 2).sum())
+            labels = model.fit(np.ascontiguousarray(wide.cpu().numpy())).labels_
+        return _merged(model.cluster_centers_, labels, same, float(model.inertia_), points)
+    else:
+        lloyd, draws = Lloyd(centred), torch.Generator().manual_seed(seed)
+        found = lloyd.run(lloyd.start(min(clusters, len(points)), n_init, draws), SETTLING)
+        found = lloyd.run(lloyd.improve(found, draws, moves, MOVED), max_iter)
+        found = found[lloyd.inertia(found).argmin().view(1)]
+        labels = lloyd.labels(found).cpu().numpy()
+        centroids = (found[0] + wide.mean(0)).cpu().numpy()
+    owner = torch.as_tensor(labels).to(wide.device)
+    means = torch.as_tensor(centroids).to(wide)
+    inertia = float((wide - means[owner]).square().sum(dtype=torch.float64))
     return _merged(centroids, labels, same, inertia, points)
 
 
-def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generator, max_iter: int = 30) -> Clusters:
+def spherical_kmeans(
+    points: Tensor,
+    clusters: int,
+    *,
+    generator: torch.Generator,
+    max_iter: int = 30,
+    rounds: int = ROUNDS,
+    looks: bool = True,
+    memory: int = MEMORY,
+) -> Clusters:
     """Cluster directions: every point goes to the centroid of the largest cosine, every centroid has length 1.
 
     Args:
-        points: ``(n, dimensions)`` of length 1, on the CPU.
+        points: ``(n, dimensions)`` of length 1.
         clusters: How many are asked for. Fewer come back when there are fewer distinct directions.
-        generator: Draws the start: each centroid a point, the likelier the farther from those before (k-means++).
+        generator: Draws the start, on the CPU: each centroid a point, the likelier the farther from those before.
         max_iter: Iterations at most.
+        rounds: In which the start is drawn.
+        looks: Whether to stop when nothing moves any more, which takes a read every few iterations.
+        memory: Bytes at most for what compares points and centroids.
 
     Returns:
-        Centroids of length 1 (Dhillon and Modha 2001).
+        Centroids of length 1 (Dhillon and Modha 2001), labels and all else on the device of ``points``.
 
     Raises:
         DataError: No points.
@@ -120,52 +150,29 @@ def spherical_kmeans(points: Tensor, clusters: int, *, generator: torch.Generato
     """
     if len(points) == 0 or clusters < 1:
         raise DataError(f"Cannot make {clusters} clusters of points of shape {tuple(points.shape)}.")
-    centroids = far_apart(points, clusters, generator)
-    clusters, labels = len(centroids), torch.full((len(points),), -1)
-    for _ in range(max_iter):
-        cosine, nearest = (points @ centroids.T).max(1)
-        if torch.equal(nearest, labels):
-            break
-        labels = nearest
-        sums = torch.zeros_like(centroids).index_add_(0, labels, points)
-        empty = torch.bincount(labels, minlength=clusters) == 0
-        sums[empty] = points[cosine.topk(int(empty.sum()), largest=False).indices]  # those that fit worst
-        length = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-        centroids = torch.where(length > SAME, sums / length.clamp_min(SAME), centroids)
-    sizes = torch.bincount(labels, minlength=clusters)
-    renumber = (sizes > 0).cumsum(0) - 1
-    centroids, labels = centroids[sizes > 0], renumber[labels]
-    inertia = float((points - centroids[labels]).square().sum())
-    return Clusters(centroids, sizes[sizes > 0], labels, inertia)
+    lloyd = Lloyd(points, spherical=True, memory=memory)
+    centroids = lloyd.run(lloyd.start(min(clusters, len(points)), 1, generator, rounds), max_iter, looks=looks)
+    labels = lloyd.labels(centroids)
+    counts = torch.zeros(centroids.shape[1], dtype=torch.long, device=points.device)
+    counts.scatter_add_(0, labels, torch.ones_like(labels))
+    total = (points - centroids[0, labels]).square().sum(dtype=torch.float64)
+    sizes, inertia = fetch([counts, total])
+    kept = torch.as_tensor(np.flatnonzero(sizes)).to(points.device)
+    renumber = (counts > 0).cumsum(0) - 1
+    return Clusters(centroids[0, kept], counts[kept], renumber[labels], float(inertia[0]))
 
 
-def far_apart(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Distinct points of length 1, each drawn in proportion to its squared distance from the nearest one before.
-
-    The start of k-means++ (Arthur and Vassilvitskii 2007), for cosines. Fewer come back when fewer are distinct.
-    """
-    chosen: list[Tensor] = []
-    far = torch.ones(len(points), dtype=torch.float64)
-    for draw in torch.rand(clusters, generator=generator, dtype=torch.float64):
-        total = far.cumsum(0)
-        if not total[-1] > 0:
-            break
-        point = points[min(int(torch.searchsorted(total, draw * total[-1], right=True)), len(points) - 1)]
-        chosen.append(point)
-        distance = (1 - points @ point).double()
-        far = torch.minimum(far, torch.where(distance > ALIKE, distance, 0))
-    return torch.stack(chosen)
-
-
-def _few(array: np.ndarray, clusters: int, same: float) -> tuple[np.ndarray, np.ndarray] | None:
+def _few(
+    points: Tensor, glance: NDArray[np.float64], clusters: int, same: float
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """The distinct points and who is which, if there are no more of them than clusters; otherwise None."""
 
-    def cells(points: np.ndarray) -> np.ndarray:
-        return np.round((points - array[0]) / same) if same > 0 else np.zeros_like(points)
+    def cells(array: NDArray[Any]) -> NDArray[Any]:
+        return np.round((array - array[0]) / same) if same > 0 else np.zeros_like(array)
 
-    glance = cells(array[:: max(1, len(array) // 1024)])
-    if len(np.unique(glance, axis=0)) > clusters:
+    if len(np.unique(cells(glance), axis=0)) > clusters:
         return None
+    array = points.cpu().numpy()
     _, inverse, sizes = np.unique(cells(array), axis=0, return_inverse=True, return_counts=True)
     if len(sizes) > clusters:
         return None
@@ -175,7 +182,7 @@ def _few(array: np.ndarray, clusters: int, same: float) -> tuple[np.ndarray, np.
     return (sums / sizes[:, None]).astype(array.dtype), labels
 
 
-def _merged(centroids: np.ndarray, labels: np.ndarray, same: float, inertia: float, like: Tensor) -> Clusters:
+def _merged(centroids: NDArray[Any], labels: NDArray[Any], same: float, inertia: float, like: Tensor) -> Clusters:
     """Keep the occupied, distinct centroids in their order."""
     owner = (cdist(centroids, centroids) <= same).argmax(1)  # the first that is the same, often itself
     sizes = np.bincount(owner[labels], minlength=len(centroids))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.special import gammainc, gammaincc, ndtr
 from torch import Tensor
+
+from headstart.numerics.fetching import Values, fetch
 
 FEWEST = 32  # values: of fewer nothing can be told
 MOST = 2**14  # values of a row, or of a test of the law: more cost more and tell no more
@@ -41,69 +46,75 @@ def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
     flat = weight.detach().flatten()
     if len(flat) < FEWEST:
         return f"its {len(flat)} weights are too few to tell"
-    sample = flat[:: -(-len(flat) // MOST)].double().cpu()
-    size = float(sample.square().mean().sqrt())
+    by_group = weight.detach().unflatten(0, (groups, -1)).flatten(2)  # (groups, out/groups, in/groups * taps)
+    taps = weight.detach().flatten(2).movedim(2, 0).flatten(1).unsqueeze(0) if weight.dim() > 2 else by_group[:0]
+    parts = {"rows": _some(by_group), "columns": _some(by_group.transpose(1, 2)), "taps": _some(taps)}
+    sample, *found = fetch([flat[:: -(-len(flat) // MOST)], *(part.flatten() for part in parts.values())])
+    size = float(np.sqrt(np.square(sample).mean()))
     if not (math.isfinite(size) and size > 0):
         return "its weights are all zero" if size == 0 else "its weights are not finite"
     if abs(float(sample.mean())) > 6 * size / math.sqrt(len(sample)):
         return "the mean of its weights is not zero"
-    kurtosis = float((sample / size).pow(4).mean())
+    kurtosis = float(((sample / size) ** 4).mean())
     heavy = kurtosis > 3 + _LARGE * math.sqrt(24 / len(sample))
     if heavy or not any(_fits(sample / size, law) for law in (_uniform, _normal, _truncated)):
         return "its values are of no uniform, normal or truncated normal law"
-    by_group = weight.detach().unflatten(0, (groups, -1)).flatten(2)  # (groups, out/groups, in/groups * taps)
-    taps = weight.detach().flatten(2).movedim(2, 0).flatten(1).unsqueeze(0) if weight.dim() > 2 else by_group[:0]
-    for what, vectors in (("rows", by_group), ("columns", by_group.transpose(1, 2)), ("taps", taps)):
-        found = _structure(vectors, kurtosis)
-        if found:
-            return f"its {what} {found}"
+    for (what, part), values in zip(parts.items(), found, strict=True):
+        structure = _structure(values.reshape(part.shape), kurtosis)
+        if structure:
+            return f"its {what} {structure}"
     return ""
 
 
-def _fits(values: Tensor, law: object) -> bool:
+def _some(vectors: Tensor) -> Tensor:
+    """A part of the vectors of each group, ``(groups, vectors, entries)``."""
+    if min(vectors.shape) == 0:
+        return vectors
+    strides = [-(-size // most) for size, most in zip(vectors.shape, (ROWS, ROWS, MOST), strict=True)]
+    return vectors[:: strides[0], :: strides[1], :: strides[2]]
+
+
+def _fits(values: Values, law: Callable[[Values], Values]) -> bool:
     """Whether the distance to a law of deviation 1 is one that chance gives."""
-    ordered = values.sort().values
-    expected = law(ordered)  # type: ignore[operator]
-    steps = torch.arange(len(ordered) + 1, dtype=torch.float64) / len(ordered)
-    distance = float(torch.maximum((expected - steps[:-1]).abs(), (expected - steps[1:]).abs()).max())
-    return 2 * math.exp(-2 * len(ordered) * distance**2) > 10 * SURE
+    expected = law(np.sort(values))
+    steps = np.arange(len(values) + 1) / len(values)
+    distance = float(np.maximum(np.abs(expected - steps[:-1]), np.abs(expected - steps[1:])).max())
+    return 2 * math.exp(-2 * len(values) * distance**2) > 10 * SURE
 
 
-def _uniform(values: Tensor) -> Tensor:
-    return (values / (2 * math.sqrt(3)) + 0.5).clamp(0, 1)
+def _uniform(values: Values) -> Values:
+    return np.clip(values / (2 * math.sqrt(3)) + 0.5, 0, 1)
 
 
-def _normal(values: Tensor) -> Tensor:
-    return torch.special.ndtr(values)
+def _normal(values: Values) -> Values:
+    law: Values = ndtr(values)
+    return law
 
 
-def _truncated(values: Tensor) -> Tensor:
-    return ((torch.special.ndtr(values * _SHRUNK) - 0.5) / _KEPT + 0.5).clamp(0, 1)
+def _truncated(values: Values) -> Values:
+    return np.clip((ndtr(values * _SHRUNK) - 0.5) / _KEPT + 0.5, 0, 1)
 
 
-def _structure(vectors: Tensor, kurtosis: float) -> str:
+def _structure(some: Values, kurtosis: float) -> str:
     """What the vectors of each group, ``(groups, vectors, entries)``, have in common that draws have not."""
-    groups, count, entries = vectors.shape
-    if min(vectors.shape) == 0 or count * groups < 2:
-        return ""
-    strides = [max(1, -(-size // most)) for size, most in zip(vectors.shape, (ROWS, ROWS, MOST), strict=True)]
-    some = vectors[:: strides[0], :: strides[1], :: strides[2]].double().cpu()
     groups, count, entries = some.shape
-    lengths = some.square().sum(2)
-    if count > 1 and entries > 1 and bool((lengths > 0).all()):
-        unit = some / lengths.sqrt().unsqueeze(2)
-        cosines = (unit @ unit.transpose(1, 2)).square() * entries
+    if min(some.shape) == 0 or count * groups < 2:
+        return ""
+    lengths = np.square(some).sum(2)
+    if count > 1 and entries > 1 and (lengths > 0).all():
+        unit = some / np.sqrt(lengths)[:, :, None]
+        cosines = np.square(unit @ unit.transpose(0, 2, 1)) * entries
         pairs = groups * count * (count - 1) / 2
         # Pairwise independent, of mean 1 and variance 2 at most.
-        total = float(cosines.sum() - cosines.diagonal(dim1=1, dim2=2).sum()) / 2
+        total = float(cosines.sum() - np.trace(cosines, axis1=1, axis2=2).sum()) / 2
         if total < 1e-8 * pairs or _below(total, pairs):
             return "are orthogonal"
         if _above(total, pairs):
             return "point in common directions"
     if entries > 3:
-        flat = lengths.flatten()
+        flat = lengths.ravel()
         expected = float(flat.mean()) ** 2 / entries * max(kurtosis - 1, 0.1)
-        spread = float((flat - flat.mean()).square().sum()) / expected
+        spread = float(np.square(flat - flat.mean()).sum()) / expected
         free, wide = len(flat) - 1, 2 / (2 + 12 / entries)  # squares of lengths are skewed where entries are few
         if spread < 1e-8 * free or _below(spread * wide, free * wide):
             return "are all of one length"
@@ -114,10 +125,8 @@ def _structure(vectors: Tensor, kurtosis: float) -> str:
 
 def _below(value: float, free: float) -> bool:
     """Whether a sum of so many squares of standard normal numbers would hardly be so small."""
-    half = torch.tensor([free / 2, value / 2], dtype=torch.float64)
-    return float(torch.special.gammainc(half[0], half[1])) < SURE
+    return float(gammainc(free / 2, value / 2)) < SURE
 
 
 def _above(value: float, free: float) -> bool:
-    half = torch.tensor([free / 2, value / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1])) < SURE
+    return float(gammaincc(free / 2, value / 2)) < SURE

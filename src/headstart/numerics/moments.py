@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 MIN_VALUES = 8  # per channel, below which a variance says next to nothing
 ACROSS_SAMPLES = 16
 PIECE = 2**20
-LONG = 32
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Moments:
 
     def affine(self, scale: Tensor, shift: Tensor) -> Moments:
         """The moments after ``y -> scale * y + shift`` per channel."""
-        return Moments(self.mean * scale + shift, self.var * scale**2, self.count)
+        return Moments(torch.addcmul(shift, self.mean, scale), self.var * scale * scale, self.count)
 
     @property
     def total_mean(self) -> float:
@@ -40,14 +43,19 @@ class Moments:
         return float(mean.abs() if mean.is_complex() else mean)
 
     @property
-    def total_var(self) -> float:
-        """Variance over everything, channels included."""
-        return float((self.var + (self.mean - self.mean.mean()).abs() ** 2).mean())
-
-    @property
     def total_std(self) -> float:
         """Standard deviation over everything, channels included."""
-        return math.sqrt(max(self.total_var, 0.0))
+        kind = torch.complex128 if self.mean.is_complex() else torch.float64
+        return totals(self.mean.to(kind).cpu().numpy(), self.var.double().cpu().numpy())[1]
+
+
+def totals(mean: NDArray[Any], var: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation over everything, of each channel's mean and variance."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = mean.mean()
+        variance = float((var + np.abs(mean - middle) ** 2).mean())
+    size = float(np.abs(middle)) if np.iscomplexobj(middle) else float(middle)
+    return size, variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))
 
 
 def pooled(parts: Sequence[Moments]) -> Moments:
@@ -71,17 +79,19 @@ def pooled(parts: Sequence[Moments]) -> Moments:
 
 def rows(output: Tensor, axis: int) -> Tensor:
     """View ``output`` as ``(samples, channels, positions)``, or ``(values, channels)`` where channels lie innermost."""
-    moved = output.movedim(axis, -1)
-    if axis == output.dim() - 1 or moved.is_contiguous():  # linear layers, and channels-last memory
+    if axis == output.dim() - 1:  # linear layers
+        return output.reshape(-1, output.shape[axis])
+    if not output.is_contiguous() and (moved := output.movedim(axis, -1)).is_contiguous():  # channels-last memory
         return moved.reshape(-1, output.shape[axis])
     return output.flatten(axis + 1).flatten(0, axis - 1) if axis > 0 else output.flatten(1).unsqueeze(0)
 
 
 def channel_moments(output: Tensor, axis: int) -> Moments:
-    """Mean and population variance per channel, in two passes over the data and without a copy of it.
+    """Mean and population variance per channel; nothing is read back from the device.
 
-    The squares are taken around a pilot mean where that matters, so a channel whose mean is far larger
-    than its deviation loses no digits.
+    On accelerators torch computes both in one pass. On the CPU, where that is slow, they are taken of the differences
+    to the first value of each channel: a mean far above the deviation loses no digits, and a constant channel has
+    variance 0.
 
     Args:
         output: Any shape; low precision is widened first.
@@ -89,38 +99,45 @@ def channel_moments(output: Tensor, axis: int) -> Moments:
 
     Example:
         >>> m = channel_moments(torch.tensor([[1.0, 10.0], [3.0, 10.0]]), axis=1)
-        >>> m.mean.tolist(), m.var.round(decimals=5).tolist(), m.count
+        >>> m.mean.tolist(), m.var.tolist(), m.count
         ([2.0, 10.0], [1.0, 0.0], 2)
     """
     if output.is_complex():
         parts = [channel_moments(part, axis) for part in torch.view_as_real(output).unbind(-1)]
         return Moments(torch.complex(parts[0].mean, parts[1].mean), parts[0].var + parts[1].var, parts[0].count)
     wide = output if output.dtype in (torch.float32, torch.float64) else output.float()
-    view = rows(wide, axis)
     channels = output.shape[axis]
     count = max(1, output.numel() // max(channels, 1))
-    total, squares = _totals(view)
-    mean, square = total / count, squares / count
-    var = square - mean**2
-    if not bool((var >= 1e-3 * square).all()) or not bool(
-        torch.isfinite(square).all()
-    ):  # cancellation: take the squares around the mean instead
-        centred = view - mean.to(view.dtype).reshape(-1, *[1] * (view.dim() - 2))
-        rest, squares = _totals(centred)  # what the rounding of the mean left
-        var = squares / count - (rest / count) ** 2
-    return Moments(mean.to(wide.dtype), var.clamp_min(0).to(wide.dtype), count)
+    dims = [d for d in range(output.dim()) if d != axis % output.dim()]
+    if wide.device.type == "cuda" and dims:
+        var, mean = torch.var_mean(wide, dims, correction=0)
+        return Moments(mean, var, count)
+    if output.numel() == 0:
+        return Moments(wide.new_zeros(channels), wide.new_zeros(channels), count)
+    # The first value of every channel, and the same once more beside all other axes.
+    first = wide.as_strided((channels,), (wide.stride(axis),))
+    behind = output.dim() - 1 - axis % output.dim()
+    beside = wide.as_strided((channels, *[1] * behind), (wide.stride(axis), *[0] * behind)) if behind else first
+    mean, square = _means(wide, beside, dims, count)
+    var = torch.addcmul(square, mean, mean, value=-1).clamp_min_(0)
+    return Moments(mean + first, var, count)
 
 
-def _totals(view: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums and sums of squares per channel: in the data's precision along one axis, in float64 over the rest."""
-    if view.dim() == 3 and view.shape[2] >= LONG:
-        norms = torch.linalg.vector_norm(view, dim=2).double()
-        return view.sum(2).double().sum(0), norms.square().sum(0)
-    # Over short rows, or across them, norms are slow in torch: square piece by piece instead.
-    pieces = view.split(max(1, PIECE // max(1, view[0].numel())))
-    total = torch.stack([piece.sum(0).double() for piece in pieces]).sum(0)
-    squares = torch.stack([piece.square().sum(0).double() for piece in pieces]).sum(0)
-    return (total.sum(1), squares.sum(1)) if view.dim() == 3 else (total, squares)
+def _means(values: Tensor, first: Tensor, dims: list[int], count: int) -> tuple[Tensor, Tensor]:
+    """Means of the differences to ``first`` and of their squares, in pieces that stay in a processor's cache."""
+    step = max(1, PIECE // max(1, math.prod(values.shape[1:])))
+    if not dims or step >= len(values) or 0 not in dims:
+        apart = values - first
+        return (apart.mean(dims), apart.square_().mean(dims)) if dims else (apart, apart.square())
+    room = torch.empty_like(values[:step])
+    totals, squares = [], []
+    for piece in values.split(step):
+        apart = torch.sub(piece, first, out=room[: len(piece)])
+        totals.append(apart.sum(dims))
+        squares.append(apart.square_().sum(dims))
+    # In float64, since there may be many pieces.
+    mean, square = (torch.stack(part).sum(0, dtype=torch.float64).div_(count) for part in (totals, squares))
+    return mean.to(values.dtype), square.to(values.dtype)
 
 
 def across_sample_std(output: Tensor, samples: int = ACROSS_SAMPLES) -> float:
@@ -141,12 +158,19 @@ def across_sample_std(output: Tensor, samples: int = ACROSS_SAMPLES) -> float:
         >>> across_sample_std(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
         1.0
     """
+    square = across_sample_square(output, samples)
+    return math.nan if square is None else math.sqrt(float(square) / 2)
+
+
+def across_sample_square(output: Tensor, samples: int = ACROSS_SAMPLES) -> Tensor | None:
+    """Twice the square of :func:`across_sample_std`, still on the device; None for fewer than two samples."""
     pairs = min(samples, len(output)) // 2
     if pairs == 0:
-        return float("nan")
+        return None
     if output.is_complex():  # a difference of both parts
-        return math.sqrt(2) * across_sample_std(torch.view_as_real(output), samples)
-    difference = output[:pairs] - output[pairs : 2 * pairs]
-    if difference.dtype not in (torch.float32, torch.float64):
-        difference = difference.float()
-    return float(torch.linalg.vector_norm(difference).double() / math.sqrt(2 * difference.numel()))
+        both = across_sample_square(torch.view_as_real(output), samples)
+        return None if both is None else 2 * both
+    some, others = output[:pairs], output[pairs : 2 * pairs]
+    if output.dtype not in (torch.float32, torch.float64):
+        some, others = some.float(), others.float()
+    return mse_loss(some, others)

@@ -28,10 +28,15 @@ def mean_square(rows: Tensor) -> float:
         >>> mean_square(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
         13.0
     """
-    return float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
+    return float(mean_square_of(rows))
 
 
-def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+def mean_square_of(rows: Tensor) -> Tensor:
+    """The same, still on the device."""
+    return torch.linalg.vector_norm(rows, dim=1).double().square().mean()
+
+
+def principal(rows: Tensor, most: int, floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
     """The leading eigenvectors of ``rows.T @ rows / len(rows)``, largest eigenvalue first.
 
     With more rows than columns the covariance is decomposed, otherwise the products between rows, which have the
@@ -60,8 +65,8 @@ def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tens
         products.addmm_(part.T, part)
     values, vectors = torch.linalg.eigh(products.div_(n))
     del products
-    tiny = torch.finfo(torch.float64).eps * max(rows.shape) * float(values[-1].clamp_min(0))
-    found = min(most, int((values > max(floor, tiny)).sum()))
+    tiny = torch.finfo(torch.float64).eps * max(rows.shape) * values[-1]
+    found = min(most, int(((values > floor) & (values > tiny)).sum()))
     last = len(values) - found
     values, vectors = values[last:].flip(0), vectors[:, last:].flip(1).T.contiguous()
     if wide:

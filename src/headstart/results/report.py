@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -231,7 +233,20 @@ def summarize(weight: Tensor) -> tuple[float, float]:
     if weight.is_complex():
         (real, std), (imag, other) = map(summarize, torch.view_as_real(weight).unbind(-1))
         return math.hypot(real, imag), math.hypot(std, other)
-    rows = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).flatten(1)
-    mean = float(rows.sum(1).double().sum()) / weight.numel()
-    square = float(torch.linalg.vector_norm(rows, dim=1).double().square().sum()) / weight.numel()
-    return mean, math.sqrt(max(square - mean**2, 0.0))
+    sums, lengths = (part.double().cpu().numpy() for part in row_sums(weight))
+    return summary(sums, lengths, weight.numel())
+
+
+def row_sums(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`summary` is made of: each row's sum and length, in the weight's own precision or float32."""
+    wide = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+    inside = tuple(range(1, weight.dim()))
+    return wide.sum(inside), torch.linalg.vector_norm(wide, dim=inside)
+
+
+def summary(sums: NDArray[np.float64], lengths: NDArray[np.float64], count: int) -> tuple[float, float]:
+    """Mean and population standard deviation of ``count`` values in rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, square = float(sums.sum() / count), float(np.square(lengths).sum() / count)
+        variance = square - mean * mean
+    return mean, variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))

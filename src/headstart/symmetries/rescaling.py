@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
 from headstart.model import weights
-from headstart.model.tensor_state import HeldTensor
+from headstart.model.tensor_state import hold_tensors, restore_together
 from headstart.model.weights import Layer
 from headstart.restoring import put_back
 from headstart.symmetries.same_function import change, outputs
@@ -152,7 +152,7 @@ class Function:
         tensors |= {
             f"{name}.{n}": b for name, norm in zip(flow.norms, norms, strict=True) for n, b in norm.named_buffers()
         }
-        self._held = [HeldTensor(name, tensor) for name, tensor in tensors.items()]
+        self._held = hold_tensors(tensors.items())
         self._restore_report = view.report.checkpoint()
         self._before = self._outputs()
 
@@ -162,6 +162,7 @@ class Function:
 
     def restore(self) -> None:
         """Put back all that a rescale writes, in the model and in the report."""
+        restore_together(self._held)
         put_back((held.name, held.restore) for held in self._held)
         for layer in self._view.layers:
             weights.refresh(layer.module)

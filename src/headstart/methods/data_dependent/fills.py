@@ -1,7 +1,7 @@
 """Filters from a layer's real input: principal components, ZCA, spherical k-means, whitened patches.
 
-Patches are gathered, decomposed and clustered on the CPU in float32 or better, one group of channels after the
-other, within a limit of memory.
+Patches are gathered, decomposed and clustered on the layer's device in float32 or better, one group of channels after
+the other, within a limit of memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.layer_patches import LayerPatches
 from headstart.numerics.clustering import SAME, spherical_kmeans
-from headstart.numerics.principal import largest_side, mean_square, principal
+from headstart.numerics.fetching import Values
+from headstart.numerics.principal import largest_side, mean_square_of, principal
 
+ITERATIONS = 10  # of k-means: more move no filter that matters
+ROUNDS = 4  # in which its start is drawn
 ENOUGH = 256  # patches per filter or dimension: more hardly move a centroid or a covariance
 MEGABYTE = 2**20
 
@@ -51,18 +54,18 @@ class Whitener:
                 not real.
             without: A unit direction that no vector shall contain.
         """
-        floor = rounding**2 * mean_square(patches)
+        floor = rounding**2 * mean_square_of(patches)
         if without is not None:
             patches.addr_(patches @ without, without, alpha=-1)
         mean = patches.mean(0)
         patches.sub_(mean)
         values, vectors = principal(patches, most, floor)
-        ridge = eps * mean_square(patches) / patches.shape[1]
+        ridge = eps * mean_square_of(patches) / patches.shape[1]
         return cls(mean, vectors.to(patches), (values + ridge).rsqrt().to(patches))
 
-    def directions(self, patches: Tensor) -> Tensor:
-        """Whitened patches at length 1; a patch that equals the mean has no direction and is left out."""
-        white = (patches - self.mean) @ (self.vectors * self.factors.unsqueeze(1)).T
+    def directions(self, centred: Tensor) -> Tensor:
+        """Patches without the mean, whitened, at length 1; what equals the mean has no direction and is left out."""
+        white = centred @ (self.vectors * self.factors.unsqueeze(1)).T
         length = torch.linalg.vector_norm(white, dim=1)
         seen = length > SAME * math.sqrt(len(self.factors))
         return white[seen] / length[seen].unsqueeze(1)
@@ -75,31 +78,40 @@ class Whitener:
 Points = Callable[[], Tensor]  # the whitened patches of a group, gathered when a fill asks for them
 
 
-def _pca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+def _pca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
     return whitener.vectors
 
 
-def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
     # Of the rows of V diag(factors) V^T, as many as V has columns: those of the inputs that V tells apart best.
-    _, order = scipy.linalg.qr(whitener.vectors.numpy(), mode="r", pivoting=True)
+    _, order = scipy.linalg.qr(whitener.vectors.cpu().numpy(), mode="r", pivoting=True)
     inputs = torch.as_tensor(order[: len(whitener.vectors)]).long().sort().values
     return whitener.filters(whitener.vectors[:, inputs].T)
 
 
-def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
     white = points()
     if len(white):
-        white = spherical_kmeans(white, len(whitener.vectors), generator=generator).centroids
+        found = spherical_kmeans(
+            white,
+            len(whitener.vectors),
+            generator=generator,
+            max_iter=ITERATIONS,
+            rounds=ROUNDS,
+            looks=False,
+            memory=memory,
+        )
+        white = found.centroids
     return whitener.filters(white)
 
 
-def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator) -> Tensor:
+def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
     white = points()
     chosen = white[:0]
     # In random order, without those that are there already: equal patches would make equal filters.
-    for block in torch.randperm(len(white), generator=generator).split(filters):
+    for block in torch.randperm(len(white), generator=generator).to(white.device).split(filters):
         candidates = white[block]
-        apart = _distances(candidates, candidates).tril(-1) + torch.ones(len(block), len(block)).triu()
+        apart = _distances(candidates, candidates).tril(-1) + white.new_ones(len(block), len(block)).triu()
         new = (apart > SAME).all(1) & (_distances(candidates, chosen) > SAME).all(1)
         chosen = torch.cat([chosen, candidates[new]])[:filters]
         if len(chosen) == filters:
@@ -158,29 +170,41 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
     seen = source.spread(max(1, basis), visit.generator("patches"))
     clustered = source.spread(max(1, min(wanted, share // min(each, dimensions))), visit.generator("patches"))
     written = 0
-    for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
-        drawn = torch.cat([source.take(block, g).cpu() for block in source.blocks(seen)])
-        if not bool(torch.isfinite(drawn).all()):
+
+    def require(values: Values) -> None:
+        if not values.all():
             raise DataError(
                 f"The input of {layer.where} holds NaN or infinite values.",
                 remedy="Look for what overflows before it; headstart.diagnose names the layer.",
             )
+
+    for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
+        drawn = _gathered(source, seen, g)
+        visit.later(torch.isfinite(drawn.sum(dtype=torch.float64)), require)
         avoided = None if without is None else without[g].to(drawn)
         whitener = Whitener.of(drawn, min(each, dimensions), limits.eps, _rounding(visit.input.dtype), avoided)
-        del drawn
         if len(whitener.vectors) == 0:
             continue
+        if len(clustered) != len(seen):
+            drawn = drawn[:0]  # its memory is for others
 
-        def points(g: int = g, whitener: Whitener = whitener) -> Tensor:
-            taken = (source.take(block, g).cpu() for block in source.blocks(clustered))
-            return torch.cat([whitener.directions(block) for block in taken])
+        def points(g: int = g, whitener: Whitener = whitener, centred: Tensor = drawn) -> Tensor:
+            if len(centred):  # the places are the same
+                return whitener.directions(centred)
+            taken = (source.take(block, g) for block in source.blocks(clustered))
+            return torch.cat([whitener.directions(block - whitener.mean) for block in taken])
 
-        rows = FILLS[kind](whitener, points, each, visit.generator(f"{kind}/{g}"))
+        rows = FILLS[kind](whitener, points, each, visit.generator(f"{kind}/{g}"), limits.memory * MEGABYTE // 4)
         filters[: len(rows)] = F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).to(filters)
         written += len(rows)
     used = seen if kind in ("pca", "zca") else clustered
     visit.note(f"{kind} of {len(used)} patches")
     _tell(visit, written, f"{len(used)} patches support fewer {kind} filters than it has")
+
+
+def _gathered(source: LayerPatches, places: Tensor, group: int) -> Tensor:
+    parts = [source.take(block, group) for block in source.blocks(places)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _rounding(dtype: torch.dtype) -> float:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,13 +21,14 @@ from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
-from headstart.methods.baselines import orthonormal_weight
+from headstart.methods.baselines import orthonormal_draws, orthonormal_weight
 from headstart.methods.data_dependent.fills import FILLS, Limits, fill
 from headstart.methods.shared.from_data import FromData
-from headstart.methods.shared.normalization import constant_channels, leave_constant, leave_normed
+from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
+from headstart.numerics.fetching import Values
 
 
 @register(
@@ -58,6 +61,7 @@ from headstart.model.weights import Layer
         " leaves the mean).",
         "Dropout is off while measuring; a constant channel is scaled by the layer's deviation and reported.",
     ),
+    revision=2,  # moments in one pass round differently
 )
 @dataclass(frozen=True)
 class WithinLayer(FromData):
@@ -77,7 +81,7 @@ class WithinLayer(FromData):
         output_layer: ``"normalize"`` or ``"keep"`` for layers whose output the model returns.
         center: Let the filters of a bias-free layer lose the mean patch (not with ``fill="keep"``).
         patches: Patches per layer at most, drawn evenly over samples and places; never more than 256 per filter or
-            dimension.
+            dimension. 4,000 trained as well as 100,000 do.
         eps: Added to the eigenvalues before whitening, as a share of their mean.
         memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short,
             fewer patches serve.
@@ -142,6 +146,12 @@ class WithinLayer(FromData):
         """All layers but those that the options leave alone."""
         return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
 
+    def draws(self, layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
+        """The weights."""
+        if self.fill == "orthonormal":
+            return orthonormal_draws(layer)
+        return [] if self.fill == "keep" else [("weight", layer.shape)]
+
     def before(self, visit: Visit) -> None:
         """Draw the weights, or make them from the input."""
         if self.fill == "keep":
@@ -158,30 +168,48 @@ class WithinLayer(FromData):
         if mean is not None:
             for filters, direction in zip(weight.flatten(1).chunk(len(mean)), mean.to(weight), strict=True):
                 filters.addr_(filters @ direction, direction, alpha=-1)
-        bias = visit.bias
-        visit.write(weight, None if visit.bias_free or bias is None else torch.zeros_like(bias))
+        visit.write(weight)
+        visit.zero_bias()
 
     def after(self, visit: Visit) -> None:
         """Divide by the deviation and shift to beta."""
         moments = visit.moments
         assert visit.output is not None
-        dead = constant_channels(moments, visit.output.dtype)
-        if leave_constant(visit, dead):
-            return
-        std, layer_std = moments.var.sqrt(), math.sqrt(float(moments.var.mean()))
-        if bool(dead.any()):
-            visit.note(f"{int(dead.sum())} constant channels, scaled by the layer's deviation")
-            visit.add_finding(
-                f"{self.info.name}: {int(dead.sum())} channels of '{visit.layer.name}' are constant on the batch."
-            )
-        scale = 1 / torch.where(dead, layer_std, std if self.per == "channel" else torch.full_like(std, layer_std))
-        if not visit.bias_free:
-            visit.affine(scale, self.beta - moments.mean * scale)
-            return
-        visit.affine(scale, keep_bias=True)  # frozen, if there is one
-        rest = float(visit.moments.mean.abs().max())
-        if rest > 1e-3:
-            visit.note(f"no bias to shift: channel means up to {rest:.2g} remain")
+        std, level = deviations(moments)
+        dead = constant_channels(moments, visit.output.dtype, (std, level))
+        nothing = dead.all()
+        level = level.masked_fill(nothing, 1)  # a layer without any variation stays as it is
+        scale = (torch.where(dead, level, std) if self.per == "channel" else level.expand(len(dead))).reciprocal()
+        restore, layer, report, method = visit.checkpoint(), visit.layer, visit.report, visit.method
+        if visit.bias_free:
+            visit.affine(scale, keep_bias=True)  # frozen, if there is one
+        else:
+            beta = _number(self.beta, moments.mean.dtype, scale.device)
+            visit.affine(scale, torch.addcmul(beta, moments.mean, scale, value=-1).masked_fill(nothing, 0))
+
+        def tell(values: Values) -> None:
+            channels, notes = layer.out_channels, report.rows[layer.name].notes
+            constant = int(values[:channels].sum())
+            rest = float(np.abs(values[channels:]).max(initial=0))
+            if constant == channels:
+                restore()
+                tell_constant(method, layer, report)
+                return
+            if constant:
+                notes.append(f"{constant} constant channels, scaled by the layer's deviation")
+                report.add_finding(
+                    f"{self.info.name}: {constant} channels of '{layer.name}' are constant on the batch."
+                )
+            if rest > 1e-3:
+                notes.append(f"no bias to shift: channel means up to {rest:.2g} remain")
+
+        visit.later([dead, *([visit.moments.mean.abs()] if visit.bias_free else [])], tell)
+
+
+@lru_cache(maxsize=16)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number on a device, brought there once for all layers."""
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def mean_direction(visit: Visit) -> Tensor | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
+
 from headstart.model import weights
 from headstart.model.weights import Layer
 from headstart.numerics.draws import why_not_drawn
@@ -53,10 +55,10 @@ def why_authors(layer: Layer, normed: bool) -> str:
     reason = why_not_drawn(weight, layer.groups)
     if reason:
         return f"{reason}: its author's choice" if TOO_FEW not in reason else reason
-    wide = weight.detach().flatten().to(weights.working_dtype(weight.dtype))
-    deviation = float(wide.square().mean().sqrt())
+    size = torch.linalg.vector_norm(weight, dtype=weights.working_dtype(weight.dtype))
+    deviation = float(size) / math.sqrt(weight.numel())
     # Of a uniform law the deviation is estimated better than that of a normal one, whose error this is.
-    slack = max(TOLERANCE, 5 / math.sqrt(2 * wide.numel()))
+    slack = max(TOLERANCE, 5 / math.sqrt(2 * weight.numel()))
     if any(abs(math.log(deviation / known)) <= slack for _, known in known_deviations(layer, normed)):
         return ""
     return f"its weights have deviation {deviation:.3g}, which no usual start gives: its author's choice"

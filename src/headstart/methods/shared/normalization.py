@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from headstart.engine.method import Method
-from headstart.engine.visit import Visit
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -49,22 +47,30 @@ def reason_to_leave(layer: Layer, trace: ModelTrace, before_norm: str, output_la
     return ""
 
 
-def constant_channels(moments: Moments, dtype: torch.dtype) -> Tensor:
-    """Which channels do not vary over the batch beyond the rounding of ``dtype``, as a mask."""
-    std = moments.var.sqrt()
+def deviations(moments: Moments) -> tuple[Tensor, Tensor]:
+    """Each channel's deviation, and the root mean square of those."""
+    return moments.var.sqrt(), moments.var.mean().sqrt()
+
+
+def constant_channels(moments: Moments, dtype: torch.dtype, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Which channels do not vary over the batch beyond the rounding of ``dtype``, as a mask.
+
+    Args:
+        moments: Of the channels.
+        dtype: Of the output.
+        known: From :func:`deviations`, if they were computed already.
+    """
+    std, level = known or deviations(moments)
     finfo = torch.finfo(dtype)
     # A half-precision value is rounded once; float32 sums round at every term.
     rounding = finfo.eps if finfo.bits == 16 else 8 * finfo.eps
-    return (std <= DEAD * math.sqrt(float(moments.var.mean()))) | (std <= rounding * moments.mean.abs())
+    return std <= torch.add(moments.mean.abs() * rounding, level, alpha=DEAD)
 
 
-def leave_constant(visit: Visit, dead: Tensor) -> bool:
-    """Leave a layer none of whose channels vary, say so, and return whether that was the case."""
-    if not bool(dead.all()):
-        return False
-    visit.skip("its output does not vary over the batch")
-    visit.add_finding(
-        f"{visit.method}: the output of '{visit.layer.name}' is constant over the batch, so it was not"
+def tell_constant(method: str, layer: Layer, report: ReportBuilder) -> None:
+    """Say that a layer none of whose channels vary was left."""
+    report.skip(layer, "its output does not vary over the batch")
+    report.add_finding(
+        f"{method}: the output of '{layer.name}' is constant over the batch, so it was not"
         " rescaled; layers before it, or the data, have lost all variation."
     )
-    return True

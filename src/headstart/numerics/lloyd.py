@@ -1,0 +1,161 @@
+"""Lloyd's iterations on any device: several starts in one batch, in blocks of memory, and hardly a number read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+ROUNDS = 10  # in which a start is drawn; within one, points do not see each other
+LOOK = 8  # iterations between two looks whether anything still moves
+MEMORY = 2**28  # bytes
+ALIKE = 1e-6  # of the squared length: points closer than that are one
+_SOON = 1e-30
+
+
+class Lloyd:
+    """Points that are to be clustered.
+
+    Args:
+        points: ``(n, dimensions)``, in float32 or float64, near the origin: distances are made of products.
+        spherical: All have length 1, and so do the centroids.
+        memory: Bytes at most for what compares points and centroids.
+    """
+
+    def __init__(self, points: Tensor, *, spherical: bool = False, memory: int = MEMORY) -> None:
+        self.points, self._spherical, self._memory = points, spherical, memory
+        self._square = points.square().sum(1)
+        if spherical:
+            self._square = self._square + 1  # of the centroid
+
+    def start(self, clusters: int, starts: int, generator: torch.Generator, rounds: int = ROUNDS) -> Tensor:
+        """Draw points as centroids, each the likelier the farther from those before (Arthur and Vassilvitskii 2007).
+
+        In each of a few rounds several points are drawn at once, without putting back, by the smallest of exponential
+        times (Efraimidis and Spirakis 2006). So a round costs a few operations, however many clusters there are.
+
+        Returns:
+            ``(starts, clusters, dimensions)``.
+        """
+        sizes = [1, *block_sizes(clusters - 1, rounds)]
+        shape = len(sizes), starts, len(self.points)
+        times = torch.empty(shape, dtype=self.points.dtype).exponential_(generator=generator)
+        times = times.clamp_min_(_SOON).to(self.points.device)
+        apart = self._square * (1 - ALIKE)  # what is nearer than rounding lets see is the same
+        chosen: list[Tensor] = []
+        best = torch.empty(0)
+        for size, time in zip(sizes, times, strict=True):
+            far = (apart - 2 * best).clamp_min_(0) if chosen else 1
+            new = self.points[(far / time).topk(size, dim=1).indices]
+            near = self._near(new)
+            best = torch.maximum(best, near) if chosen else near
+            chosen.append(new)
+        return torch.cat(chosen, 1)
+
+    def run(self, centroids: Tensor, iterations: int, *, looks: bool = True) -> Tensor:
+        """Move every centroid to the mean of the points that are nearest to it, and again.
+
+        Args:
+            centroids: ``(starts, clusters, dimensions)``.
+            iterations: At most.
+            looks: Whether to stop when nothing moves any more, which takes a read every few iterations.
+        """
+        for iteration in range(iterations):
+            before, centroids = centroids, self._moved(centroids)
+            if looks and iteration % LOOK == LOOK - 1 and torch.equal(before, centroids):
+                break
+        return centroids
+
+    def improve(
+        self, centroids: Tensor, generator: torch.Generator, rounds: int, iterations: int, shift: int = 3
+    ) -> Tensor:
+        """Take centroids that serve least to where points fit worst, a few less each time, and keep what is better.
+
+        Args:
+            centroids: ``(starts, clusters, dimensions)``, of which each start is improved by itself.
+            generator: Draws the places.
+            rounds: How often.
+            iterations: Of :meth:`run` after each.
+            shift: The first time ``clusters / 2**shift`` are moved, then half as many each time.
+        """
+        starts, clusters, dimensions = centroids.shape
+        best, least = centroids, self.inertia(centroids)
+        for turn in range(rounds if clusters > 1 else 0):
+            moving = max(1, clusters >> (turn + shift))
+            times = torch.empty(starts, len(self.points), dtype=self.points.dtype).exponential_(generator=generator)
+            times.clamp_min_(_SOON)
+            far, use = self._use(best)
+            places = self.points[(far / times.to(far.device)).topk(moving, dim=1).indices]
+            idle = use.topk(moving, dim=1, largest=False).indices.unsqueeze(2).expand(-1, -1, dimensions)
+            tried = self.run(best.scatter(1, idle, places), iterations, looks=False)
+            found = self.inertia(tried)
+            better = found < least
+            best, least = torch.where(better[:, None, None], tried, best), torch.where(better, found, least)
+        return best
+
+    def inertia(self, centroids: Tensor) -> Tensor:
+        """Sum of squared distances to the nearest centroid, of each start ``(starts,)``."""
+        return (self._square - 2 * self._near(centroids)).clamp_min(0).sum(1)
+
+    def labels(self, centroids: Tensor) -> Tensor:
+        """Number of the nearest centroid of each point, for one start ``(1, clusters, dimensions)``."""
+        return torch.cat([scores.argmax(2)[:, 0] for _, scores in self._blocks(centroids)])
+
+    def _blocks(self, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points, and how near they are to centroids: ``x·c - c²/2``, ``(block, starts, clusters)``."""
+        starts, clusters, _ = centroids.shape
+        flat = centroids.flatten(0, 1)
+        turned = flat.T
+        square = None if self._spherical else flat.square().sum(1)
+        rows = max(1, self._memory // (4 * self.points.element_size() * len(flat)))
+        blocks = self.points.split(rows) if rows < len(self.points) else [self.points]
+
+        for block in blocks:
+            products = block @ turned if square is None else torch.addmm(square, block, turned, beta=-0.5)
+            yield block, products.view(-1, starts, clusters)
+
+    def _near(self, centroids: Tensor) -> Tensor:
+        parts = [scores.amax(2).T for _, scores in self._blocks(centroids)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _moved(self, centroids: Tensor) -> Tensor:
+        sums = counts = None
+        for block, scores in self._blocks(centroids):
+            # By a product with zeros and ones, whose order of summation is the same every time, on accelerators, too.
+            own = torch.zeros_like(scores).scatter_(2, scores.argmax(2, keepdim=True), 1).flatten(1)
+            some, few = own.T @ block, None if self._spherical else own.sum(0)
+            sums = some if sums is None else sums + some
+            counts = few if counts is None or few is None else counts + few
+        assert sums is not None
+        sums = sums.view_as(centroids)
+        if counts is None:
+            length = torch.linalg.vector_norm(sums, dim=2, keepdim=True)
+            return torch.where(length > 1e-4, sums / length.clamp_min(1e-4), centroids)
+        counts = counts.view(*centroids.shape[:2], 1)
+        return torch.where(counts > 0, sums / counts.clamp_min(1), centroids)
+
+    def _use(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distance of each point, and what would be lost without each centroid: to the second nearest."""
+        far, lost = [], torch.zeros(centroids.shape[:2], dtype=self.points.dtype, device=self.points.device)
+        start = 0
+        for block, scores in self._blocks(centroids):
+            top, place = scores.topk(2, dim=2)
+            own = torch.zeros_like(scores).scatter_(2, place[:, :, :1], top[:, :, :1] - top[:, :, 1:])
+            lost = lost + own.sum(0)
+            far.append((self._square[start : start + len(block), None] - 2 * top[:, :, 0]).clamp_min_(0))
+            start += len(block)
+        return torch.cat(far).T, lost
+
+
+def block_sizes(total: int, parts: int) -> list[int]:
+    """Cut a whole into parts of growing size, at most so many.
+
+    Example:
+        >>> block_sizes(10, 4), block_sizes(2, 4), block_sizes(0, 4)
+        ([1, 2, 3, 4], [1, 1], [])
+    """
+    edges = [total * i * (i + 1) // (parts * (parts + 1)) for i in range(parts + 1)]
+    sizes = [b - a for a, b in pairwise(edges) if b > a]
+    return sizes if total > parts else [1] * total

@@ -1,0 +1,52 @@
+"""Orthonormal columns from random ones, by products of matrices and Cholesky decompositions: fast on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LONG = 1.5  # times as many rows as columns, of these at least so many: a Gaussian matrix is then well-conditioned
+MANY = 8
+
+
+def orthonormal_columns(tall: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the columns of matrices orthonormal, each by those before it, as Gram and Schmidt do.
+
+    The result is Q of the QR decomposition whose R has a positive diagonal: of Gaussian entries it is uniform among all
+    matrices with orthonormal columns (Mezzadri 2007). ``R`` is the Cholesky factor of ``tall.T @ tall``; doing this
+    twice takes the rounding away. A matrix that is nearly square may be ill-conditioned: there all is done in float64,
+    the first time with a little more on the diagonal (Fukaya et al. 2020, shifted Cholesky QR).
+
+    Args:
+        tall: ``(..., rows, columns)``, no fewer rows than columns, in float32 or float64.
+
+    Returns:
+        The matrices, and for each whether that failed (not 0), as it does where the columns depend on each other: to be
+        looked at with other checks, since a look stops until the device has done all work.
+
+    Example:
+        >>> q, failed = orthonormal_columns(torch.tensor([[3.0, 1.0], [4.0, 0.0]]))
+        >>> q.abs().round(decimals=4).tolist(), int(failed)
+        ([[0.6, 0.8], [0.8, 0.6]], 0)
+    """
+    *_, rows, columns = tall.shape
+    if rows >= LONG * columns and columns >= MANY:
+        q, failed = _round(tall)
+    else:
+        wide = tall.to(torch.complex128 if tall.is_complex() else torch.float64)
+        q, failed = _round(wide, 11 * (rows + columns + 1) * columns * torch.finfo(wide.dtype).eps)
+    return _round(q)[0].to(tall.dtype), failed
+
+
+def _round(matrix: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Divide by the Cholesky factor of the columns' products.
+
+    Args:
+        matrix: ``(..., rows, columns)``.
+        shift: Added to the diagonal, as a share of itself.
+    """
+    products = matrix.mH @ matrix
+    if shift:
+        products.diagonal(dim1=-2, dim2=-1).mul_(1 + shift)
+    factor, failed = torch.linalg.cholesky_ex(products, upper=True)
+    return torch.linalg.solve_triangular(factor, matrix, upper=True, left=False), failed
