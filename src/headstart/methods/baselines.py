@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn import init
 
 from headstart.engine.method import Method, OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.errors import HeadstartError
+from headstart.methods.shared.orthonormal import orthonormal, orthonormal_draws, orthonormal_weight
 from headstart.methods.shared.own_start import draw_own, looks_up, uniform, without_padding
 from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
-from headstart.numerics.fetching import Values
-from headstart.numerics.orthonormal import orthonormal_columns
 
 _COST = "no forward pass of its own"
 _FAN = (
@@ -214,22 +211,6 @@ class LeCun(_VarianceScaling):
         self._draw(visit, 1 / math.sqrt(visit.layer.fan_in))
 
 
-def orthonormal(visit: Visit, rows: int, columns: int) -> Tensor:
-    """Draw a matrix of orthonormal rows or columns, or one for each of several groups, uniform among all of those."""
-    layer = visit.layer
-    tall = visit.normal(*orthonormal_shape(layer, rows, columns), purpose="weight/0")
-    q, failed = orthonormal_columns(tall)
-
-    def require(values: Values) -> None:
-        if values.any():
-            raise HeadstartError(
-                f"The random matrices of {layer.where} have no orthonormal basis.", remedy="Pass another seed."
-            )
-
-    visit.later(failed, require)
-    return q if rows >= columns else q.mT
-
-
 @register(
     "orthogonal",
     summary="weights with orthonormal rows (or columns) per group: no direction is lost or blown up",
@@ -269,24 +250,6 @@ class Orthogonal(_Baseline):
         """Draw the weight, zero the bias."""
         visit.write(without_padding(visit.layer, self.gain * orthonormal_weight(visit)))
         zero_bias(visit)
-
-
-def orthonormal_draws(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
-    """What :func:`orthonormal_weight` draws."""
-    rows, columns = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
-    return [("weight/0", orthonormal_shape(layer, rows, columns))]
-
-
-def orthonormal_shape(layer: Layer, rows: int, columns: int) -> tuple[int, ...]:
-    """Shape of the tall matrices of all groups; of one group it is one matrix, whose products take fewer operations."""
-    sides = max(rows, columns), min(rows, columns)
-    return sides if layer.groups == 1 else (layer.groups, *sides)
-
-
-def orthonormal_weight(visit: Visit) -> Tensor:
-    """Draw a canonical weight whose groups are semi-orthogonal matrices."""
-    layer = visit.layer
-    return orthonormal(visit, layer.out_channels // layer.groups, math.prod(layer.shape[1:])).reshape(layer.shape)
 
 
 def _centre(layer: Layer) -> int:

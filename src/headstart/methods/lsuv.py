@@ -13,9 +13,9 @@ from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import WriteError
-from headstart.methods.baselines import orthonormal_draws, orthonormal_weight
 from headstart.methods.shared.from_data import FromData
 from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
+from headstart.methods.shared.orthonormal import orthonormal_draws, orthonormal_weight
 from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace

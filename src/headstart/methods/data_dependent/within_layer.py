@@ -21,10 +21,10 @@ from headstart.engine.method import OnComplex
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.layer_patches import mean_patch
-from headstart.methods.baselines import orthonormal_draws, orthonormal_weight
 from headstart.methods.data_dependent.fills import FILLS, Limits, fill
 from headstart.methods.shared.from_data import FromData
 from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
+from headstart.methods.shared.orthonormal import orthonormal_draws, orthonormal_weight
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
