@@ -15,7 +15,7 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.engine.visit import Visit
-from headstart.methods.baselines import orthonormal_weight
+from headstart.methods.shared.orthonormal import orthonormal_weight
 from headstart.model.parts import RECURRENT, Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
