@@ -331,7 +331,10 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---", *["--:"] * (len(head) - 1)], *rows)]
+    """Columns of text: the tables of pages are those that are made again from files."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
+    return ["```text", *lines, "```"]
 
 
 def _agreement(part: list[dict[str, Any]]) -> list[str]:
