@@ -156,7 +156,7 @@ class HeldTensor:
             self.alias.untyped_storage().resize_(self._room)
         if form(tensor) == self._form if self._form else _is_at(tensor, self.alias):
             return
-        if keep:
+        if keep and self.has_form():  # else its memory is gone, and the values with it
             self.write(self.now())
         if tensor.is_leaf and tensor.grad is not None:
             tensor.grad = None  # must have the form of its tensor
