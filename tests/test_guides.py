@@ -13,10 +13,14 @@ from headstart.cli.main import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ["tutorial.md", "index.md", *sorted(f"guides/{page.name}" for page in (DOCS / "guides").glob("*.md"))]
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"^\$ headstart (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-# The last of two equal options counts: two steps, two seeds and no controls instead of what the page shows.
-SHORT = ["--steps", "2", "--evaluations", "1", "--seeds", "2", "--exploratory", "--no-controls", "--quiet"]
+BLOCK = re.compile(
+    r"(<!-- not run: .*-->\n)?```(python|bash)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE
+)
+# The last of two equal options counts: short trainings, nothing timed, and no controls instead of what the page shows.
+SHORT = shlex.split(
+    "--quiet --steps 2 --evaluations 1 --seeds 2 --exploratory --no-controls"
+    " --precision float32 --memory-format contiguous"
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -27,12 +31,10 @@ def test_all_that_the_page_shows_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.delitem(sys.modules, "net", raising=False)
     names: dict[str, object] = {"__name__": "page"}
-    for language, block in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
-        if language == "console":
-            commands = COMMAND.findall(block)
-            assert len(commands) == block.count("$ headstart")
-            for command, expected in commands:
-                run(command, expected, capsys)
+    for skipped, language, block, shown in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
+        if language == "bash":
+            if not skipped and not block.startswith("pip install"):
+                run(block.replace("\\\n", ""), shown, capsys)
         elif saved := re.match(r"# (\w+\.py)\n", block):
             (tmp_path / saved[1]).write_text(block)
         else:
@@ -40,13 +42,14 @@ def test_all_that_the_page_shows_runs(page, tmp_path, monkeypatch, capsys):
     sys.modules.pop("net", None)
 
 
-def run(command: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def run(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Run one command, trainings short, and look for each line that the page shows of its output."""
-    words = shlex.split(command)
+    program, *words = shlex.split(command)
+    assert program == "headstart"
     trains = words[0] == "compare" and "--dry-run" not in words
     assert main(words + SHORT * trains) == 0, command
     out, err = capsys.readouterr()
-    for line in filter(None, expected.splitlines()):
+    for line in filter(None, shown.splitlines()):
         assert line in out + err, command
 
 
