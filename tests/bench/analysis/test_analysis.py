@@ -202,6 +202,14 @@ def test_mixed_provenance_is_noted(fill):
     assert analysis.notes == ("The trials were run with 2 different thread counts.",)
 
 
+def test_trials_that_could_not_be_captured_are_noted_with_their_reason(fill):
+    results = noisy(90)
+    results[3]["eager"], results[4]["eager"] = "the model draws random numbers while it trains", ""
+    assert fill({"default": results, "good": noisy(93)}).notes == (
+        "Steps were not captured in 1 of 16 trials: the model draws random numbers while it trains.",
+    )
+
+
 def test_damaged_files_are_noted(fill, store):
     fill({"default": noisy(90)})
     victim = sorted(store.trials.iterdir())[0]

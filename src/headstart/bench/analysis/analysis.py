@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.bench.analysis.judgement import RULES
 from headstart.bench.analysis.looks import by_hand, level_of
-from headstart.bench.analysis.provenance import mixed
+from headstart.bench.analysis.provenance import eager, mixed
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
 from headstart.bench.statistics.collapses import find_collapsed
@@ -253,7 +253,7 @@ def analyse(store: Store) -> Analysis:
         else:
             results[cell["arm"]][cell["seed"]] = {**record.result, "key": cell["key"]}
     notes = [f"{damage.file} {damage.reason}; it is left out." for damage in store.damaged()]
-    notes += mixed([record.provenance for record in records.values()])
+    notes += [*mixed([r.provenance for r in records.values()]), *eager([r.result for r in records.values()])]
     if "metric" in plan:
         return assemble_scores(plan, results, refusals, len(missing), notes, failures)
     return assemble(plan, results, refusals, len(missing), notes, metric=own_metric(plan["task"]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -18,3 +19,17 @@ def mixed(provenances: list[Mapping[str, Any]]) -> list[str]:
         if len(set(values)) > 1:
             notes.append(f"The trials were run with {len(set(values))} different {name}.")
     return notes
+
+
+def eager(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Note why trials took their steps one by one although these were to be captured.
+
+    Example:
+        >>> eager([{"eager": "the device is no CUDA device"}, {"eager": ""}, {}])
+        ['Steps were not captured in 1 of 3 trials: the device is no CUDA device.']
+    """
+    reasons = Counter(str(result["eager"]) for result in results if result.get("eager"))
+    return [
+        f"Steps were not captured in {count} of {len(results)} trials: {reason}."
+        for reason, count in sorted(reasons.items())
+    ]

@@ -123,6 +123,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
         Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
         Setting("devices", "whole", 1, "how many of them train one model together"),
+        Setting("capture", "switch", False, "steps as a CUDA graph, where the model lets them be"),
         Setting("loss", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
         Setting(
             "metric",

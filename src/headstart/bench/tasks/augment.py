@@ -30,7 +30,8 @@ class Draws:
     Args:
         mirrored: ``(B,)``, whether the image is mirrored left to right.
         shifts: ``(2, B)``, pixels down and to the right by which the window that is kept moves.
-        turns: ``(B,)``, angle in radians, clockwise.
+        turns: ``(2, B)``, cosine and sine of the angle, clockwise. Both come from the CPU: a cosine's last
+            bit is not the same on every device.
     """
 
     mirrored: Tensor | None = None
@@ -68,7 +69,8 @@ def draw(names: Sequence[str], images: int, degrees: float, generator: torch.Gen
     if "crop" in names:
         crop = torch.randint(-_PADDING, _PADDING + 1, (2, images), generator=generator)
     if "rotate" in names:
-        turn = (torch.rand(images, generator=generator) * 2 - 1) * math.radians(degrees)
+        angle = (torch.rand(images, generator=generator) * 2 - 1) * math.radians(degrees)
+        turn = torch.stack([angle.cos(), angle.sin()])
     return Draws(flip, crop, turn)
 
 
@@ -112,7 +114,7 @@ def _sources(draws: Draws, batch: int, height: int, width: int, device: torch.de
     """
     zero, one = torch.zeros(batch, device=device), torch.ones(batch, device=device)
     down, right = (zero, zero) if draws.shifts is None else draws.shifts.to(device)
-    cos, sin = (one, zero) if draws.turns is None else (draws.turns.cos().to(device), draws.turns.sin().to(device))
+    cos, sin = (one, zero) if draws.turns is None else draws.turns.to(device)
     sign = one if draws.mirrored is None else 1 - 2 * draws.mirrored.to(device, torch.float32)
     rows = (torch.arange(height, device=device) - (height - 1) / 2 + down[:, None])[:, :, None]
     columns = (torch.arange(width, device=device) - (width - 1) / 2 + right[:, None])[:, None, :]

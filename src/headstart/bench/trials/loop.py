@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from headstart.bench.tasks.augment import draw
-from headstart.bench.tasks.batches import DeviceTask, data_order
+from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.kinds import called
-from headstart.bench.tasks.objectives import objective
+from headstart.bench.tasks.objectives import Objective, objective
 from headstart.bench.tasks.task import Split
+from headstart.bench.trials.capture import CapturedSteps, CaptureError, why_not
 from headstart.bench.trials.devices import make_fabric
-from headstart.bench.trials.optimizers import Schedule, make_optimizer
+from headstart.bench.trials.optimizers import Rates
+from headstart.bench.trials.step import Step, Stretch
 from headstart.bench.trials.training import Axes, Training
 from headstart.errors import HeadstartError
 from headstart.rng import derive
@@ -56,6 +57,7 @@ class Outcome:
         diverged: Why training ended early, or an empty string.
         seconds: Spent on training steps, without evaluations.
         step_seconds: Median over the stretches between evaluations of the time per step.
+        eager: Why steps were taken one by one although they were to be captured, or an empty string.
     """
 
     curve: list[Point] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Outcome:
     diverged: str = ""
     seconds: float = 0.0
     step_seconds: float = 0.0
+    eager: str = ""
 
 
 def train(
@@ -95,41 +98,33 @@ def train(
     rank = fabric.global_rank
     torch.manual_seed(derive(axes.forward, f"rank-{rank}") if rank else axes.forward)
     aim = objective(data.task.kind, config.loss, config.metric)
-    optimizer = make_optimizer(model, config)
-    schedule = Schedule(optimizer, config, len(data.train))
-    network, stepper = fabric.setup(model, optimizer, move_to_device=False)
-    order = data_order(len(data.train), config.batch_size, config.steps, axes.data_order)
-    generator = torch.Generator().manual_seed(axes.augmentation)
+    points = config.evaluation_steps()
+    lengths = [until - done for done, until in zip([0, *points], points, strict=False)]
     share = config.batch_size // fabric.world_size
-    own = slice(rank * share, (rank + 1) * share)
-    outcome = Outcome([_point(model, data, config, 0, None, fabric)])
+    stretch = Stretch(data, config, axes, lengths, slice(rank * share, (rank + 1) * share))
+    rates = Rates(config, len(data.train))
+    started = time.perf_counter()
+    stretch.draw()
+    steps, eager = _steps(model, data, config, aim, stretch, fabric)  # several devices share the weights from here on
+    outcome = Outcome(seconds=time.perf_counter() - started, eager=eager)
+    outcome.curve.append(_point(model, data, config, 0, None, fabric))
     paces, done = [], 0
-    for until in config.evaluation_steps():
+    for until, length in zip(points, lengths, strict=True):
         model.train()
         started = time.perf_counter()
-        losses = []
-        for _ in range(done, until):
-            # Drawn for the whole batch on every device, so that what an image gets depends on no other thing.
-            draws = draw(config.augment, config.batch_size, config.rotation, generator)
-            inputs, labels = data.training_batch(next(order)[own], draws.part(own))
-            loss = aim.loss(called(network, inputs).float(), labels)
-            stepper.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            if config.clip:
-                fabric.clip_gradients(network, stepper, max_norm=config.clip, error_if_nonfinite=False)
-            stepper.step()
-            schedule.after_step()
-            losses.append(loss.detach())
-        history = _over_devices(torch.stack(losses), fabric).cpu()  # waits for the device, so that the time is true
+        stretch.begin()
+        steps.run(rates.ahead(length))
+        stretch.draw()  # while the device computes
+        history = _over_devices(stretch.losses[:length].clone(), fabric).cpu()  # waits for the device
         taken = time.perf_counter() - started
         outcome.seconds += taken
-        paces.append(taken / (until - done))
+        paces.append(taken / length)
         broken = torch.nonzero(~history.isfinite()).flatten()
         if len(broken):
             outcome.diverged = f"the training loss was not finite at step {done + int(broken[0]) + 1}"
             break
         outcome.curve.append(_point(model, data, config, until, float(history.mean()), fabric))
-        schedule.after_evaluation(outcome.curve[-1].accuracy)
+        rates.after_evaluation(outcome.curve[-1].accuracy)
         done = until
         if on_step is not None:
             on_step(done)
@@ -137,6 +132,20 @@ def train(
     if len(data.test) and not outcome.diverged:  # a search is given no test images
         outcome.test_accuracy, outcome.test_loss = evaluate(model, data, data.test, config, fabric)
     return outcome
+
+
+def _steps(
+    model: nn.Module, data: DeviceTask, config: Training, aim: Objective, stretch: Stretch, fabric: Fabric
+) -> tuple[Step | CapturedSteps, str]:
+    """Return plain steps; or captured ones, if they are asked for and can be, or why they cannot."""
+    reason = why_not(config) if config.capture else ""
+    if config.capture and not reason:
+        try:
+            capturable = Step(model, data, config, aim, stretch, fabric, capturable=True)
+            return CapturedSteps(model, capturable, stretch), ""
+        except CaptureError as error:
+            reason = str(error)
+    return Step(model, data, config, aim, stretch, fabric), reason
 
 
 @torch.no_grad()

@@ -10,18 +10,29 @@ from headstart.bench.tasks.batches import steps_per_epoch
 from headstart.bench.trials.training import Training
 
 
-def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """Build the optimizer of the parameters that train."""
+def make_optimizer(model: nn.Module, config: Training, capturable: bool = False) -> torch.optim.Optimizer:
+    """Build the optimizer of the parameters that train.
+
+    Args:
+        model: With the parameters.
+        config: Which optimizer.
+        capturable: Whether its steps can be part of a CUDA graph: what it counts and its rate are tensors.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     # One kernel for the whole step: on a small net the usual loop over parameters costs a fifth of the time.
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     if config.optimizer in ("sgd", "nesterov"):
         nesterov = config.optimizer == "nesterov" and config.momentum > 0
-        return torch.optim.SGD(
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
             parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=fused
         )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused)
+    else:
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, config.lr, weight_decay=config.weight_decay, fused=fused, capturable=capturable)
+    if capturable:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(config.lr, device=parameters[0].device)
+    return optimizer
 
 
 class Schedule:
@@ -81,3 +92,42 @@ class Schedule:
         """
         if self._by_accuracy is not None:
             self._by_accuracy.step(accuracy)
+
+
+class Rates:
+    """The learning rates of a trial, ahead of its steps.
+
+    Args:
+        config: Which schedule.
+        images: In the training split.
+
+    Example:
+        >>> Rates(Training(steps=2, lr=1.0, batch_size=4), images=8).ahead(2)
+        [1.0, 0.5]
+    """
+
+    def __init__(self, config: Training, images: int) -> None:
+        # torch's schedules need an optimizer: this one trains nothing.
+        self._optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], config.lr)
+        self._schedule = Schedule(self._optimizer, config, images)
+
+    def ahead(self, steps: int) -> list[float]:
+        """Return the rates of the next steps.
+
+        Args:
+            steps: How many, up to the next evaluation at most.
+        """
+        found = []
+        for _ in range(steps):
+            found.append(self._schedule.rate)
+            self._optimizer.step()
+            self._schedule.after_step()
+        return found
+
+    def after_evaluation(self, accuracy: float) -> None:
+        """Go on after an evaluation.
+
+        Args:
+            accuracy: On validation.
+        """
+        self._schedule.after_evaluation(accuracy)

@@ -51,6 +51,7 @@ class Training:
         devices: How many of them train one model together, data-parallel.
         loss: ``"task"`` for that of the kind of task, or as `headstart.bench.tasks.objectives.objective` takes it.
         metric: Likewise.
+        capture: Whether steps are replayed as a CUDA graph where that can be.
     """
 
     steps: int = 100
@@ -78,6 +79,7 @@ class Training:
     devices: int = 1
     loss: str = TASK
     metric: str = TASK
+    capture: bool = False
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -110,6 +112,8 @@ class Training:
         for name in ("loss", "metric"):
             if found[name] == TASK:
                 del found[name]
+        if not self.capture:
+            del found["capture"]
         files = fingerprints(self.loss, self.metric)
         return {**found, **({"files": files} if files else {})}
 

@@ -155,6 +155,7 @@ def run_trial(
         "step_seconds": outcome.step_seconds,
         "first_layer": _layer_record(model, before, begun, trained),
         "report": report,
+        **({"eager": outcome.eager} if training.capture else {}),
     }
     cleaned: dict[str, Any] = plain(result)
     return cleaned

@@ -1,0 +1,129 @@
+"""Training steps as a CUDA graph: the device repeats what one step asked of it, and Python waits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart import rng
+from headstart.bench.trials.step import Step, Stretch
+from headstart.bench.trials.training import Training
+from headstart.errors import HeadstartError
+from headstart.model.transaction import Transaction
+
+_WARM_UP = 3  # as torch advises: libraries choose their kernels, the optimizer builds its state
+
+
+class CaptureError(HeadstartError):
+    """Steps cannot be captured; they can be taken one by one."""
+
+
+def why_not(config: Training) -> str:
+    """Say why a trial cannot be captured whatever its model is; an empty string if it can.
+
+    Example:
+        >>> why_not(Training(device="cpu"))
+        'the device is no CUDA device'
+    """
+    if torch.device(config.device).type != "cuda":
+        return "the device is no CUDA device"
+    return "several devices train one model" if config.devices > 1 else ""
+
+
+class CapturedSteps:
+    """Training steps that are captured once and replayed from then on.
+
+    A few steps warm up and one is captured. The model, the optimizer and all random states are then as they were
+    before.
+
+    Args:
+        model: That the step trains, in training mode.
+        step: A capturable one, before its first call.
+        stretch: Of the step, with the first stretch drawn.
+
+    Raises:
+        CaptureError: The model draws random numbers while it trains, or reads numbers from the device, or fails.
+    """
+
+    def __init__(self, model: nn.Module, step: Step, stretch: Stretch) -> None:
+        self._step = step
+        self._stretch = stretch
+        self._rates = [group["lr"] for group in step.optimizer.param_groups]
+        stretch.begin()
+        stretch.put("rate", torch.zeros(1))
+        try:
+            with rng.untouched(), Transaction(model), _without_autocast_cache():
+                model.train()
+                before = _random_states()
+                _aside(self._warm_up)
+                if _random_states() != before:
+                    raise CaptureError("the model draws random numbers while it trains")
+                stretch.rewind()
+                self._replay = _captured(self._take)
+        except CaptureError:
+            raise
+        except Exception as error:
+            told = " ".join(str(error).split())[:200]
+            raise CaptureError(f"capturing failed with {type(error).__name__}: {told}") from error
+        for state in step.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()  # what every optimizer here begins with
+
+    def run(self, rates: Sequence[float]) -> None:
+        """Take one step for each learning rate."""
+        self._stretch.put("rate", torch.tensor(rates))
+        for _ in rates:
+            self._replay()
+
+    def _warm_up(self) -> None:
+        for _ in range(_WARM_UP):
+            self._stretch.rewind()
+            self._take()
+
+    def _take(self) -> None:
+        for rate in self._rates:
+            rate.copy_(self._stretch.row("rate"))
+        self._step()
+
+
+def _aside(function: Callable[[], None]) -> None:
+    """Call a function on a stream of its own, as warming up for a graph must."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def _captured(function: Callable[[], None]) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+class _without_autocast_cache:  # noqa: N801 - a context
+    """Cast weights at every use: a graph must not find the casts of another step in a cache."""
+
+    def __enter__(self) -> None:
+        self._before = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+
+    def __exit__(self, *of_an_error: object) -> None:
+        torch.set_autocast_cache_enabled(self._before)
+
+
+def _random_states() -> list[Any]:
+    """All global random states, to be compared."""
+    of_numpy = np.random.get_state()  # noqa: NPY002 - the global state
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return [[state.tolist() for state in states], str(of_numpy), random.getstate()]

@@ -1,0 +1,152 @@
+"""A training step as a function of tensors that stay where they are: all that it needs is drawn ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from headstart.bench.tasks.augment import Draws, draw
+from headstart.bench.tasks.batches import DeviceTask, data_order
+from headstart.bench.tasks.kinds import called
+from headstart.bench.tasks.objectives import Objective
+from headstart.bench.trials.optimizers import make_optimizer
+from headstart.bench.trials.training import Axes, Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_DRAWN = ("mirrored", "shifts", "turns")
+
+
+class Stretch:
+    """What the steps between two evaluations need and leave, each step a row of a tensor on the device.
+
+    The tensors stay the same from stretch to stretch, so that a captured graph finds them. A step takes the row whose
+    turn it is by a tensor, too.
+
+    Args:
+        data: The task on the device.
+        config: Batch size and augmentation.
+        axes: Seeds of the data order and of the augmentation.
+        lengths: Steps of each stretch.
+        own: This process's part of each batch.
+    """
+
+    def __init__(self, data: DeviceTask, config: Training, axes: Axes, lengths: Sequence[int], own: slice) -> None:
+        self.device = data.train.labels.device
+        self.losses = torch.zeros(max(lengths), device=self.device)
+        self.turn = torch.zeros(1, dtype=torch.long, device=self.device)
+        self._config = config
+        self._own = own
+        self._order = data_order(len(data.train), config.batch_size, config.steps, axes.data_order)
+        self._generator = torch.Generator().manual_seed(axes.augmentation)
+        self._lengths = iter(lengths)
+        self._longest = max(lengths)
+        self._ahead: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def draw(self) -> None:
+        """Draw what the next stretch needs, if there is one, in memory of the CPU."""
+        steps = next(self._lengths, 0)
+        if not steps:
+            return
+        config = self._config
+        self._ahead = {"indices": torch.stack([next(self._order)[self._own] for _ in range(steps)])}
+        # Drawn for the whole batch on every device, so that what an image gets depends on no other thing.
+        draws = [
+            draw(config.augment, config.batch_size, config.rotation, self._generator).part(self._own)
+            for _ in range(steps)
+        ]
+        for name in _DRAWN:
+            if getattr(draws[0], name) is not None:
+                self._ahead[name] = torch.stack([getattr(each, name) for each in draws])
+
+    def begin(self) -> None:
+        """Copy what was drawn to the device, for the steps from now on."""
+        for name, values in self._ahead.items():
+            self.put(name, values)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Make it the first row's turn."""
+        self.turn.zero_()
+
+    def put(self, name: str, values: Tensor) -> None:
+        """Copy rows to their place on the device.
+
+        Args:
+            name: Of the rows.
+            values: ``(steps, ...)``.
+        """
+        if name not in self._rows:
+            shape = (self._longest, *values.shape[1:])
+            self._rows[name] = torch.zeros(shape, dtype=values.dtype, device=self.device)
+        self._rows[name][: len(values)].copy_(values)
+
+    def row(self, name: str) -> Tensor:
+        """Return a copy of the row whose turn it is."""
+        return self._rows[name].index_select(0, self.turn)[0]
+
+    def draws(self) -> Draws:
+        """Return the augmentation of the batch whose turn it is."""
+        return Draws(*(self.row(name) if name in self._rows else None for name in _DRAWN))
+
+    def end_step(self, loss: Tensor) -> None:
+        """Keep a step's loss and make it the next row's turn."""
+        if self.losses.dtype != loss.dtype:
+            self.losses = self.losses.to(loss.dtype)
+        self.losses.index_copy_(0, self.turn, loss.reshape(1))
+        self.turn += 1
+
+
+class Step:
+    """Training steps, one after the other.
+
+    Args:
+        model: Trained in place.
+        data: The task on the device.
+        config: Optimizer and clipping.
+        aim: Whose loss falls.
+        stretch: What the steps need.
+        fabric: Of the process.
+        capturable: Whether the steps can be captured as a CUDA graph; their rates are then the stretch's rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DeviceTask,
+        config: Training,
+        aim: Objective,
+        stretch: Stretch,
+        fabric: Fabric,
+        capturable: bool = False,
+    ) -> None:
+        self.optimizer = make_optimizer(model, config, capturable)
+        self._network, self._stepper = fabric.setup(model, self.optimizer, move_to_device=False)
+        self._data = data
+        self._clip = config.clip
+        self._aim = aim
+        self._stretch = stretch
+        self._fabric = fabric
+
+    def __call__(self) -> None:
+        """Gather, augment, normalize, forward, backward, and a step of the optimizer. Reads nothing back."""
+        inputs, labels = self._data.training_batch(self._stretch.row("indices"), self._stretch.draws())
+        loss = self._aim.loss(called(self._network, inputs).float(), labels)
+        self._stepper.zero_grad(set_to_none=True)
+        self._fabric.backward(loss)
+        if self._clip:
+            self._fabric.clip_gradients(self._network, self._stepper, max_norm=self._clip, error_if_nonfinite=False)
+        self._stepper.step()
+        self._stretch.end_step(loss.detach())
+
+    def run(self, rates: Sequence[float]) -> None:
+        """Take one step for each learning rate."""
+        for rate in rates:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self()
