@@ -8,7 +8,6 @@ import pytest
 
 from headstart.bench.papers.reproduction import PAPERS
 from headstart.bench.papers.reproduction.scales import SMOKE
-from headstart.cli import main
 from headstart.cli.reproduce import _command, add_parser
 
 pytest.importorskip("jinja2", reason="pages need Jinja2 (extra bench)")
@@ -101,14 +100,3 @@ def test_the_command_on_the_page_is_read_back_as_what_was_asked_for():
     words = _command(parser.parse_args(typed))
     assert words == ("headstart", *typed[:-2])
     assert vars(parser.parse_args(words[1:])) == {**vars(parser.parse_args(typed)), "jobs": None}
-
-
-def test_restarts_with_threads_that_sleep_while_they_wait_as_compare_does(monkeypatch):
-    calls = []
-    monkeypatch.setattr(main.os, "execve", lambda *call: calls.append(call))
-    monkeypatch.setattr(main.sys, "platform", "linux")
-    monkeypatch.setattr(main.sys, "argv", ["headstart", "reproduce", "nothing"])
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    assert main.main() == 2
-    assert len(calls) == 1

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import functools
 import importlib
-import importlib.util
 import io
 import os
-import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_ORDER = (
-    "compare",
-    "judge",
-    "init",
-    "adapt",
-    "diagnose",
-    "bank",
-    "methods",
-    "tasks",
-    "models",
-    "protocols",
-    "reproduce",
-    "report",
-    "status",
-    "export",
-    "doctor",
-)
+_COMMANDS = {
+    "compare": "train with and without a start on paired seeds, and say whether it helps",
+    "judge": "judge anybody's results: a table of arm, seed and score in, verdicts in plain words out",
+    "init": "write an initialized checkpoint of a model, and report what was done to each layer",
+    "adapt": "make a checkpoint's first convolution take another number of input channels",
+    "diagnose": "measure every layer of a model and say what is wrong with its start; changes nothing",
+    "bank": "make filter banks from trained networks, look at them, join them",
+    "methods": "list the methods, or describe one: options, presets, cost, deviations, reference",
+    "tasks": "list the tasks, or describe one: classes, images, splits, files, options",
+    "models": "list the models, or describe one: options, smallest image, parameters at a given input",
+    "protocols": "list the papers' protocols, or describe one: its words, and what became of its defects",
+    "reproduce": "run a paper's comparisons, and set what was published beside what is measured",
+    "report": "make the page and the table again from stored trials; of several experiments one page",
+    "status": "say how far an experiment is: done, running, missing, refused, damaged",
+    "export": "write stored trials as a table, CSV or Parquet, also while they still run",
+    "doctor": "say what is installed and what is missing: versions, devices, threads, extras, caches, data",
+}
+"""Each is a module beside this one, which is imported only if it is asked for."""
 _EXAMPLES = """\
 examples:
   headstart compare                                   does a start help? on 5,000 real digits, no download
@@ -54,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         plus its number if another signal ended it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and arguments[:1] in (["compare"], ["reproduce"]):
-        _restart_with_patient_threads()
     try:
         if argv is None:
             _unwind_at_the_end()
@@ -113,21 +107,6 @@ def _unwind_at_the_end() -> None:
         signal.signal(number, end)
 
 
-def _restart_with_patient_threads() -> None:
-    """Run the same command again in this process, with OpenMP threads that soon sleep while they wait.
-
-    By default they spin, which costs nothing on an idle machine; where something else runs too, each
-    spins while another holds the core it waits for, and training takes up to eight times as long.
-    The setting is read once, when torch is loaded, and that has happened by now.
-    """
-    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
-    if sys.platform != "linux" or chosen:
-        return
-    with contextlib.suppress(OSError):  # then it goes on as it is
-        environment = {**os.environ, "GOMP_SPINCOUNT": "1000"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
-
-
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headstart",
@@ -137,14 +116,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"headstart {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in _commands():
+    for name, summary in _COMMANDS.items():
         if name == command:  # only the command asked for is imported, so no other one's extra can be missed
             module = _import(name)
             module.add_parser(subparsers)
             _refuse_empty(subparsers.choices[name])
             subparsers.choices[name].set_defaults(run=module.run)
         else:
-            subparsers.add_parser(name, help=_summary(name))
+            subparsers.add_parser(name, help=summary)
     return parser
 
 
@@ -168,13 +147,6 @@ def _filled(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _commands() -> list[str]:
-    """List the commands: the modules beside this one, the usual ones first."""
-    names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    names = [name for name in names if name != "main" and not name.startswith("_")]
-    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-
-
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"headstart.cli.{name}")
@@ -185,13 +157,6 @@ def _import(name: str) -> ModuleType:
             f"The command '{name}' cannot be loaded: {error}.",
             remedy="Install what it needs, most likely with: pip install 'headstart[bench]'.",
         ) from error
-
-
-def _summary(name: str) -> str:
-    """Read the first line of a command's docstring without importing it."""
-    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    text = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0].rstrip(".")
-    return text.removeprefix("``").replace("``", "")
 
 
 def _version() -> str:
