@@ -1,5 +1,6 @@
 """Complex weights are initialized as such, or refused; their imaginary part is never lost."""
 
+import contextlib
 import math
 
 import pytest
@@ -93,8 +94,8 @@ def test_complex_convolutions():
 def test_other_methods_refuse_or_write_nothing(name):
     model = nn.Linear(24, 8, dtype=torch.cfloat)
     before = model.weight.detach().clone()
-    with pytest.raises(hs.HeadstartError):
-        hs.initialize(model, X, name)
+    with contextlib.suppress(hs.HeadstartError):  # a method of recurrent layers finds none, and says so
+        assert hs.initialize(model, X, name).changed == []
     assert torch.equal(model.weight, before)
 
 

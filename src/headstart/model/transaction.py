@@ -108,10 +108,15 @@ class Transaction:
 
         Args:
             keep: Tensors whose values stay, besides those that were marked as written.
+
+        Raises:
+            HeadstartError: A pass has changed the shape of a parameter that was written.
         """
         for held in self._tensors.values():
             if id(held.tensor) in self._followed:
                 self._follow(held)
+            if id(held.tensor) in self._written - self._buffers and id(held.owner) not in self._shaped:
+                held.require_form()
         _, interrupt = every(self._restoring(self._start, self._written | {id(t) for t in keep}))
         if interrupt is not None:
             raise interrupt  # what cannot be restored is named in the end
