@@ -1,4 +1,5 @@
-"""Hooks of the site: links out of docs/ become plain text, folders in the navigation become lists of their pages.
+"""Hooks of the site: links out of docs/ become plain text, lists begin after an empty line, folders in the navigation
+become lists of their pages.
 
 Pages are written for the repository first, where a link to a source file works. The site holds no sources.
 """
@@ -10,11 +11,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+LIST = re.compile(r"^(?!(?:[-*|#>\s]|\d+\. |<!--))(.*\S.*)\n(?=(?:[-*]|\d+\.) )", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)\s#]*|[^)\s#:]+)(#[^)]*)?\)")
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Turn links that leave the site into their text; one to the README leads home."""
+    """Turn links that leave the site into their text; one to the README leads home. Part lists from what is before.
+
+    A repository shows a list right below a line of text; the site's Markdown takes it for more of that line.
+    """
     here = posixpath.dirname(page.file.src_uri)
     known = {file.src_uri for file in files}
 
@@ -31,7 +36,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         return found.group(0)
 
     return "".join(
-        part if part.startswith("```") else LINK.sub(replaced, part)
+        part if part.startswith("```") else LIST.sub(r"\1\n\n", LINK.sub(replaced, part))
         for part in re.split(r"(```.*?```)", markdown, flags=re.DOTALL)
     )
 
