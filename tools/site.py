@@ -1,5 +1,4 @@
-"""Hooks of the site: links out of docs/ become plain text, lists begin after an empty line, folders in the navigation
-become lists of their pages.
+"""Hooks of the site: links out of it become text, lists get an empty line before them, folders become their pages.
 
 Pages are written for the repository first, where a link to a source file works. The site holds no sources.
 """
