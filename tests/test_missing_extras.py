@@ -1,6 +1,7 @@
 """Without the packages of the extras: each place that needs one names it, and the extra that brings it."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -136,3 +137,22 @@ def test_no_place_that_can_miss_an_extra_is_left_out():
 def test_the_three_names_cannot_change_places():
     with pytest.raises(TypeError):
         hs.MissingExtraError("matplotlib", "plot", "A figure")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        ("lightning", "lightning.pytorch pytorch_lightning", "lightning"),
+        ("transformers", "transformers", "transformers"),
+        ("skorch", "skorch.callbacks", "skorch"),
+        ("monai", "ignite.engine", "pytorch-ignite"),
+        ("fastai", "fastai.callback.core", "fastai"),
+    ],
+)
+def test_an_integration_without_its_host_names_what_to_install(monkeypatch, name, module, package):
+    for each in module.split():
+        monkeypatch.setitem(sys.modules, each, None)
+    monkeypatch.delitem(sys.modules, f"headstart.integrations.{name}", raising=False)
+    with pytest.raises(ImportError, match=f"pip install {package}") as raised:
+        importlib.import_module(f"headstart.integrations.{name}")
+    assert isinstance(raised.value, hs.HeadstartError)

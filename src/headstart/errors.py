@@ -75,6 +75,10 @@ class MissingExtraError(HeadstartError):
         )
 
 
+class MissingHostError(HeadstartError, ImportError):
+    """An integration is imported where its host is not installed; an ``ImportError``, too."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = ()) -> UnknownNameError:
     """Build the error for a name that is not known, with the nearest names that are.
 

@@ -11,9 +11,25 @@ from torch.utils.data import DataLoader, Subset
 
 from headstart import distributed, rng
 from headstart.api import MethodLike
+from headstart.errors import MissingHostError
 from headstart.results.report import Report
 
 _SAMPLES, _BATCHES = 256, 8
+
+
+def missing_host(name: str, package: str, error: ImportError) -> MissingHostError:
+    """The error of an integration whose host does not import.
+
+    Args:
+        name: Of the host, and of its module here.
+        package: What pip installs.
+        error: What importing it raised.
+    """
+    return MissingHostError(
+        f"headstart.integrations.{name} needs the package '{package}', which is not installed or does not import"
+        f" ({error}).",
+        remedy=f"Install it with: pip install {package}.",
+    )
 
 
 class Starter:

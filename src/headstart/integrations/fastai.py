@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastai.callback.core import Callback
 from torch import Tensor
 
 from headstart import rng
-from headstart.integrations._starter import Starter
+from headstart.integrations._starter import Starter, missing_host
 from headstart.model.inputs import map_tensors
+
+try:
+    from fastai.callback.core import Callback
+except ImportError as error:
+    raise missing_host("fastai", "fastai", error) from error
 
 
 class HeadstartCallback(Starter, Callback):

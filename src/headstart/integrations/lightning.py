@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.integrations._starter import Starter, fresh
+from headstart.integrations._starter import Starter, fresh, missing_host
 
 try:
     from lightning.pytorch import Callback
 except ImportError:
-    from pytorch_lightning import Callback
+    try:
+        from pytorch_lightning import Callback
+    except ImportError as error:
+        raise missing_host("lightning", "lightning", error) from error
 
 
 class HeadstartCallback(Starter, Callback):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ignite.engine import Events
+from headstart.integrations._starter import Starter, fresh, missing_host
 
-from headstart.integrations._starter import Starter, fresh
+try:
+    from ignite.engine import Events
+except ImportError as error:
+    raise missing_host("monai", "pytorch-ignite", error) from error
 
 
 class HeadstartHandler(Starter):

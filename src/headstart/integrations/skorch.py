@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from skorch.callbacks import Callback
-
 from headstart import rng
-from headstart.integrations._starter import Starter, fresh
+from headstart.integrations._starter import Starter, fresh, missing_host
+
+try:
+    from skorch.callbacks import Callback
+except ImportError as error:
+    raise missing_host("skorch", "skorch", error) from error
 
 
 class HeadstartCallback(Starter, Callback):

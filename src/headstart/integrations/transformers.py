@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback
 
 from headstart import api
 from headstart.api import MethodLike
-from headstart.integrations._starter import Starter, fresh
+from headstart.integrations._starter import Starter, fresh, missing_host
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise missing_host("transformers", "transformers", error) from error
 
 
 class HeadstartCallback(Starter, TrainerCallback):
