@@ -221,3 +221,40 @@ def test_a_single_layer_is_drawn_anew_by_itself():
     nn.init.constant_(layer.weight, 0.5)
     (found,) = hs.diagnose(layer).found("constant weights")
     assert mended(layer, None, found).findings == []
+
+
+def test_zeros_that_nothing_passes_are_to_blame_and_not_the_layers_behind():
+    net = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.init.zeros_(net[2].weight)
+    diagnosis = hs.diagnose(net, VECTORS)
+    (found,) = diagnosis.findings
+    assert (found.kind, found.layers) == ("constant weights", ("2",))
+    assert not any("by choice" in note for note in diagnosis.notes)
+    assert mended(net, VECTORS, found).findings == []
+
+
+def test_a_head_of_zeros_with_a_bias_is_a_choice():
+    net = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.init.zeros_(net[2].weight)
+    assert hs.diagnose(net, VECTORS).findings == []
+
+
+def test_samples_that_are_all_the_same_are_to_blame_and_no_layer():
+    (found,) = hs.diagnose(plain(), IMAGES[:1].expand(16, -1, -1, -1)).findings
+    assert (found.kind, found.code) == ("constant data", "")
+
+
+def test_what_follows_from_huge_values_points_at_them():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(4, 24), nn.Linear(24, 3)
+            with torch.no_grad():
+                self.table.weight[2, 1] = 1e37
+
+        def forward(self, x):
+            return self.head(x.unsqueeze(1) + self.table.weight).mean(1)
+
+    findings = hs.diagnose(Positions(), VECTORS).findings
+    assert len(findings) > 1
+    assert all(f.kind == "huge values" or f.mend == "see 'table.weight' first." for f in findings)

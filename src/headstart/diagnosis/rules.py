@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from headstart.diagnosis.health import Diagnosis
 from headstart.diagnosis.rows import Finding, LayerHealth
 from headstart.diagnosis.scene import Scene
-from headstart.diagnosis.weight_rules import judge_weights
+from headstart.diagnosis.weight_rules import culprits_of, judge_weights
 from headstart.diagnosis.wording import count, listed, names, some
 
 LOST = 1e-3  # across-sample deviation over total deviation, below which a layer hardly tells inputs apart
@@ -31,13 +31,15 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     """Apply every rule, the worst first."""
     rows = diagnosis.rows
     found = judge_weights(diagnosis, scene)
-    zero = [r for r in rows if "starts at zero" in r.notes]
+    closed = _closed(diagnosis, scene)
+    ill = {name for f in closed for name in f.layers}
+    zero = [r for r in rows if "starts at zero" in r.notes and r.name not in ill]
     if zero:
         verb = "starts" if len(zero) == 1 else "start"
         diagnosis.notes.append(
             f"{_upper(listed(zero))} {verb} at zero: by choice, it is assumed, so that is no finding."
         )
-    lost = _lost(diagnosis, scene)
+    lost = _same_inputs(diagnosis) or closed or _lost(diagnosis, scene)
     dead = _dead(diagnosis, scene, lost)
     found += dead if _shut(rows, dead, lost) else lost
     found += _scale(diagnosis, scene)
@@ -49,6 +51,29 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     found += _constant_channels(scene)
     found += _unused(rows, scene)
     return found
+
+
+def _same_inputs(diagnosis: Diagnosis) -> list[Finding]:
+    if diagnosis.input_across_sample_std != 0 or diagnosis.samples < 2:
+        return []
+    text = "All samples of the data are the same: nothing can tell them apart, and no layer is to blame."
+    return [Finding("constant data", ("(input)",), text, "look at how the data are loaded.")]
+
+
+def _closed(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
+    """A layer that starts at zero is a choice beside a path that leads around it, and an illness where none does."""
+    measured = [r for r in diagnosis.rows if r.across_sample_std is not None and r.name not in scene.outputs]
+    zero = next((i for i, r in enumerate(measured) if "starts at zero" in r.notes), None)
+    if zero is None or not scene.returned:
+        return []
+    behind = [r for r in diagnosis.rows if r.across_sample_std is not None]
+    behind = behind[behind.index(measured[zero]) + 1 :]
+    ends = all(pair is not None and pair[0] == 0 for pair in scene.returned)
+    if not ends or not behind or any(r.across_sample_std for r in behind):
+        return []
+    row = measured[zero]
+    text = f"All weights of {row.label} are zero, and no path leads around it: nothing behind it tells inputs apart."
+    return [Finding("constant weights", (row.name,), text)]
 
 
 def _upper(text: str) -> str:
@@ -75,7 +100,14 @@ def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         f" output's deviation is {worst.output_std:.2g}, but only {worst.across_sample_std:.2g} of it tells inputs"
         " apart; the rest is the same for every sample (biases)."
     )
-    return [Finding("signals lost", names(lost), text)]
+    return [Finding("signals lost", names(lost), text, _cause(diagnosis, scene))]
+
+
+def _cause(diagnosis: Diagnosis, scene: Scene) -> str:
+    """Where to look first: at tensors with values that explain the rest, and that are no layer's weights."""
+    weights = {f"{r.name}.weight".lstrip(".") for r in diagnosis.rows}
+    culprits = [name for name in culprits_of(scene) if name not in weights]
+    return f"see {some(culprits)} first." if culprits else ""
 
 
 def _alive(r: LayerHealth) -> bool:
@@ -127,7 +159,9 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
                 f"Activations {word} from {group[0][0].label} on ({len(group)} of {len(diagnosis.rows)} layers):"
                 f" the output's deviation reaches {std:.2g} in {worst.label}."
             )
-            found.append(Finding(f"activations {word}", tuple(r.name for r, _ in group), text))
+            found.append(
+                Finding(f"activations {word}", tuple(r.name for r, _ in group), text, _cause(diagnosis, scene))
+            )
     return found
 
 
@@ -208,13 +242,19 @@ def _saturated(rows: Sequence[LayerHealth]) -> list[Finding]:
 
 def _constant_output(diagnosis: Diagnosis, scene: Scene, lost: bool) -> list[Finding]:
     known = [pair for pair in scene.returned if pair is not None and all(map(math.isfinite, pair))]
-    if lost or not known or len(known) < len(scene.returned) or diagnosis.input_across_sample_std == 0:
+    if (
+        lost
+        or not known
+        or len(known) < len(scene.returned)
+        or diagnosis.input_across_sample_std == 0
+        or culprits_of(scene)
+    ):
         return []
     if any(across > SAME * std and across > 0 for across, std in known):
         return []
     ends = [r for r in diagnosis.rows if r.output_std is not None]
-    if not ends or (scene.silent and not any(std for _, std in known)):  # a head that starts at zero
-        return []
+    if not ends or "starts at zero" in ends[-1].notes or (scene.silent and not any(std for _, std in known)):
+        return []  # a head that starts at zero
     last = ends[-1]
     text = (
         f"The model's output is the same for every sample (deviation between samples {max(a for a, _ in known):.2g}),"

@@ -22,6 +22,11 @@ def judge_weights(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     return found + _missing_norm(diagnosis, scene)
 
 
+def culprits_of(scene: Scene) -> list[str]:
+    """Tensors with values that no network can use: those that are not finite, else those that are huge."""
+    return list(scene.broken) or [name for name, size in scene.largest.items() if size > HUGE]
+
+
 def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     found = []
     bad = list(scene.broken)
@@ -31,8 +36,7 @@ def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     broken = [r for r in rows if r.output_std is not None and not math.isfinite(r.output_std)]
     if broken:
         text = f"Activations are NaN or infinite from {broken[0].label} on ({len(broken)} of {len(rows)} layers)."
-        large = [name for name, size in scene.largest.items() if size > HUGE]
-        cause = bad or large
+        cause = culprits_of(scene)
         mend = f"see {some(cause)} first." if cause else "look at the inputs' range and at the layers before it."
         found.append(Finding("not finite", names(broken), text, mend))
     wild = [r for r in rows if r.gradient_rms is not None and not math.isfinite(r.gradient_rms)]
