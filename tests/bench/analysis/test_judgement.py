@@ -200,6 +200,34 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
         judge(tmp_path / "a.jsonl")
 
 
+def test_a_task_without_the_baseline_has_no_comparison():
+    rows = [{**row, "task": task} for task in "uv" for row in runs({"base": 0, "up": 2})]
+    found = judge([row for row in rows if (row["task"], row["arm"]) != ("v", "base")])
+    assert [(arm["task"], arm["verdict"]) for arm in found.to_dict()["arms"]] == [("u", "helps")]
+    assert any("no run on v" in note for note in found.notes)
+    with pytest.raises(HeadstartError, match="has no run on any task of the other arms"):
+        judge([row for row in rows if (row["task"] == "u") == (row["arm"] == "base")])
+
+
+def test_an_array_of_rows_serves(tmp_path):
+    rows = runs({"base": 0, "up": 2})
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows, indent=1))
+    assert judge(path).to_dict() == judge(rows).to_dict()
+    path.write_text("[1, 2]")
+    with pytest.raises(DataError, match="line 1, is not an object"):
+        judge(path)
+    path.write_text("[1, ")
+    with pytest.raises(DataError, match="is not JSON"):
+        judge(path)
+
+
+def test_a_table_of_pyarrow_serves():
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = runs({"base": 0, "up": 2})
+    assert judge(pyarrow.Table.from_pylist(rows)).to_dict() == judge(rows).to_dict()
+
+
 def test_shares_with_a_margin_in_points_are_noticed():
     rows = [{**row, "score": row["score"] / 100} for row in runs({"base": 0, "up": 2})]
     assert "say margin=0.005" in str(judge(rows))

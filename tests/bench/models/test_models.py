@@ -109,6 +109,11 @@ def test_a_users_file_is_told_apart_by_its_content(user_file):
     assert isinstance(changed(1, 2, (3, 4)), nn.Identity)
 
 
+def test_a_users_file_that_is_not_there_is_named():
+    with pytest.raises(HeadstartError, match=r"no file 'nix\.py'"):
+        resolve_model("nix.py:build")
+
+
 def test_a_users_file_that_fails_to_import_is_no_crash(tmp_path):
     path = tmp_path / "net.py"
     path.write_text("import not_a_package_at_all\n")

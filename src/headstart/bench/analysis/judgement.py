@@ -219,8 +219,10 @@ def judge_scores(
         for arm in arms
         if arm != first
         for task in tasks
-        if arm in tasks[task]
+        if arm in tasks[task] and filled[task].get(first)
     ]
+    if not contrasts:
+        raise HeadstartError(f"{first!r} has no run on any task of the other arms.", remedy="Pass another baseline=.")
     comparisons, overall = _judged(contrasts, alpha, margin, primary)
     baselines = {task: (len(lost[task].get(first, ())), len(found.get(first, {}))) for task, found in tasks.items()}
     notes = [*_left_out(scores, first), *_warnings(scores, margin)]

@@ -87,8 +87,10 @@ def read_scores(table: Any) -> Scores:
 def _rows(table: Any) -> list[Row]:
     if isinstance(table, (str, os.PathLike)):
         return _read_file(Path(table))
+    if hasattr(table, "to_pylist"):  # a table of pyarrow
+        return list(table.to_pylist())
     if isinstance(table, Mapping) or hasattr(table, "columns"):
-        columns = {str(name): list(table[name]) for name in table}
+        columns = {str(name): list(table[name]) for name in getattr(table, "columns", table)}
         if len({len(values) for values in columns.values()}) > 1:
             sizes = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
             raise DataError(f"The columns differ in length: {sizes}.")
@@ -123,6 +125,8 @@ def _read_file(path: Path) -> list[Row]:
 
 def _read_lines(text: str, path: Path) -> list[Row]:
     rows: list[Row] = []
+    if text.lstrip().startswith("["):
+        text = _lines_of_array(text, path)
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -136,6 +140,14 @@ def _read_lines(text: str, path: Path) -> list[Row]:
             raise DataError(f"'{path}', line {number}, is not an object.", remedy="Write one object per line.")
         rows.append(found)
     return rows
+
+
+def _lines_of_array(text: str, path: Path) -> str:
+    """One array of rows, which is how most programs write JSON, as lines."""
+    try:
+        return "\n".join(map(json.dumps, json.loads(text)))
+    except ValueError as error:
+        raise DataError(f"'{path}' is not JSON: {error}.", remedy="Write one object per line, or one array.") from error
 
 
 def _read_parquet(path: Path) -> list[Row]:

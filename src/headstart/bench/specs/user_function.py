@@ -37,13 +37,7 @@ def load_function(spec: str) -> Callable[..., Any]:
         HeadstartError: If the file is missing or fails while it is imported.
         UnknownNameError: If the file has no function of that name; the nearest ones are listed.
     """
-    path_text, _, name = spec.rpartition(":")
-    path = Path(path_text).expanduser()
-    if not path.is_file():
-        raise HeadstartError(
-            f"There is no file '{path}' (asked for as '{spec}').",
-            remedy="Give the path of a Python file, from the working directory, and a function in it.",
-        )
+    path, name = _existing(spec), spec.rpartition(":")[2]
     module_name = f"_headstart_user_{file_fingerprint(spec)[:16]}"
     module = sys.modules.get(module_name)
     if module is None:
@@ -110,8 +104,18 @@ def call_with_known(function: Callable[..., Any], offered: Mapping[str, Any], sp
 
 def file_fingerprint(spec: str) -> str:
     """Return the sha256 of the content of the file that a ``file.py:function`` name points to."""
-    path = Path(spec.rpartition(":")[0]).expanduser()
+    path = _existing(spec)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _existing(spec: str) -> Path:
+    path = Path(spec.rpartition(":")[0]).expanduser()
+    if not path.is_file():
+        raise HeadstartError(
+            f"There is no file '{path}' (asked for as '{spec}').",
+            remedy="Give the path of a Python file, from the working directory, and a function in it.",
+        )
+    return path
 
 
 def _one_line(error: BaseException) -> str:

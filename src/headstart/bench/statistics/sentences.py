@@ -135,7 +135,7 @@ def _not_settled(c: Comparison) -> str:
     if c.adjusted_p <= _PROBABLY:
         return f"{c.arm} is probably {side}{_against(c)}, by about {size}, but {runs} cannot rule out luck."
     if not c.interval.bounded:
-        return f"{c.arm} is not settled{_against(c)}: {runs} are too few to say anything."
+        return f"{c.arm} is not settled{_against(c)}: {runs} {'is' if n == 1 else 'are'} too few to say anything."
     what = f"{plus(c.interval.low, c.margin)} and {plus(c.interval.high, c.margin)} {c.metric.unit}".rstrip()
     return f"{c.arm} is not settled{_against(c)}: likely between {what}, and {runs} cannot tell which."
 
