@@ -60,12 +60,17 @@ class SampleGradients:
         self._uses: dict[int, list[_Use]] = {}  # by the id of the weight: layers may share one
         self._weights: list[Tensor] = []  # kept alive, so that ids stay theirs
         self._sums: dict[str, Tensor] = {}
+        self._running = False
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Watch the layers while a forward pass runs; what comes back is seen as long as its graph lives."""
-        with hooked(by_layer(self._layers), after=self._leave):
-            yield
+        self._running = True
+        try:
+            with hooked(by_layer(self._layers), after=self._leave):
+                yield
+        finally:
+            self._running = False
 
     def _leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
         value = first_input(args, kwargs)
@@ -78,8 +83,10 @@ class SampleGradients:
         output.register_hook(partial(self._arrived, id(weight), use))  # sees the output as it is now, before any ReLU_
 
     def _arrived(self, key: int, use: _Use, delta: Tensor) -> None:
+        if self._running:  # the forward asks for gradients of its own, such as forces
+            return
         use.delta = delta.detach()
-        if all(u.delta is not None for u in self._uses[key]):
+        if key in self._uses and all(u.delta is not None for u in self._uses[key]):
             self._settle(key)
 
     @torch.no_grad()
