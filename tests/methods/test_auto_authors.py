@@ -298,3 +298,12 @@ def test_norms_let_the_first_layer_be_written_whatever_the_others_are() -> None:
     assert hs.initialize(model, IMAGES).changed == ["0"]
     report = hs.initialize(model, IMAGES)  # its eigenvectors are structured now
     assert report.changed == []
+
+
+def test_zeros_are_written_if_asked_and_nothing_else_is_forced() -> None:
+    torch.manual_seed(0)
+    model = fixup()
+    assert {"0", "2.a", "2.b", "3.b"} <= set(hs.initialize(model, IMAGES, "auto:zeros=write").changed)
+    model = fixup()
+    nn.init.orthogonal_(model[0].weight)  # type: ignore[index, arg-type]
+    assert hs.initialize(model, IMAGES, hs.Auto(zeros="write")).changed == []

@@ -64,7 +64,7 @@ def test_what_a_method_before_has_written_is_zero_no_more() -> None:
     assert report.row("b").output_std == pytest.approx(1, abs=2e-2)
 
 
-@pytest.mark.parametrize("method", ["within-layer", "lsuv", "whitening", "whitening:scale=whiten", "prewarm"])
+@pytest.mark.parametrize("method", ["auto", "within-layer", "lsuv", "whitening", "whitening:scale=whiten", "prewarm"])
 def test_nothing_but_zeros_is_an_error(method: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 4))
     for layer in (model[0], model[3]):

@@ -66,11 +66,18 @@ def require_other_than_zeros(method: Method, layers: Sequence[Layer], report: Re
     """
     rows = [report.rows[layer.name] for layer in layers]
     if rows and all(ZEROS in row.notes and method.info.name not in row.methods for row in rows):
-        raise HeadstartError(
-            f"{method.info.name}: the weights of every layer that it may write are all zero ({_named(layers)}), which"
-            " is taken for a choice.",
-            remedy="Pass zeros='write', or initialize the layers first, such as 'default' before this method.",
-        )
+        raise nothing_but_zeros(method, layers)
+
+
+def nothing_but_zeros(method: Method, layers: Sequence[Layer]) -> HeadstartError:
+    """The error of a method that leaves zeros and finds nothing else."""
+    name = method.info.name
+    return HeadstartError(
+        f"{name}: the weights of every layer that it may write are all zero ({_named(layers)}), which is taken for a"
+        " choice.",
+        remedy=f"Pass zeros='write' to the method ('{name}:zeros=write'), or initialize the layers first, such as"
+        " 'default' before it.",
+    )
 
 
 def _named(layers: Sequence[Layer]) -> str:

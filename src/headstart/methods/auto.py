@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headstart.engine.left_alone import nothing_but_zeros
 from headstart.engine.method import Method, OnComplex
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
@@ -79,8 +80,11 @@ class Auto(Method):
     Args:
         force: Write layers whatever their weights and activations are, all-zero ones included. What cannot be measured
             stays: recurrences, and forwards that change the weight.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+            writes them as all others.
 
     Raises:
+        HeadstartError: All weights are zero, and zeros are to be left.
         HeadstartError: Fewer than 8 values per channel in a layer that is normalized, or a weight that cannot be
             rescaled.
 
@@ -92,10 +96,20 @@ class Auto(Method):
     """
 
     force: bool = field(default=False, repr=False)
+    zeros: str = field(default="leave", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        self.check_choice("zeros", "leave", "write")
+
+    @property
+    def leaves_zeros(self) -> bool:
+        """Decided with what else is left, before a layer is visited."""
+        return False
 
     def identity(self) -> str:
         """The recipes, with the banks by what they hold: another version may have others."""
         parts = [*(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT)), *(["force"] if self.force else [])]
+        parts += [] if self.zeros == "leave" else ["zeros"]
         return f"Auto({', '.join(parts)})"
 
     def on_complex(self) -> OnComplex:
@@ -112,18 +126,29 @@ class Auto(Method):
             return self._between_norms(layers, trace, report)
         # Each as in the comparison that it was chosen by.
         chosen = leave_normed(self, layers, trace, report, "skip", "normalize" if _convolves(trace.layers) else "keep")
-        return leave_not_understood(chosen, trace, report, self.info.name, force=self.force, together=True)
+        return self._understood(chosen, trace, report, together=True)
+
+    def _understood(
+        self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder, together: bool
+    ) -> list[Layer]:
+        zeros = self.zeros == "write"
+        left = leave_not_understood(
+            layers, trace, report, self.info.name, force=self.force, zeros=zeros, together=together
+        )
+        if not left and layers and not (zeros or self.force) and not any(weights.look(la).any() for la in trace.layers):
+            raise nothing_but_zeros(self, trace.layers)
+        return left
 
     def _between_norms(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> list[Layer]:
         chosen = []
-        clustered = _clustered(trace, self.force)
+        clustered = _clustered(trace, self.force, self.zeros == "write")
         for layer in layers:
             reason = "" if layer.name in clustered else _untried(layer, trace)
             if reason:
                 report.skip(layer, reason)
             else:
                 chosen.append(layer)
-        chosen = leave_not_understood(chosen, trace, report, self.info.name, force=self.force, together=False)
+        chosen = self._understood(chosen, trace, report, together=False)
         if not chosen:
             report.add_finding("auto: nothing was found to help this kind of network, so it was left as it is.")
         return chosen
@@ -145,7 +170,9 @@ class Auto(Method):
     def _clusters(self, visit: Visit) -> bool:
         if visit.layer is not visit.trace.first_convolution:
             return True  # of those behind the first only depthwise ones are selected
-        return visit.layer.name in _clustered(visit.trace, self.force)  # asked before anything else is written
+        return visit.layer.name in _clustered(
+            visit.trace, self.force, self.zeros == "write"
+        )  # asked before anything else is written
 
     def _whiten(self, visit: Visit) -> None:
         try:
@@ -186,7 +213,7 @@ def _few_norms(trace: ModelTrace) -> bool:
     return LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
 
 
-def _clustered(trace: ModelTrace, force: bool) -> set[str]:
+def _clustered(trace: ModelTrace, force: bool, zeros: bool) -> set[str]:
     """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
     if not any(is_depthwise(layer) and layer.name in trace.norm_after for layer in trace.layers):
         return set()  # a bank is not opened for nothing
@@ -197,7 +224,7 @@ def _clustered(trace: ModelTrace, force: bool) -> set[str]:
         if _is_candidate(layer, trace)
         and trace.norm_after.get(layer.name) in trace.channel_norms  # clusters differ in length
         and bool(weights.look(layer).any())
-        and not why_not_understood(layer, trace, force=force)
+        and not why_not_understood(layer, trace, force=force, zeros=zeros)
         and match(layer, trace, banks, whole=False, resize=False) is not None
     ]
     return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()

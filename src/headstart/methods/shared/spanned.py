@@ -37,6 +37,7 @@ def tell_narrow(view: ModelView, advice: str = "") -> None:
     if told:
         name, narrow = told[-1]
         view.report.add_finding(
-            f"{view.method}: in {len(told)} layers the new weights span far fewer directions than random ones"
-            f" (effective rank in '{name}': {', '.join(narrow)}), and training may end lower for it{advice}."
+            f"{view.method}: in {len(told)} layer{'s' * (len(told) > 1)} the new weights span far fewer directions"
+            f" than random ones (effective rank in '{name}': {', '.join(narrow)}), and training may end lower for it"
+            f"{advice}."
         )

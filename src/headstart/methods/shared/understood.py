@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headstart.methods.shared.known_starts import TOO_FEW, why_authors
+from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -14,13 +15,14 @@ UNLIKE = "it runs several times, on inputs of different sizes"
 FIXED = "its forward changes its weight (weight standardization, say)"
 
 
-def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False) -> str:
+def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False, zeros: bool = False) -> str:
     """Say why a layer is left: how it runs, what its author chose, or what takes its output; empty if nothing is.
 
     Args:
         layer: The layer.
         trace: Of its model, with its behaviour.
         force: Ask for no more than that the layer can be measured and written.
+        zeros: Whether weights that are all zero may be written.
     """
     if layer.name in trace.recurrent:
         return AGAIN
@@ -31,14 +33,22 @@ def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False) 
         return FIXED
     if force:
         return ""
-    reason = why_authors(layer, layer.name in trace.norm_after)
+    free = zeros and not bool(weights.look(layer).any())
+    reason = "" if free else why_authors(layer, layer.name in trace.norm_after)
     if reason or behaviour is None:
         return reason
     return behaviour.strange.get(layer.name, "")
 
 
 def leave_not_understood(
-    layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder, method: str, *, force: bool, together: bool
+    layers: Sequence[Layer],
+    trace: ModelTrace,
+    report: ReportBuilder,
+    method: str,
+    *,
+    force: bool,
+    together: bool,
+    zeros: bool = False,
 ) -> list[Layer]:
     """Drop the layers that are not understood, with their reasons, and say how many there are.
 
@@ -48,10 +58,11 @@ def leave_not_understood(
         report: Gets the reasons.
         method: Its name.
         force: As for :func:`why_not_understood`.
+        zeros: Likewise.
         together: Drop all if one is not understood, other than for too few weights: without norms each layer's scale
             is part of the others' (a residual branch that ends in zeros wants what is before it as it is).
     """
-    reasons = {layer.name: why_not_understood(layer, trace, force=force) for layer in layers}
+    reasons = {layer.name: why_not_understood(layer, trace, force=force, zeros=zeros) for layer in layers}
     first = next((name for name, reason in reasons.items() if reason and TOO_FEW not in reason), None)
     if together and first is not None:
         for name in reasons:
