@@ -7,6 +7,7 @@ import pytest
 from headstart.bench.tasks.data.catalogue import DATASETS
 from headstart.bench.tasks.data.listing import look_up
 from headstart.bench.tasks.loading import OWN, load_task
+from headstart.bench.tasks.small import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def test_lists_every_task_with_its_sizes(headstart):
     code, out, _ = headstart("tasks")
     assert code == 0
     found = rows(out)
-    assert {*DATASETS, *(f"{kind}:PATH" for kind in OWN), "file.py:function"} <= set(found)
+    assert {*DATASETS, *SMALL, *(f"{kind}:PATH" for kind in OWN), "file.py:function"} <= set(found)
     assert found["mnist5k"].split() == ["mnist5k", "10", "1×28×28", "3,000", "500", "1,500", "there"]
     assert found["cifar10"].split() == ["cifar10", "10", "3×32×32", "45,000", "5,000", "10,000", "missing", "↓"]
     assert found["imagenet64"].split()[-1] == "missing"  # nobody may fetch it
@@ -37,6 +38,15 @@ def test_a_task_is_described_with_files_splits_and_options(headstart):
     for option in DATASETS["cifar100-pairs"].choices:
         assert f" {option} " in out
     assert "headstart compare --task cifar100-pairs --download" in out
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_task_is_described(headstart, name):
+    code, out, _ = headstart("tasks", name)
+    assert code == 0
+    assert out.startswith(f"{name}: {SMALL[name].about}\n")
+    for option, default in SMALL[name].defaults.items():
+        assert f"{option}  (default: {default})" in out
 
 
 def test_files_are_looked_for_and_those_that_lack_are_named(headstart, result, tmp_path):
@@ -61,7 +71,8 @@ def test_a_package_that_brings_the_data_is_looked_for(monkeypatch, headstart):
 
 
 def test_json(result):
-    assert [task["name"] for task in result("tasks")] == list(DATASETS)
+    assert [task["name"] for task in result("tasks")] == [*DATASETS, *SMALL]
+    assert result("tasks", "volumes")["options"] == {"samples": 400, "size": 24}
     one = result("tasks", "tiny-imagenet")
     assert (one["classes"], one["shape"], one["downloads"], one["official"]) == (200, [3, 64, 64], False, True)
     assert one["options"]["size"]["default"] is None
@@ -69,6 +80,7 @@ def test_json(result):
 
 def test_unknown(refused):
     assert "Did you mean 'mnist' or 'mnist5k'" in refused("tasks", "mnsit")
+    assert "Did you mean 'volumes'" in refused("tasks", "volume")
 
 
 @pytest.mark.parametrize("name", ["mnist5k", "mnist", "fashion-mnist", "cifar100-pairs"])

@@ -11,6 +11,7 @@ from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
     from headstart.bench.tasks.data.listing import Listed
+    from headstart.bench.tasks.small import Small
 
 _EXAMPLES = """\
 examples:
@@ -38,19 +39,27 @@ def run(args: argparse.Namespace) -> int:
     """Print the list or the description."""
     from headstart.bench.tasks.data.catalogue import DATASETS
     from headstart.bench.tasks.data.listing import look_up
+    from headstart.bench.tasks.small import SMALL
+    from headstart.errors import unknown
 
-    found = [look_up(name) for name in ([args.name] if args.name else DATASETS)]
+    names = [*DATASETS, *SMALL]
+    if args.name and args.name not in names:
+        raise unknown("task", args.name, names)
+    found = [look_up(name) for name in DATASETS if args.name in (None, name)]
+    small = {name: task for name, task in SMALL.items() if args.name in (None, name)}
     if args.json:
         plain = [asdict(task) for task in found]
+        plain += [{"name": n, "about": t.about, "options": dict(t.defaults)} for n, t in small.items()]
         print(to_json(plain[0] if args.name else plain))
-    elif args.name:
-        print("\n".join(_lines(found[0])))
+    elif not args.name:
+        _table(found, small)
     else:
-        _table(found)
+        lines = _lines(found[0]) if found else _lines_of_small(args.name, small[args.name])
+        print("\n".join(lines))
     return 0
 
 
-def _table(tasks: list[Listed]) -> None:
+def _table(tasks: list[Listed], small: dict[str, Small]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -62,13 +71,15 @@ def _table(tasks: list[Listed]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("task", "classes", "image", "train", "validation", "test", "files"):
         table.add_column(column, justify="right" if column in ("classes", "train", "validation", "test") else "left")
-    for task in tasks:
-        note = " ↓" if task.lacking and task.downloads else ""
-        sizes = (f"{count:,}" for count in task.splits.values())
-        row = (task.name, f"{task.classes}", "×".join(map(str, task.shape)), *sizes, f"{task.state}{note}")
+    for listed in tasks:
+        note = " ↓" if listed.lacking and listed.downloads else ""
+        sizes = (f"{count:,}" for count in listed.splits.values())
+        row = (listed.name, f"{listed.classes}", "×".join(map(str, listed.shape)), *sizes, f"{listed.state}{note}")
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     own = Table.grid(padding=(0, 2))
+    for name, task in small.items():
+        own.add_row(Text(name), Text(task.about))
     for kind, about in OWN.items():
         own.add_row(Text(f"{kind}:PATH"), Text(about))
     own.add_row(Text("file.py:function"), Text("your own function that returns (images, labels) or a Task"))
@@ -80,6 +91,13 @@ def _table(tasks: list[Listed]) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _lines_of_small(name: str, task: Small) -> list[str]:
+    lines = [f"{name}: {task.about}", "  files    none"]
+    for index, (option, default) in enumerate(task.defaults.items()):
+        lines.append(f"  {'' if index else 'options':<8} {option}  (default: {default})")
+    return lines
 
 
 def _lines(task: Listed) -> list[str]:
