@@ -49,7 +49,7 @@ def test_deep_collapse_is_shown_and_mended(tmp_path):
     assert 0.02 < total < 0.06
     assert across < 1e-7
     assert "Signals are lost from" in before
-    assert 'Mend: hs.initialize(model, data, "within-layer")' in before
+    assert 'outputs of deviation 1: hs.initialize(model, data, "within-layer")' in before
     total, across = map(float, re.search(pattern, after).groups())
     assert total == 1.0
     assert across > 0.5

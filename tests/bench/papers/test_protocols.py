@@ -158,14 +158,14 @@ def test_filter_clustering(data):
     assert methods.pop("default") == []
     bank = "cifar100-pairs-resnet18"
     assert methods == {
-        "clusters-paper": [hs.FilterClusters(bank, scale="paper")],
+        "clusters-paper": [hs.FilterClusters(bank, draw="slices", scale="paper")],
         **({"gabor:paper": [hs.Gabor.paper()]} if data == "pairs" else {}),
     }
     starts = {arm.label: arm.methods() for arm in corrected.arms}
-    assert starts["clusters"] == [hs.FilterClusters(bank, scale="match")]
-    assert starts["matched-random of clusters"] == [hs.MatchedRandom(of=f"filter-clusters:bank={bank}")]
+    assert starts["clusters"] == [hs.FilterClusters(bank, draw="slices", scale="match")]
+    assert starts["matched-random of clusters"] == [hs.MatchedRandom(of=f"filter-clusters:bank={bank},draw=slices")]
     assert starts["zero-dc-random of clusters-paper"] == [
-        hs.ZeroDCRandom(of=f"filter-clusters:bank={bank},scale=paper"),
+        hs.ZeroDCRandom(of=f"filter-clusters:bank={bank},draw=slices,scale=paper"),
     ]
     assert len(published.seeds) == 5
     assert rates(published.training, 5000) == pytest.approx([0.01] * 7 + [0.002] * 6 + [0.0004] * 2)

@@ -164,7 +164,7 @@ def test_hostile_names_are_shown_as_they_are(visit, name):
 def test_every_figure_is_seen_and_has_a_name(visit, name, scheme):
     page = visit(name, scheme=scheme).page
     figures = page.locator("svg:not([aria-hidden]), img")
-    assert figures.count() == (3 + 3 * 9 if name == "single" else 1)
+    assert figures.count() == (3 + 3 * 9 if name == "single" else 2)
     assert page.get_by_role("img", name=re.compile(r"\w")).count() == figures.count()
     for figure in figures.all():
         box = figure.bounding_box()
