@@ -55,6 +55,7 @@ class CapturedSteps:
         self._stretch = stretch
         self._rates = [group["lr"] for group in step.optimizer.param_groups]
         stretch.begin()
+        stretch.count_on_device(True)
         stretch.put("rate", torch.zeros(1))
         try:
             with rng.untouched(), Transaction(model), _without_autocast_cache():
@@ -66,8 +67,10 @@ class CapturedSteps:
                 stretch.rewind()
                 self._replay = _captured(self._take)
         except CaptureError:
+            stretch.count_on_device(False)
             raise
         except Exception as error:
+            stretch.count_on_device(False)
             told = " ".join(str(error).split())[:200]
             raise CaptureError(f"capturing failed with {type(error).__name__}: {told}") from error
         for state in step.optimizer.state.values():

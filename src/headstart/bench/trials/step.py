@@ -24,8 +24,8 @@ _DRAWN = ("mirrored", "shifts", "turns")
 class Stretch:
     """What the steps between two evaluations need and leave, each step a row of a tensor on the device.
 
-    The tensors stay the same from stretch to stretch, so that a captured graph finds them. A step takes the row whose
-    turn it is by a tensor, too.
+    The tensors stay the same from stretch to stretch, so that a captured graph finds them. For it, whose turn it is
+    is counted by a tensor, too; otherwise Python counts, which takes fewer operations.
 
     Args:
         data: The task on the device.
@@ -38,7 +38,7 @@ class Stretch:
     def __init__(self, data: DeviceTask, config: Training, axes: Axes, lengths: Sequence[int], own: slice) -> None:
         self.device = data.train.labels.device
         self.losses = torch.zeros(max(lengths), device=self.device)
-        self.turn = torch.zeros(1, dtype=torch.long, device=self.device)
+        self._turn: int | Tensor = 0
         self._config = config
         self._own = own
         self._order = data_order(len(data.train), config.batch_size, config.steps, axes.data_order)
@@ -70,9 +70,13 @@ class Stretch:
             self.put(name, values)
         self.rewind()
 
+    def count_on_device(self, on_device: bool) -> None:
+        """Say who counts the steps, the device or Python, and begin with the first row."""
+        self._turn = torch.zeros(1, dtype=torch.long, device=self.device) if on_device else 0
+
     def rewind(self) -> None:
         """Make it the first row's turn."""
-        self.turn.zero_()
+        self._turn = self._turn.zero_() if isinstance(self._turn, Tensor) else 0
 
     def put(self, name: str, values: Tensor) -> None:
         """Copy rows to their place on the device.
@@ -87,8 +91,9 @@ class Stretch:
         self._rows[name][: len(values)].copy_(values)
 
     def row(self, name: str) -> Tensor:
-        """Return a copy of the row whose turn it is."""
-        return self._rows[name].index_select(0, self.turn)[0]
+        """Return the row whose turn it is."""
+        rows, turn = self._rows[name], self._turn
+        return rows.index_select(0, turn)[0] if isinstance(turn, Tensor) else rows[turn]
 
     def draws(self) -> Draws:
         """Return the augmentation of the batch whose turn it is."""
@@ -98,8 +103,11 @@ class Stretch:
         """Keep a step's loss and make it the next row's turn."""
         if self.losses.dtype != loss.dtype:
             self.losses = self.losses.to(loss.dtype)
-        self.losses.index_copy_(0, self.turn, loss.reshape(1))
-        self.turn += 1
+        if isinstance(self._turn, Tensor):
+            self.losses.index_copy_(0, self._turn, loss.reshape(1))
+        else:
+            self.losses[self._turn] = loss
+        self._turn += 1
 
 
 class Step:
