@@ -30,6 +30,7 @@ from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
 from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
+from headstart.model.unwritten import unwritten, warning
 from headstart.model.weights import Layer, store
 from headstart.results.report import Init, Report, Row
 from headstart.version import __version__
@@ -269,6 +270,7 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
         for sentence in batch.findings if batch is not None else ():
             report.add_finding(sentence)
         report.add_note(unseen(model, _treated(trace, call.methods)))
+        report.add_note(warning(unwritten(model)))
         trace, chosen = select(trace, report, model, call.include, call.exclude)
         if any(m.leaves_zeros for m in call.methods):
             trace = replace(trace, zeros=all_zero(chosen))
