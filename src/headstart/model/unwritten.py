@@ -46,10 +46,10 @@ def warning(names: list[str]) -> str:
     if not names:
         return ""
     shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    what = "1 tensor of a norm or an embedding looks" if len(names) == 1 else f"{len(names)} tensors look"
     return (
-        f"{len(names)} tensor{'s' * (len(names) > 1)} of norms or embeddings look{'s' * (len(names) == 1)} like memory that nobody has written"
-        f" ({shown}). After model.to_empty that is so: call hs.materialize(model) on the model of the meta device"
-        " instead, or load a checkpoint."
+        f"{what} like memory that nobody has written ({shown}). After model.to_empty that is so: call"
+        " hs.materialize(model) on the model of the meta device instead, or load a checkpoint."
     )
 
 
