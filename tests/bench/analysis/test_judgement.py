@@ -234,6 +234,15 @@ def test_shares_with_a_margin_in_points_are_noticed():
     assert "say margin" not in str(judge(rows, margin=0.005))
 
 
+def test_differences_far_below_the_margin_are_no_zeros_and_huge_ones_are_short():
+    rows = runs({"base": 0, "up": 2})
+    assert "up helps against base: +0.020 (likely +0.017 to +0.023)." in str(
+        judge([{**row, "score": row["score"] / 100} for row in rows])
+    )
+    (said,) = judge([{**row, "score": row["score"] * 1e300} for row in rows]).sentences()
+    assert len(said) < 120
+
+
 def test_five_arms_of_eight_seeds_take_few_milliseconds():
     """Fifty are promised; the fastest of several turns leaves out what else the machine does."""
     rows = runs({"a": 0, "b": 1, "c": 0.5, "d": 0, "e": -1})

@@ -11,6 +11,7 @@ from headstart.bench.statistics.verdicts import Comparison, Verdict
 
 _PROBABLY = 0.2  # adjusted p up to which a lead is called probable
 _SURE = 5  # runs that all go one way: luck does so in one of sixteen
+_LONG = 1e7  # a number from which on is not written out
 _TIRING = 200  # more seeds are not advised
 
 
@@ -85,7 +86,7 @@ def plus(value: float, margin: float, more: int = 0) -> str:
         ('−1.2', '+0.0123', '0.0')
     """
     digits = decimals(margin) + more
-    text = f"{value:+.{digits}f}"
+    text = f"{value:+.{digits}f}" if abs(value) < _LONG else f"{value:+.3g}"
     return text[1:] if float(text) == 0 else text.replace("-", "\u2212")
 
 
@@ -95,11 +96,18 @@ def likely(interval: Interval, margin: float, more: int = 0) -> str:
 
 
 def _points(c: Comparison, value: float, unit: str) -> str:
-    return f"{plus(value, c.margin)} {unit}".rstrip()
+    return f"{plus(value, _grain(c))} {unit}".rstrip()
 
 
 def _range(c: Comparison, word: str) -> str:
-    return f" ({word}{likely(c.interval, c.margin)})" if c.interval.bounded else ""
+    return f" ({word}{likely(c.interval, _grain(c))})" if c.interval.bounded else ""
+
+
+def _grain(c: Comparison) -> float:
+    """The margin; less where the whole range is so far below it that nothing but zeros would be written."""
+    ends = [abs(v) for v in (c.interval.low, c.interval.high) if c.interval.bounded]
+    largest = max([abs(c.mean), *ends])
+    return largest / 10 if 0 < largest < 10.0 ** -decimals(c.margin) / 2 else c.margin
 
 
 def _against(c: Comparison) -> str:
@@ -110,7 +118,7 @@ def _no_difference(c: Comparison) -> str:
     if c.identical:
         return f"No difference: {c.arm} has the scores of {c.against} in every run."
     fails = f" {c.arm} {amount(c)}." if c.collapsed + c.other_collapsed else ""
-    what = f"{plus(c.interval.low, c.margin)} and {plus(c.interval.high, c.margin)} {c.metric.unit}".rstrip()
+    what = f"{plus(c.interval.low, _grain(c))} and {plus(c.interval.high, _grain(c))} {c.metric.unit}".rstrip()
     return (
         f"No clear difference between {c.arm} and {c.against}: likely between {what}, "
         f"so any gain is below the {c.margin:g} that you said matters.{fails}"
@@ -136,7 +144,7 @@ def _not_settled(c: Comparison) -> str:
         return f"{c.arm} is probably {side}{_against(c)}, by about {size}, but {runs} cannot rule out luck."
     if not c.interval.bounded:
         return f"{c.arm} is not settled{_against(c)}: {runs} {'is' if n == 1 else 'are'} too few to say anything."
-    what = f"{plus(c.interval.low, c.margin)} and {plus(c.interval.high, c.margin)} {c.metric.unit}".rstrip()
+    what = f"{plus(c.interval.low, _grain(c))} and {plus(c.interval.high, _grain(c))} {c.metric.unit}".rstrip()
     return f"{c.arm} is not settled{_against(c)}: likely between {what}, and {runs} cannot tell which."
 
 
