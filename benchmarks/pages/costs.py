@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,4 +172,36 @@ def throughput(folder: Path) -> Blocks:
             "Medians of the turns' ratios, and range.",
         ],
         MAIN: table(head, lines, text=len(head)),
+        **_evaluations(found(folder, "evaluations")),
     }
+
+
+def _evaluations(measured: Mapping[str, Any]) -> Blocks:
+    """Write what other evaluation batches and flushed denormals would give."""
+    sizes = list(measured["evaluations"][0]["of_usual"])
+    batches = [
+        [row["model"], row["memory_format"], *(_ratio(row["of_usual"][size]) for size in sizes)]
+        for row in measured["evaluations"]
+    ]
+    flushed = [
+        [row["model"], f"{row['share']:.2g}", _ratio(row["flushed"]), "yes" if row["same_losses"] else "no"]
+        for row in measured["denormals"]
+    ]
+    machine = measured["provenance"]["machine"]
+    threads = measured["provenance"]["threads"]
+    return {
+        "evaluations-about": [
+            f"`{measured['command']}`",
+            "",
+            f"{machine['processor']}, {machine['cores']} cores, {threads} thread{'s' * (threads > 1)}, torch "
+            f"{measured['provenance']['versions']['torch']}, other work beside it. {measured['images']} images; "
+            f"{measured['turns']} turns. Medians of the turns' ratios, and range.",
+        ],
+        "evaluations": table(["model", "memory format", *sizes], batches, text=2),
+        "denormals": table(["model", "share that is denormal", "time when flushed", "same losses"], flushed),
+    }
+
+
+def _ratio(values: Sequence[float]) -> str:
+    middle, low, high = values
+    return f"{middle:.2f} × ({low:.2f} to {high:.2f})"
