@@ -54,6 +54,29 @@ VARIANTS = [
     ["orthogonal", "prewarm", "lsuv:fill=keep"],
     "gabor:paper+within-layer:fill=keep,before_norm=normalize",
 ]
+# Each of these shares its mechanism with another one that is always run.
+SLOW = {
+    "within-layer:per=layer,beta=0.1",
+    "within-layer:paper",
+    "within-layer:fill=orthonormal",
+    "within-layer:fill=zca",
+    "within-layer:fill=pca,before_norm=normalize",
+    "lsuv:before_norm=skip,output_layer=keep",
+    "prewarm:fraction=1,source=patches,norm=filter",
+    "whitening:airbench",
+    "gabor:layers=2",
+    "residual:depth",
+    "recurrent:chrono",
+    "kaiming:mode=fan_out,distribution=uniform",
+    "filter-clusters:norm=filter,layers=2",
+    "covariance:scale=paper",
+    "matched-random:of=filter-clusters",
+    "zero-dc-random:of=filter-clusters",
+    "balance:paper",
+    "calibrate:balance=false",
+    "data-dependent:paper",
+    "data-dependent:output_layer=keep",
+}
 # These have options without defaults; a variant stands for them.
 REQUIRED = {"structured-covariance"}
 # These need targets, which the suite's data does not always have: with some that any batch has, in tests/methods.
@@ -147,13 +170,20 @@ def test_a_start_from_trained_networks_keeps_the_contract(method, check):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=_name)
-@pytest.mark.parametrize("method", SPECS, ids=_name)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, id=_name(m), marks=[pytest.mark.slow] * (_name(m) in SLOW)) for m in SPECS],
+)
 def test_keeps_the_contract(method, check):
     if check.__name__ == "other_seed_differs" and _name(method) in WITHOUT_RANDOMNESS:
         with pytest.raises(AssertionError, match="same weights"):
             check(method)
     else:
         check(method)
+
+
+def test_what_is_slow_exists():
+    assert {_name(m) for m in SPECS} >= SLOW
 
 
 def test_presets_are_all_covered():
