@@ -26,6 +26,7 @@ EXTRAS = {
     "ray": "headstart compare --ray",
     "timm": "models as timm:NAME",
     "torchvision": "models as torchvision:NAME, downloads",
+    "series": "tasks as series:NAME, the time series that aeon ships",
     "hf": "models from a config.json of Hugging Face",
 }
 _IMPORTED_AS = {"scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric", "pillow": "PIL", "tomli": "tomllib"}

@@ -79,10 +79,11 @@ class CovarianceTransfer(Method):
 
     Example:
         >>> import torch, headstart as hs
+        >>> _ = torch.manual_seed(0)
         >>> trained = torch.nn.Conv2d(8, 8, 3)
         >>> method = hs.CovarianceTransfer.from_models([trained])
         >>> hs.initialize(torch.nn.Conv2d(4, 6, 5), method=method, seed=0).row("").notes
-        ['3×3 slices, resized, depth 0, covariance of 64 slices']
+        ['3×3 slices, resized, depth 0, covariance of 64 slices', 'effective rank: slices 6.4 of 12']
     """
 
     bank: Banks = DEFAULT

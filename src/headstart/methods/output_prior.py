@@ -63,6 +63,7 @@ class OutputPrior(Method):
 
     Example:
         >>> import torch, headstart as hs
+        >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(20, 10), torch.nn.ReLU(), torch.nn.Linear(10, 2))
         >>> x, y = torch.randn(200, 20), (torch.arange(200) % 10 == 0).long()  # one in ten
         >>> report = hs.initialize(net, (x, y), "output-prior")

@@ -260,7 +260,7 @@ def pick(of: int, count: int) -> Tensor:
         >>> pick(12, 4).tolist(), pick(10, 4).tolist()
         ([0, 3, 6, 9], [0, 3, 6, 9])
     """
-    if of % count == 0:
+    if count and of % count == 0:
         return torch.arange(0, of, of // count)
     return torch.linspace(0, of - 1, count, dtype=torch.float64).round().long()
 

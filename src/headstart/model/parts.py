@@ -186,8 +186,10 @@ def _parts(name: str, module: nn.Module) -> Iterator[Part]:
 
 def _is_conv1d(module: nn.Module) -> bool:
     """Hugging Face's linear layer with the inputs first, told by its name and by what it has."""
+    if type(module).__name__ != "Conv1D" or isinstance(module, nn.Conv1d):
+        return False  # before the weight is looked at: a parametrization may compute, and count, when it is
     weight = getattr(module, "weight", None)
-    if type(module).__name__ != "Conv1D" or isinstance(module, nn.Conv1d) or not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor):
         return False
     return weight.dim() == 2 and getattr(module, "nf", weight.shape[1]) == weight.shape[1]
 

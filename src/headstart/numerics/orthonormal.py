@@ -26,7 +26,7 @@ def orthonormal_columns(tall: Tensor) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> q, failed = orthonormal_columns(torch.tensor([[3.0, 1.0], [4.0, 0.0]]))
-        >>> q.abs().round(decimals=4).tolist(), int(failed)
+        >>> [[round(x, 4) for x in row] for row in q.abs().tolist()], int(failed)
         ([[0.6, 0.8], [0.8, 0.6]], 0)
     """
     *_, rows, columns = tall.shape

@@ -69,7 +69,7 @@ def plan_looks(most: int, comparisons: int, alpha: float, looks: int = LOOKS) ->
 
     Example:
         >>> plan_looks(24, 2, 0.05).seeds, plan_looks(8, 2, 0.05).seeds
-        ((12, 16, 20, 24), (8,))
+        ((12, 16, 20, 24), (7, 8))
     """
     share = max(1, comparisons)
     able = [n for n in range(2, most) if least_seeds(max(spent(alpha, n / most), 1e-300) / share) <= n]
