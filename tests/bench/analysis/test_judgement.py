@@ -48,7 +48,7 @@ def test_rows_columns_and_files_are_the_same_table(tmp_path):
 
 
 def test_parquet_is_read_and_without_its_package_the_extra_is_named(tmp_path, monkeypatch):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (extra export)")
     from pyarrow import parquet
 
     rows = runs({"base": 0, "up": 2})
@@ -223,7 +223,7 @@ def test_an_array_of_rows_serves(tmp_path):
 
 
 def test_a_table_of_pyarrow_serves():
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (extra export)")
     rows = runs({"base": 0, "up": 2})
     assert judge(pyarrow.Table.from_pylist(rows)).to_dict() == judge(rows).to_dict()
 
