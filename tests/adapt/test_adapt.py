@@ -796,6 +796,38 @@ def test_timm(timm, name):
         assert model(data).shape == (2, 5)
 
 
+class FirstBatch(nn.Module):
+    """Divides by the deviation of the first batch that it meets, kept in an attribute or in a buffer."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.value = place, None
+        self.register_buffer("scale", torch.zeros(()))
+
+    def forward(self, x):
+        if self.place == "buffer" and not self.scale:
+            self.scale.copy_(x.std())
+        if self.place == "attribute" and self.value is None:
+            self.value = float(x.std())
+        return x / (self.scale if self.place == "buffer" else self.value)
+
+
+@pytest.mark.parametrize("place", ["buffer", "attribute"])
+@pytest.mark.parametrize(("channels", "match", "referred"), [(5, "unit", False), (3, "unit", False), (5, "auto", True)])
+def test_every_pass_meets_the_model_as_it_was(place, channels, match, referred):
+    """What two samples, or the reference, set off does not reach the pass that is measured, nor the model."""
+    x = draw(32, channels, 8, 8)
+    x[:2] *= 0.05
+    old = 3 * draw(32, 3, 8, 8, seed=1)
+    model = nn.Sequential(FirstBatch(place), net(3)[0])
+    expected = float(variances(nn.Sequential(FirstBatch(place), net(3)[0])(old)).mean().sqrt())
+    report = hs.adapt_conv(model, channels, data=x, match=match, reference=old if referred else None)
+    assert (float(model[0].scale), model[0].value) == (0, None)
+    after = float(variances(model(x)).mean().sqrt())  # the first batch that it really meets
+    assert report.responses[0].after == pytest.approx(after, rel=1e-4)
+    assert after == pytest.approx(expected if referred else 1, rel=1e-4)
+
+
 # Its page ---------------------------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text(encoding="utf-8")

@@ -223,10 +223,10 @@ def adapt_conv(
         )
         if batch is not None and match not in RULES:
             inputs.require_variation(batch)
-        stems = InputLayers(model, in_channels, make)
-        with Transaction(model), full_precision(model):  # everything is tried here, and taken back
+        with Transaction(model) as transaction, full_precision(model):  # everything is tried here, and taken back
+            stems = InputLayers(transaction, in_channels, make)
             stems.find(batch, chosen)
-            responder = ResponseMatcher(model, stems, match, per, recentre)
+            responder = ResponseMatcher(transaction, stems, match, per, recentre)
             if batch is not None:
                 responder.run(batch, old_batch)
         report = _report(stems, responder, batch)

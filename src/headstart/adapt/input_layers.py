@@ -14,6 +14,7 @@ from headstart.errors import DataError, HeadstartError, ModelError, WriteError, 
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
+from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, is_plain, weight_layers
 
 RECORDS = ("in_channels", "in_chans", "input_channels", "num_channels", "n_channels")
@@ -46,10 +47,10 @@ class InputLayers:
     """Layers whose number of input channels changes.
 
     The changes are made in dictionaries of the modules, so that they can be undone and made again: the parameter is a
-    new object, everything else of the module stays.
+    new object, everything else of the module stays. Every pass meets the model as it was, these changes apart.
 
     Args:
-        model: Owns the layers.
+        transaction: Of the model, to go back after passes.
         channels: How many input channels they shall take.
         make: ``layer -> (mix, weight)``, the weight as the layer stores it.
 
@@ -59,11 +60,13 @@ class InputLayers:
         records: Attributes of modules around them that were changed, as sentences.
     """
 
-    def __init__(self, model: nn.Module, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]) -> None:
+    def __init__(
+        self, transaction: Transaction, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]
+    ) -> None:
         self.found: list[Stem] = []
         self.records: list[str] = []
         self.channels = channels
-        self._model, self._make = model, make
+        self._transaction, self._model, self._make = transaction, transaction.model, make
         self._edits: list[tuple[dict[str, Any], str, Any, Any]] = []
 
     def adapt(self, layer: Layer) -> None:
@@ -72,6 +75,7 @@ class InputLayers:
         Raises:
             WriteError: Its weight is not a parameter of its own.
         """
+        self._transaction.rewind()
         old = _own_weight(self._model, layer)
         mix, weight = self._make(layer)
         new = nn.Parameter(weight, requires_grad=old.requires_grad)
@@ -87,6 +91,7 @@ class InputLayers:
                 if type(around.get(key)) is int and around[key] == layer.in_channels:
                     self._set(around, key, self.channels)
                     self.records.append(f"{name}.{key}".lstrip("."))
+        self._transaction.begin()
 
     def _set(self, holder: dict[str, Any], key: str, value: Any) -> None:
         self._edits.append((holder, key, holder[key], value))
@@ -130,7 +135,7 @@ class InputLayers:
         if not chosen and self._first_taking(batch):
             return
         while True:
-            layer, shape, error = _stumble(self._model, batch)
+            layer, shape, error = _stumble(self._transaction, batch)
             if error is None:
                 return
             if layer is None and not self.found:
@@ -265,14 +270,15 @@ def _convolutions(model: nn.Module) -> list[Layer]:
     return [layer for layer in weight_layers(model) if layer.kind != "linear"]
 
 
-def _stumble(model: nn.Module, batch: Batch) -> tuple[Layer | None, tuple[int, ...], ModelError | None]:
+def _stumble(transaction: Transaction, batch: Batch) -> tuple[Layer | None, tuple[int, ...], ModelError | None]:
     """Run two samples (all, where the model wants a fixed number): the layer that fails, its input, and the error."""
     found: tuple[Layer | None, tuple[int, ...], ModelError | None] = (None, (), None)
     for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
         where = CurrentLayer()
+        transaction.rewind()
         try:
-            with where.following(model):
-                run(model, part, where)
+            with where.following(transaction.model):
+                run(transaction.model, part, where)
         except ModelError as error:
             found = where.layer, where.shape, error
             if where.layer is not None:

@@ -18,6 +18,7 @@ from headstart.model.hooks import EndOfPass, hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import fresh_batch_norms, never_run
 from headstart.model.trace import trace_model
+from headstart.model.transaction import Transaction
 from headstart.model.weights import from_canonical, to_canonical
 from headstart.numerics.moments import MIN_VALUES, Moments, channel_moments
 
@@ -51,7 +52,7 @@ class ResponseMatcher:
     """Measures and rescales.
 
     Args:
-        model: In evaluation mode, inside a transaction, with its new layers.
+        transaction: Of the model, which has its new layers.
         stems: Those.
         match: See `headstart.adapt_conv`.
         per: ``layer`` or ``channel``.
@@ -64,12 +65,15 @@ class ResponseMatcher:
         findings: Sentences for the report.
     """
 
-    def __init__(self, model: nn.Module, stems: InputLayers, match: str, per: str, recentre: bool) -> None:
+    def __init__(
+        self, transaction: Transaction, stems: InputLayers, match: str, per: str, recentre: bool
+    ) -> None:
         self.responses: list[Response] = []
         self.moments: dict[str, Moments] = {}
         self.means: list[tuple[str, Tensor, Tensor]] = []
         self.findings: list[str] = []
-        self._model, self._stems, self._match, self._per = model, stems, match, per
+        self._transaction, self._model = transaction, transaction.model
+        self._stems, self._match, self._per = stems, match, per
         self._recentre = recentre
         self._originals: dict[str, Moments] = {}
 
@@ -80,9 +84,12 @@ class ResponseMatcher:
             HeadstartError: There is nothing to match, or it cannot be reached.
         """
         if reference is not None:
+            self._transaction.rewind()
             with self._stems.undone():
                 self._pass(reference, self._look)
+        self._transaction.rewind()
         self._plan = trace_model(self._model, batch)
+        self._transaction.rewind()
         self._fresh = fresh_batch_norms(self._model)
         self._pass(batch, self._adapt)
         for stem in self._stems.found:
