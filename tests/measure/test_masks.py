@@ -254,3 +254,78 @@ def test_no_place_that_counts_leaves_a_value_whole():
     layer, y = Layer("", nn.Linear(2, 2)), torch.randn(4, 3, 2)
     assert Positions([torch.zeros(4, 3, dtype=torch.bool)]).counting(layer, y) is y
     assert np.isnan(Positions([torch.eye(4, 3, dtype=torch.bool)]).across_sample_std(layer, y))
+
+
+class Attending(nn.Module):
+    """Tokens that attend to each other where the mask lets them, and a layer over each."""
+
+    def __init__(self, dim=16):
+        super().__init__()
+        self.e, self.f, self.g = nn.Embedding(50, dim), nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.q, self.k, self.v, self.last = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, ids, attention_mask=None):
+        x = self.g(self.f(self.e(ids)).relu())
+        scores = self.q(x) @ self.k(x).transpose(1, 2) / 4
+        if attention_mask is not None:
+            scores = scores.masked_fill(attention_mask[:, None] == 0, float("-inf"))
+        return self.last(scores.softmax(-1) @ self.v(x)).tanh()
+
+
+def numbers(row, names):
+    return {name: value for name in names if (value := getattr(row, name)) is not None}
+
+
+def same_with_and_without_padding(make, short, long, key, real, **options):
+    """Diagnose, balance: whatever is measured of a padded batch is what the batch without its padding shows."""
+    plain, padded_net = make(), make()
+    a = hs.diagnose(plain, {key: short}, **options)
+    b = hs.diagnose(padded_net, {key: long}, mask=real, **options)
+    for one, other in zip(a.rows, b.rows, strict=True):
+        names = ("output_std", "across_sample_std", "gradient_rms", "gradient_ratio", "rate_variation", "saturated")
+        assert numbers(other, names) == pytest.approx(numbers(one, names), rel=1e-4), one.name
+    names = ("input_std", "input_across_sample_std")
+    assert numbers(b, names) == pytest.approx(numbers(a, names), rel=1e-5)
+    assert [str(f) for f in a.findings] == [str(f) for f in b.findings]
+    r, s = hs.initialize(plain, {key: short}, "balance"), hs.initialize(padded_net, {key: long}, "balance", mask=real)
+    assert r.changed == s.changed and r.changed
+    assert r.findings[-1] == s.findings[-1]
+    for one, other in zip(plain.parameters(), padded_net.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4)
+
+
+def seeded(make):
+    def build():
+        torch.manual_seed(0)
+        return make()
+
+    return build
+
+
+def test_gradients_are_of_the_positions_that_count():
+    ids = torch.randint(50, (48, 5), generator=G)
+    long = torch.cat([ids, torch.randint(50, (48, 7), generator=G)], 1)
+    real = (torch.arange(12) < 5).expand(48, 12)
+
+    class Masked(Attending):
+        def forward(self, ids):
+            return super().forward(ids, None if ids.shape[1] == 5 else real[: len(ids)])
+
+    same_with_and_without_padding(seeded(Masked), ids, long, "ids", real)
+
+
+def test_gradients_of_a_loss_and_of_channels_first():
+    x = torch.randn(48, 4, 5, generator=G)
+    long = torch.cat([x, 30 * torch.randn(48, 4, 1, generator=G).expand(-1, -1, 3)], 2)
+    real = (torch.arange(8) < 5).expand(48, 8)
+
+    def net():
+        layers = nn.Conv1d(4, 8, 1), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.ReLU(), nn.Conv1d(8, 8, 1)
+        return nn.Sequential(*layers)  # as many channels as positions: which is which is known from the layers
+
+    same_with_and_without_padding(seeded(net), x, long, "input", real)
+
+    def loss(outputs, batch):  # a careless one, that also counts padding
+        return outputs.square().sum()
+
+    same_with_and_without_padding(seeded(net), x, long, "input", real, loss_fn=loss)

@@ -60,9 +60,7 @@ class InputLayers:
         records: Attributes of modules around them that were changed, as sentences.
     """
 
-    def __init__(
-        self, transaction: Transaction, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]
-    ) -> None:
+    def __init__(self, transaction: Transaction, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]) -> None:
         self.found: list[Stem] = []
         self.records: list[str] = []
         self.channels = channels

@@ -65,9 +65,7 @@ class ResponseMatcher:
         findings: Sentences for the report.
     """
 
-    def __init__(
-        self, transaction: Transaction, stems: InputLayers, match: str, per: str, recentre: bool
-    ) -> None:
+    def __init__(self, transaction: Transaction, stems: InputLayers, match: str, per: str, recentre: bool) -> None:
         self.responses: list[Response] = []
         self.moments: dict[str, Moments] = {}
         self.means: list[tuple[str, Tensor, Tensor]] = []

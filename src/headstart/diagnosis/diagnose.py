@@ -21,6 +21,7 @@ from headstart.diagnosis.rules import judge
 from headstart.diagnosis.scene import look_around
 from headstart.errors import HeadstartError, one_error
 from headstart.measure.gradients import LossFunction, Passes, forward_backward
+from headstart.measure.positions import Positions
 from headstart.model import guard, inputs, weights
 from headstart.model.coverage import unseen
 from headstart.model.forward import full_precision
@@ -63,7 +64,7 @@ def diagnose(
         exclude: Not these layers.
         samples: How many samples to use; default at most 64, because the backward pass keeps all activations.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
-        mask: Which positions count, as for :func:`headstart.initialize`; gradients are of all.
+        mask: Which positions count, as for :func:`headstart.initialize`; gradients are of these alone, too.
 
     Returns:
         One row per weight layer in execution order, and findings in plain words, each with what mends it where
@@ -142,7 +143,7 @@ def _look(
     passes = None if batch is None else forward_backward(model, trace, batch, raw, loss_fn, seed)
     diagnosis.rows = [_row(la, trace, passes) for la in everything if la.name in shown]
     if batch is not None and passes is not None:
-        _describe_input(diagnosis, batch)
+        _describe_input(diagnosis, batch, trace)
         diagnosis.notes.append(f"Measured on {batch.note or f'{samples} samples'}.")
         diagnosis.notes.extend([*batch.findings, *passes.notes])
         if passes.probe.positions.whole:
@@ -156,16 +157,19 @@ def _look(
     return diagnosis
 
 
-def _describe_input(diagnosis: Diagnosis, batch: Batch) -> None:
+def _describe_input(diagnosis: Diagnosis, batch: Batch, trace: ModelTrace) -> None:
     values = (t for t in batch.tensors if (t.is_floating_point() or t.is_complex()) and t.numel() > 1)
     value = next((t for t in values if t.is_complex() or not bool(torch.isneginf(t).any())), None)
     if value is not None and value.is_complex():
         diagnosis.input_mean, diagnosis.input_std = summarize(value.reshape(len(value), -1))
         diagnosis.input_across_sample_std = _number(across_sample_std(value))
     elif value is not None:
-        std, mean = torch.std_mean(value.double(), correction=0)
+        places = Positions(batch.masks).places(trace.layers[:1], value)
+        counting = value if places is None else places.rows(value)[places.counted]
+        std, mean = torch.std_mean(counting.double(), correction=0)
         diagnosis.input_mean, diagnosis.input_std = float(mean), float(std)
-        diagnosis.input_across_sample_std = _number(across_sample_std(value)) if value.dim() else None
+        across = across_sample_std if places is None else places.across_sample_std
+        diagnosis.input_across_sample_std = _number(across(value)) if value.dim() else None
 
 
 def _row(layer: Layer, trace: ModelTrace, passes: Passes | None) -> LayerHealth:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.diagnosis.odd_ones import blocks_without_norm
 from headstart.diagnosis.parameters import duplicates, extremes, quiet_scales, starts_at_zero
 from headstart.measure.gradients import Passes
+from headstart.measure.positions import Positions
 from headstart.model.inputs import Batch
 from headstart.model.trace import ModelTrace
 
@@ -69,7 +70,7 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
         silent=starts_at_zero(model),
         quiet=quiet_scales(model),
         blocks_without_norm=blocks_without_norm(model),
-        constant_channels=[] if batch is None else _constant_channels(batch),
+        constant_channels=[] if batch is None else _constant_channels(batch, trace),
     )
     if passes is not None:
         scene.gradients_measured = passes.gradients is not None
@@ -78,11 +79,12 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
     return scene
 
 
-def _constant_channels(batch: Batch) -> list[int]:
+def _constant_channels(batch: Batch, trace: ModelTrace) -> list[int]:
     """Channels of the first images, volumes or the like that never change, over samples and places; not if all do."""
     value = next((t for t in batch.tensors if t.is_floating_point() and t.dim() >= 4 and t.numel()), None)
     if value is None or len(value) < 2 or not bool(torch.isfinite(value).all()):
         return []
-    channels = value.movedim(1, 0).flatten(1)
+    places = Positions(batch.masks).places(trace.layers[:1], value)
+    channels = value.movedim(1, 0).flatten(1) if places is None else places.rows(value)[places.counted].T
     constant = (channels.amax(1) == channels.amin(1)).tolist()
     return [] if all(constant) else [i for i, same in enumerate(constant) if same]

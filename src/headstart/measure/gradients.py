@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,17 +15,20 @@ from torch.nn.utils import parametrize
 
 from headstart import rng
 from headstart.errors import HeadstartError
-from headstart.measure.positions import Positions
+from headstart.measure.positions import Places, Positions
 from headstart.measure.probe import Probe, weight_gradients
 from headstart.measure.sample_gradients import SampleGradients, directions
 from headstart.model import inputs
-from headstart.model.forward import CurrentLayer, run
+from headstart.model.forward import CurrentLayer, by_layer, first_input, run
+from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
 from headstart.model.trace import ModelTrace
+from headstart.model.weights import Layer
 from headstart.numerics.moments import across_sample_std
 
 LossFunction = Callable[[Any, Any], Tensor]
+Counting = Callable[[Tensor], Places | None]
 
 
 @dataclass
@@ -63,7 +66,8 @@ def forward_backward(
         trace: Of the model.
         batch: The inputs.
         raw: The batch with its targets, for the loss.
-        loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs.
+        loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs. With a mask
+            these are zero where a position does not count, and no gradient passes through such a position of a layer.
         seed: Names their draw.
         samples: Watches both passes; gradients at the outputs are then drawn at right angles to each other.
 
@@ -88,11 +92,15 @@ def forward_backward(
         stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
         stack.enter_context(torch.enable_grad())
         fresh = batch.head(batch.size)  # a model may write into its input
-        with samples.hooked() if samples else nullcontext(), probe.hooked(model), probe:
+        watching = samples.hooked() if samples else nullcontext()
+        with _masked(trace.layers, probe.positions), watching, probe.hooked(model), probe:
             returned = run(partial(_call, model, stand_ins), fresh, where)
-        passes.returned = _looked_at(returned)
+        tops = [layer for layer in trace.layers if layer.name in trace.outputs]
+        counting = partial(probe.positions.places, tops)
+        passes.returned = _looked_at(returned, counting)
         try:
-            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed, samples is not None)
+            turned = samples is not None
+            top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed, turned, counting)
             if top:
                 passes.gradients = weight_gradients(top, top_gradients, trace, probe, own)
             else:
@@ -106,12 +114,17 @@ def forward_backward(
 
 
 @torch.no_grad()
-def _looked_at(returned: Any) -> list[tuple[float, float] | None]:
+def _looked_at(returned: Any, counting: Counting) -> list[tuple[float, float] | None]:
     found: list[tuple[float, float] | None] = []
     for value in Batch((returned,)).tensors:
         if value.is_floating_point() and value.dim():
             wide = value.detach().double()
-            found.append((across_sample_std(wide), float(wide.std(correction=0))) if wide.numel() else None)
+            if not wide.numel():
+                found.append(None)
+            elif (places := counting(wide)) is not None:
+                found.append((places.across_sample_std(wide), places.std(wide)))
+            else:
+                found.append((across_sample_std(wide), float(wide.std(correction=0))))
     return found
 
 
@@ -133,14 +146,41 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             module._parameters.update(parameters)
 
 
+@contextmanager
+def _masked(layers: Sequence[Layer], positions: Positions) -> Iterator[None]:
+    """Let no gradient pass through the positions of a layer's output that do not count.
+
+    Enter it before whatever looks at gradients: hooks on a tensor see what earlier ones made of its gradient.
+    """
+
+    def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        positions.follow(layer, first_input(args, kwargs), output)
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        counted = positions.of(layer, output)
+        if counted is not None:
+            places = counted.unsqueeze(layer.channel_axis(output))
+            output.register_hook(lambda gradient: gradient.masked_fill(~places, 0))
+
+    with hooked(by_layer(layers) if positions else (), after=leave):
+        yield
+
+
 def _top(
-    returned: Any, raw: Any, loss_fn: LossFunction | None, batch: Batch, model: nn.Module, seed: int, turned: bool
+    returned: Any,
+    raw: Any,
+    loss_fn: LossFunction | None,
+    batch: Batch,
+    model: nn.Module,
+    seed: int,
+    turned: bool,
+    counting: Counting,
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """What to differentiate, and with which gradients at the top."""
     if loss_fn is None:
         outputs = [t for t in Batch((returned,)).tensors if t.requires_grad]
         drawn = [
-            _drawn(t, turned, rng.generator(seed, "top gradient", str(i))).to(t) / max(1, batch.size)
+            _drawn_where(counting(t), t, turned, rng.generator(seed, "top gradient", str(i))) / max(1, batch.size)
             for i, t in enumerate(outputs)
         ]
         return outputs, drawn
@@ -157,6 +197,21 @@ def _top(
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise HeadstartError(f"loss_fn returned {what}.", remedy="Return a scalar tensor, such as the mean loss.")
     return ([loss], None) if loss.requires_grad else ([], None)
+
+
+def _drawn_where(places: Places | None, output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:
+    """Draw a gradient for an output: zeros where a place does not count, elsewhere as if there were no such places."""
+    if places is None or not output.numel():
+        return _drawn(output, turned, generator).to(output)
+    rows, counted = torch.zeros_like(places.rows(output.detach())), places.counted.flatten(1)
+    flat = rows.flatten(1, -2)  # (N, places, C)
+    number = counted.sum(1, keepdim=True)
+    packed = flat[:, : int(number.max())]
+    first = places.axis == 1  # channels first: in the order in which it would be drawn without the others
+    drawn = _drawn(packed.movedim(-1, 1) if first else packed, turned, generator).to(flat)
+    kept = torch.arange(packed.shape[1], device=counted.device) < number
+    flat[counted] = (drawn.movedim(1, -1) if first else drawn)[kept]
+    return places.back(flat.reshape(rows.shape))
 
 
 def _drawn(output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,8 @@ kernel reads one that does. What has no such places counts whole, as does all th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,52 @@ from torch import Tensor
 from headstart.measure.layer_patches import taps
 from headstart.model.weights import Layer
 from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_square, channel_moments
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which places of a value count, all axes but the channels being its places.
+
+    Args:
+        counted: ``(N, *places)``.
+        axis: Of the channels; None if it has none.
+
+    Example:
+        >>> places = Places(torch.tensor([[True, False], [True, False]]), axis=1)  # values are (N, C, T)
+        >>> places.std(torch.tensor([[[1.0, 9]], [[3, 9]]]))
+        1.0
+    """
+
+    counted: Tensor
+    axis: int | None
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The value as ``(N, *places, C)``."""
+        return value.unsqueeze(-1) if self.axis is None else value.movedim(self.axis, -1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """What :meth:`rows` made, in its own order of axes again."""
+        return rows.squeeze(-1) if self.axis is None else rows.movedim(-1, self.axis)
+
+    def std(self, value: Tensor) -> float:
+        """Deviation over all that counts."""
+        return float(self.rows(value)[self.counted].std(correction=0))
+
+    def across_sample_square(self, value: Tensor) -> Tensor | None:
+        """Mean squared difference of pairs of samples where both count; None if there is no such place."""
+        rows, counted = self.rows(value), self.counted
+        pairs = min(ACROSS_SAMPLES, len(rows)) // 2
+        both = counted[:pairs] & counted[pairs : 2 * pairs]
+        if not bool(both.any()):
+            return None
+        difference = (rows[:pairs] - rows[pairs : 2 * pairs])[both]
+        wide = difference if difference.dtype == torch.float64 else difference.float()
+        return wide.square().mean()
+
+    def across_sample_std(self, value: Tensor) -> float:
+        """As :func:`headstart.numerics.moments.across_sample_std`, where both of two samples count; else NaN."""
+        square = self.across_sample_square(value)
+        return math.nan if square is None else math.sqrt(float(square) / 2)
 
 
 class Positions:
@@ -66,6 +113,20 @@ class Positions:
         if self._masks and self.of(layer, output) is None and (made := self.outputs(layer, value)) is not None:
             self._masks.append(made)
 
+    def places(self, layers: Iterable[Layer], value: Tensor) -> Places | None:
+        """Find which places of a model's input or output count; None if all do, or if no mask fits.
+
+        Args:
+            layers: Those that take or make it: they tell where its channels are.
+            value: It, with or without channels.
+        """
+        for layer in layers if self._masks else ():
+            axis = layer.channel_axis(value)
+            if 0 < axis < value.dim() and (counted := self.of(layer, value)) is not None and counted.dim() > 1:
+                return Places(counted, axis)
+        same = next((m for m in self._masks if m.shape == value.shape), None)
+        return None if same is None else Places(same, None)
+
     def counting(self, layer: Layer, value: Tensor) -> Tensor:
         """The values that count, ``(number, channels)``; ``value`` itself if all do."""
         counted = self.of(layer, value) if self._masks else None
@@ -88,14 +149,7 @@ class Positions:
         counted = self.of(layer, output) if self._masks else None
         if counted is None or len(counted) != len(output):
             return across_sample_square(output)
-        pairs = min(ACROSS_SAMPLES, len(output)) // 2
-        both = counted[:pairs] & counted[pairs : 2 * pairs]
-        if not bool(both.any()):
-            return None
-        rows = output.movedim(layer.channel_axis(output), -1)
-        difference = (rows[:pairs] - rows[pairs : 2 * pairs])[both]
-        wide = difference if difference.dtype == torch.float64 else difference.float()
-        return wide.square().mean()
+        return Places(counted, layer.channel_axis(output)).across_sample_square(output)
 
 
 def _fitted(mask: Tensor, places: tuple[int, ...], layer: Layer) -> Tensor | None:

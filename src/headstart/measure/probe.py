@@ -94,7 +94,7 @@ class Probe(TorchFunctionMode):
             self.signals[layer.name].rectified = True
         if func in _SATURATING:
             with self._looking():
-                flat = value.detach().abs() > _SATURATING[func]
+                flat = self.positions.counting(layer, value.detach()).abs() > _SATURATING[func]
                 self.signals[layer.name].saturated = float(flat.double().mean()) if flat.numel() else None
         result = func(*args, **kwargs)
         if func in _NORMS and isinstance(result, Tensor):

@@ -53,7 +53,9 @@ KEPT = WithinLayer(fill="keep")
         " norm follows: before layer norms, whose channels keep their lengths, they lost.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
-    revision=4,  # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass
+    # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
+    # without padding
+    revision=5,
 )
 @dataclass(frozen=True)
 class Auto(Method):

@@ -53,7 +53,7 @@ RESAMPLES = 400
         " more than float32 holds.",
     ),
     depends_on_other_layers=True,
-    revision=2,  # balance squares gradients sample by sample
+    revision=3,  # 2: gradients are squared sample by sample; 3: those of padding are left out
 )
 @dataclass(frozen=True)
 class Balance(Method):
