@@ -288,7 +288,8 @@ def same_with_and_without_padding(make, short, long, key, real, **options):
     assert numbers(b, names) == pytest.approx(numbers(a, names), rel=1e-5)
     assert [str(f) for f in a.findings] == [str(f) for f in b.findings]
     r, s = hs.initialize(plain, {key: short}, "balance"), hs.initialize(padded_net, {key: long}, "balance", mask=real)
-    assert r.changed == s.changed and r.changed
+    assert r.changed == s.changed
+    assert r.changed
     assert r.findings[-1] == s.findings[-1]
     for one, other in zip(plain.parameters(), padded_net.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headstart.adapt.channel_mix import RULES
 from headstart.adapt.input_layers import InputLayers, Stem
