@@ -28,6 +28,7 @@ from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.selection import Selection, select
+from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.unwritten import unwritten, warning
@@ -50,6 +51,7 @@ def initialize(
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
     mask: Mask = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Report:
     """Initialize a model in place from its data, or raise and leave it bit for bit as it was.
 
@@ -70,6 +72,7 @@ def initialize(
         mask: Which positions count in all statistics, where the rest is padding: a key of the batch, a function of it,
             or a tensor beside data that are tensors. Attention masks, padding masks and lengths are recognized by name;
             False ignores them. See ``headstart.model.inputs.load``.
+        memory_limit: MB (2**20 bytes) that a sparse tensor of the samples may take once it is dense.
 
     Returns:
         A report: one row per layer, findings in plain words.
@@ -89,7 +92,8 @@ def initialize(
         >>> round(report.row("2").output_std, 3)
         1.0
     """
-    init = _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask), keep=True)
+    call = _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask, memory_limit)
+    init = _run(model, call, keep=True)
     assert init.report is not None
     return init.report
 
@@ -106,6 +110,7 @@ def compute(
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
     mask: Mask = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Init:
     """Compute an initialization and leave the model untouched.
 
@@ -127,7 +132,8 @@ def compute(
         >>> hs.apply(model, init).changed
         ['']
     """
-    return _run(model, _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask), keep=False)
+    call = _Call(data, method, seed, include, exclude, samples, batch_size, get_inputs, mask, memory_limit)
+    return _run(model, call, keep=False)
 
 
 @one_error("hs.apply stopped at an error")
@@ -204,6 +210,7 @@ class _Call:
     batch_size: int | None
     get_inputs: GetInputs | None
     mask: Mask
+    memory_limit: int
 
     @cached_property
     def methods(self) -> list[Method]:
@@ -220,7 +227,13 @@ class _Call:
         if self.data is None:
             return None
         batch = inputs.load(
-            self.data, model, seed=self.number, samples=self.samples, get_inputs=self.get_inputs, mask=self.mask
+            self.data,
+            model,
+            seed=self.number,
+            samples=self.samples,
+            get_inputs=self.get_inputs,
+            mask=self.mask,
+            memory_limit=self.memory_limit,
         )
         if any(m.info.needs_data for m in self.methods):
             inputs.require_variation(batch)

@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError, ModelError
 from headstart.model import guard
 from headstart.model.inputs import GetInputs, Mask
 from headstart.model.selection import Selection
+from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.weights import store
 from headstart.results.report import Report
 
@@ -33,6 +34,7 @@ def initialize(
     batch_size: int | None = None,
     get_inputs: GetInputs | None = None,
     mask: Mask = None,
+    memory_limit: int = MEMORY_LIMIT,
     src: int = 0,
     group: Any = None,
 ) -> Report:
@@ -54,6 +56,7 @@ def initialize(
         batch_size: Likewise.
         get_inputs: Likewise.
         mask: Likewise.
+        memory_limit: Likewise.
         src: The rank that computes, by its number in the whole world.
         group: The process group; all processes by default.
 
@@ -85,6 +88,7 @@ def initialize(
             batch_size=batch_size,
             get_inputs=get_inputs,
             mask=mask,
+            memory_limit=memory_limit,
         )
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -69,9 +69,24 @@ def test_what_would_not_fit_is_refused():
         dense(huge, 1)
 
 
+def test_the_limit_is_the_callers():
+    """0.5 MB once dense; of a data set the whole batch counts, not each sample."""
+    x = torch.eye(128, 1024).to_sparse()
+    loader = torch.utils.data.DataLoader([x], batch_size=None)
+    samples = list(torch.eye(1024).to_sparse())[:512]  # 2 MB
+    for call in (hs.initialize, hs.compute, hs.diagnose):
+        more = () if call is hs.diagnose else ("lsuv",)
+        for data, least in ((x, 1), (loader, 1), (samples, 2)):
+            call(nn.Linear(1024, 4), data, *more, memory_limit=least, samples=None if data is not samples else 512)
+        with pytest.raises(hs.DataError, match=r"shape \(512, 1024\), which takes 2 MB once dense; the limit is 1 MB"):
+            call(nn.Linear(1024, 4), samples, *more, memory_limit=1, samples=512)
+        with pytest.raises(hs.DataError, match="memory_limit=0 is not positive"):
+            call(nn.Linear(1024, 4), x, *more, memory_limit=0)
+
+
 def test_rows():
     index = torch.tensor([3, 1])
     for make in LAYOUTS.values():
-        assert torch.equal(rows(make(X), index), X[index])
+        assert torch.equal(dense(rows(make(X), index)), X[index])
     assert holds_sparse([{"a": (1, X.to_sparse())}])
     assert not holds_sparse([X, "text", None])

@@ -20,6 +20,7 @@ from headstart.cli._dataroot import add_data_root
 from headstart.errors import HeadstartError
 from headstart.model import guard, inputs
 from headstart.model.lazy import give_shapes
+from headstart.model.sparse import MEMORY_LIMIT
 from headstart.results.plain import to_json
 from headstart.results.report import Report
 
@@ -55,6 +56,12 @@ def add_mask(parser: argparse.ArgumentParser) -> None:
         "array of --data that says which positions count; the rest is padding (default: by its name; none: all count)"
     )
     parser.add_argument("--mask", metavar="NAME", help=text)
+
+
+def add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    """Add ``--memory-limit``."""
+    text = "what sparse data may take once they are dense (default: %(default)s)"
+    parser.add_argument("--memory-limit", type=int, default=MEMORY_LIMIT, metavar="MB", help=text)
 
 
 def mask(args: argparse.Namespace) -> str | bool | None:

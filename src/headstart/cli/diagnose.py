@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function (default: weights alone)"
     _common.add_arguments(parser, data_help=data)
     _common.add_mask(parser)
+    _common.add_memory_limit(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page that works offline")
     parser.add_argument("--check", action="store_true", help="exit with code 1 if anything was found")
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             samples=args.samples,
             mask=_common.mask(args),
+            memory_limit=args.memory_limit,
         )
     diagnosis.notes = [*notes, *diagnosis.notes]
     if args.html is not None:

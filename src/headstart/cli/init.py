@@ -35,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function"
     _common.add_arguments(parser, data_help=data)
     _common.add_mask(parser)
+    _common.add_memory_limit(parser)
     parser.add_argument(
         "--method", default="auto", metavar="SPEC", help="see 'headstart methods' (default: %(default)s)"
     )
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             samples=args.samples,
             mask=_common.mask(args),
+            memory_limit=args.memory_limit,
             batch_size=args.batch_size,
         )
         if args.fold:

@@ -28,6 +28,7 @@ from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
 from headstart.model.selection import Selection, named
+from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.take import cut
 from headstart.model.trace import ModelTrace, trace_model
 from headstart.model.transaction import Transaction
@@ -50,6 +51,7 @@ def diagnose(
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
     mask: Mask = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Diagnosis:
     """Measure every layer of a model on its data and say what is wrong with this start, changing nothing.
 
@@ -65,6 +67,7 @@ def diagnose(
         samples: How many samples to use; default at most 64, because the backward pass keeps all activations.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
         mask: Which positions count, as for :func:`headstart.initialize`; gradients are of these alone, too.
+        memory_limit: MB (2**20 bytes) that a sparse tensor of the samples may take once it is dense.
 
     Returns:
         One row per weight layer in execution order, and findings in plain words, each with what mends it where
@@ -93,7 +96,7 @@ def diagnose(
     guard.check(model)
     number = rng.seed_of(seed)
     with rng.untouched(number), torch.inference_mode(False):
-        raw, batch = _one_batch(data, model, number, samples, get_inputs, mask)
+        raw, batch = _one_batch(data, model, number, samples, get_inputs, mask, memory_limit)
         lazy = guard.is_lazy(model)
         if lazy and batch is None:
             raise HeadstartError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
@@ -107,18 +110,26 @@ def diagnose(
 
 
 def _one_batch(
-    data: Any, model: nn.Module, seed: int, samples: int | None, get_inputs: GetInputs | None, mask: Mask
+    data: Any,
+    model: nn.Module,
+    seed: int,
+    samples: int | None,
+    get_inputs: GetInputs | None,
+    mask: Mask,
+    memory_limit: int,
 ) -> tuple[Any, Batch | None]:
     """Take at most ``samples`` samples: raw, with targets, and as the model's inputs."""
     if data is None:
         return None, None
     limit = SAMPLES if samples is None else samples
-    raw, note, mask = inputs.take_masked(data, mask, seed=seed, samples=samples, most=limit, model=model)
+    raw, note, mask = inputs.take_masked(
+        data, mask, seed=seed, samples=samples, most=limit, model=model, memory_limit=memory_limit
+    )
     raw, said = cut(raw, limit)
     if isinstance(mask, (Tensor, np.ndarray)):
         mask, _ = cut(mask, limit)
     note = f"{note}, {said.replace(' of ', ' of its ', 1)}" if note and said else note or said
-    batch = inputs.as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask)
+    batch = inputs.as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask, memory_limit=memory_limit)
     # Cut again, because get_inputs may unpack what could not be counted.
     return raw, replace(batch.head(limit), note=batch.note)
 

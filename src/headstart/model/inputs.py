@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from headstart.errors import DataError
 from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, size_of, tensors_in
 from headstart.model.masks import Mask, find_masks
+from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.take import densified, take
 
 __all__ = [
@@ -43,6 +45,7 @@ def load(
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
     mask: Mask = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Batch:
     """Take one batch from ``data``, on the model's device and in its floating precision.
 
@@ -61,6 +64,7 @@ def load(
             argument; a function of the raw batch; or, beside data that are tensors, a tensor. True or nonzero counts,
             ``(N, T)``; integers ``(N,)`` are lengths. In what is named ``..._padding_mask`` True is padding. By default
             ``..._attention_mask``, ``..._padding_mask`` and ``..._lengths`` are recognized by name; False ignores them.
+        memory_limit: MB (2**20 bytes) that a sparse tensor of the samples may take once it is dense.
 
     Returns:
         The batch, checked to be non-empty and finite.
@@ -68,32 +72,46 @@ def load(
     Raises:
         DataError: Nothing in it, a kind that is not understood, or values that are not finite.
     """
-    raw, note, mask = take_masked(data, mask, seed=seed, samples=samples, model=model)
-    return as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask)
+    raw, note, mask = take_masked(data, mask, seed=seed, samples=samples, model=model, memory_limit=memory_limit)
+    return as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask, memory_limit=memory_limit)
 
 
 def take_masked(
-    data: Any, mask: Mask, *, seed: int, samples: int | None, model: nn.Module, most: int | None = None
+    data: Any,
+    mask: Mask,
+    *,
+    seed: int,
+    samples: int | None,
+    model: nn.Module,
+    most: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Any, str, Mask]:
     """Take a raw batch, and of a mask that came beside the data the same samples.
 
     Raises:
         DataError: As :func:`take`, or the mask does not go with the data.
     """
+    taking = partial(take, seed=seed, samples=samples, most=most, model=model, memory_limit=memory_limit)
     if not isinstance(mask, (Tensor, np.ndarray)):
-        return *take(data, seed=seed, samples=samples, most=most, model=model), mask
+        return *taking(data), mask
     if not isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or len(mask) != size_of(data):
         raise DataError(
             f"mask= of shape {tuple(mask.shape)} does not go with data of type {type(data).__name__}.",
             remedy="A tensor needs data that are tensors of as many samples. Else pass a key of the batch, or a"
             " function of it.",
         )
-    both, note = take({"data": data, "mask": mask}, seed=seed, samples=samples, most=most, model=model)
+    both, note = taking({"data": data, "mask": mask})
     return both["data"], note, both["mask"]
 
 
 def as_batch(
-    raw: Any, model: nn.Module, *, note: str = "", get_inputs: GetInputs | None = None, mask: Mask = False
+    raw: Any,
+    model: nn.Module,
+    *,
+    note: str = "",
+    get_inputs: GetInputs | None = None,
+    mask: Mask = False,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Batch:
     """Find the model's inputs in a raw batch and bring them to its device and precision.
 
@@ -103,6 +121,7 @@ def as_batch(
         note: How the batch was drawn.
         get_inputs: Takes the inputs out of the raw batch.
         mask: As for :func:`load`, but a tensor is of this batch; by default no mask is looked for.
+        memory_limit: As for :func:`load`.
 
     Raises:
         DataError: ``get_inputs`` failed, nothing is in it, or values are not finite.
@@ -116,7 +135,7 @@ def as_batch(
                 f"get_inputs failed on the batch: {type(error).__name__}: {error}.",
                 remedy="It gets one batch of the data and returns a tensor, a tuple or a dict of the model's inputs.",
             ) from error
-        args, kwargs = _arguments(densified(raw))
+        args, kwargs = _arguments(densified(raw, memory_limit))
     else:
         args, kwargs = _split(raw, model)
     batch = replace(_place(Batch(args, kwargs, note), model), raw=given)

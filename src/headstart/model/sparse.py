@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headstart.errors import DataError
 
-MEMORY_LIMIT = 512  # MB (2**20 bytes) that one sparse tensor may take once it is dense
+MEMORY_LIMIT = 512  # by default; MB (2**20 bytes) that one sparse tensor may take once it is dense
 
 
 def is_sparse(tensor: Tensor) -> bool:
@@ -19,12 +19,13 @@ def is_sparse(tensor: Tensor) -> bool:
     return tensor.layout is not torch.strided
 
 
-def dense(tensor: Tensor, memory_limit: int = MEMORY_LIMIT) -> Tensor:
+def dense(tensor: Tensor, memory_limit: int = MEMORY_LIMIT, samples: int | None = None) -> Tensor:
     """A sparse tensor as a dense one; a dense one is returned as it is.
 
     Args:
         tensor: Any.
         memory_limit: MB that it may take.
+        samples: So many like it become one tensor, which may take that much.
 
     Raises:
         DataError: It would take more.
@@ -36,23 +37,25 @@ def dense(tensor: Tensor, memory_limit: int = MEMORY_LIMIT) -> Tensor:
     """
     if not is_sparse(tensor):
         return tensor
-    size = math.prod(tensor.shape) * tensor.element_size() / 2**20
+    shape = tuple(tensor.shape) if samples is None else (samples, *tensor.shape)
+    size = math.prod(shape) * tensor.element_size() / 2**20
     if size > memory_limit:
         raise DataError(
-            f"The batch holds a sparse tensor of shape {tuple(tensor.shape)}, which takes {size:,.0f} MB once dense;"
+            f"The batch holds a sparse tensor of shape {shape}, which takes {size:,.0f} MB once dense;"
             f" the limit is {memory_limit} MB.",
-            remedy="Pass fewer samples, such as data[:256], or what the model makes of them, by get_inputs=.",
+            remedy="Pass fewer samples (samples=) or a larger memory_limit=, or make something smaller of them by"
+            " get_inputs=.",
         )
     return tensor.to_dense()
 
 
 def rows(tensor: Tensor, which: Tensor | slice) -> Tensor:
-    """Some rows of a tensor; of a sparse one as a dense tensor."""
+    """Some rows of a tensor; of a sparse one as a sparse tensor."""
     if not is_sparse(tensor):
         return tensor[which]
     index = torch.arange(len(tensor))[which] if isinstance(which, slice) else which
     coo = tensor if tensor.layout is torch.sparse_coo else tensor.to_sparse_coo()
-    return dense(coo.index_select(0, index.to(coo.device)))
+    return coo.index_select(0, index.to(coo.device))
 
 
 def holds_sparse(value: Any) -> bool:

@@ -16,14 +16,20 @@ from headstart.errors import DataError
 from headstart.model import reading
 from headstart.model.batch import from_numpy, indivisible, map_tensors, rows_of, size_of
 from headstart.model.sample_rule import are_samples, as_row
-from headstart.model.sparse import dense, holds_sparse
+from headstart.model.sparse import MEMORY_LIMIT, dense, holds_sparse
 
 DATASET_SAMPLES = 256
 TENSOR_SAMPLES = 1024
 
 
 def take(
-    data: Any, *, seed: int, samples: int | None = None, most: int | None = None, model: nn.Module | None = None
+    data: Any,
+    *,
+    seed: int,
+    samples: int | None = None,
+    most: int | None = None,
+    model: nn.Module | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Any, str]:
     """Take one raw batch from ``data``, targets and all, as ``headstart.model.inputs.load`` does.
 
@@ -33,6 +39,7 @@ def take(
         samples: So many; by default as many as :func:`~headstart.model.inputs.load` says.
         most: If ``samples`` is None, at most so many where samples are drawn; a batch is taken as it is.
         model: Helps to tell samples from batches.
+        memory_limit: MB that a sparse tensor may take once it is dense.
 
     Returns:
         The batch, and how it was drawn.
@@ -42,27 +49,31 @@ def take(
     """
     if samples is not None and not (isinstance(samples, int) and samples > 0):
         raise DataError(f"samples={samples!r} asks for no data.", remedy="Pass samples=None or a whole number from 1.")
-    raw, note = _take(data, seed, samples, samples or most, model)
-    return densified(raw), note
+    if not (isinstance(memory_limit, int) and memory_limit > 0):
+        raise DataError(f"memory_limit={memory_limit!r} is not positive.", remedy="Pass MB, such as 512.")
+    raw, note = _take(data, seed, samples, samples or most, model, memory_limit)
+    return densified(raw, memory_limit), note
 
 
-def densified(raw: Any) -> Any:
+def densified(raw: Any, memory_limit: int = MEMORY_LIMIT, samples: int | None = None) -> Any:
     """The same with dense tensors for sparse ones, as far as memory allows."""
-    return map_tensors(raw, dense) if holds_sparse(raw) else raw
+    return map_tensors(raw, lambda t: dense(t, memory_limit, samples)) if holds_sparse(raw) else raw
 
 
-def _take(data: Any, seed: int, samples: int | None, draws: int | None, model: nn.Module | None) -> tuple[Any, str]:
+def _take(
+    data: Any, seed: int, samples: int | None, draws: int | None, model: nn.Module | None, memory_limit: int
+) -> tuple[Any, str]:
     """Get one raw batch and a note on how it was drawn."""
     if isinstance(data, DataLoader):
         return _first_batches(data, reading.batches(data), samples)
     if lists_samples(data, model):
-        return _draw(data, seed, draws or DATASET_SAMPLES)
+        return _draw(data, seed, draws or DATASET_SAMPLES, memory_limit)
     if isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or (isinstance(data, list) and _is_pair(data)):
         return _subset(data, seed, draws or TENSOR_SAMPLES)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _draw(data, seed, draws or DATASET_SAMPLES)
+        return _draw(data, seed, draws or DATASET_SAMPLES, memory_limit)
     if isinstance(data, Iterable):
-        return _of_iterable(data, samples, draws or DATASET_SAMPLES, model)
+        return _of_iterable(data, samples, draws or DATASET_SAMPLES, model, memory_limit)
     raise DataError(
         f"Data of type {type(data).__name__} is not understood.",
         remedy="Pass a tensor, (inputs, targets), a dict, a DataLoader or Dataset, or get_inputs= to unpack it.",
@@ -92,7 +103,9 @@ def lists_samples(data: Any, model: nn.Module | None) -> bool:
     return not _is_pair(data) or (data[0].shape == data[1].shape and are_samples(data, data[1], model))
 
 
-def _of_iterable(data: Iterable[Any], samples: int | None, draws: int, model: nn.Module | None) -> tuple[Any, str]:
+def _of_iterable(
+    data: Iterable[Any], samples: int | None, draws: int, model: nn.Module | None, memory_limit: int
+) -> tuple[Any, str]:
     """Samples or batches, as the first thing that comes shows."""
     with _generators_kept(data):
         given = reading.batches(data)
@@ -101,12 +114,12 @@ def _of_iterable(data: Iterable[Any], samples: int | None, draws: int, model: nn
         if not first or not are_samples(data, first[0], model):
             return _first_batches(data, rest, samples)
         taken = list(islice(rest, draws))
-        return _collate(taken, data), f"first {len(taken)} samples of the {type(data).__name__}"
+        return _collate(taken, data, memory_limit), f"first {len(taken)} samples of the {type(data).__name__}"
 
 
-def _collate(samples: Sequence[Any], source: Any) -> Any:
+def _collate(samples: Sequence[Any], source: Any, memory_limit: int) -> Any:
     try:
-        return default_collate([as_row(densified(sample)) for sample in samples])
+        return default_collate([as_row(densified(sample, memory_limit, len(samples))) for sample in samples])
     except (RuntimeError, TypeError, KeyError) as error:
         raise DataError(
             f"Samples of the {type(source).__name__} cannot be stacked into a batch: {error}.",
@@ -175,7 +188,7 @@ def _subset(data: Any, seed: int, limit: int) -> tuple[Any, str]:
     return rows_of(data, index, size), f"{limit} of {size} samples, drawn by seed"
 
 
-def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
+def _draw(dataset: Any, seed: int, samples: int, memory_limit: int) -> tuple[Any, str]:
     size = reading.length(dataset)
     if size is None:
         raise DataError(
@@ -185,7 +198,8 @@ def _draw(dataset: Any, seed: int, samples: int) -> tuple[Any, str]:
     if size == 0:
         raise DataError(f"The {type(dataset).__name__} is empty.", remedy="Pass a data set with samples.")
     index = torch.randperm(size, generator=rng.generator(seed, "data"))[:samples].tolist()
-    return _collate(reading.samples(dataset, index), dataset), f"{len(index)} of {size} samples, drawn by seed"
+    taken = _collate(reading.samples(dataset, index), dataset, memory_limit)
+    return taken, f"{len(index)} of {size} samples, drawn by seed"
 
 
 def _concatenate(batches: Sequence[Any]) -> Any:
