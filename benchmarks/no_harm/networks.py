@@ -153,7 +153,10 @@ OWN = (
     *("prewarm-cnn", "plain-cnn:depth=5,width=16", "plain-cnn:depth=20,width=16", "cifar-resnet20"),
     *("cifar-resnet20:norm=0", "resnet18", "mobilenet-v1:width=8", "mobilenet-v2", "mobilenet-v3-small"),
 )
-TORCHVISION = ("resnet18", "mobilenet_v2", "convnext_tiny", "shufflenet_v2_x0_5", "squeezenet1_1", "regnet_y_400mf")
+TORCHVISION = (
+    *("shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small", "resnet18", "mobilenet_v2"),
+    *("regnet_y_400mf", "regnet_x_400mf", "efficientnet_b0", "googlenet", "densenet121", "convnext_tiny", "alexnet"),
+)
 TIMM = (Path(__file__).parent / "timm.txt").read_text().split()  # small ones first
 
 
@@ -168,11 +171,15 @@ def timm_models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 
 
 def torchvision_models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Those of the tests, and three more kinds."""
+    """Those of the tests, and other kinds."""
     from torchvision import models
 
     for name in TORCHVISION:
-        yield f"torchvision: {name}", lambda name=name: models.get_model(name, weights=None, num_classes=CLASSES)
+        extra = {"aux_logits": False} if name == "googlenet" else {}
+        yield (
+            f"torchvision: {name}",
+            lambda name=name, extra=extra: models.get_model(name, weights=None, num_classes=CLASSES, **extra),
+        )
 
 
 def own_models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
@@ -196,23 +203,62 @@ class Logits(nn.Module):
         return found
 
 
+class Tokens(nn.Module):
+    """A model of texts that reads images: sixteen levels of brightness are its words."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read the means of squares of 4×4 pixels, one after the other."""
+        words = (2 * nn.functional.avg_pool2d(x, 4).flatten(1) + 8).long().clamp(1, 15)
+        found: Tensor = self.model(words).logits
+        return found
+
+
 def hugging_face_models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Image classifiers from their configurations, small."""
+    """Classifiers of images and texts from their configurations, small."""
     import transformers as t
 
-    def made(kind: str, **options: object) -> Callable[[], nn.Module]:
+    def images(kind: str, **options: object) -> Callable[[], nn.Module]:
         config = getattr(t, f"{kind}Config")(num_labels=CLASSES, **options)
         return lambda: Logits(getattr(t, f"{kind}ForImageClassification")(config))
 
+    def texts(kind: str, **options: object) -> Callable[[], nn.Module]:
+        config = getattr(t, f"{kind}Config")(num_labels=CLASSES, vocab_size=16, pad_token_id=0, **options)
+        return lambda: Tokens(getattr(t, f"{kind}ForSequenceClassification")(config))
+
     small = {"depths": [1, 1, 2, 1], "hidden_sizes": [24, 48, 96, 192]}
-    yield "Hugging Face: ResNet", made("ResNet", embedding_size=24, layer_type="basic", **small)
-    yield "Hugging Face: RegNet", made("RegNet", embedding_size=24, groups_width=24, **small)
-    yield "Hugging Face: ConvNeXt", made("ConvNext", **small)
-    yield "Hugging Face: ConvNeXt v2", made("ConvNextV2", **small)
-    yield "Hugging Face: MobileNet v1", made("MobileNetV1", depth_multiplier=0.25)
-    yield "Hugging Face: MobileNet v2", made("MobileNetV2", depth_multiplier=0.35)
+    yield "Hugging Face: ResNet", images("ResNet", embedding_size=24, layer_type="basic", **small)
+    yield "Hugging Face: RegNet", images("RegNet", embedding_size=24, groups_width=24, **small)
+    yield (
+        "Hugging Face: BiT",
+        images("Bit", embedding_size=32, num_groups=8, **{**small, "hidden_sizes": [32, 64, 96, 128]}),
+    )
+    yield "Hugging Face: ConvNeXt", images("ConvNext", **small)
+    yield "Hugging Face: ConvNeXt v2", images("ConvNextV2", **small)
+    yield "Hugging Face: MobileNet v1", images("MobileNetV1", depth_multiplier=0.25)
+    yield "Hugging Face: MobileNet v2", images("MobileNetV2", depth_multiplier=0.35)
+    yield (
+        "Hugging Face: EfficientNet",
+        images("EfficientNet", width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640),
+    )
+    yield "Hugging Face: PoolFormer", images("PoolFormer", depths=[1, 1, 2, 1], hidden_sizes=[24, 48, 96, 192])
+    yield (
+        "Hugging Face: MobileViT",
+        images("MobileViT", hidden_sizes=[48, 64, 80], neck_hidden_sizes=[8, 16, 24, 32, 48, 64, 96]),
+    )
+    yield "Hugging Face: FocalNet", images("FocalNet", image_size=32, embed_dim=24, depths=[1, 1, 2, 1])
+    yield (
+        "Hugging Face: Swin",
+        images("Swin", image_size=32, embed_dim=24, depths=[1, 2], num_heads=[2, 4], window_size=4),
+    )
     size = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
-    yield "Hugging Face: ViT", made("ViT", image_size=32, patch_size=8, **size)
+    yield "Hugging Face: ViT", images("ViT", image_size=32, patch_size=8, **size)
+    yield "Hugging Face: BERT", texts("Bert", **size)
+    yield "Hugging Face: DistilBERT", texts("DistilBert", dim=48, n_layers=3, n_heads=3, hidden_dim=96)
+    yield "Hugging Face: GPT-2", texts("GPT2", n_embd=48, n_layer=3, n_head=3)
 
 
 class Pooled(nn.Module):
@@ -229,18 +275,46 @@ class Pooled(nn.Module):
         return found.flatten(2).mean(2) if found.dim() > 2 else found
 
 
+class Grey(Pooled):
+    """One that wants a single channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the model on the channels' mean."""
+        return super().forward(x.mean(1, keepdim=True))
+
+
 def monai_models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Networks for images of two dimensions."""
+    """Networks for images of two dimensions and of three."""
     from monai.networks import nets as n
 
-    plain = {"spatial_dims": 2, "in_channels": 3, "out_channels": CLASSES}
-    steps = {"channels": (16, 32, 64), "strides": (2, 2)}
-    yield "MONAI: UNet", lambda: Pooled(n.UNet(**plain, **steps))
-    yield "MONAI: UNet, batch norm", lambda: Pooled(n.UNet(**plain, **steps, num_res_units=1, norm="batch"))
-    yield "MONAI: SegResNet", lambda: Pooled(n.SegResNet(**plain, init_filters=8))
-    yield "MONAI: BasicUNet", lambda: Pooled(n.BasicUNet(**plain, features=(16, 16, 32, 32, 64, 16)))
-    yield "MONAI: DenseNet", lambda: n.DenseNet121(**plain)
-    yield "MONAI: VNet", lambda: Pooled(n.VNet(**plain, dropout_dim=2))
+    for dims, size in ((2, ""), (3, ", 3-D")):
+        plain = {"spatial_dims": dims, "in_channels": 3, "out_channels": CLASSES}
+        steps = {"channels": (8, 16, 32), "strides": (2, 2)}
+        made: dict[str, Callable[..., nn.Module]] = {
+            "UNet": lambda plain=plain, steps=steps: Pooled(n.UNet(**plain, **steps)),
+            "UNet, batch norm": lambda plain=plain, steps=steps: Pooled(
+                n.UNet(**plain, **steps, num_res_units=1, norm="batch")
+            ),
+            "UNet without norms": lambda plain=plain, steps=steps: Pooled(n.UNet(**plain, **steps, norm=None)),
+            "AttentionUnet": lambda plain=plain, steps=steps: Pooled(n.AttentionUnet(**plain, **steps)),
+            "SegResNet": lambda plain=plain: Pooled(n.SegResNet(**plain, init_filters=8)),
+            "BasicUNet": lambda plain=plain: Pooled(n.BasicUNet(**plain, features=(8, 8, 16, 16, 32, 8))),
+            "DynUNet": lambda plain=plain: Pooled(
+                n.DynUNet(
+                    **plain, kernel_size=[3, 3, 3], strides=[1, 2, 2], upsample_kernel_size=[2, 2], filters=[8, 16, 32]
+                )
+            ),
+            "VNet": lambda plain=plain, dims=dims: Grey(n.VNet(**plain | {"in_channels": 1}, dropout_dim=dims)),
+            "DenseNet": lambda plain=plain: n.DenseNet121(**plain, init_features=16, growth_rate=8),
+            "ResNet": lambda dims=dims: n.resnet10(
+                spatial_dims=dims, n_input_channels=3, num_classes=CLASSES, widen_factor=0.25
+            ),
+            "AutoEncoder": lambda plain=plain, steps=steps: Pooled(
+                n.AutoEncoder(**plain, **steps | {"strides": (2, 2, 1)})
+            ),
+        }
+        for name, build in made.items():
+            yield f"MONAI: {name}{size}", build
 
 
 def every() -> Iterator[tuple[str, Callable[[], nn.Module]]]:

@@ -15,6 +15,7 @@ from pages.trials import rows
 
 FLOOR = 0.02  # nats: below, both have learnt the task, and no accuracy hangs on it
 SURE = 3.0  # standard errors of the mean difference
+MANY = 9  # seeds that tell a network's own noise
 Runs = Mapping[int, tuple[float, float]]  # by seed: the loss from the network's own start, and from auto's
 
 
@@ -52,12 +53,13 @@ def noise(found: Mapping[str, Runs]) -> float:
 def verdict(runs: Runs, pooled: float) -> str:
     """``better`` or ``worse`` beyond noise, or nothing.
 
-    The noise is a network's own, or half of what all have on average if it is smaller: three seeds tell little of it.
+    The noise is a network's own. With few seeds, which tell little of it, it is no less than half of what all have on
+    average.
     """
     differences = [auto - default for default, auto in runs.values()]
     mean = _mean(differences)
     own = math.sqrt(sum((d - mean) ** 2 for d in differences) / (len(differences) - 1))
-    error = max(own, pooled / 2) / math.sqrt(len(differences))
+    error = (own if len(runs) >= MANY else max(own, pooled / 2)) / math.sqrt(len(differences))
     if abs(mean) <= max(FLOOR, SURE * error):
         return ""
     return "better" if mean < 0 else "**worse**"
