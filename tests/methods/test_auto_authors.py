@@ -307,3 +307,102 @@ def test_zeros_are_written_if_asked_and_nothing_else_is_forced() -> None:
     model = fixup()
     nn.init.orthogonal_(model[0].weight)  # type: ignore[index, arg-type]
     assert hs.initialize(model, IMAGES, hs.Auto(zeros="write")).changed == []
+
+
+def cnn() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)
+    )
+
+
+def with_norms(drawn: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    convs = [m for a in (3, 16) for m in (nn.Conv2d(a, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU())]
+    if drawn:  # as DCGAN's authors do
+        nn.init.normal_(convs[1].weight, 1, 0.02)  # type: ignore[arg-type]
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(256, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "data", "reason"),
+    [(mlp, ROWS, "trained"), (cnn, IMAGES, "trained"), (with_norms, IMAGES, "'1' behind it was trained")],
+)
+def test_a_network_that_took_one_step_is_trained(build: Callable[[], nn.Module], data: Tensor, reason: str) -> None:
+    model = build()
+    assert hs.initialize(copy.deepcopy(model), data).changed
+    rule = torch.optim.Adam(model.parameters(), 1e-3)
+    model(data).square().mean().backward()
+    rule.step()
+    report = hs.initialize(model, data)
+    assert report.changed == []
+    assert any(reason in note for row in report.rows for note in row.notes)
+
+
+def test_factors_of_a_norm_that_its_author_drew_are_no_training() -> None:
+    assert hs.initialize(with_norms(drawn=True), IMAGES).changed == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("start", "written"),
+    [
+        (nn.init.zeros_, True),
+        (lambda b: nn.init.normal_(b, 0, 1e-6), True),
+        (lambda b: nn.init.normal_(b, 0, 1), False),
+        (lambda b: nn.init.uniform_(b, -0.05, 0.05), False),  # a third of the framework's bound
+    ],
+)
+def test_biases_are_an_authors_choice_where_no_usual_start_gives_them(
+    start: Callable[[Tensor], Tensor], written: bool
+) -> None:
+    model = mlp()
+    start(model.b.bias)  # type: ignore[arg-type]
+    report = hs.initialize(model, ROWS)
+    assert report.changed == (["a", "b"] if written else [])
+    assert written or any("biases" in note for note in report.row("b").notes)
+
+
+def test_a_norm_written_out_in_a_forward_is_one() -> None:
+    class Inline(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+            self.c = nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for conv in (self.a, self.b):
+                x = conv(x)
+                x = ((x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-5)).relu()
+            return self.c(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    report = hs.initialize(Inline(), IMAGES)
+    assert report.changed == []
+    assert "norms set the scales" in report.row("b").notes[0]
+
+
+def test_the_head_behind_a_recurrent_module_is_an_output_layer() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.out = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.gru(x)[0][:, -1])
+
+    report = hs.initialize(Net(), STEPS)
+    assert report.changed == []
+    assert any("an output layer" in note for note in report.row("out").notes)
+
+
+def test_zeros_of_a_linear_layer_are_drawn_if_they_are_to_be_written() -> None:
+    model = mlp()
+    nn.init.zeros_(model.b.weight)  # type: ignore[arg-type]
+    report = hs.initialize(model, ROWS, "auto:zeros=write")
+    assert report.changed == ["a", "b"]
+    assert report.row("b").output_std == pytest.approx(1, abs=1e-2)
+    nn.init.zeros_(model.b.weight)  # type: ignore[arg-type]
+    report = hs.initialize(model, ROWS, "within-layer:fill=keep,zeros=write")
+    assert report.changed == ["a"]
+    assert any("all zero" in note for note in report.row("b").notes)
+    assert not any("lost all variation" in finding and "'b'" in finding for finding in report.findings)

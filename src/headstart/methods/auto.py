@@ -32,6 +32,7 @@ STEM = Whitening()
 CLUSTERS = FilterClusters.paper()
 FILLED = WithinLayer.kmeans(patches=PATCHES)
 KEPT = WithinLayer(fill="keep")
+DRAWN = WithinLayer()  # for a layer that has no directions to keep
 
 
 @register(
@@ -54,8 +55,8 @@ KEPT = WithinLayer(fill="keep")
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
-    # without padding
-    revision=5,
+    # without padding; 6: trained networks are left
+    revision=6,
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -75,9 +76,10 @@ class Auto(Method):
 
     Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
     independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
-    choice); a module that runs again on what came of an earlier step, or on inputs of different sizes; an activation
-    unlike those that the recipes were shown on, such as a sine; a forward that changes the weight before it uses it.
-    Without norms one such layer leaves all, since their scales hang together.
+    choice; a single step of training is seen by the weights, the biases, or a norm behind the layer); a module that
+    runs again on what came of an earlier step, or on inputs of different sizes; an activation unlike those that the
+    recipes were shown on, such as a sine; a forward that changes the weight before it uses it. Without norms one such
+    layer leaves all, since their scales hang together.
 
     Args:
         force: Write layers whatever their weights and activations are, all-zero ones included. What cannot be measured
@@ -158,7 +160,9 @@ class Auto(Method):
     def before(self, visit: Visit) -> None:
         """Write a layer from its input, or from a bank."""
         if _few_norms(visit.trace):
-            _recipe(visit).before(visit)
+            recipe = _recipe(visit)
+            bare = recipe is KEPT and (self.force or self.zeros == "write") and not bool(visit.weight.any())
+            (DRAWN if bare else recipe).before(visit)
         elif self._clusters(visit):
             if visit.input is not None and not bool(visit.input.isfinite().all()):
                 raise DataError(  # a bank does not look at the data, but who passes some wants to know
@@ -212,7 +216,8 @@ def _convolves(layers: Sequence[Layer]) -> bool:
 
 def _few_norms(trace: ModelTrace) -> bool:
     """Whether norms are too few to keep signals alive."""
-    return LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
+    evened = len(trace.behaviour.evened) if trace.behaviour else 0  # by norms that are no modules
+    return LAYERS_PER_NORM * (len(trace.norms) + evened) < len(trace.layers)
 
 
 def _clustered(trace: ModelTrace, force: bool, zeros: bool) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,6 +24,7 @@ from headstart.model.own_forward import has_own_forward
 from headstart.model.probed_call import ENOUGH, Curve, ProbedCall, Shown, probe_key
 from headstart.model.trace import Behaviour, ModelTrace, all_tensors
 from headstart.model.weights import LAYERS, Layer, is_plain
+from headstart.numerics.fetching import fetch
 
 _LOSSES = {"softmax", "log_softmax"}  # over classes: as in the loss that recipes were judged by
 LOST = "what takes its output could not be followed"
@@ -56,7 +58,21 @@ def study_behaviour(
         return Behaviour(dict.fromkeys(names, "its model does not run on two samples again"))
     follower.arrive(all_tensors(returned))
     reasons = {name: follower.verdicts.get(name, "" if name in trace.outputs else LOST) for name in names}
-    return Behaviour({name: reason for name, reason in reasons.items() if reason}, follower.fixed)
+    strange = {name: reason for name, reason in reasons.items() if reason}
+    return Behaviour(strange, follower.fixed, follower.evened, _before_trained_norms(model, trace, names))
+
+
+def _before_trained_norms(model: nn.Module, trace: ModelTrace, names: Sequence[str]) -> set[str]:
+    """Those of the layers that a trained norm follows.
+
+    A norm begins with one value for all channels, in one parameter at least: some authors draw its factors, and none
+    its shifts.
+    """
+    norms = {name: model.get_submodule(trace.norm_after[name]) for name in names if name in trace.norm_after}
+    owned = {name: [p for p in norm.parameters() if p.numel() > 1] for name, norm in norms.items()}
+    values = iter(fetch([p.flatten() for parameters in owned.values() for p in parameters]))
+    varied = {name: [next(values) for _ in parameters] for name, parameters in owned.items()}
+    return {name for name, found in varied.items() if found and all(np.ptp(v) > 0 for v in found)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ class _Follower(TorchFunctionMode):
     Attributes:
         verdicts: Layer name -> why its activation is strange; empty where it is not.
         fixed: Names of layers that do not use their weight as it is.
+        evened: Names of layers whose output's size an operation outside of norms takes away.
     """
 
     def __init__(self, wanted: set[str]) -> None:
@@ -84,6 +101,7 @@ class _Follower(TorchFunctionMode):
         self._wanted = wanted
         self.verdicts: dict[str, str] = {}
         self.fixed: set[str] = set()
+        self.evened: set[str] = set()
         self._sources = WeakTensorKeyDictionary()
         self._known: dict[Any, Shown] = {}  # what operations were seen to do
         self._hidden = 0  # inside of what is judged as a whole
@@ -175,6 +193,7 @@ class _Follower(TorchFunctionMode):
         if shown.lines:
             return source
         if shown.sizeless:
+            self.evened |= source.names
             return _Source(source.names)
         self._record(source, "" if name in _LOSSES else f"'{name}' takes its output, on which nothing was shown")
         return None

@@ -30,10 +30,14 @@ class Behaviour:
     Attributes:
         strange: Layer name -> why what takes its output is not one of the activations that recipes were shown on.
         fixed: Names of layers whose forward does not use the weight as it is (weight standardization).
+        evened: Names of layers whose output's size an operation takes away: a normalization that is no module.
+        trained: Names of layers before a norm all of whose parameters differ from channel to channel.
     """
 
     strange: Mapping[str, str] = field(default_factory=dict)
     fixed: Set[str] = frozenset()
+    evened: Set[str] = frozenset()
+    trained: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)

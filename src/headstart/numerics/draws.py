@@ -43,11 +43,11 @@ def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
         >>> why_not_drawn(torch.eye(8))
         'its values are of no uniform, normal or truncated normal law'
     """
-    flat = weight.detach().flatten()
+    flat = weight.flatten()
     if len(flat) < FEWEST:
         return f"its {len(flat)} weights are too few to tell"
-    by_group = weight.detach().unflatten(0, (groups, -1)).flatten(2)  # (groups, out/groups, in/groups * taps)
-    taps = weight.detach().flatten(2).movedim(2, 0).flatten(1).unsqueeze(0) if weight.dim() > 2 else by_group[:0]
+    by_group = weight.unflatten(0, (groups, -1)).flatten(2)  # (groups, out/groups, in/groups * taps)
+    taps = weight.flatten(2).movedim(2, 0).flatten(1).unsqueeze(0) if weight.dim() > 2 else by_group[:0]
     parts = {"rows": _some(by_group), "columns": _some(by_group.transpose(1, 2)), "taps": _some(taps)}
     sample, *found = fetch([flat[:: -(-len(flat) // MOST)], *(part.flatten() for part in parts.values())])
     size = float(np.sqrt(np.square(sample).mean()))

@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from headstart.model import weights
 from headstart.model.weights import Layer
-from headstart.numerics.draws import why_not_drawn
+from headstart.numerics.draws import SURE, why_not_drawn
+from headstart.numerics.fetching import Values, fetch
 
 TOO_FEW = "too few to tell"
 TOLERANCE = 0.03  # of a deviation: leaky slopes and truncation move it by less
+_UNIFORM = math.sqrt(3)  # deviations at which a uniform law ends
+_NORMAL = 1.9, 256  # deviations that the largest of so many normal, or truncated normal, values are surely beyond
+_ROUNDED = 1e-6  # of a bound: what single precision may add
+_NOTHING = 1e-3  # of the framework's bound: biases that small are as good as zero (``normal_(1e-6)``)
 _GAINS = {"lecun": 1.0, "kaiming": math.sqrt(2), "tanh": 5 / 3}
 
 
@@ -28,10 +34,9 @@ def known_deviations(layer: Layer, normed: bool) -> Iterator[tuple[str, float]]:
     ins, outs = layer.in_channels // layer.groups * taps, layer.out_channels // layer.groups * taps
     if layer.kind == "transposed":  # torch takes the stored axes
         fans_in, fans_out = {float(outs), layer.fan_in}, {float(layer.in_channels * taps), float(outs)}
-        default = outs
     else:
-        fans_in, fans_out, default = {float(ins)}, {float(layer.out_channels * taps), float(outs)}, ins
-    yield "the framework's", 1 / math.sqrt(3 * default)
+        fans_in, fans_out = {float(ins)}, {float(layer.out_channels * taps), float(outs)}
+    yield "the framework's", framework_bound(layer) / _UNIFORM
     for into in fans_in:
         for out in fans_out:
             for name, gain in _GAINS.items():
@@ -42,6 +47,12 @@ def known_deviations(layer: Layer, normed: bool) -> Iterator[tuple[str, float]]:
         yield "normal_(.01)", 0.01  # VGG's and MobileNet's
     if normed:
         yield "trunc_normal_(.02)", 0.02
+
+
+def framework_bound(layer: Layer) -> float:
+    """The bound of the uniform law by which torch draws weights and biases; of transposed ones by the stored axes."""
+    channels = layer.out_channels if layer.kind == "transposed" else layer.in_channels
+    return 1 / math.sqrt(channels // layer.groups * math.prod(layer.kernel))
 
 
 def why_authors(layer: Layer, normed: bool) -> str:
@@ -55,10 +66,29 @@ def why_authors(layer: Layer, normed: bool) -> str:
     reason = why_not_drawn(weight, layer.groups)
     if reason:
         return f"{reason}: its author's choice" if TOO_FEW not in reason else reason
-    size = torch.linalg.vector_norm(weight, dtype=weights.working_dtype(weight.dtype))
-    deviation = float(size) / math.sqrt(weight.numel())
+    dtype = weights.working_dtype(weight.dtype)
+    measured = [torch.linalg.vector_norm(weight, norm, dtype=dtype) for norm in (2, math.inf)]
+    bias = weights.look_bias(layer)
+    (size, largest), *biases = fetch([torch.stack(measured), *([] if bias is None else [bias])])
+    deviation = size / math.sqrt(weight.numel())
     # Of a uniform law the deviation is estimated better than that of a normal one, whose error this is.
     slack = max(TOLERANCE, 5 / math.sqrt(2 * weight.numel()))
-    if any(abs(math.log(deviation / known)) <= slack for _, known in known_deviations(layer, normed)):
+    near = [known for _, known in known_deviations(layer, normed) if abs(math.log(deviation / known)) <= slack]
+    if not near:
+        return f"its weights have deviation {deviation:.3g}, which no usual start gives: its author's choice"
+    rounded = max(_ROUNDED, 2 * torch.finfo(layer.stored.dtype).eps)
+    if weight.numel() >= _NORMAL[1] and all(_UNIFORM * (1 + rounded) < largest / known < _NORMAL[0] for known in near):
+        return "its weights are uniform but for some beyond the law's end: it was trained"
+    return why_not_drawn_biases(biases[0], framework_bound(layer)) if biases else ""
+
+
+def why_not_drawn_biases(values: Values, bound: float) -> str:
+    """Say why biases are no usual start; empty where they are all alike, or may be uniform in ``±bound``."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest <= _NOTHING * bound or np.ptp(values) == 0:
         return ""
-    return f"its weights have deviation {deviation:.3g}, which no usual start gives: its author's choice"
+    if largest > bound * (1 + 1e-2):  # half precision rounds
+        return f"its biases reach {largest:.2g}, beyond every usual start: it was trained, or its author chose them"
+    if (largest / bound) ** len(values) < SURE:
+        return f"its biases stay below {largest:.2g}, as no usual start's do: it was trained, or its author chose them"
+    return ""

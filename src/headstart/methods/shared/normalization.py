@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headstart.engine.method import Method
+from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -42,7 +43,7 @@ def reason_to_leave(layer: Layer, trace: ModelTrace, before_norm: str, output_la
     norm = trace.norm_after.get(layer.name)
     if norm is not None and before_norm == "skip":
         return f"'{norm}' normalizes its output"
-    if layer.name in trace.outputs and output_layer == "keep" and len(trace.layers) > 1:
+    if layer.name in trace.outputs and output_layer == "keep" and len(trace.layers) + len(trace.parts) > 1:
         return "an output layer, whose scale sets the first loss"
     return ""
 
@@ -69,6 +70,13 @@ def constant_channels(moments: Moments, dtype: torch.dtype, known: tuple[Tensor,
 
 def tell_constant(method: str, layer: Layer, report: ReportBuilder) -> None:
     """Say that a layer none of whose channels vary was left."""
+    if not bool(weights.look(layer).any()):
+        report.skip(layer, "its weights are all zero, and are kept: there is nothing to scale")
+        report.add_finding(
+            f"{method}: the weights of '{layer.name}' are all zero and are kept, so there was nothing to rescale; a"
+            " method that draws weights writes them."
+        )
+        return
     report.skip(layer, "its output does not vary over the batch")
     report.add_finding(
         f"{method}: the output of '{layer.name}' is constant over the batch, so it was not"

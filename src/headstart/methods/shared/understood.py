@@ -12,6 +12,7 @@ from headstart.model.weights import Layer
 
 AGAIN = "it runs again on what came of an earlier step"
 UNLIKE = "it runs several times, on inputs of different sizes"
+TRAINED = "behind it was trained: its values differ from channel to channel"
 FIXED = "its forward changes its weight (weight standardization, say)"
 
 
@@ -33,6 +34,8 @@ def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False, 
         return FIXED
     if force:
         return ""
+    if behaviour is not None and layer.name in behaviour.trained:
+        return f"'{trace.norm_after[layer.name]}' {TRAINED}"
     free = zeros and not bool(weights.look(layer).any())
     reason = "" if free else why_authors(layer, layer.name in trace.norm_after)
     if reason or behaviour is None:
