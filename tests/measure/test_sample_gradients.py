@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from headstart import rng
+from headstart.measure import sample_gradients
 from headstart.measure.gradients import forward_backward
 from headstart.measure.sample_gradients import SampleGradients, directions
 from headstart.model.inputs import Batch
@@ -17,10 +19,11 @@ from headstart.model.trace import trace_model
 SIZE = 6
 
 
-def measured(model, x, seed=0):
+def measured(model, x, seed=0, whole=False):
     """What the passes show, and the gradient that was drawn for the output."""
     trace, batch = trace_model(model.eval(), Batch((x,))), Batch((x,))
-    samples = SampleGradients(trace.layers, len(x), bool(fresh_batch_norms(model)))
+    names = [layer.name for layer in trace.layers if whole]
+    samples = SampleGradients(trace.layers, len(x), bool(fresh_batch_norms(model)), names)
     passes = forward_backward(model, trace, batch, None, None, seed, samples)
     one = samples.finish(passes.gradients)
     return samples.squares, one, trace
@@ -101,7 +104,21 @@ def test_each_sample_has_the_square_that_autograd_finds_for_it_alone(kind):
                 columns = g.square().flatten(1).sum(1)
             else:
                 columns = g.unflatten(0, (layer.groups, -1)).square().unsqueeze(-1).flatten(3).sum((1, 3)).flatten()
-            assert torch.allclose(found[number], columns.double(), rtol=1e-4, atol=1e-10), (layer.name, number)
+            assert found[number] == pytest.approx(columns.numpy(), rel=1e-4, abs=1e-10), (layer.name, number)
+
+
+@pytest.mark.parametrize("memory", [sample_gradients.MEMORY, 1])
+@pytest.mark.parametrize("kind", MODELS)
+def test_whole_layers_have_the_sum_over_channels_whatever_is_held_at_a_time(kind, memory, monkeypatch):
+    torch.manual_seed(0)
+    model, x = MODELS[kind]()
+    model(x)
+    apart, *_ = measured(model, x)
+    monkeypatch.setattr(sample_gradients, "MEMORY", memory)
+    together, one, _ = measured(model, x, whole=True)
+    assert one == []
+    for name, squares in apart.items():
+        assert together[name] == pytest.approx(squares.sum(1, keepdims=True), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["standardized", "tied to an embedding"])
@@ -176,4 +193,4 @@ def test_gradients_that_the_forward_asks_for_are_not_taken_for_those_of_the_pass
     model, x = Derivative(), torch.randn(SIZE, 4)
     squares, one, _ = measured(model, x)
     assert one == ["net.0", "net.2"]  # the weights take part in the backward pass, too
-    assert all(bool(square.isfinite().all()) and bool(square.any()) for square in squares.values())
+    assert all(np.isfinite(square).all() and square.any() for square in squares.values())

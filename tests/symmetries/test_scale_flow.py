@@ -1,5 +1,7 @@
 """How scales travel: what is found by trying must hold when the scales are applied."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from torch import nn
 from headstart.model import inputs
 from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
-from headstart.symmetries.operations import ANY, PINNED
+from headstart.symmetries import known_operations, scale_flow
+from headstart.symmetries.operations import ANY, PINNED, family
 from headstart.symmetries.scale_flow import trace_scales
 
 
@@ -305,3 +308,58 @@ def test_nothing_of_the_model_moves():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert torch.equal(net(X), expected)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+class Every(nn.Module):
+    """Every operation that is looked up, on values of one class, in a branch of its own."""
+
+    CALLS: ClassVar = {
+        "relu": torch.relu, "relu_": lambda v: v.clone().relu_(), "leaky_relu": lambda v: F.leaky_relu(v, 0.1),
+        "abs": torch.abs, "neg": torch.neg, "mean": lambda v: v.mean((2, 3)), "sum": lambda v: v.sum(3),
+        "amax": lambda v: v.amax(2), "amin": lambda v: v.amin(2), "max_pool1d": lambda v: F.max_pool1d(v.flatten(2), 2),
+        "max_pool2d": lambda v: F.max_pool2d(v, 2), "max_pool3d": lambda v: F.max_pool3d(v, 2),
+        "avg_pool1d": lambda v: F.avg_pool1d(v.flatten(2), 2), "avg_pool2d": lambda v: F.avg_pool2d(v, 3, 2, 1),
+        "avg_pool3d": lambda v: F.avg_pool3d(v, 2), "adaptive_avg_pool2d": lambda v: F.adaptive_avg_pool2d(v, 3),
+        "adaptive_max_pool2d": lambda v: F.adaptive_max_pool2d(v, 3), "transpose": lambda v: v.transpose(2, 3),
+        "adaptive_avg_pool3d": lambda v: F.adaptive_avg_pool3d(v, 2), "view": lambda v: v.view(len(v), 4, 64),
+        "reshape": lambda v: v.mT.reshape(len(v), -1), "permute": lambda v: v.permute(0, 2, 3, 1),
+        "t": lambda v: v[0, 0].t(), "slice": lambda v: v[..., 2:], "select": lambda v: v[..., 0],
+        "expand": lambda v: v[..., None].expand(-1, -1, -1, -1, 2), "clone": torch.clone, "detach": torch.detach,
+        "contiguous": lambda v: v.mT.contiguous(), "squeeze": lambda v: v[..., :1].squeeze(3),
+        "unsqueeze": lambda v: v.unsqueeze(1), "alias": torch.ops.aten.alias, "narrow": lambda v: v.narrow(1, 0, 2),
+        "flip": lambda v: v.flip(3), "split": lambda v: v.split(2, 1)[0], "unbind": lambda v: v.unbind(1)[1],
+        "split_with_sizes": lambda v: v.split([1, 3], 1)[1], "cat": lambda v: torch.cat([v, v], 1),
+        "stack": lambda v: torch.stack([v, v]), "add": lambda v: v + v.relu(), "sub": lambda v: v - 2 * v.relu(),
+        "maximum": lambda v: torch.maximum(v, 0.5 * v), "minimum": lambda v: torch.minimum(v, 2 * v),
+        "mul": lambda v: 3 * v, "div": lambda v: v / 3, "add_": lambda v: v.clone().add_(v),
+    }  # fmt: skip
+
+    def __init__(self, name):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.call = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(1, 3), self.CALLS[name]
+
+    def forward(self, x):
+        return self.b(self.call(self.a(x)).flatten()[:, None])
+
+
+@pytest.mark.parametrize("name", Every.CALLS)
+def test_what_is_looked_up_is_what_a_trial_finds(name, monkeypatch):
+    looked_up = follow(Every(name), X)
+    assert output(looked_up, "a") != PINNED
+    monkeypatch.setattr(scale_flow, "is_known", lambda *args: False)
+    tried = follow(Every(name), X)
+    assert classes(looked_up, "a", "b") == classes(tried, "a", "b")
+    assert looked_up.uses["b"].inputs.tolist() == tried.uses["b"].inputs.tolist()
+
+
+def test_every_operation_that_is_looked_up_is_tried():
+    known = known_operations._OF_ONE | known_operations._JOINS | known_operations._SUMS | known_operations._SCALES
+    names = {family(name) for name in Every.CALLS}
+    assert known <= names | {"max_pool2d_with_indices", "max_pool3d_with_indices"}
+
+
+@pytest.mark.parametrize("call", [lambda v: v + 1, lambda v: torch.div(v, 3, rounding_mode="floor"), lambda v: v * v])
+def test_what_is_near_a_known_operation_is_not_taken_for_it(call, monkeypatch):
+    monkeypatch.setitem(Every.CALLS, "other", call)
+    assert output(follow(Every("other"), X), "a") == PINNED

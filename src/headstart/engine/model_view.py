@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,11 @@ from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer
-from headstart.results.report import summarize
+from headstart.numerics.fetching import fetch
+from headstart.numerics.lengths import largest
+from headstart.results.report import Row, summarize
+
+OUTPUTS = ("output_mean", "output_std", "across_sample_std")  # of a row
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,40 @@ class ModelView:
                 weights.write_bias(layer, scaled)
         self._tell(layer, outputs)
 
+    def rescale_whole(self, factors: Sequence[tuple[Layer, float, float]]) -> None:
+        """Multiply whole layers by factors, all together: a few operations and one read, however many layers there are.
+
+        Args:
+            factors: Layers, each with the factor of all its inputs and that of all its outputs, as in :meth:`rescale`.
+
+        Raises:
+            WriteError: A weight cannot be written or would not be finite.
+        """
+        seen = Counter(layer.stored.data_ptr() for layer, _, _ in factors)
+        plain = [part for part in factors if _is_simple(part[0]) and seen[part[0].stored.data_ptr()] == 1]
+        kept = {id(layer) for layer, _, _ in plain}
+        for layer, into, out in factors:
+            if id(layer) not in kept:
+                ones = torch.ones(layer.in_channels), torch.ones(layer.out_channels)
+                self.rescale(layer, into * ones[0], out * ones[1])
+        biases = [(layer, bias, out) for layer, _, out in plain if out != 1 and (bias := layer.bias) is not None]
+        tensors = [*(layer.stored for layer, _, _ in plain), *(bias for _, bias, _ in biases)]
+        sizes = [float(size[0]) for size in fetch(largest(tensors))]
+        for (layer, into, out), size in zip(plain, sizes, strict=False):
+            if not size * out / into <= torch.finfo(layer.stored.dtype).max:
+                raise WriteError(f"The rescaled weight of {layer.where} is not finite; nothing was changed.")
+            self.transaction.mark(layer)
+        # A bias of nothing but zeros stays unmarked: it may be one that must stay.
+        moved = [(*part, size) for part, size in zip(biases, sizes[len(plain) :], strict=True) if size]
+        for layer, bias, out, size in moved:
+            if not size * out <= torch.finfo(bias.dtype).max:
+                raise WriteError(f"The rescaled bias of {layer.where} is not finite; nothing was changed.")
+            self.transaction.mark(layer, bias=True)
+        weights.scale([(layer, out / into) for layer, into, out in plain])
+        weights.scale_bias([(layer, out) for layer, _, out, _ in moved])
+        for layer, into, out in plain:
+            self._tell_scaled(layer, out / into, out)
+
     def rescale_statistics(self, name: str, factors: Tensor) -> None:
         """Make the batch norm of that name expect inputs that were multiplied by a factor per channel."""
         norm = self.model.get_submodule(name)
@@ -133,16 +172,40 @@ class ModelView:
             # So that the epsilon grows with it. Below an epsilon of the new scale this cannot be had in full.
             var.copy_((factors.to(var) ** 2 * (var + norm.eps) - norm.eps).clamp_min(0))
 
-    def _tell(self, layer: Layer, outputs: Tensor) -> None:
+    def _tell_scaled(self, layer: Layer, factor: float, outputs: float) -> None:
+        row = self._scaled(layer)
+        if row.weight_mean is None or row.weight_std is None:  # it was not looked at before
+            mean, std = summarize(weights.read(layer))
+            row.weight_mean, row.weight_std = (mean / factor, mean), (std / factor, std)
+        else:
+            row.weight_mean = row.weight_mean[0], row.weight_mean[1] * factor
+            row.weight_std = row.weight_std[0], row.weight_std[1] * factor
+        for name in OUTPUTS:
+            if (value := getattr(row, name)) is not None:
+                setattr(row, name, value * outputs)
+        self._tell_filters(layer)
+
+    def _scaled(self, layer: Layer) -> Row:
         written = self.report.rows[layer.name].action == "written"
-        row = self.report.wrote(layer, self.method, "written" if written else "scaled")
+        return self.report.wrote(layer, self.method, "written" if written else "scaled")
+
+    def _tell(self, layer: Layer, outputs: Tensor) -> None:
+        row = self._scaled(layer)
         mean, std = summarize(weights.read(layer))
         old_mean, old_std = row.weight_mean or (mean, mean), row.weight_std or (std, std)
         row.weight_mean, row.weight_std = (old_mean[0], mean), (old_std[0], std)
         alike = bool((outputs == outputs[0]).all())  # not so if they are NaN: then nothing is known
-        for name in ("output_mean", "output_std", "across_sample_std"):
+        for name in OUTPUTS:
             if (value := getattr(row, name)) is not None:
                 setattr(row, name, value * float(outputs[0]) if alike else None)
+        self._tell_filters(layer)
+
+    def _tell_filters(self, layer: Layer) -> None:
         if layer is self.trace.first_convolution:
             before = self.report.filters[0] if self.report.filters else self.transaction.original(layer)
             self.report.filters = (weights.read(layer) if before is None else before, weights.read(layer))
+
+
+def _is_simple(layer: Layer) -> bool:
+    """Whether a factor of the parameter is one of the weight, and of the layer's alone."""
+    return weights.is_plain(layer) and not layer.inside and not layer.is_complex

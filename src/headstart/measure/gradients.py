@@ -16,13 +16,14 @@ from torch.nn.utils import parametrize
 from headstart import rng
 from headstart.errors import HeadstartError
 from headstart.measure.positions import Places, Positions
-from headstart.measure.probe import Probe, weight_gradients
+from headstart.measure.probe import Probe, UsedWeights, weight_gradients
 from headstart.measure.sample_gradients import SampleGradients, directions
 from headstart.model import inputs
 from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
+from headstart.model.tensors_together import copies, form
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.moments import across_sample_std
@@ -36,7 +37,7 @@ class Passes:
     """What the forward and backward pass showed.
 
     Attributes:
-        probe: What it saw of every layer's output.
+        probe: What it saw of every layer's output, if it looked.
         gradients: Of every layer's effective weight, as the layer stores it; None where there is none, or for all if
             they could not be measured.
         notes: Why not.
@@ -58,6 +59,8 @@ def forward_backward(
     loss_fn: LossFunction | None,
     seed: int,
     samples: SampleGradients | None = None,
+    *,
+    look: bool = True,
 ) -> Passes:
     """Run the model forward and backward on stand-ins for its parameters.
 
@@ -70,6 +73,7 @@ def forward_backward(
             these are zero where a position does not count, and no gradient passes through such a position of a layer.
         seed: Names their draw.
         samples: Watches both passes; gradients at the outputs are then drawn at right angles to each other.
+        look: Whether outputs are measured; otherwise there are gradients alone.
 
     Raises:
         HeadstartError: The forward or the loss failed.
@@ -77,12 +81,9 @@ def forward_backward(
     Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
     """
     where = CurrentLayer()
-    probe = Probe(trace.layers, where, Positions(batch.masks))
-    # Stand-ins for the parameters: gradients without touching requires_grad flags or the user's gradient hooks.
-    stand_ins = {
-        n: p.detach().clone().requires_grad_(p.is_floating_point() or p.is_complex())
-        for n, p in model.named_parameters()
-    }
+    probe = Probe(trace.layers, Positions(batch.masks))
+    used = UsedWeights(trace.layers, where)
+    stand_ins = _stand_ins(model)
     own = {id(p): stand_ins[n] for n, p in model.named_parameters()}
     passes = Passes(probe)
     with ExitStack() as stack:
@@ -92,17 +93,22 @@ def forward_backward(
         stack.enter_context(parametrize.cached())  # one weight per layer, so that its gradient can be asked for
         stack.enter_context(torch.enable_grad())
         fresh = batch.head(batch.size)  # a model may write into its input
-        watching = samples.hooked() if samples else nullcontext()
-        with _masked(trace.layers, probe.positions), watching, probe.hooked(model), probe:
+        with ExitStack() as watching:
+            watching.enter_context(_masked(trace.layers, probe.positions))
+            watching.enter_context(samples.hooked() if samples else nullcontext())
+            watching.enter_context(used.hooked())
+            if look:
+                watching.enter_context(probe.hooked(model))
+                watching.enter_context(probe)
             returned = run(partial(_call, model, stand_ins), fresh, where)
         tops = [layer for layer in trace.layers if layer.name in trace.outputs]
         counting = partial(probe.positions.places, tops)
-        passes.returned = _looked_at(returned, counting)
+        passes.returned = _looked_at(returned, counting) if look else []
         try:
             turned = samples is not None
             top, top_gradients = _top(returned, raw, loss_fn, batch, model, seed, turned, counting)
             if top:
-                passes.gradients = weight_gradients(top, top_gradients, trace, probe, own)
+                passes.gradients = weight_gradients(top, top_gradients, trace, used.found, own)
             else:
                 passes.notes.append("Gradients were not measured: the model's output does not depend on its weights.")
         except RuntimeError as error:
@@ -111,6 +117,18 @@ def forward_backward(
             reason = " ".join(str(error).split())
             passes.notes.append(f"Gradients could not be measured: {type(error).__name__}: {reason}")
     return passes
+
+
+@torch.no_grad()
+def _stand_ins(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters, whose gradients touch neither flags nor the user's gradient hooks."""
+    named = dict(model.named_parameters())
+    plain = [name for name, p in named.items() if form(p) is not None]
+    found = dict(zip(plain, copies([named[name] for name in plain]), strict=True))
+    for name, p in named.items():
+        copy = found[name] if name in found else p.detach().clone()
+        found[name] = copy.requires_grad_(p.is_floating_point() or p.is_complex())
+    return found
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +48,6 @@ class Signal:
         rectified: Whether a ReLU-like activation takes the output.
         values: Values per channel behind ``never_positive``.
         saturated: Share of the output's values where a sigmoid or tanh that takes it is flat; None if none was seen.
-        weights: The tensors that the layer computed with, one per call unless they are the same.
     """
 
     mean: float
@@ -58,7 +57,37 @@ class Signal:
     values: int
     rectified: bool = False
     saturated: float | None = None
-    weights: list[Tensor] = field(default_factory=list)
+
+
+class UsedWeights:
+    """Notes the tensors that layers compute with.
+
+    Args:
+        layers: Which.
+        where: Learns which layer is computing, for errors.
+
+    Attributes:
+        found: By layer name, one tensor per call unless they are the same.
+    """
+
+    def __init__(self, layers: Iterable[Layer], where: CurrentLayer) -> None:
+        self.found: dict[str, list[Tensor]] = {}
+        self._layers, self._where = list(layers), where
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Attach to the layers."""
+        with hooked(by_layer(self._layers), self._enter, self._leave):
+            yield
+
+    def _enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
+        self._where.enter(layer, first_input(args, kwargs))
+
+    def _leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        self._where.layer = None
+        weight, used = layer.module.weight, self.found.setdefault(layer.name, [])
+        if isinstance(output, Tensor) and not any(weight is w for w in used):
+            used.append(weight)
 
 
 class Probe(TorchFunctionMode):
@@ -68,15 +97,14 @@ class Probe(TorchFunctionMode):
 
     Args:
         layers: What to look at.
-        where: Learns which layer is computing, for errors.
         positions: Which of the batch count; all by default.
     """
 
-    def __init__(self, layers: Iterable[Layer], where: CurrentLayer, positions: Positions | None = None) -> None:
+    def __init__(self, layers: Iterable[Layer], positions: Positions | None = None) -> None:
         super().__init__()
         self.positions = positions or Positions(())
         self.signals: dict[str, Signal] = {}
-        self._layers, self._where = list(layers), where
+        self._layers = list(layers)
         self._sources = WeakTensorKeyDictionary()
         self._busy = False
 
@@ -107,25 +135,17 @@ class Probe(TorchFunctionMode):
     def hooked(self, model: nn.Module) -> Any:
         """Attach to the layers and normalizations of ``model``."""
         norms = [(name, m) for name, m in model.named_modules() if is_norm(m)]
-        with hooked(by_layer(self._layers), self._enter, self._leave), hooked(norms, after=self._norm):
+        with hooked(by_layer(self._layers), after=self._leave), hooked(norms, after=self._norm):
             yield self
 
-    def _enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
-        self._where.enter(layer, first_input(args, kwargs))
-
     def _leave(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
-        self._where.layer = None
         if not isinstance(output, Tensor):
             return
         with self._looking():
             self.positions.follow(layer, first_input(args, kwargs), output)
-            weight = layer.module.weight
             if layer.name not in self.signals:
                 self.signals[layer.name] = _measure(layer, output.detach(), self.positions)
                 self._mark(output, layer)
-            used = self.signals[layer.name].weights
-            if not any(weight is w for w in used):
-                used.append(weight)
 
     def _norm(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
         layer = self._source(first_input(args, kwargs))
@@ -198,7 +218,11 @@ def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
 
 
 def weight_gradients(
-    top: list[Tensor], top_gradients: list[Tensor] | None, trace: ModelTrace, probe: Probe, own: dict[int, Tensor]
+    top: list[Tensor],
+    top_gradients: list[Tensor] | None,
+    trace: ModelTrace,
+    used: Mapping[str, list[Tensor]],
+    own: dict[int, Tensor],
 ) -> dict[str, Tensor | None]:
     """Gradient of every layer's effective weight; None where the output does not depend on it.
 
@@ -206,23 +230,22 @@ def weight_gradients(
         top: What is differentiated: the outputs, or the loss.
         top_gradients: One per output; None for a loss.
         trace: The layers.
-        probe: After the forward pass.
+        used: By layer name, what it computed with.
         own: Stand-ins of the parameters by the ``id`` of the parameter, for layers that were not called.
 
     Returns:
         By layer name; a layer that computed with several tensors has their sum, and a part of a module that part.
     """
-    used: dict[str, list[Tensor]] = {}
+    wanted: dict[str, list[Tensor]] = {}
     for layer in [*trace.layers, *trace.parts, *trace.unreached]:
-        signal = probe.signals.get(layer.name)
-        called = signal.weights if signal else [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
-        used[layer.name] = [t for t in called if t.requires_grad]
-    tensors = list({id(t): t for group in used.values() for t in group}.values())
+        called = used.get(layer.name) or [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
+        wanted[layer.name] = [t for t in called if t.requires_grad]
+    tensors = list({id(t): t for group in wanted.values() for t in group}.values())
     if not tensors:
-        return dict.fromkeys(used)
+        return dict.fromkeys(wanted)
     found = torch.autograd.grad(top, tensors, top_gradients, allow_unused=True)
     by_id = {id(t): g for t, g in zip(tensors, found, strict=True)}
-    sums = {name: _sum([by_id[id(t)] for t in group]) for name, group in used.items()}
+    sums = {name: _sum([by_id[id(t)] for t in group]) for name, group in wanted.items()}
     for part in trace.parts:
         whole = sums[part.name]
         sums[part.name] = None if whole is None else part.own(whole)

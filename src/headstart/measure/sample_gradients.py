@@ -4,16 +4,20 @@ The gradient of a layer's weight is a sum over samples of products of what came 
 With independent random gradients at the outputs the samples' shares are independent with mean zero, so the expected
 square of the sum is the sum of the expected squares. Squaring first leaves out the cross terms, which have mean zero
 and make nearly all of the noise.
+
+The shares of all samples are one batched product of patches and gradients; nothing is read before the pass is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,10 +27,13 @@ from headstart.measure.patches import batched
 from headstart.model.forward import by_layer, first_input
 from headstart.model.hooks import hooked
 from headstart.model.weights import Layer, from_canonical, to_canonical, working_dtype
+from headstart.numerics.fetching import Values, fetch
+from headstart.numerics.lengths import differences, lengths
 
 _AGREE = 0.02  # of the size of the shares: how far their sum may be from the gradient that autograd finds
 _GONE = 1e-3  # of the size of a sum of independent terms: what is smaller was taken out by a batch norm
 _WIDE = 2**16  # values of a gradient up to which random ones are turned to right angles
+MEMORY = 2**27  # bytes of patches and of shares that are held at a time
 
 
 @dataclass
@@ -48,17 +55,21 @@ class SampleGradients:
         coupled: Whether batch norms take the statistics of the batch. They take a gradient's mean over the batch and
             its part along the output away, in every sample alike; the shares are then those of an input without what
             meets these parts.
+        whole: Names of layers whose input channels need not be told apart.
 
     Attributes:
-        squares: By layer name, ``(samples, in_channels)`` sums of squares in float64. A single row where the
-            samples' shares cannot be told apart: that of the one gradient.
+        squares: By layer name, ``(samples, in_channels)`` sums of squares; ``(samples, 1)`` where channels are not told
+            apart. A single row where the samples' shares are not: that of the one gradient.
     """
 
-    def __init__(self, layers: Iterable[Layer], size: int, coupled: bool = False) -> None:
-        self.squares: dict[str, Tensor] = {}
-        self._layers, self._size, self._coupled = list(layers), size, coupled
+    def __init__(
+        self, layers: Iterable[Layer], size: int, coupled: bool = False, whole: Collection[str] = frozenset()
+    ) -> None:
+        self.squares: dict[str, Values] = {}
+        self._layers, self._size, self._coupled, self._whole = list(layers), size, coupled, frozenset(whole)
         self._uses: dict[int, list[_Use]] = {}  # by the id of the weight: layers may share one
         self._weights: list[Tensor] = []  # kept alive, so that ids stay theirs
+        self._lengths: dict[str, Tensor] = {}  # roots of the squares
         self._sums: dict[str, Tensor] = {}
         self._running = False
 
@@ -76,7 +87,7 @@ class SampleGradients:
         value = first_input(args, kwargs)
         if not isinstance(output, Tensor) or not output.requires_grad or output.is_complex():
             return
-        use = _Use(layer, value.detach(), output.detach() if self._coupled else None)
+        use = _Use(layer, value, output.detach() if self._coupled else None)
         weight = layer.module.weight
         self._weights.append(weight)
         self._uses.setdefault(id(weight), []).append(use)
@@ -85,7 +96,7 @@ class SampleGradients:
     def _arrived(self, key: int, use: _Use, delta: Tensor) -> None:
         if self._running:  # the forward asks for gradients of its own, such as forces
             return
-        use.delta = delta.detach()
+        use.delta = delta
         if key in self._uses and all(u.delta is not None for u in self._uses[key]):
             self._settle(key)
 
@@ -94,12 +105,12 @@ class SampleGradients:
         uses = [use for use in self._uses.pop(key) if use.delta is not None]
         if not uses:
             return
-        layers = {use.layer.name: use.layer for use in uses}
         shares = _Shares(uses, self._size)
-        for name, layer in layers.items():
-            self.squares[name] = shares.squares(layer)
+        for name, layer in {use.layer.name: use.layer for use in uses}.items():
+            self._lengths[name] = shares.lengths(layer, name in self._whole)
             self._sums[name] = shares.total
 
+    @torch.no_grad()
     def finish(self, gradients: Mapping[str, Tensor | None]) -> list[str]:
         """Compare with what autograd found in the same pass, and take that where the shares do not add up to it.
 
@@ -113,24 +124,33 @@ class SampleGradients:
         """
         for key in list(self._uses):
             self._settle(key)
-        one = []
-        for layer in self._layers:
-            gradient = gradients.get(layer.name)
-            if gradient is None:
-                self.squares.pop(layer.name, None)
-                continue
-            wide = gradient.detach().to(working_dtype(gradient.dtype))
-            found = self.squares.get(layer.name)
-            if found is not None:
-                gap = float(torch.linalg.vector_norm(self._sums.pop(layer.name) - wide))
-                if not gap <= _AGREE * float(found.sum()) ** 0.5 + _AGREE * float(torch.linalg.vector_norm(wide)):
-                    found = None
-            if found is None:
-                found = by_input(layer, to_canonical(layer, wide)).unsqueeze(0)
-            self.squares[layer.name] = found
-            if len(found) == 1 < self._size:
-                one.append(layer.name)
-        return one
+        found = {la.name: (la, g) for la in self._layers if (g := gradients.get(la.name)) is not None}
+        told = [name for name in found if name in self._lengths]
+        whole = [found[name][1].to(self._sums[name].dtype) for name in told]
+        gaps = lengths(differences([self._sums[name] for name in told], whole))
+        numbers = fetch([*gaps, *lengths(whole), *(self._lengths[name].flatten() for name in told)])
+        agree: dict[str, Values] = {}
+        for name, gap, size, roots in zip(told, *_thirds(numbers), strict=True):
+            squares = np.square(roots).reshape(self._lengths[name].shape)
+            if gap <= _AGREE * math.sqrt(squares.sum()) + _AGREE * size:
+                agree[name] = squares
+        rest = {name: part for name, part in found.items() if name not in agree}
+        alone = fetch([_of_one(layer, gradient, name in self._whole) for name, (layer, gradient) in rest.items()])
+        self.squares = {**agree, **{name: np.square(v)[None] for name, v in zip(rest, alone, strict=True)}}
+        self._lengths, self._sums = {}, {}
+        return [name for name in found if len(self.squares[name]) == 1 < self._size]
+
+
+def _thirds(numbers: list[Values]) -> list[list[Values]]:
+    each = len(numbers) // 3
+    return [numbers[:each], numbers[each : 2 * each], numbers[2 * each :]]
+
+
+def _of_one(layer: Layer, gradient: Tensor, whole: bool) -> Tensor:
+    wide = gradient.detach().to(working_dtype(gradient.dtype))
+    if whole:
+        return torch.linalg.vector_norm(wide).view(1)
+    return by_input(layer, to_canonical(layer, wide)[None])[0]
 
 
 class _Shares:
@@ -145,22 +165,47 @@ class _Shares:
         self._removed = _removed(uses[0], size) if len(uses) == 1 and len(self._parts[0][0]) > 1 else None
         self.total = torch.zeros(())
 
-    def squares(self, layer: Layer) -> Tensor:
-        """Sum the squares over everything but samples and input channels of ``layer``."""
-        if len(self._parts) == 1 and layer.kind == "linear" and self._removed is None:
-            value, delta = self._parts[0]
-            if value.shape[1] == 1:  # a product of two vectors: its squares need no matrix
-                self.total = delta.flatten(0, 1).T @ value.flatten(0, 1)
-                return delta.double().square().sum(2) * value[:, 0].double().square()
-        rows = []
-        self.total = torch.zeros(())
-        for number in range(len(self._parts[0][0])):
-            share = sum((product(self._layer, v[number], d[number]) for v, d in self._parts), torch.zeros(()))
-            self.total = self.total.to(share.device) + share
+    def lengths(self, layer: Layer, whole: bool) -> Tensor:
+        """Root of the sum of squares over everything but samples and input channels of ``layer``, or but samples."""
+        value, delta = self._parts[0]
+        if len(self._parts) == 1 and layer.kind == "linear" and self._removed is None and value.shape[1] == 1:
+            # A product of two vectors: its length needs no matrix.
+            self.total = delta[:, 0].T @ value[:, 0]
+            sizes = torch.linalg.vector_norm(value, dim=2) if whole else value[:, 0].abs()
+            return torch.linalg.vector_norm(delta, dim=2) * sizes
+        found, totals = [], []
+        for start in range(0, len(value), step := self._step(layer)):
+            block = slice(start, start + step)
+            share = _added([shares(self._layer, v[block], d[block]) for v, d in self._parts])
+            totals.append(share.sum(0))
             if self._removed is not None:
-                share = share - self._removed.of(number, share)
-            rows.append(by_input(layer, to_canonical(layer, share)))
-        return torch.stack(rows)
+                share = share - self._removed.of(block)
+            found.append(_by_sample(share) if whole else by_input(layer, _canonical(layer, share)))
+        self.total = _added(totals)
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _step(self, layer: Layer) -> int:
+        """Samples at a time."""
+        value, delta = max(self._parts, key=lambda part: part[0].numel())
+        inner = delta if layer.kind == "transposed" else value
+        windows = math.prod(layer.kernel) * inner[0].numel()
+        return max(1, MEMORY // (value.element_size() * max(windows, math.prod(layer.shape))))
+
+
+def _added(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _by_sample(share: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(share.flatten(1), dim=1, keepdim=True)
+
+
+def _canonical(layer: Layer, share: Tensor) -> Tensor:
+    """Shares of samples, each as :func:`headstart.model.weights.to_canonical` has it."""
+    return torch.vmap(lambda one: to_canonical(layer, one))(share) if layer.kind == "transposed" else share
 
 
 @dataclass
@@ -169,26 +214,23 @@ class _Removed:
 
     Attributes:
         layer: The layer.
-        means: Sum of the returned gradient by sample and output channel; None if the norm leaves it.
+        means: Sum of the returned gradient by sample and output channel; zeros if the norm leaves it.
         mean: What it multiplies: the mean input of each filter, ``(out, ...)`` canonical.
         along: The same for the part along the output.
         slope: What that multiplies.
     """
 
     layer: Layer
-    means: Tensor | None = None
-    mean: Tensor | None = None
-    along: Tensor | None = None
-    slope: Tensor | None = None
+    means: Tensor
+    mean: Tensor
+    along: Tensor
+    slope: Tensor
 
-    def of(self, number: int, like: Tensor) -> Tensor:
-        """The part of one sample, as the layer stores weights."""
-        found = to_canonical(self.layer, torch.zeros_like(like)).contiguous()
-        shape = (-1, *[1] * (found.dim() - 1))
-        for factor, value in ((self.means, self.mean), (self.along, self.slope)):
-            if factor is not None and value is not None:
-                found = found + factor[number].reshape(shape) * value
-        return from_canonical(self.layer, found)
+    def of(self, block: slice) -> Tensor:
+        """The part of some samples, as the layer stores weights."""
+        shape = (-1, self.layer.out_channels, *[1] * (len(self.layer.shape) - 1))
+        found = self.means[block].view(shape) * self.mean + self.along[block].view(shape) * self.slope
+        return torch.vmap(lambda one: from_canonical(self.layer, one))(found)
 
 
 def _removed(use: _Use, size: int) -> _Removed | None:
@@ -199,24 +241,28 @@ def _removed(use: _Use, size: int) -> _Removed | None:
     axis = layer.channel_axis(use.delta)
     wide = working_dtype(use.delta.dtype)
     delta = use.delta.to(wide).movedim(axis, -1).flatten(0, -2)  # (places, out)
-    energy = delta.square().sum().sqrt()
-    found = _Removed(layer)
-    if float(torch.linalg.vector_norm(delta.sum(0))) < _GONE * float(energy):
-        found.means = delta.unflatten(0, (size, -1)).sum(1)
-        group = mean_patch(layer, use.value)  # (groups, in/groups * taps)
-        found.mean = group.repeat_interleave(layer.out_channels // layer.groups, 0).reshape(layer.shape)
-        found.mean = found.mean.to(wide)
+    no_mean = _is_gone(delta)
+    group = mean_patch(layer, use.value)  # (groups, in/groups * taps)
+    mean = group.repeat_interleave(layer.out_channels // layer.groups, 0).view(layer.shape).to(wide)
     output = use.output.to(wide).movedim(axis, -1).flatten(0, -2)
     output = output - output.mean(0)
     unit = output / torch.linalg.vector_norm(output, dim=0).clamp_min(torch.finfo(wide).tiny)
     along = delta * unit
-    if found.means is not None and float(torch.linalg.vector_norm(along.sum(0))) < _GONE * float(
-        torch.linalg.vector_norm(along)
-    ):
-        found.along = along.unflatten(0, (size, -1)).sum(1)
-        back = unit.unflatten(0, use.delta.movedim(axis, -1).shape[:-1]).movedim(-1, axis)
-        found.slope = to_canonical(layer, product(layer, use.value.to(wide), back))
-    return None if found.means is None else found
+    back = unit.unflatten(0, use.delta.movedim(axis, -1).shape[:-1]).movedim(-1, axis)
+    slope = to_canonical(layer, product(layer, use.value.to(wide), back))
+    by_sample = (size, len(delta) // size)
+    return _Removed(
+        layer,
+        delta.unflatten(0, by_sample).sum(1) * no_mean,
+        mean,
+        along.unflatten(0, by_sample).sum(1) * (no_mean * _is_gone(along)),
+        slope,
+    )
+
+
+def _is_gone(terms: Tensor) -> Tensor:
+    """Whether a sum over the first axis is nothing beside its independent terms: 1 or 0, on the device."""
+    return (torch.linalg.vector_norm(terms.sum(0)) < _GONE * torch.linalg.vector_norm(terms)).to(terms.dtype)
 
 
 def _split(use: _Use, size: int) -> tuple[Tensor, Tensor] | None:
@@ -238,6 +284,43 @@ def _split(use: _Use, size: int) -> tuple[Tensor, Tensor] | None:
                 return None
             found.append(wide.unflatten(0, (size, -1)))
     return found[0], found[1]
+
+
+def shares(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
+    """Every sample's share of the gradient of a layer's weight, as the layer stores it: one product of matrices.
+
+    Args:
+        layer: Any weight layer.
+        value: Its input, ``(samples, parts, ...)``: a sample may be several in the layer.
+        delta: The gradient at its output, likewise.
+
+    Example:
+        >>> conv, x = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), torch.randn(5, 4, 7, 7)
+        >>> y = conv(x)
+        >>> (whole,) = torch.autograd.grad(y.square().sum(), conv.weight)
+        >>> found = shares(Layer("", conv), x[:, None], 2 * y.detach()[:, None])
+        >>> found.shape, torch.allclose(found.sum(0), whole, atol=1e-4)
+        (torch.Size([5, 6, 2, 3, 3]), True)
+    """
+    if layer.kind == "linear":
+        return delta.mT @ value
+    module, groups = layer.module, layer.groups
+    if layer.kind == "transposed":
+        value, delta = delta, value  # it is the convolution that leads from its output to its input
+    samples, parts = value.shape[:2]
+    images, mode = value.flatten(0, 1), getattr(module, "padding_mode", "zeros")
+    if any(module._reversed_padding_repeated_twice):
+        images = F.pad(images, module._reversed_padding_repeated_twice, mode="constant" if mode == "zeros" else mode)
+    step = images.stride()
+    sizes = (samples * parts, groups, images.shape[1] // groups, *layer.kernel, *delta.shape[3:])
+    inside = [s * d for s, d in zip(step[2:], module.dilation, strict=True)]
+    across = [s * d for s, d in zip(step[2:], module.stride, strict=True)]
+    windows = images.as_strided(sizes, (step[0], step[1] * sizes[2], step[1], *inside, *across))
+    columns = windows.reshape(samples * parts * groups, sizes[2] * math.prod(layer.kernel), -1)
+    found = torch.bmm(delta.reshape(len(columns), -1, columns.shape[2]), columns.mT)
+    if parts > 1:
+        found = found.view(samples, parts, -1).sum(1)
+    return found.view(samples, *layer.stored.shape)
 
 
 def product(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
@@ -271,10 +354,18 @@ def product(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
 
 
 def by_input(layer: Layer, values: Tensor) -> Tensor:
-    """Sum the squares of a canonical weight, or of its gradient, by input channel: ``(in_channels,)`` in float64."""
+    """Roots of the sums of squares of canonical weights, or gradients, by input channel.
+
+    Args:
+        layer: Its geometry.
+        values: ``(number, out, in/groups, *kernel)``.
+
+    Returns:
+        ``(number, in_channels)`` in working precision.
+    """
     wide = values.to(working_dtype(values.dtype))
-    grouped = wide.unflatten(0, (layer.groups, -1)).unsqueeze(-1).flatten(3)  # (groups, out/g, in/g, taps)
-    return torch.linalg.vector_norm(grouped, dim=(1, 3)).double().square().flatten()
+    grouped = wide.unflatten(1, (layer.groups, -1)).unsqueeze(-1).flatten(4)  # (number, groups, out/g, in/g, taps)
+    return torch.linalg.vector_norm(grouped, dim=(2, 4)).flatten(1)
 
 
 def directions(rows: int, width: int, generator: torch.Generator) -> Tensor:

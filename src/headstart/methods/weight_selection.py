@@ -19,8 +19,7 @@ from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
 from headstart.model.weights import Layer, to_canonical
 from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.permutation import PermutationGroups
-from headstart.symmetries.scale_flow import ChannelLabels
+from headstart.symmetries.permutation import ChannelLabels, PermutationGroups
 
 
 @register(

@@ -9,6 +9,7 @@ different raises. ``transaction.Transaction`` puts the whole model back as it wa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -158,6 +159,30 @@ def write_bias(layer: Layer, bias: Tensor, later: Later | None = None) -> None:
     )
     if bias is not target:  # already written in place
         target.copy_(bias)
+
+
+@torch.no_grad()
+def scale(factors: Sequence[tuple[Layer, float]]) -> None:
+    """Multiply whole weights by one number each, all of one device and format in one operation.
+
+    Args:
+        factors: Layers whose weights are plain parameters, each once, and what to multiply with.
+    """
+    _multiply([(layer.stored, factor) for layer, factor in factors])
+
+
+@torch.no_grad()
+def scale_bias(factors: Sequence[tuple[Layer, float]]) -> None:
+    """Multiply biases by one number each, likewise."""
+    _multiply([(bias, factor) for layer, factor in factors if (bias := layer.bias) is not None])
+
+
+def _multiply(factors: Sequence[tuple[Tensor, float]]) -> None:
+    groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, float]]] = {}
+    for tensor, factor in factors:
+        groups.setdefault((tensor.device, tensor.dtype), []).append((tensor, factor))
+    for group in groups.values():
+        torch._foreach_mul_([tensor for tensor, _ in group], [factor for _, factor in group])
 
 
 def _require_finite_bias(layer: Layer, values: Values) -> None:

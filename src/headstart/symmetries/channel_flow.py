@@ -27,9 +27,9 @@ from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import ANY, PINNED, Operation, close, joined
-from headstart.symmetries.permutation import PermutationGroups, order, permute
+from headstart.symmetries.permutation import ChannelLabels, PermutationGroups, order, permute
 from headstart.symmetries.same_function import change, outputs
-from headstart.symmetries.scale_flow import ChannelLabels, Done, Tracer
+from headstart.symmetries.scale_flow import Done, Labels, Tracer
 
 _LARGEST = 1 << 16  # values of a tensor outside of weight layers; more are no vector of channels
 _ROUNDING = 1e-4  # of the outputs' size
@@ -101,6 +101,7 @@ class _Wires(Tracer):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__((), (), channels=True)
+        self._channels_of: dict[str, ChannelLabels] = {}
         self._family = torch.zeros(1, dtype=torch.long)  # by label: only members of one family may trade places
         layers = weight_layers(model)
         owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
@@ -118,7 +119,7 @@ class _Wires(Tracer):
         """Start labels, one family."""
         family = self._family.new_full((channels,), int(self._family.max()) + 1)
         self._family = torch.cat([self._family, family])
-        return super().new_labels(channels)
+        return torch.as_tensor(super().new_labels(channels))
 
     # Operations ----------------------------------------------------------------------------------------------
 
@@ -197,7 +198,10 @@ class _Wires(Tracer):
         """A group norm keeps channels in their groups."""
         value = first_input(args, kwargs)
         if self.is_live(value) and value.dim() > 1:
-            self._part(self.by_channel(self.labels(value), 1), module.num_groups)
+            self._part(self._by_channel(self.labels(value), 1), module.num_groups)
+
+    def _by_channel(self, labels: Labels, axis: int) -> Tensor:
+        return torch.as_tensor(self.by_channel(labels, axis))
 
     def _part(self, channels: Tensor, groups: int) -> None:
         """Keep channels within their groups."""
@@ -205,17 +209,17 @@ class _Wires(Tracer):
         self._family = _parted(self._family, self.classes.roots(channels), kinds)
 
     def _layer(self, layer: Layer) -> Done:
-        def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
-            found = self.by_channel(labels, layer.channel_axis(value))
-            use = self.flow.uses.get(layer.name)
+        def done(value: Tensor, labels: Labels, output: Tensor) -> Labels | None:
+            found = self._by_channel(labels, layer.channel_axis(value))
+            use = self._channels_of.get(layer.name)
             single = layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1
             if use is None:
                 # One filter per channel: it goes with its channel. A constant channel has a filter all the same.
                 new = torch.where(found == ANY, PINNED, found) if single else self.new_labels(layer.out_channels)
-                use = self.flow.uses[layer.name] = ChannelLabels(found, new)
+                use = self._channels_of[layer.name] = ChannelLabels(found, new)
             else:
                 family = self._family[found.clamp_min(0)]
-                self.alike(use.inputs, found)
+                use.inputs = torch.as_tensor(self.alike(use.inputs, found))
                 self._family = _parted(self._family, self.classes.roots(found), family)
             if layer.name in self._shared:
                 self.pin(torch.cat([use.inputs, use.outputs]), f"'{layer.name}' shares a parameter with another module")
@@ -235,9 +239,9 @@ class _Wires(Tracer):
                 self.pin(self.labels(leaf), "the model returns it")
         roots = self.classes.roots
         found = PermutationGroups(
-            {n: ChannelLabels(roots(u.inputs), roots(u.outputs)) for n, u in self.flow.uses.items()}
+            {n: ChannelLabels(roots(u.inputs), roots(u.outputs)) for n, u in self._channels_of.items()}
         )
-        for name, use in self.flow.uses.items():
+        for name, use in self._channels_of.items():
             if bool((found.layers[name].outputs <= PINNED).all()):
                 found.fixed[name] = self._why(int(use.outputs[0]))
         seen: set[int] = set()

@@ -10,7 +10,19 @@ from torch import Tensor, nn
 from headstart.model import weights
 from headstart.model.weights import Layer, weight_layers
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.scale_flow import ChannelLabels
+
+
+@dataclass
+class ChannelLabels:
+    """Labels of a weight layer's channels.
+
+    Attributes:
+        inputs: Of each input channel, ``(in_channels,)``; ``ANY`` where it is always zero.
+        outputs: Of each output channel, ``(out_channels,)``.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
 
 
 @dataclass

@@ -16,7 +16,7 @@ from headstart.model.tensor_state import hold_tensors, restore_together
 from headstart.model.weights import Layer
 from headstart.restoring import put_back
 from headstart.symmetries.same_function import change, outputs
-from headstart.symmetries.scale_flow import ScaleFlow, trace_scales
+from headstart.symmetries.scale_flow import Integers, ScaleFlow, trace_scales
 
 _RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit, of values and of gradients
 
@@ -110,10 +110,17 @@ def rescale(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> di
     factors = {label: math.exp(value) for label, value in wanted.items() if value != 0}
     if not factors:
         return {}
+    whole: list[tuple[Layer, float, float]] = []
     for layer in view.layers:
         use = flow.uses.get(layer.name)
-        if use is not None and factors.keys() & {*use.outputs.tolist(), *use.inputs.tolist()}:
+        if use is None or not factors.keys() & {*use.outputs.tolist(), *use.inputs.tolist()}:
+            continue
+        if use.single:
+            whole.append((layer, factors.get(int(use.inputs[0]), 1.0), factors.get(int(use.outputs[0]), 1.0)))
+        else:
             view.rescale(layer, _per_channel(use.inputs, factors), _per_channel(use.outputs, factors))
+    if whole:
+        view.rescale_whole(whole)
     for name, labels in flow.norms.items():
         if factors.keys() & set(labels.tolist()):
             view.rescale_statistics(name, _per_channel(labels, factors))
@@ -133,7 +140,7 @@ def _floors(view: ModelView, flow: ScaleFlow) -> dict[int, float]:
     return found
 
 
-def _per_channel(labels: Tensor, factors: Mapping[int, float]) -> Tensor:
+def _per_channel(labels: Integers, factors: Mapping[int, float]) -> Tensor:
     return torch.tensor([factors.get(label, 1.0) for label in labels.tolist()], dtype=torch.float64)
 
 

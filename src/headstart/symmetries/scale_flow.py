@@ -2,8 +2,9 @@
 
 Every value of a traced pass carries a *scale class*. A weight layer's output starts a class of its own; operations
 that are positively homogeneous hand it on; a sum makes its terms one class, because they can only be scaled together;
-whatever else takes a value pins its class to the scale that it has. What an operation does to scales is not looked
-up but tried: it is run again on rescaled inputs.
+whatever else takes a value pins its class to the scale that it has. What an operation does to scales is tried: it is
+run again on rescaled inputs. Only the commonest operations, on values of one class throughout, are looked up (see
+`known_operations`), so that most networks are followed by Python alone: the device runs one small forward pass.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,15 +28,18 @@ from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
 from headstart.model.weights import Layer
+from headstart.symmetries.known_operations import is_known
 from headstart.symmetries.operations import ANY, PINNED, Classes, Operation, written
 
 _ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach
-Done = Callable[[Tensor, Tensor, Tensor], "Tensor | None"]  # input, its labels, output -> labels of the output
+Labels = Tensor | int  # of each value, or one class for all of them
+Done = Callable[[Tensor, Labels, Tensor], "Labels | None"]  # input, its labels, output -> labels of the output
+Integers = NDArray[np.int64]
 
 
 @dataclass
-class ChannelLabels:
+class LayerClasses:
     """A weight layer in the flow of scales.
 
     Attributes:
@@ -41,8 +47,22 @@ class ChannelLabels:
         outputs: The class of each output channel, ``(out_channels,)``; all the same unless channels were traced.
     """
 
-    inputs: Tensor
-    outputs: Tensor
+    inputs: Integers
+    outputs: Integers
+
+    @property
+    def single(self) -> bool:
+        """Whether all inputs are of one class, and all outputs."""
+        return all(bool((labels == labels[0]).all()) for labels in (self.inputs, self.outputs))
+
+
+@dataclass
+class _Use:
+    """A layer, and the labels that it was seen with."""
+
+    layer: Layer
+    inputs: Labels
+    outputs: Labels
 
 
 @dataclass
@@ -57,8 +77,8 @@ class ScaleFlow:
         reasons: By layer name, what fixes the scale of its output.
     """
 
-    uses: dict[str, ChannelLabels] = field(default_factory=dict)
-    norms: dict[str, Tensor] = field(default_factory=dict)
+    uses: dict[str, LayerClasses] = field(default_factory=dict)
+    norms: dict[str, Integers] = field(default_factory=dict)
     normed: set[int] = field(default_factory=set)
     almost: set[int] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -104,7 +124,9 @@ class Tracer(TorchDispatchMode):
         self._fixed, self._rigid, self._channels = fixed, rigid, channels
         self.classes = Classes()
         self.flow = ScaleFlow()
-        self._labels: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the value, kept alive, and its labels
+        self._labels: dict[int, tuple[Tensor, Labels]] = {}  # by id: the value, kept alive, and its labels
+        self._uses: dict[str, _Use] = {}
+        self._taken: dict[str, tuple[int, Labels]] = {}  # by the name of a norm: its features and what it takes
         self._almost: list[int] = []
         self._normed: list[int] = []
         self._outside = 0  # how many modules deep in what is not looked into
@@ -117,18 +139,24 @@ class Tracer(TorchDispatchMode):
         if self._outside:
             return func(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        labelled = {i: self.labels(leaf) for i, leaf in enumerate(leaves) if self.is_live(leaf)}
+        live = [i for i, leaf in enumerate(leaves) if self.is_live(leaf)]
         targets = {id(value) for value in written(func, args, kwargs)}
-        if not labelled:
+        if not live:
             result = func(*args, **kwargs)
             self._overwritten([leaf for leaf in leaves if id(leaf) in targets], None)
             return result
-        kept = [leaf.clone() if id(leaf) in targets else leaf for leaf in leaves] if targets else leaves
+        whole = self._whole(func, args, leaves)
+        clone = targets if whole is None else ()
+        kept = [leaf.clone() if id(leaf) in clone else leaf for leaf in leaves] if clone else leaves
         result = func(*args, **kwargs)
         with self._looking():
-            op = Operation(func, kept, spec, labelled)
             outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-            found = [None if op.aside(value) else self.judge(op, number, value) for number, value in enumerate(outputs)]
+            if whole is not None:
+                found: list[Labels | None] = [whole if value.is_floating_point() else None for value in outputs]
+            else:
+                op = Operation(func, kept, spec, {i: self.labels(leaves[i]) for i in live})
+                tried = [None if op.aside(v) else self.judge(op, number, v) for number, v in enumerate(outputs)]
+                found = [None if labels is None else self._simplified(labels) for labels in tried]
             same = self._overwritten([leaf for leaf in leaves if id(leaf) in targets], outputs)
             for value, labels in zip(outputs, found, strict=True):
                 if labels is not None:
@@ -155,6 +183,22 @@ class Tracer(TorchDispatchMode):
                     elif outputs is None or all(other is not output for output in outputs):
                         self.pin(labels, "it is written into in part")
         return same
+
+    def _whole(self, func: Any, args: Any, leaves: list[Any]) -> int | None:
+        """The one class that an operation hands on, if it is known and all that it takes is of whole classes."""
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        found = [self._labels[id(t)][1] if self.is_live(t) else PINNED for t in tensors]
+        classes = [self.classes.root(labels) for labels in found if isinstance(labels, int)]
+        if PINNED in classes or len(classes) < len(tensors) or not is_known(func, args, len(set(classes)) > 1):
+            return None
+        return self.classes.merge(classes)
+
+    def _simplified(self, labels: Tensor) -> Labels:
+        """One class in place of a tensor of nothing else."""
+        if self._channels or not labels.numel():
+            return labels
+        first = labels.flatten()[0]
+        return int(first) if bool((labels == first).all()) else labels
 
     def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
         """Find the labels of an operation's output; pin its inputs if there are none."""
@@ -210,18 +254,26 @@ class Tracer(TorchDispatchMode):
 
     def labels(self, value: Tensor) -> Tensor:
         """The labels of a value, by now; pinned where nothing is known of it."""
+        found = self._own(value)
+        return found if isinstance(found, Tensor) else torch.full((), found).expand(value.shape)
+
+    def _own(self, value: Tensor) -> Labels:
         known = self._labels.get(id(value))
-        if known is None:
-            return torch.full((), PINNED).expand(value.shape)
-        return self.classes.roots(known[1])
+        return PINNED if known is None else self._roots(known[1])
+
+    def _roots(self, labels: Labels) -> Labels:
+        return self.classes.root(labels) if isinstance(labels, int) else self.classes.roots(labels)
 
     def is_live(self, value: Any) -> bool:
         """Tell whether it is a value with labels that are not all pinned."""
-        return isinstance(value, Tensor) and id(value) in self._labels and bool((self.labels(value) > PINNED).any())
+        if not isinstance(value, Tensor) or id(value) not in self._labels:
+            return False
+        labels = self._own(value)
+        return labels > PINNED if isinstance(labels, int) else bool((labels > PINNED).any())
 
-    def pin(self, labels: Tensor, why: str) -> None:
+    def pin(self, labels: Labels, why: str) -> None:
         """Fix the scale of the classes in some labels."""
-        self.classes.pin(labels.unique().tolist(), why)
+        self.classes.pin(_distinct(labels), why)
 
     def pin_all(self, op: Operation, why: str) -> None:
         """Fix the scale of all that goes into an operation."""
@@ -252,14 +304,14 @@ class Tracer(TorchDispatchMode):
     @contextmanager
     def whole(self, modules: Iterable[tuple[Done, nn.Module]]) -> Iterator[None]:
         """Take modules as wholes: ``done(input, its labels, output)`` gives the labels of the output."""
-        before: dict[Done, list[tuple[Tensor, Tensor] | None]] = defaultdict(list)
+        before: dict[Done, list[tuple[Tensor, Labels] | None]] = defaultdict(list)
 
         def enter(done: Done, args: Any, kwargs: Any) -> None:
             value = first_input(args, kwargs)
             self._outside += 1
             outer = self._outside > 1 or not isinstance(value, Tensor)
-            # As it is now: an in-place operation may write over it.
-            before[done].append(None if outer else (value.clone(), self.labels(value)))
+            # Labels as they are now: an in-place operation may write over the value.
+            before[done].append(None if outer else (value, self._taken_labels(value)))
 
         def leave(done: Done, args: Any, kwargs: Any, output: Any) -> None:
             taken = before[done].pop()
@@ -273,64 +325,77 @@ class Tracer(TorchDispatchMode):
         with hooked(modules, enter, leave, place="first"):
             yield
 
+    def _taken_labels(self, value: Tensor) -> Labels:
+        return self.labels(value) if self._channels else self._own(value)
+
     def _layer(self, layer: Layer) -> Done:
-        def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
+        def done(value: Tensor, labels: Labels, output: Tensor) -> Labels | None:
             inputs = self.by_channel(labels, layer.channel_axis(value))
-            use = self.flow.uses.get(layer.name)
+            use = self._uses.get(layer.name)
             if use is None:
-                use = self.flow.uses[layer.name] = ChannelLabels(inputs, self.new_labels(layer.out_channels))
+                use = self._uses[layer.name] = _Use(layer, inputs, self.new_labels(layer.out_channels))
             else:  # one weight for several uses: they are rescaled alike
-                self.alike(use.inputs, inputs)
+                use.inputs = self.alike(use.inputs, inputs)
+            outputs = use.outputs
             bias = layer.module.bias
             if layer.name in self._fixed:
                 self._pass_through(layer, use)
-            elif layer.name in self._rigid:
-                self.classes.pin(use.outputs[bias.cpu() != 0].tolist(), "its bias is left alone")
+            elif layer.name in self._rigid and bool((moved := bias.cpu() != 0).any()):
+                self.pin(outputs if isinstance(outputs, int) else outputs[moved], "its bias is left alone")
+            if isinstance(outputs, int):
+                return outputs
             shape = [1] * output.dim()
             shape[layer.channel_axis(output)] = -1
-            return use.outputs.view(shape).expand(output.shape)
+            return outputs.view(shape).expand(output.shape)
 
         return done
 
-    def alike(self, first: Tensor, other: Tensor) -> None:
-        """Make the channels of two uses one class each; one that was always zero takes the other's, in place."""
-        for mine, its in zip(first.tolist(), other.tolist(), strict=True):
+    def alike(self, first: Labels, other: Labels) -> Labels:
+        """Make the channels of two uses one class each; one that was always zero takes the other's."""
+        if isinstance(first, int) and isinstance(other, int):
+            return self.classes.merge([first, other])
+        some, others = torch.broadcast_tensors(torch.as_tensor(first), torch.as_tensor(other))
+        for mine, its in zip(some.tolist(), others.tolist(), strict=True):
             self.classes.merge([mine, its])
-        first.copy_(torch.where(first == ANY, other, first))
+        return torch.where(some == ANY, others, some)
 
-    def new_labels(self, channels: int) -> Tensor:
+    def new_labels(self, channels: int) -> Labels:
         """Start the class of a layer's output, or of each of its channels."""
         if self._channels:
             return torch.tensor([self.classes.new() for _ in range(channels)])
-        return torch.full((channels,), self.classes.new())
+        return self.classes.new()
 
-    def _pass_through(self, layer: Layer, use: ChannelLabels) -> None:
+    def _pass_through(self, layer: Layer, use: _Use) -> None:
         """A layer that must not be rescaled hands its input's scale on, or fixes it if it has a bias."""
         bias = layer.module.bias
-        classes = [*use.outputs.unique().tolist(), *use.inputs.unique().tolist()]
+        classes = [*_distinct(use.outputs), *_distinct(use.inputs)]
         if bias is not None and bool(bias.any()):
             self.classes.pin(classes, f"'{layer.name}' is left alone and has a bias")
         else:
             self.classes.merge(classes)
 
     def _norm(self, name: str, module: nn.Module) -> Done:
-        def done(value: Tensor, labels: Tensor, output: Tensor) -> Tensor | None:
-            if not bool((labels > PINNED).any()):
+        def done(value: Tensor, labels: Labels, output: Tensor) -> Labels | None:
+            present = _distinct(labels)
+            if max(present, default=PINNED) <= PINNED:
                 return None
             if isinstance(module, _BatchNorm) and value.dim() > 1:
                 channels = self.by_channel(labels, 1)
                 if not never_run(module):
-                    self.alike(self.flow.norms.setdefault(name, channels), channels)
+                    before = self._taken[name][1] if name in self._taken else channels
+                    self._taken[name] = module.num_features, self.alike(before, channels)
                     return None
             else:  # it may take its statistics over all channels
-                self.classes.merge(labels.unique().tolist())
-            self._normed += labels.unique().tolist()
+                self.classes.merge(present)
+            self._normed += present
             return None
 
         return done
 
-    def by_channel(self, labels: Tensor, axis: int) -> Tensor:
+    def by_channel(self, labels: Labels, axis: int) -> Labels:
         """One class for each channel: what differs within a channel becomes one."""
+        if isinstance(labels, int):
+            return labels
         channels = labels.movedim(axis, 0).unsqueeze(-1).flatten(1)
         found = channels.amax(1)  # ANY is the smallest
         mixed = ((channels != found.unsqueeze(1)) & (channels != ANY)).any(1)
@@ -342,16 +407,21 @@ class Tracer(TorchDispatchMode):
         """Pin what the model returns, and say where every class ended."""
         for leaf in tree_flatten(returned)[0]:
             if isinstance(leaf, Tensor) and id(leaf) in self._labels:
-                self.pin(self.labels(leaf), "the model returns it")
-        for name, use in self.flow.uses.items():
-            first = use.outputs
-            use.inputs, use.outputs = self.classes.roots(use.inputs), self.classes.roots(use.outputs)
-            if bool((use.outputs == PINNED).all()):
-                self.flow.reasons[name] = self.reason_of(int(first[0]))
-        self.flow.norms = {name: self.classes.roots(labels) for name, labels in self.flow.norms.items()}
+                self.pin(self._own(leaf), "the model returns it")
+        for name, use in self._uses.items():
+            inputs = self._array(use.inputs, use.layer.in_channels)
+            outputs = self._array(use.outputs, use.layer.out_channels)
+            self.flow.uses[name] = LayerClasses(inputs, outputs)
+            if bool((outputs == PINNED).all()):
+                self.flow.reasons[name] = self.reason_of(_distinct(use.outputs)[0])
+        self.flow.norms = {name: self._array(labels, features) for name, (features, labels) in self._taken.items()}
         self.flow.normed = {self.classes.root(label) for label in self._normed} - {PINNED, ANY}
         self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY} - self.flow.normed
         return self.flow
+
+    def _array(self, labels: Labels, size: int) -> Integers:
+        found = self._roots(labels)
+        return np.full(size, found) if isinstance(found, int) else found.numpy()
 
     def reason_of(self, label: int) -> str:
         """Why a class is pinned: the first reason on its way to the root."""
@@ -365,3 +435,8 @@ class Tracer(TorchDispatchMode):
 def _same_memory(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors are one: an alias, or a view of the whole in its own shape."""
     return a.data_ptr() == b.data_ptr() and (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
+def _distinct(labels: Labels) -> list[int]:
+    found: list[int] = [labels] if isinstance(labels, int) else labels.unique().tolist()
+    return found

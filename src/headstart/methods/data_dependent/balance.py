@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,12 @@ from headstart.measure.sample_gradients import SampleGradients, by_input
 from headstart.methods.data_dependent.rates import Energies, solve
 from headstart.model import weights
 from headstart.model.norms import fresh_batch_norms
-from headstart.model.weights import to_canonical
+from headstart.model.weights import Layer, to_canonical
+from headstart.numerics.fetching import Values, fetch
+from headstart.numerics.lengths import lengths
 from headstart.symmetries.operations import PINNED
 from headstart.symmetries.rescaling import follow, rescale, rescale_checked, within_range
-from headstart.symmetries.scale_flow import ScaleFlow
+from headstart.symmetries.scale_flow import Integers, ScaleFlow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
 FEWEST = 8  # samples from which the uncertainty can be estimated
@@ -53,7 +56,8 @@ RESAMPLES = 400
         " more than float32 holds.",
     ),
     depends_on_other_layers=True,
-    revision=3,  # 2: gradients are squared sample by sample; 3: those of padding are left out
+    # 2: gradients are squared sample by sample; 3: those of padding are left out; 4: in one product of matrices
+    revision=4,
 )
 @dataclass(frozen=True)
 class Balance(Method):
@@ -173,29 +177,34 @@ class Balance(Method):
         seed = rng.derive(view.seed, "balance")
         coupled = batch.size > 1 and bool(fresh_batch_norms(view.model))
         # The gradient of a loss is what it is; random ones stand for all that could come.
-        samples = None if self.loss_fn else SampleGradients(view.layers, batch.size, coupled)
+        whole = [name for name, use in flow.uses.items() if bool((use.inputs == use.inputs[0]).all())]
+        samples = None if self.loss_fn else SampleGradients(view.layers, batch.size, coupled, whole)
         view.transaction.rewind()
-        passes = forward_backward(view.model, view.trace, batch, view.batch.raw, self.loss_fn, seed, samples)
+        raw = view.batch.raw
+        passes = forward_backward(view.model, view.trace, batch, raw, self.loss_fn, seed, samples, look=False)
         if passes.gradients is None:
             raise ModelError(
                 f"balance needs gradients: {' '.join(passes.notes)}",
                 remedy="Check that the model can be trained, or leave balance out.",
             )
+        gradients = {
+            la.name: (la, g.detach())
+            for la in view.layers
+            if la.name in flow.uses and (g := passes.gradients.get(la.name)) is not None
+        }
         measured = Measured()
-        if samples is not None:
+        if samples is None:
+            squares = _squares([(layer, to_canonical(layer, g)) for layer, g in gradients.values()], whole)
+        else:
             measured.one_draw = [n for n in samples.finish(passes.gradients) if n in flow.uses]
-        for layer in view.layers:
-            gradient = passes.gradients.get(layer.name)
-            if gradient is not None and layer.name in flow.uses:
-                use = flow.uses[layer.name]
-                if samples is not None:
-                    found = samples.squares[layer.name]
-                else:
-                    found = by_input(layer, to_canonical(layer, gradient.detach())).unsqueeze(0)
-                parts = _by_class(found, use.inputs)
-                weight = _by_class(by_input(layer, weights.look(layer)).unsqueeze(0), use.inputs)
-                measured.samples[layer.name] = parts
-                measured.energies[layer.name] = Energies(int(use.outputs[0]), _sums(parts), _sums(weight))
+            squares = samples.squares
+        sizes = _squares([(layer, weights.look(layer)) for layer, _ in gradients.values()], whole)
+        for name in gradients:
+            use = flow.uses[name]
+            parts = _by_class(squares[name], use.inputs)
+            weight = _by_class(sizes[name], use.inputs)
+            measured.samples[name] = parts
+            measured.energies[name] = Energies(int(use.outputs[0]), _sums(parts), _sums(weight))
         return measured
 
 
@@ -210,7 +219,7 @@ class Measured:
     """
 
     energies: dict[str, Energies] = field(default_factory=dict)
-    samples: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    samples: dict[str, dict[int, Values]] = field(default_factory=dict)
     one_draw: list[str] = field(default_factory=list)
 
     def spread(self, scales: Mapping[int, float], seed: int) -> float | None:
@@ -227,34 +236,39 @@ class Measured:
             return None
         generator = rng.generator(seed, "balance", "bootstrap")
         drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
-        counts = torch.zeros(RESAMPLES, size, dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones_like(drawn).double()
-        )
+        counts = np.stack([np.bincount(row, minlength=size) for row in drawn.numpy()])
         rates = []
         for name, layer in layers.items():
             parts = self.samples[name]
             top = 2 * max(scales.get(label, 0.0) for label in parts)  # of the exponents, which may be large
-            total = sum(
-                (counts @ part * math.exp(2 * scales.get(label, 0.0) - top) for label, part in parts.items()),
-                torch.zeros(RESAMPLES, dtype=torch.float64),
-            )
-            estimate = sum(
-                float(part.sum()) * math.exp(2 * scales.get(label, 0.0) - top) for label, part in parts.items()
-            )
-            rates.append(layer.log_rate(scales) + 0.5 * (total / estimate).log())
-        found = torch.stack(rates)
-        return float((found.amax(0) - found.amin(0)).quantile(0.95))
+            weighted = {label: part * math.exp(2 * scales.get(label, 0.0) - top) for label, part in parts.items()}
+            total = np.sum([counts @ part for part in weighted.values()], axis=0)
+            estimate = sum(float(part.sum()) for part in weighted.values())
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rates.append(layer.log_rate(scales) + 0.5 * np.log(total / estimate))
+        return float(np.quantile(np.ptp(np.stack(rates), axis=0), 0.95))
 
 
-def _sums(parts: Mapping[int, Tensor]) -> dict[int, float]:
+def _squares(values: Sequence[tuple[Layer, Tensor]], whole: Collection[str]) -> dict[str, Values]:
+    """Sums of squares of canonical tensors, ``(1, in_channels)``, or ``(1, 1)`` of those that are of one class."""
+    single = [tensor for layer, tensor in values if layer.name in whole]
+    found = iter(lengths(single))
+    roots = [
+        next(found).view(1) if layer.name in whole else by_input(layer, tensor[None])[0] for layer, tensor in values
+    ]
+    return {layer.name: np.square(part)[None] for (layer, _), part in zip(values, fetch(roots), strict=True)}
+
+
+def _sums(parts: Mapping[int, Values]) -> dict[int, float]:
     return {label: float(part.sum()) for label, part in parts.items()}
 
 
-def _by_class(squares: Tensor, inputs: Tensor) -> dict[int, Tensor]:
-    """Sum the squares of every sample, ``(samples, in_channels)``, by the class of the input channel."""
-    labels = inputs.clamp_min(PINNED)  # what is always zero has no gradient and no effect: with the pinned class
-    found = squares.cpu()
-    return {label: found[:, labels == label].sum(1) for label in labels.unique().tolist()}
+def _by_class(squares: Values, inputs: Integers) -> dict[int, Values]:
+    """Sum the squares of every sample, ``(samples, in_channels)`` or one column, by the class of the input channel."""
+    labels = inputs.clip(PINNED)  # what is always zero has no gradient and no effect: with the pinned class
+    if squares.shape[1] == 1:
+        return {int(labels[0]): squares[:, 0]}
+    return {label: squares[:, labels == label].sum(1) for label in np.unique(labels).tolist()}
 
 
 def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, Energies]:

@@ -43,7 +43,8 @@ SAMPLES = 64
         "Where an activation is not homogeneous the scale is left alone, so that the function is kept.",
     ),
     depends_on_other_layers=True,
-    revision=4,  # 2: balance squares gradients sample by sample; 3: moments in one pass; 4: balance without padding
+    # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5: balance
+    revision=5,
 )
 @dataclass(frozen=True)
 class Calibrate(Method):
