@@ -12,11 +12,11 @@ import headstart as hs
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import counted
 
-LIMITS = {
+LIMITS = {  # of operations and reads per layer
     "within-layer": (45, 2),
     "lsuv": (68, 2),
     "within-layer+balance": (90, 1),
-}  # of operations and reads per layer
+}
 CALLS = {"auto": (400, 40), "prewarm": (800, 60)}  # per call, on a network with norms
 
 

@@ -256,7 +256,7 @@ class _Wires(Tracer):
         return found
 
     def _why(self, label: int) -> str:
-        return self.reason_of(label) if label > PINNED else "it is made of what stays in place"
+        return self.classes.reason_of(label) if label > PINNED else "it is made of what stays in place"
 
 
 def _families(family: Tensor, labels: Tensor) -> Mapping[int, Tensor]:

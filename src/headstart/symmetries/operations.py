@@ -98,6 +98,14 @@ class Classes:
                 self._parent[root] = PINNED
                 self._table = None
 
+    def reason_of(self, label: int) -> str:
+        """Why a class is pinned: the first reason on its way to the root."""
+        while label > PINNED:
+            if label in self.reason:
+                return self.reason[label]
+            label = self._parent[label]
+        return "it is added to something of a fixed scale"
+
 
 @dataclass
 class Operation:

@@ -16,7 +16,8 @@ from headstart.model.tensor_state import hold_tensors, restore_together
 from headstart.model.weights import Layer
 from headstart.restoring import put_back
 from headstart.symmetries.same_function import change, outputs
-from headstart.symmetries.scale_flow import Integers, ScaleFlow, trace_scales
+from headstart.symmetries.scale_classes import Integers, ScaleFlow
+from headstart.symmetries.scale_flow import trace_scales
 
 _RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit, of values and of gradients
 

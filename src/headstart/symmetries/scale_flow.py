@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,30 +29,12 @@ from headstart.model.norms import is_norm, never_run
 from headstart.model.weights import Layer
 from headstart.symmetries.known_operations import is_known
 from headstart.symmetries.operations import ANY, PINNED, Classes, Operation, written
+from headstart.symmetries.scale_classes import Integers, LayerClasses, ScaleFlow
 
 _ALMOST = frozenset(["gelu", "silu", "elu", "celu", "mish", "hardswish", "hardtanh", "softplus", "tanh"])
 _LARGE = 100.0  # values this large show the bends that small ones do not reach
 Labels = Tensor | int  # of each value, or one class for all of them
 Done = Callable[[Tensor, Labels, Tensor], "Labels | None"]  # input, its labels, output -> labels of the output
-Integers = NDArray[np.int64]
-
-
-@dataclass
-class LayerClasses:
-    """A weight layer in the flow of scales.
-
-    Attributes:
-        inputs: The class that each input channel comes in, ``(in_channels,)``; ``ANY`` where it is always zero.
-        outputs: The class of each output channel, ``(out_channels,)``; all the same unless channels were traced.
-    """
-
-    inputs: Integers
-    outputs: Integers
-
-    @property
-    def single(self) -> bool:
-        """Whether all inputs are of one class, and all outputs."""
-        return all(bool((labels == labels[0]).all()) for labels in (self.inputs, self.outputs))
 
 
 @dataclass
@@ -63,25 +44,6 @@ class _Use:
     layer: Layer
     inputs: Labels
     outputs: Labels
-
-
-@dataclass
-class ScaleFlow:
-    """What a trace found.
-
-    Attributes:
-        uses: By layer name, in execution order.
-        norms: Batch norms that take a class and have running statistics: by name, the class of each channel.
-        normed: Classes that a normalization takes, which undoes their scale up to its epsilon.
-        almost: Classes that pass through an activation that is not homogeneous, such as GELU.
-        reasons: By layer name, what fixes the scale of its output.
-    """
-
-    uses: dict[str, LayerClasses] = field(default_factory=dict)
-    norms: dict[str, Integers] = field(default_factory=dict)
-    normed: set[int] = field(default_factory=set)
-    almost: set[int] = field(default_factory=set)
-    reasons: dict[str, str] = field(default_factory=dict)
 
 
 def trace_scales(
@@ -413,7 +375,7 @@ class Tracer(TorchDispatchMode):
             outputs = self._array(use.outputs, use.layer.out_channels)
             self.flow.uses[name] = LayerClasses(inputs, outputs)
             if bool((outputs == PINNED).all()):
-                self.flow.reasons[name] = self.reason_of(_distinct(use.outputs)[0])
+                self.flow.reasons[name] = self.classes.reason_of(_distinct(use.outputs)[0])
         self.flow.norms = {name: self._array(labels, features) for name, (features, labels) in self._taken.items()}
         self.flow.normed = {self.classes.root(label) for label in self._normed} - {PINNED, ANY}
         self.flow.almost = {self.classes.root(label) for label in self._almost} - {PINNED, ANY} - self.flow.normed
@@ -422,14 +384,6 @@ class Tracer(TorchDispatchMode):
     def _array(self, labels: Labels, size: int) -> Integers:
         found = self._roots(labels)
         return np.full(size, found) if isinstance(found, int) else found.numpy()
-
-    def reason_of(self, label: int) -> str:
-        """Why a class is pinned: the first reason on its way to the root."""
-        while label > PINNED:
-            if label in self.classes.reason:
-                return self.classes.reason[label]
-            label = self.classes._parent[label]
-        return "it is added to something of a fixed scale"
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

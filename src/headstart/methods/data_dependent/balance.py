@@ -25,7 +25,7 @@ from headstart.numerics.fetching import Values, fetch
 from headstart.numerics.lengths import lengths
 from headstart.symmetries.operations import PINNED
 from headstart.symmetries.rescaling import follow, rescale, rescale_checked, within_range
-from headstart.symmetries.scale_flow import Integers, ScaleFlow
+from headstart.symmetries.scale_classes import Integers, ScaleFlow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
 FEWEST = 8  # samples from which the uncertainty can be estimated

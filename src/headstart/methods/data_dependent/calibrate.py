@@ -24,7 +24,7 @@ from headstart.model.weights import Layer
 from headstart.numerics.moments import Moments
 from headstart.symmetries.operations import PINNED
 from headstart.symmetries.rescaling import follow, rescale_checked, within_range
-from headstart.symmetries.scale_flow import ScaleFlow
+from headstart.symmetries.scale_classes import ScaleFlow
 
 SAMPLES = 64
 
