@@ -69,7 +69,7 @@ def _fitting(model: nn.Module, channels: int, own: int, fixed: bool, batch: int)
         except Exception as error:  # whatever a network raises at a size that it does not take
             refused = error
             continue
-        return x if side <= 128 else x[: batch // 4]
+        return x if side <= 128 else x[: batch // 2]
     raise RuntimeError(f"no size of images runs: {refused}")
 
 

@@ -7,7 +7,8 @@
 
 Each architecture runs in a process of its own, with a limit on its memory. What is finished is a line in
 ``runs/diagnoses-*.jsonl`` and is not run again. Those of ``starts`` hold what was measured: ``table`` applies the
-present rules to it. The images are random fields with the long waves of photographs.
+present rules to it; rows of what has no line stay as they are. ``starts`` begins with what was never measured, or on
+the fewest samples. The images are random fields with the long waves of photographs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from headstart.diagnosis.rows import Finding, LayerHealth
 from headstart.diagnosis.rules import judge
 from headstart.diagnosis.scene import Scene
 
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 MEMORY = 5 << 30
 SECONDS = 300
 BATCH = 32
@@ -232,11 +234,12 @@ def tables(runs: Path, out: Path) -> None:
         row = {"illness": illness, "network": network, "kind": kind, "seed": seed, "without": line.get("without", "")}
         told = {"printed": "yes" if line.get("printed") else "", "code": "; ".join(filter(None, line.get("code", [])))}
         mends.append(row | {"with": line.get("with", "")} | told)
-    for part, rows in (("starts", starts), ("planted", planted), ("mends", mends)):
-        with (out / f"diagnoses-{part}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    for part, rows, by in (
+        ("starts", starts, ("name",)),
+        ("planted", planted, ("name",)),
+        ("mends", mends, ("illness", "network", "kind")),
+    ):
+        update(out / f"diagnoses-{part}.csv", rows, by)
     timm = packages()
     about = {
         "commands": [f"python benchmarks/diagnoses.py {part}" for part in ("starts", "planted", "mends")],
@@ -246,6 +249,28 @@ def tables(runs: Path, out: Path) -> None:
         "batch": BATCH,
     }
     finish(about, "diagnoses", out)
+
+
+def by_samples(architectures: list[str]) -> list[str]:
+    """First those that were never measured, then those on the fewest samples."""
+    with (RESULTS / "diagnoses-starts.csv").open(newline="") as file:
+        known = {row["name"]: int(row["samples"] or 0) for row in csv.DictReader(file)}
+    return sorted(architectures, key=lambda name: known.get(name, 0))
+
+
+def update(path: Path, rows: list[dict[str, Any]], by: tuple[str, ...]) -> None:
+    """Write rows in place of those of the same name, or of the same names together; others stay as they are."""
+    old = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    told = {tuple(row[k] for k in by) for row in rows}
+    kept = [row for row in old if tuple(row[k] for k in by) not in told]
+    everything = sorted([*kept, *rows], key=lambda row: row["name"]) if "name" in by else [*kept, *rows]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(everything[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(everything)
 
 
 def main() -> None:
@@ -261,7 +286,7 @@ def main() -> None:
         tables(args.runs, args.out)
     if args.part == "starts":
         packages()
-        resume(args.runs / "diagnoses-starts.jsonl", names(), start, until)
+        resume(args.runs / "diagnoses-starts.jsonl", by_samples(names()), start, until)
     elif args.part == "planted":
         packages()
         resume(args.runs / "diagnoses-planted.jsonl", PATIENTS, plant, until)
