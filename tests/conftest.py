@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -31,6 +32,24 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: pass --slow to run it"))
+
+
+@pytest.fixture(scope="session")
+def load_tool():
+    """Import a file of tools/ by its name; the files import each other."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
+        sys.path.insert(0, str(ROOT / "tools"))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(ROOT / "tools"))
+        return module
+
+    return load
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -81,13 +79,9 @@ def test_the_picture_has_every_room_and_arrows_that_stand_for_all_imports(packag
     assert sum(map(len, drawn.values())) < sum(map(len, real.values()))
 
 
-def test_the_tool_finds_nothing_to_write_again(monkeypatch):
+def test_the_tool_finds_nothing_to_write_again(load_tool):
     pytest.importorskip("grimp", reason="import-linter brings it (extra dev)")
-    spec = importlib.util.spec_from_file_location("architecture", ROOT / "tools" / "architecture.py")
-    tool = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "architecture", tool)
-    spec.loader.exec_module(tool)
-    assert tool.stale() == [], "run python tools/architecture.py"
+    assert load_tool("architecture").stale() == [], "run python tools/architecture.py"
 
 
 def test_every_file_that_the_page_names_exists():

@@ -1,21 +1,14 @@
 """The gallery names every method as the registry has it, and what it draws is what the methods make."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
-def gallery():
+def gallery(load_tool):
     pytest.importorskip("PIL", reason="pictures need Pillow (extra bench)")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")
-        yield importlib.import_module("gallery")
+    return load_tool("gallery")
 
 
 def test_the_page_says_what_the_registry_knows(gallery):

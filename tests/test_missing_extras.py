@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("matplotlib", "jinja2", "PIL", "lightning_fabric", "mlxtend", "pyarrow", "ray", "torchvision", "timm")
-PACKAGES += ("transformers", "aeon")
+PACKAGES += ("transformers", "aeon", "shtab")
 for package in PACKAGES:
     sys.modules[package] = None  # importing it raises ImportError
 
@@ -43,6 +43,7 @@ from headstart.bench.report.templating import fill
 from headstart.bench.trials.training import Training
 from headstart.banks import FilterBank, shipped
 from headstart.bench.tasks.sources import load_data
+from headstart.cli.completion import script
 from headstart.fitting.curves import SampleCurves
 
 folder = Path(sys.argv[1])
@@ -68,6 +69,7 @@ places = {
     "bench/tasks/small.py:_series": lambda: load_task("series"),
     "bench/models/builders.py:_torchvision": lambda: resolve_model("torchvision:resnet18"),
     "bench/models/builders.py:_timm": lambda: resolve_model("timm:resnet18"),
+    "cli/completion.py:script": lambda: script("bash"),
     "bench/models/from_config.py:host": lambda: build_from_config(str(folder)),
 }
 said = {}
@@ -98,6 +100,7 @@ NEEDS = {
     "bench/tasks/small.py:_series": ("The task 'series:BasicMotions'", "aeon", "series"),
     "bench/models/builders.py:_torchvision": ("A 'torchvision:' model", "torchvision", "torchvision"),
     "bench/models/builders.py:_timm": ("A 'timm:' model", "timm", "timm"),
+    "cli/completion.py:script": ("The command 'completion'", "shtab", "completion"),
     "bench/models/from_config.py:host": ("A model of Hugging Face", "transformers", "hf"),
 }
 

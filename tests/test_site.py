@@ -1,20 +1,14 @@
 """What the hooks of the site do to a page."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
-def shown():
+def shown(load_tool):
     """A page's text as the site gets it; the site holds b.md and methods/README.md."""
-    spec = importlib.util.spec_from_file_location("hooks_of_the_site", ROOT / "tools" / "site.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    hooks = load_tool("site")
     page = SimpleNamespace(file=SimpleNamespace(src_uri="methods/a.md"))
     files = [SimpleNamespace(src_uri=name) for name in ("b.md", "methods/README.md")]
     return lambda text: hooks.on_page_markdown(text, page=page, config=None, files=files)

@@ -11,6 +11,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from marks import with_block, write_or_check
+
 from headstart.engine.method import Method
 from headstart.engine.registry import get, list_methods
 
@@ -68,39 +70,16 @@ def index() -> str:
     return "\n".join(rows)
 
 
-def with_block(text: str, mark: str, content: str) -> str:
-    """Put the content between the marks of that name.
-
-    Raises:
-        ValueError: The text has no such marks.
-    """
-    start, end = f"<!-- registry: {mark} -->", "<!-- end -->"
-    before, found, rest = text.partition(start)
-    if not found or end not in rest:
-        raise ValueError(f"no {start} … {end}")
-    return f"{before}{start}\n{content}\n{end}{rest.partition(end)[2]}"
-
-
 def pages() -> dict[Path, str]:
     """Every page as it should be."""
-    wanted = {INDEX: with_block(INDEX.read_text(encoding="utf-8"), "index", index())}
+    wanted = {INDEX: with_block(INDEX.read_text(encoding="utf-8"), "registry: index", index())}
     for name in list_methods():
         page = page_of(name)
-        wanted[page] = with_block(wanted.get(page) or page.read_text(encoding="utf-8"), name, block(name))
+        wanted[page] = with_block(
+            wanted.get(page) or page.read_text(encoding="utf-8"), f"registry: {name}", block(name)
+        )
     return wanted
 
 
-def main() -> int:
-    """Write the pages, or with ``--check`` name those that are out of date."""
-    stale = [page for page, text in pages().items() if page.read_text(encoding="utf-8") != text]
-    for page in stale:
-        if "--check" in sys.argv[1:]:
-            print(f"{page} is out of date: run python tools/method_pages.py")
-        else:
-            page.write_text(pages()[page], encoding="utf-8")
-            print(f"wrote {page}")
-    return 1 if stale and "--check" in sys.argv[1:] else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(pages, "method_pages.py"))

@@ -247,7 +247,7 @@ def test_a_command_that_trains_has_threads_that_sleep_while_they_wait(command, c
 
 def test_every_command_is_a_module_and_has_a_summary():
     names = {found.name for found in pkgutil.iter_modules(headstart.cli.__path__)}
-    assert {name for name in names if name != "main" and not name.startswith("_")} == set(dispatcher._COMMANDS)
+    assert {name for name in names if name != "main" and not name.startswith("_")} == set(dispatcher.COMMANDS)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "a", "5-3", "1,,2", "3.5", ""])

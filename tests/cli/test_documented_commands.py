@@ -34,7 +34,7 @@ def test_every_command_prints_what_the_page_shows(tmp_path, monkeypatch, capsys)
 
 
 def test_the_page_names_every_command():
-    from headstart.cli.main import _COMMANDS
+    from headstart.cli.main import COMMANDS
 
     listed = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == sorted(_COMMANDS)
+    assert sorted(listed) == sorted(COMMANDS)

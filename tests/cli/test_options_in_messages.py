@@ -36,9 +36,9 @@ OTHERS = {"models": {"--model"}, "init": {"--initial-checkpoint", "--model"}}
 
 def options() -> dict[str, set[str]]:
     """The options of every command, and of every action of one."""
-    found = {"": set(dispatcher._parser("")._option_string_actions)}
-    for name in dispatcher._COMMANDS:
-        (commands,) = (a for a in dispatcher._parser(name)._actions if isinstance(a, argparse._SubParsersAction))
+    found = {"": set(dispatcher.build_parser()._option_string_actions)}
+    for name in dispatcher.COMMANDS:
+        (commands,) = (a for a in dispatcher.build_parser(name)._actions if isinstance(a, argparse._SubParsersAction))
         parser = commands.choices[name]
         found[name] = set(parser._option_string_actions)
         for action in parser._actions:

@@ -1,5 +1,6 @@
 from headstart.bench.papers.protocols import PROTOCOLS
-from headstart.bench.settings.words import SETTINGS, TRAINER
+from headstart.bench.settings.words import SETTINGS
+from headstart.bench.specs.setting import TRAINER
 
 
 def test_lists_every_protocol(headstart):

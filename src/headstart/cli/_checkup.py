@@ -28,6 +28,7 @@ EXTRAS = {
     "torchvision": "models as torchvision:NAME, downloads",
     "series": "tasks as series:NAME, the time series that aeon ships",
     "hf": "models from a config.json of Hugging Face",
+    "completion": "headstart completion: the tab key in bash, zsh and fish",
 }
 _IMPORTED_AS = {"scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric", "pillow": "PIL", "tomli": "tomllib"}
 _FRAGILE = ("torchvision", "timm")  # built against one torch: installed does not mean that they import

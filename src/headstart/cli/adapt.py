@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from headstart.cli._command import add_command, add_like
+
 _EXAMPLES = """\
 examples:
   headstart adapt timm:resnet18 --in-channels 13 --checkpoint rgb.safetensors --out bands.safetensors
@@ -23,17 +25,11 @@ Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, a
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart adapt``."""
-    from headstart.adapt.adapt_conv import MATCHES
+    from headstart.adapt.adapt_conv import MATCHES, adapt_conv
     from headstart.adapt.channel_mix import FILLS, STRATEGIES
     from headstart.cli import _common
 
-    parser = subparsers.add_parser(
-        "adapt",
-        help="make a checkpoint take another number of input channels",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "adapt", __doc__, _EXAMPLES)
     data = ".npy/.npz/.pt/.safetensors, a folder of images, or file.py:function, with the new channels"
     _common.add_model_arguments(parser, data_help=data)
     parser.add_argument("--in-channels", type=int, required=True, metavar="N", help="how many channels it shall take")
@@ -41,14 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--map", nargs="+", metavar="ENTRY", help="instead: what every new channel is made of")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the new channels, such as bands")
     parser.add_argument("--source-names", nargs="+", metavar="NAME", help="of the old channels")
-    parser.add_argument(
-        "--fill", default="zeros", metavar="NAME", help=f"for 'none': {', '.join(FILLS)} (default: %(default)s)"
-    )
+    add_like(parser, adapt_conv, "fill", f"for 'none': {', '.join(FILLS)}", metavar="NAME")
     parser.add_argument("--reference", metavar="DATA", help="data with the old channels, whose deviation is kept")
-    parser.add_argument("--match", default="auto", metavar="NAME", help=f"{', '.join(MATCHES)} (default: %(default)s)")
-    parser.add_argument(
-        "--per", default="layer", metavar="NAME", help="one factor per layer or channel (default: layer)"
-    )
+    add_like(parser, adapt_conv, "match", ", ".join(MATCHES), metavar="NAME")
+    add_like(parser, adapt_conv, "per", "one factor per layer or channel", metavar="NAME")
     parser.add_argument("--recentre", action="store_true", help="move the running mean of the batch norm behind it")
     parser.add_argument(
         "--layer", nargs="+", metavar="LAYER", help="these convolutions instead of those that are found"

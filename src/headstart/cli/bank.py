@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.cli._command import add_command, add_like
+
 if TYPE_CHECKING:
     from headstart.banks import FilterBank
     from headstart.banks.source_filters import Model
@@ -49,13 +51,7 @@ _RECORDED = (
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart bank`` with its own commands."""
-    parser = subparsers.add_parser(
-        "bank",
-        help="make filter banks from trained networks, look at them, join them",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "bank", __doc__, _EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_build(actions)
     info = actions.add_parser("info", help="print what a bank holds, or list the shipped banks")
@@ -77,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from headstart.banks.build import BINS
+    from headstart.banks import FilterBank
     from headstart.banks.distances import DISTANCES
 
     build = actions.add_parser(
@@ -98,17 +94,11 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--checkpoint", nargs="+", type=Path, default=[], metavar="FILE", help="trained weights of the named model"
     )
     build.add_argument("--model-args", default="", metavar="K=V,...", help="arguments of the model's builder")
-    build.add_argument(
-        "--clusters",
-        default="3",
-        metavar="K",
-        help="clusters per entry; or by layer: conv1=10,*=3 (default: %(default)s)",
-    )
-    build.add_argument("--distance", default="euclidean", choices=DISTANCES, help="(default: %(default)s)")
+    clusters = "clusters per entry; or by layer: conv1=10,*=3"
+    add_like(build, FilterBank.from_models, "clusters", clusters, type=str, metavar="K")
+    add_like(build, FilterBank.from_models, "distance", "between filters", choices=DISTANCES)
     build.add_argument("--pool", action="store_true", help="put layers of one kernel size and depth together")
-    build.add_argument(
-        "--bins", type=int, default=BINS, metavar="N", help="of depth with --pool (default: %(default)s)"
-    )
+    add_like(build, FilterBank.from_models, "bins", "of depth with --pool", metavar="N")
     build.add_argument("--whole", action="store_true", help="cluster whole filters instead of slices")
     build.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
     build.add_argument("--exclude", nargs="+", metavar="LAYER", help="not these layers")

@@ -16,12 +16,7 @@ from headstart.bench.runs.run import Summary
 from headstart.bench.runs.search import Search
 from headstart.bench.settings.config import Config, read, save
 from headstart.bench.settings.words import (
-    HOW,
-    OUTPUT,
     SETTINGS,
-    TRAINER,
-    WHAT,
-    Setting,
     check,
     check_together,
     defaults,
@@ -29,8 +24,10 @@ from headstart.bench.settings.words import (
     trainer_experiment,
 )
 from headstart.bench.settings.words import experiment as build
+from headstart.bench.specs.setting import GROUPS, OUTPUT, WHAT, Setting
 from headstart.bench.trainer.experiment import TrainerExperiment
 from headstart.bench.trainer.secrets import without_secrets
+from headstart.cli._command import add_command, print_written
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.errors import HeadstartError
@@ -67,16 +64,10 @@ equals sign; specs may also be joined by commas. Run the same command again to g
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart compare``."""
-    parser = subparsers.add_parser(
-        "compare",
-        help="train with and without a start on paired seeds, and say whether it helps",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "compare", __doc__, _EXAMPLES)
     file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options overrule it"
     parser.add_argument("file", nargs="?", metavar="FILE", help=file)
-    groups = {name: parser.add_argument_group(name) for name in (WHAT, HOW, TRAINER, OUTPUT)}
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for word in SETTINGS.values():
         _add(groups[word.group], word)
     add_data_root(groups[WHAT])
@@ -110,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.write is not None:
         _searched(chosen, experiment, config, typed)
         save(args.write, chosen)
-        print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
+        print_written(args.write, args.json)
         return 0
     with _pointing(config, typed, "seeds"):
         experiment = _reachable(experiment, args.file, typed)
@@ -229,7 +220,8 @@ def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched:
 def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
     """Add a word's option. Its default is None, so that a file's value can be told from one that was typed."""
     shown = " ".join(map(str, word.default)) if isinstance(word.default, tuple) else f"{word.default}"
-    text = f"{word.help} (default: {shown or 'none'})"
+    known = f"{', '.join(word.choices)}; " if word.choices else ""
+    text = f"{word.help} ({known}default: {shown or 'none'})"
     flag = f"--{word.name}"
     if word.kind == "switch":
         text = f"add or leave out {word.help} (default: {'add' if word.default else 'leave out'})"

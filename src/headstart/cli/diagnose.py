@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headstart.cli._command import add_command
+
 _EXAMPLES = """\
 examples:
   headstart diagnose net.py:build_model --data images.npy
@@ -20,13 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``headstart diagnose``."""
     from headstart.cli import _common
 
-    parser = subparsers.add_parser(
-        "diagnose",
-        help="measure every layer of a model and say what is wrong with its start",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "diagnose", __doc__, _EXAMPLES)
     data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function (default: weights alone)"
     _common.add_arguments(parser, data_help=data)
     _common.add_mask(parser)

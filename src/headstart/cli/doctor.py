@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headstart.cli._command import add_command
 from headstart.results.plain import to_json
 
 _EXAMPLES = """\
@@ -17,13 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``headstart doctor``."""
     from headstart.cli._dataroot import add_data_root
 
-    parser = subparsers.add_parser(
-        "doctor",
-        help="say what is installed and what is missing",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "doctor", __doc__, _EXAMPLES)
     add_data_root(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 

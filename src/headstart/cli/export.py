@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headstart.cli._command import add_command
 from headstart.results.plain import to_json
 
 _EXAMPLES = """\
@@ -16,13 +17,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart export``."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write stored trials as a table",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "export", __doc__, _EXAMPLES)
     parser.add_argument("folder", metavar="DIR", help="the folder that 'headstart compare' wrote")
     parser.add_argument("--out", metavar="FILE", help=".csv or .parquet (default: CSV on standard output)")
     parser.add_argument("--curves", action="store_true", help="one row per point of a curve instead of one per trial")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from headstart.cli._command import add_command
+
 _EXAMPLES = """\
 examples:
   headstart init headstart:prewarm-cnn --data mnist5k --method prewarm --out start.safetensors
@@ -25,13 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``headstart init``."""
     from headstart.cli import _common
 
-    parser = subparsers.add_parser(
-        "init",
-        help="write an initialized checkpoint of a model",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "init", __doc__, _EXAMPLES)
     data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function"
     _common.add_arguments(parser, data_help=data)
     _common.add_mask(parser)

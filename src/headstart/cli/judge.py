@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headstart.bench import judge
+from headstart.cli._command import add_command, add_like
 from headstart.errors import HeadstartError
 from headstart.results.plain import to_json
 
@@ -20,21 +22,14 @@ _ENDINGS = (".html", ".md")
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart judge``."""
-    parser = subparsers.add_parser(
-        "judge",
-        help="judge anybody's results: arm, seed and score in, verdicts out",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "judge", __doc__, _EXAMPLES)
     parser.add_argument("table", metavar="FILE", help=".csv, .parquet or JSON lines (.jsonl): arm, seed, score, task")
     parser.add_argument("--baseline", metavar="ARM", help="what all are compared with (default: the first arm)")
-    parser.add_argument(
-        "--margin", type=float, default=0.5, metavar="X", help="smallest difference that matters (default: 0.5)"
-    )
-    parser.add_argument(
-        "--alpha", type=float, default=0.05, metavar="P", help="chance of any false verdict (default: 0.05)"
-    )
+    for name, letter, text in (
+        ("margin", "X", "smallest difference that matters, in the unit of the scores"),
+        ("alpha", "P", "chance of any false verdict"),
+    ):
+        add_like(parser, judge, name, text, metavar=letter)
     parser.add_argument("--lower-is-better", action="store_true", help="the scores are losses or times")
     parser.add_argument(
         "--primary", nargs="+", metavar="NAME", help="arm, or arm and task: the question that was declared beforehand"
@@ -47,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     """Read the table, judge it, print the verdicts."""
     from rich.console import Console
 
-    from headstart.bench import judge
     from headstart.results.whole_file import whole_file
 
     files = [Path(name) for name in args.out or ()]

@@ -13,24 +13,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_COMMANDS = {
-    "compare": "train with and without a start on paired seeds, and say whether it helps",
-    "judge": "judge anybody's results: a table of arm, seed and score in, verdicts in plain words out",
-    "init": "write an initialized checkpoint of a model, and report what was done to each layer",
-    "adapt": "make a checkpoint's first convolution take another number of input channels",
-    "diagnose": "measure every layer of a model and say what is wrong with its start; changes nothing",
-    "bank": "make filter banks from trained networks, look at them, join them",
-    "methods": "list the methods, or describe one: options, presets, cost, deviations, reference",
-    "tasks": "list the tasks, or describe one: classes, images, splits, files, options",
-    "models": "list the models, or describe one: options, smallest image, parameters at a given input",
-    "protocols": "list the papers' protocols, or describe one: its words, and what became of its defects",
-    "reproduce": "run a paper's comparisons, and set what was published beside what is measured",
-    "report": "make the page and the table again from stored trials; of several experiments one page",
-    "status": "say how far an experiment is: done, running, missing, refused, damaged",
-    "export": "write stored trials as a table, CSV or Parquet, also while they still run",
-    "doctor": "say what is installed and what is missing: versions, devices, threads, extras, caches, data",
-}
-"""Each is a module beside this one, which is imported only if it is asked for."""
+from headstart.cli._command import COMMANDS
+
 _EXAMPLES = """\
 examples:
   headstart compare                                   does a start help? on 5,000 real digits, no download
@@ -54,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             _unwind_at_the_end()
             _print_anything()
-        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        parsed = build_parser(arguments[0] if arguments else "").parse_args(arguments)
         return int(parsed.run(parsed))
     except _Ended as end:
         _complain(f"Ended by {end.signal.name}.")
@@ -107,7 +91,12 @@ def _unwind_at_the_end() -> None:
         signal.signal(number, end)
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def build_parser(*commands: str) -> argparse.ArgumentParser:
+    """Make the parser, with the arguments of some commands and a line on each of the others.
+
+    Args:
+        commands: Only what is asked for is imported, so no other one's extra can be missed.
+    """
     parser = argparse.ArgumentParser(
         prog="headstart",
         description="Start neural networks from their data, and find out whether it helps.",
@@ -116,8 +105,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"headstart {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in _COMMANDS.items():
-        if name == command:  # only the command asked for is imported, so no other one's extra can be missed
+    for name, summary in COMMANDS.items():
+        if name in commands:
             module = _import(name)
             module.add_parser(subparsers)
             _refuse_empty(subparsers.choices[name])

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict, fields
 from typing import Any
 
+from headstart.cli._command import add_command
 from headstart.results.plain import to_json
 
 _EXAMPLES = """\
@@ -18,13 +19,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart methods``."""
-    parser = subparsers.add_parser(
-        "methods",
-        help="list the methods, or describe one",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "methods", __doc__, _EXAMPLES)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the method to describe (default: list all)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

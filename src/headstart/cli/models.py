@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import Any
 
+from headstart.cli._command import add_command
 from headstart.errors import HeadstartError, ModelError
 from headstart.results.plain import to_json
 
@@ -20,13 +21,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart models``."""
-    parser = subparsers.add_parser(
-        "models",
-        help="list the models, or describe one",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "models", __doc__, _EXAMPLES)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the model to describe (default: list all)")
     parser.add_argument(
         "--input", default="3,64,64", metavar="C,H,W", help="channels, height and width of images (default: 3,64,64)"

@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from headstart.cli._command import add_command, print_written
 from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart protocols``."""
-    parser = subparsers.add_parser(
-        "protocols",
-        help="list the papers' protocols, or describe one",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "protocols", __doc__, _EXAMPLES)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the protocol to describe (default: list all)")
     parser.add_argument("--write", metavar="FILE", help="write it as an experiment's file")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -48,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.name:
             raise HeadstartError("--write needs the name of a protocol.")
         save(args.write, words_of(args.name))
-        print(f"Wrote '{args.write}'. Run it: headstart compare {args.write}")
+        print_written(args.write, args.json)
     elif args.json:
         plain = [asdict(protocol) for protocol in found]
         print(to_json(plain[0] if args.name else plain))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 
+from headstart.cli._command import add_command
 from headstart.results.plain import to_json
 
 OVERVIEW = "runs/overview"
 
+_EXAMPLES = """\
+examples:
+  headstart report runs/compare
+  headstart report runs/a runs/b --out runs/both
+"""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart report``."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "report",
-        help="make the page and the table again from stored trials, of one experiment or over several",
-        description=__doc__,
-        epilog="examples:\n  headstart report runs/compare\n  headstart report runs/a runs/b --out runs/both\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        __doc__,
+        "examples:\n  headstart report runs/compare\n  headstart report runs/a runs/b --out runs/both\n",
     )
     parser.add_argument(
         "folders", metavar="DIR", nargs="+", help="a folder that 'headstart compare' wrote; several give one page"

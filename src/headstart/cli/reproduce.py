@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from headstart.bench.papers.reproduction import PAPERS, SCALES, available, fetch, plan
 from headstart.bench.store.store import Store
+from headstart.cli._command import add_command
 from headstart.cli._dataroot import add_data_root
 from headstart.cli._executors import add_executor_arguments, executor_from
 from headstart.results.plain import to_json
@@ -37,13 +38,7 @@ _COLUMNS = {"arm": 10, "": 5, "default": 7, "start": 6, "gain": 6, "95 % interva
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart reproduce``."""
-    parser = subparsers.add_parser(
-        "reproduce",
-        help="run a paper's comparisons, and set what was published beside what is measured",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "reproduce", __doc__, _EXAMPLES)
     parser.add_argument("paper", metavar="PAPER", help=", ".join(PAPERS))
     parser.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROTOCOL", help="these of the scale's protocols")

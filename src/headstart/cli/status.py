@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from headstart.cli._command import add_command
 from headstart.results.plain import to_json
 
 if TYPE_CHECKING:
@@ -15,13 +16,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart status``."""
-    parser = subparsers.add_parser(
-        "status",
-        help="say how far an experiment is",
-        description=__doc__,
-        epilog="example:\n  headstart status runs/compare\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "status", __doc__, "example:\n  headstart status runs/compare\n")
     parser.add_argument("folder", metavar="DIR", help="the folder that 'headstart compare' wrote")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

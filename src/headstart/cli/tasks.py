@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from headstart.cli._command import add_command
 from headstart.cli._dataroot import add_data_root
 from headstart.results.plain import to_json
 
@@ -23,13 +24,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart tasks``."""
-    parser = subparsers.add_parser(
-        "tasks",
-        help="list the tasks, or describe one",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(subparsers, "tasks", __doc__, _EXAMPLES)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the task to describe (default: list all)")
     add_data_root(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -49,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
     small = {name: task for name, task in SMALL.items() if args.name in (None, name)}
     if args.json:
         plain = [asdict(task) for task in found]
-        plain += [{"name": n, "about": t.about, "options": dict(t.defaults)} for n, t in small.items()]
+        options = {
+            name: {key: {"default": value} for key, value in task.defaults.items()} for name, task in small.items()
+        }
+        plain += [{"name": name, "about": task.about, "options": options[name]} for name, task in small.items()]
         print(to_json(plain[0] if args.name else plain))
     elif not args.name:
         _table(found, small)

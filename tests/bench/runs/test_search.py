@@ -213,8 +213,8 @@ def test_real_trials_run_and_look_at_no_test_image(make_experiment, store):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"seeds": 0}, "at least one seed"),
-        ({"trials": -1}, "at least one seed and one trial"),
+        ({"seeds": 0}, "search-seeds is 0; it must be at least 1"),
+        ({"trials": -1}, "search-trials is -1; it must be at least 0"),
         ({"trials": 4}, "The default start has 3 configurations to try, and no arm may try more"),
     ],
 )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import shlex
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.bench import Training
+from headstart.bench import Experiment, Training
+from headstart.bench.runs.search import Search
 from headstart.bench.settings import config
-from headstart.bench.settings.words import HOW, SETTINGS, TRAINER, check, defaults, experiment, parse_seeds
+from headstart.bench.settings.words import SETTINGS, check, defaults, experiment, parse_seeds
+from headstart.bench.specs.setting import TRAINER, Setting, settings_of
+from headstart.bench.trainer.experiment import TrainerExperiment
+from headstart.bench.trainer.trainer import Trainer
 from headstart.cli import compare
 from headstart.cli.main import main
 from headstart.errors import HeadstartError
@@ -91,14 +93,8 @@ def written_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("written")
 
 
-def test_every_setting_of_a_training_has_a_word():
-    assert {field.name for field in fields(Training)} <= {word.field for word in SETTINGS.values()}
-
-
-def test_the_defaults_of_words_and_training_agree():
-    for field in fields(Training):
-        word = next(word for word in SETTINGS.values() if word.field == field.name)
-        assert word.default in (field.default, "auto")
+def test_every_field_of_a_training_is_a_setting():
+    assert {field.name for field in fields(Training)} == {found.field for found in settings_of(Training)}
 
 
 def test_a_file_gives_the_experiment_of_the_command_line(read):
@@ -133,7 +129,7 @@ def test_seeds_in_every_form(read, written, meant):
         ("steps = true\n", "line 1: steps = True is not a whole number."),
         ("\nsteps = 0\n", "line 2: steps is 0; it must be at least 1."),
         ("lr = nan\n", "line 1: lr = nan is not a number."),
-        ("lr = -1\n", "line 1: The learning rate is -1.0; it must be positive."),
+        ("lr = -1\n", "line 1: lr is -1; it must be above 0."),
         ("alpha = 1.5\n", "line 1: alpha is 1.5; it must be above 0 and below 1."),
         ("margin = 0\n", "line 1: margin is 0; it must be above 0."),
         ("controls = 1\n", "line 1: controls = 1 is not true or false."),
@@ -148,7 +144,7 @@ def test_seeds_in_every_form(read, written, meant):
         ("optimizer = 'adan'\n", "line 1: There is no optimizer 'adan'. Did you mean 'adam'"),
         (
             "precision = 'atuo'\n",
-            "line 1: There is no precision 'atuo'. Known: bfloat16, float32. Did you mean 'auto'?",
+            "line 1: There is no precision 'atuo'. Did you mean 'auto'? Known: auto, bfloat16, float32.",
         ),
         ("augment = ['flop']\n", "line 1: There is no augmentation 'flop'. Did you mean 'flip'"),
         ("seeds = 'many'\n", "line 1: seeds = 'many' is not understood."),
@@ -243,15 +239,33 @@ def test_values_that_make_no_sense_are_refused(words):
         check(words)
 
 
-def test_the_page_on_training_has_every_word_with_its_default():
-    page = Path(__file__).parents[3].joinpath("docs", "training.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, flags=re.MULTILINE))
-    words = {name: word for name, word in SETTINGS.items() if word.group == HOW}
-    assert set(rows) == set(words)
-    for name, word in words.items():
-        if word.choices:
-            assert rows[name].startswith(f"`{word.default}`")
-            if name != "test-normalization":
-                assert re.findall(r"`(\w+)`", rows[name]) == list(word.choices)
-        elif word.kind in ("whole", "number"):
-            assert float(rows[name]) == word.default
+def test_the_pages_have_the_tables_that_the_settings_give(load_tool):
+    for page, text in load_tool("reference_pages").pages().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name} is out of date: run tools/reference_pages.py"
+
+
+@pytest.mark.parametrize(
+    ("found", "value", "message"),
+    [
+        (Setting("n", "whole", 1, "", least=1), 0, "n is 0; it must be at least 1."),
+        (Setting("p", "number", 0.1, "", above=0, below=1), 1.0, "p is 1; it must be above 0 and below 1."),
+        (Setting("p", "number", 0.1, "", above=0, below=1), math.nan, "p is nan; it must be above 0 and below 1."),
+        (Setting("c", "text", "a", "", choices=("a", "bb"), noun="kind"), "b", "There is no kind 'b'."),
+        (Setting("c", "texts", (), "", choices=("aa", "bb")), ("aa", "cc"), "There is no c 'cc'."),
+    ],
+)
+def test_a_setting_checks_its_bounds_and_choices(found, value, message):
+    found.check(found.default)
+    with pytest.raises(HeadstartError) as caught:
+        found.check(value)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("cls", [Training, Experiment, Search, Trainer, TrainerExperiment])
+def test_every_setting_of_a_class_is_an_option_with_its_default_and_is_documented(cls):
+    own = settings_of(cls)
+    assert own
+    for found in own:
+        assert SETTINGS[found.name].default in (found.default, "auto")
+        assert found.help in " ".join((cls.__doc__ or "").split())
+        assert found.help

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from headstart.bench.tasks.augment import AUGMENTATIONS, Draws, augment, check_augmentations, draw
-from headstart.errors import UnknownNameError
+from headstart.bench.tasks.augment import AUGMENTATIONS, Draws, augment, draw
 
 
 def seeded(seed=0):
@@ -90,8 +89,3 @@ def test_the_parts_of_a_batch_get_what_the_whole_gets():
 def test_an_augmentations_draws_do_not_depend_on_the_names_order():
     one, other = (draw(names, 9, 15.0, seeded()) for names in (AUGMENTATIONS, AUGMENTATIONS[::-1]))
     assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
-
-
-def test_an_unknown_name_is_named():
-    with pytest.raises(UnknownNameError, match="flop"):
-        check_augmentations(("flip", "flop"))

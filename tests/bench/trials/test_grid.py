@@ -40,7 +40,7 @@ def test_texts_are_read_with_the_type_that_the_value_has():
         ("lf=1,2", "no word of training to search: 'lf'. Did you mean 'lr'"),
         ("lr=high,low", "lr='high': it is not a number"),
         ("patience=1.5,2", "it is not a whole number"),
-        ("lr=0.1,-1", "'lr=0.1,-1.0'.*must be positive"),
+        ("lr=0.1,-1", "'lr=0.1,-1.0'.*must be above 0"),
         ("optimizer=adam,adan", "Did you mean 'adam'"),
         ("lr=0.1,0.1", "lists a value twice"),
         ("steps=10,20", "budget and machine are the same for all"),

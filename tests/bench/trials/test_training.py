@@ -188,7 +188,7 @@ def test_an_unknown_word_is_named(field, value):
     ("field", "value"), [("steps", 0), ("batch_size", -1), ("lr", 0.0), ("lr", float("nan")), ("evaluations", 0)]
 )
 def test_a_number_out_of_range_is_named(field, value):
-    with pytest.raises(HeadstartError, match=field if field != "lr" else "learning rate"):
+    with pytest.raises(HeadstartError, match=field.replace("_", "-")):
         Training(**{field: value})
 
 

@@ -14,6 +14,7 @@ from headstart.bench.analysis.score_table import Scores, read_scores
 from headstart.bench.statistics.collapses import find_collapsed, largest_share
 from headstart.bench.statistics.metric import SCORE
 from headstart.bench.statistics.over_tasks import Overall, judge_overall, over_tasks
+from headstart.bench.statistics.power import ALPHA, MARGIN
 from headstart.bench.statistics.sentences import say
 from headstart.bench.statistics.verdicts import Comparison, Contrast, judge_family
 from headstart.errors import HeadstartError, unknown
@@ -141,8 +142,8 @@ def judge(
     table: Any,
     *,
     baseline: str | None = None,
-    margin: float = 0.5,
-    alpha: float = 0.05,
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
     higher_is_better: bool = True,
     primary: str | tuple[str, str] | None = None,
 ) -> Judgement:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 from headstart import rng
 from headstart.bench.models.builders import check_outputs, parameter_count, resolve_model, takes_signals
-from headstart.bench.statistics.power import least_seeds
+from headstart.bench.specs.setting import AUTO, WHAT, check_settings, documented, setting
+from headstart.bench.statistics.power import ALPHA, MARGIN, least_seeds
 from headstart.bench.store.store import MeasureOnce, content_key
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.loading import load_task
@@ -23,8 +24,6 @@ from headstart.bench.trials.timing import measured
 from headstart.bench.trials.training import Training
 from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Trial:
     key: str
 
 
+@documented
 @dataclass(frozen=True)
 class Experiment:
     """A comparison of starts.
@@ -51,48 +51,45 @@ class Experiment:
     Args:
         arms: Each way to start; the first is the baseline that all are compared with.
         seeds: One trial per arm and seed; arms are compared within a seed.
-        task: A task's name.
-        model: A model's name.
         training: How each trial trains. What ``auto`` names is resolved when the context is prepared.
-        split_seed: Names the draw of the task's splits, the same in all trials.
-        margin: The smallest difference in test accuracy that matters, in points.
-        alpha: The level of the tests.
         auto: Which fields of ``training`` to choose by the machine: the device by what is there, precision and
             memory format by timing training steps.
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
         looks: How often the results may be looked at before the number of seeds is settled.
         test: Whether trials look at the test split at their end. Without, they are given no test images.
         selection: How a search chose the arms' configurations, for the report; empty if there was none.
-        exploratory: Whether the report gives numbers and no verdicts.
         kept: Verdicts that were given at an earlier look, by label.
         configured: Arms as a search configured them, by label and seed; others are as in ``arms``.
         only: Labels and seeds of the trials that there are; None for all.
-
-    Example:
-        >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
-        6
     """
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...] = tuple(range(8))
-    task: str = "mnist5k"
-    model: str = "headstart:prewarm-cnn"
+    task: str = setting(
+        "mnist5k",
+        "a task by name (mnist5k, cifar100:train=10000, ...), folder:PATH, arrays:PATH or file.py:function",
+        group=WHAT,
+    )
+    model: str = setting(
+        "headstart:prewarm-cnn", "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function", group=WHAT
+    )
     training: Training = field(default_factory=Training)
-    split_seed: int = 0
-    margin: float = 0.5
-    alpha: float = 0.05
+    split_seed: int = setting(0, "draw of the task's splits, the same in all trials", group=WHAT)
+    margin: float = setting(MARGIN, "smallest difference that matters, in points", group=WHAT, above=0)
+    alpha: float = setting(ALPHA, "level of the tests", group=WHAT, above=0, below=1)
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
     stopping: str = ""
     looks: int = 1
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
-    exploratory: bool = False
+    exploratory: bool = setting(False, "numbers alone, without verdicts, from any number of seeds", group=WHAT)
     kept: Mapping[str, str] = field(default_factory=dict)
     configured: Mapping[tuple[str, int], Arm] = field(default_factory=dict)
     only: frozenset[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
+        check_settings(self)
         if not self.arms or not self.seeds:
             raise HeadstartError("An experiment needs at least one arm and one seed.")
         if len(set(self.seeds)) != len(self.seeds):
@@ -100,7 +97,12 @@ class Experiment:
 
     @property
     def size(self) -> int:
-        """Number of arms times that of seeds; arms may share trials."""
+        """Number of arms times that of seeds; arms may share trials.
+
+        Example:
+            >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
+            6
+        """
         return len(self.arms) * len(self.seeds)
 
     def context(self, measure_once: MeasureOnce = measured) -> TrialContext:

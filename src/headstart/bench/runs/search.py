@@ -19,6 +19,7 @@ from headstart.bench.runs.executors.base import Executor, Progress
 from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.run import Summary, run
 from headstart.bench.runs.selector import Selector, Wanted, rounds
+from headstart.bench.specs.setting import WHAT, check_settings, documented, setting
 from headstart.bench.store.store import Damage, Store
 from headstart.bench.trials.arms import EQUAL_STEPS, Arm
 from headstart.bench.trials.budget import stretch
@@ -33,6 +34,7 @@ FIRST_SEED = 10**9
 """Seed s of an experiment searches with this plus s; those of an experiment with a search are smaller."""
 
 
+@documented
 @dataclass(frozen=True)
 class Search:
     """What is to be tried before an experiment, by every arm with every seed.
@@ -40,23 +42,22 @@ class Search:
     Args:
         experiment: Whose arms are to be configured.
         axes: From `make_grid`.
-        seeds: With how many draws each configuration is trained, for each seed of the experiment.
-        trials: Configurations per arm; 0 for as many as training's own values give, which is the most, since
-            every arm has those.
-
-    Raises:
-        HeadstartError: If the numbers make no sense.
     """
 
     experiment: Experiment
     axes: tuple[Axis, ...]
-    seeds: int = 1
-    trials: int = 0
+    seeds: int = setting(1, "draws of each configuration, for each seed", group=WHAT, name="search-seeds", least=1)
+    trials: int = setting(
+        0,
+        "configurations per arm; 0: as many as training's own values give, the most there may be",
+        group=WHAT,
+        name="search-trials",
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         common = math.prod(len(axis.values) for axis in self.axes if not axis.arm)
-        if self.seeds < 1 or self.trials < 0:
-            raise HeadstartError(f"A search needs at least one seed and one trial, not {self.seeds} and {self.trials}.")
+        check_settings(self)
         if max(self.experiment.seeds) >= FIRST_SEED:
             raise HeadstartError(f"With a search, seeds must be below {FIRST_SEED:,}, from where its own are taken.")
         if common < 2 or self.trials > common:

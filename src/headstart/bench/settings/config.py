@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from headstart.bench.settings.words import (
-    HOW,
     NOT_OF_A_TRAINER,
-    OUTPUT,
     SETTINGS,
-    TRAINER,
-    WHAT,
-    Setting,
     check,
     defaults,
     seeds_text,
 )
+from headstart.bench.specs.setting import HOW, OUTPUT, TRAINER, WHAT, Setting
 from headstart.errors import HeadstartError
 
 if sys.version_info >= (3, 11):
@@ -103,7 +99,7 @@ def read(path: str | os.PathLike[str]) -> Config:
             check({key: settings[key]})
         except HeadstartError as error:
             message = str(error).replace(f"--{key} ", f"{key} = ")
-            raise HeadstartError(f"{where}{message}{_nearest(SETTINGS[key], value, message)}") from error
+            raise HeadstartError(f"{where}{message}") from error
     return Config(name, settings, lines)
 
 
@@ -212,14 +208,6 @@ def _no_such_key(where: str, key: str, value: Any) -> HeadstartError:
     near = difflib.get_close_matches(key.replace("_", "-"), SETTINGS, n=1, cutoff=0.5)
     hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(SETTINGS)}."
     return HeadstartError(f"{where}there is no key '{key}'.", remedy=hint)
-
-
-def _nearest(word: Setting, value: Any, message: str) -> str:
-    """Name the nearest choice, where the message does not."""
-    if not (isinstance(value, str) and word.choices) or "Did you mean" in message:
-        return ""
-    near = difflib.get_close_matches(value, word.choices, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def _wrong(word: Setting, value: Any, wanted: str) -> HeadstartError:

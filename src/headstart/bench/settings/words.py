@@ -4,167 +4,67 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import fields, replace
+from typing import Any
 
-from headstart.bench.models.formats import FORMATS
-from headstart.bench.runs.experiment import AUTO, Experiment
+from headstart.bench.analysis.sequential import LOOKS
+from headstart.bench.runs.experiment import Experiment
 from headstart.bench.runs.search import Search
-from headstart.bench.statistics.power import default_seeds
-from headstart.bench.tasks.batches import NORMALIZATIONS, SAME
+from headstart.bench.specs.setting import AUTO, GROUPS, HOW, OUTPUT, TRAINER, WHAT, Setting, settings_of
+from headstart.bench.statistics.power import ALPHA, default_seeds
 from headstart.bench.tasks.objectives import TASK
 from headstart.bench.trainer.experiment import TrainerExperiment
 from headstart.bench.trainer.trainer import Trainer
 from headstart.bench.trials.arms import DEFAULT, Arm, parse_arms, with_controls, with_default
 from headstart.bench.trials.grid import make_grid, read_grid
-from headstart.bench.trials.training import MEMORY_FORMATS, OPTIMIZERS, PRECISIONS, SCHEDULES, Training
-from headstart.errors import HeadstartError, unknown
+from headstart.bench.trials.training import Training
+from headstart.errors import HeadstartError
 
-Kind = Literal["text", "texts", "whole", "number", "numbers", "switch", "flag", "seeds"]
-UNTIL = ("all", "decided")
-WHAT, HOW, OUTPUT = "what to compare", "how each trial trains", "output"
-TRAINER = "a command of your own trains"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of an experiment.
-
-    Args:
-        name: The key in the file; the option is the same with two dashes before it.
-        kind: What its value is. A switch is ``true`` or ``false`` in the file, ``--name`` or ``--no-name`` on
-            the command line; a flag is a switch that is off unless ``--name`` is there.
-        default: Its value if nothing is said.
-        help: A few words on it.
-        group: Under which heading it stands.
-        metavar: What stands for the value in the help.
-        choices: The values that there are, if they can be listed.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    help: str
-    group: str = HOW
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
-
-    @property
-    def field(self) -> str:
-        """The name as Python writes it."""
-        return self.name.replace("-", "_")
+_TASK, _MODEL, *_DESIGN = settings_of(Experiment)
+_OWN = (
+    Setting("arms", "texts", ("auto", "prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"),
+    Setting(
+        "seeds",
+        "seeds",
+        AUTO,
+        "how many (8), a range (0-7), a list (3,5,9), or auto: as many as a verdict needs, at least 8",
+        WHAT,
+    ),
+    Setting(
+        "until",
+        "text",
+        "all",
+        "all: run all seeds; decided: stop when all verdicts are in",
+        WHAT,
+        choices=("all", "decided"),
+        noun="rule to run until",
+    ),
+    Setting("looks", "whole", LOOKS, "with --until decided: how often to look at most", WHAT, least=1),
+    Setting("controls", "switch", True, "the control arms and the null arm", WHAT),
+    Setting("search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"),
+)
+_OUT = Setting(
+    "out", "text", "runs/compare", "folder of the trials and the page; what it holds is not run again", OUTPUT, "DIR"
+)
 
 
-SETTINGS: dict[str, Setting] = {
-    word.name: word
-    for word in (
-        Setting(
-            "task",
-            "text",
-            "mnist5k",
-            "a task by name (mnist5k, cifar100:train=10000, …), folder:PATH, arrays:PATH or file.py:function",
-            WHAT,
-        ),
-        Setting(
-            "model",
-            "text",
-            "headstart:prewarm-cnn",
-            "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function",
-            WHAT,
-        ),
-        Setting(
-            "arms", "texts", ("auto", "prewarm", "whitening"), "starts to test against the default one", WHAT, "ARM"
-        ),
-        Setting(
-            "seeds",
-            "seeds",
-            AUTO,
-            "how many (8), a range (0-7), a list (3,5,9), or auto: as many as a verdict needs, at least 8",
-            WHAT,
-        ),
-        Setting("exploratory", "switch", False, "numbers alone, without verdicts, from any number of seeds", WHAT),
-        Setting(
-            "until", "text", "all", "all: run all seeds; decided: stop when all verdicts are in", WHAT, choices=UNTIL
-        ),
-        Setting("looks", "whole", 4, "with --until decided: how often to look at most", WHAT),
-        Setting(
-            "search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"
-        ),
-        Setting("search-seeds", "whole", 1, "draws of each configuration, for each seed", WHAT),
-        Setting("search-trials", "whole", 0, "configurations per arm, 0: all that training's values give", WHAT),
-        Setting("controls", "switch", True, "the control arms and the null arm", WHAT),
-        Setting("split-seed", "whole", 0, "draw of the task's splits", WHAT),
-        Setting("margin", "number", 0.5, "smallest difference that matters, in points", WHAT),
-        Setting("alpha", "number", 0.05, "level of the tests", WHAT),
-        Setting("steps", "whole", 100, "optimizer steps"),
-        Setting("epochs", "number", 0.0, "the budget in epochs instead of steps"),
-        Setting("batch-size", "whole", 64, "images per step"),
-        Setting("lr", "number", 1e-3, "learning rate"),
-        Setting("lr-end", "number", 0.0, "where the cosine ends"),
-        Setting("optimizer", "text", "adam", "adam, adamw, sgd or nesterov (both with momentum)", choices=OPTIMIZERS),
-        Setting("momentum", "number", 0.9, "of sgd and nesterov"),
-        Setting("weight-decay", "number", 0.0, "as the optimizer defines it"),
-        Setting("schedule", "text", "cosine", "cosine, constant, exponential, step or plateau", choices=SCHEDULES),
-        Setting("decay", "number", 0.1, "factor: exponential per epoch, step per milestone, plateau each time"),
-        Setting(
-            "milestones", "numbers", (), "of the schedule step: in epochs with --epochs, else in steps", metavar="N"
-        ),
-        Setting("patience", "whole", 2, "of the schedule plateau: evaluations without a rise"),
-        Setting("clip", "number", 0.0, "largest norm of the gradient; 0 cuts none"),
-        Setting("augment", "texts", (), "flip, crop, rotate", metavar="NAME"),
-        Setting("rotation", "number", 15.0, "largest angle of rotate, in degrees"),
-        Setting("normalization", "text", "task", "task, imagenet or none (raw values)", choices=NORMALIZATIONS),
-        Setting(
-            "test-normalization", "text", SAME, "another one for the test split alone", choices=(SAME, *NORMALIZATIONS)
-        ),
-        Setting("evaluations", "whole", 10, "points of a curve"),
-        Setting("calibration", "whole", 256, "images that a start sees"),
-        Setting("precision", "text", AUTO, "auto, float32 or bfloat16", choices=(AUTO, *PRECISIONS)),
-        Setting("memory-format", "text", AUTO, "auto, contiguous or channels_last", choices=(AUTO, *MEMORY_FORMATS)),
-        Setting("device", "text", AUTO, "auto, cpu, cuda, ..."),
-        Setting("devices", "whole", 1, "how many of them train one model together"),
-        Setting("capture", "switch", False, "steps as a CUDA graph, where the model lets them be"),
-        Setting("loss", "text", TASK, "task: that of the kind of task; a name, or file.py:function", metavar="NAME"),
-        Setting(
-            "metric",
-            "text",
-            TASK,
-            "task: that of the kind of task; a name, file.py:function; with --trainer a key of JSON, a column of CSV",
-            WHAT,
-            "NAME",
-        ),
-        Setting(
-            "trainer", "text", "", "the command, with {start}, {seed} and {out}; it replaces all of the above", TRAINER
-        ),
-        Setting("data", "text", "", "what the starts see, as for 'headstart init'; inputs suffice", TRAINER),
-        Setting("metric-file", "text", "", "where the score is instead of {out}: {dir}/results.json", TRAINER, "FILE"),
-        Setting("metric-pattern", "text", "", "a pattern that finds the score in the output", TRAINER, "REGEX"),
-        Setting("lower-is-better", "flag", False, "a lower score is the better one", TRAINER),
-        Setting(
-            "start-format",
-            "text",
-            "safetensors",
-            "of {start}: safetensors, torch, timm, nnunet or hf",
-            TRAINER,
-            choices=(*FORMATS,),
-        ),
-        Setting("timeout", "number", 0.0, "seconds that a run may take, 0 for any", TRAINER),
-        Setting("trainer-steps", "whole", 0, "steps that the command trains without {extra}", TRAINER),
-        Setting("model-args", "text", "", "arguments of the model's builder: width=8,classes=3", TRAINER, "K=V,..."),
-        Setting("samples", "whole", 0, "samples that a start sees, 0 for the usual number", TRAINER),
-        Setting("raw", "flag", False, "take bytes of the data as they are", TRAINER),
-        Setting("resize", "whole", 0, "scale and crop the images of a folder to N×N", TRAINER),
-        Setting(
-            "out",
-            "text",
-            "runs/compare",
-            "folder of the trials and the page; what it holds is not run again",
-            OUTPUT,
-            "DIR",
-        ),
-    )
-}
-_RESOLVED = ("device", "precision", "memory_format")
+def _in_experiments(found: Setting) -> Setting:
+    """What the machine chooses where nothing is said has one more value."""
+    if not found.automatic:
+        return found
+    choices = (AUTO, *found.choices) if found.choices else ()
+    return replace(found, default=AUTO, choices=choices, help=f"{found.help}; auto: {found.automatic}")
+
+
+_ALL = [
+    *(_TASK, _MODEL, *_OWN, *settings_of(Search), *_DESIGN),
+    *map(_in_experiments, settings_of(Training)),
+    *settings_of(Trainer),
+    *settings_of(TrainerExperiment),
+    _OUT,
+]
+SETTINGS: dict[str, Setting] = {found.name: found for group in GROUPS for found in _ALL if found.group == group}
+"""Every setting by its name: those of the experiment, the search, the training and a trainer's command, from there."""
 _FOR_A_TRAINER = {"model": "", "arms": ("auto",), "margin": 0.0}
 NOT_OF_A_TRAINER = ("task", "split-seed", "search", "search-seeds", "search-trials")
 """Words on what to compare that only headstart's own loop has."""
@@ -274,7 +174,8 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
     """
     given = {SETTINGS[name].field: value for name, value in settings.items()}
     arms = parse_arms(given["arms"])
-    auto = tuple(name for name in _RESOLVED if given[name] == AUTO)
+    machine = [found.field for found in settings_of(Training) if found.automatic]
+    auto = tuple(name for name in machine if given[name] == AUTO)
     chosen: dict[str, Any] = {field.name: given[field.name] for field in fields(Training) if field.name not in auto}
     lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, (list, tuple))}
     return Experiment(
@@ -306,18 +207,10 @@ def check(settings: Mapping[str, Any]) -> None:
     if settings.get("trainer"):
         trainer_of(settings)
     ours = {name: value for name, value in settings.items() if value or name not in _FOR_A_TRAINER}
+    for name, value in settings.items():
+        if not (settings.get("trainer") and name in _FOR_A_TRAINER and value == _FOR_A_TRAINER[name]):
+            SETTINGS[name].check(value)
     experiment({**defaults(), **ours})
-    if (until := settings.get("until", "all")) not in UNTIL:
-        raise unknown("rule to run until", until, UNTIL)
-    for name, least in (("looks", 1), ("search-seeds", 1), ("search-trials", 0), ("samples", 0), ("resize", 0)):
-        if (count := settings.get(name, least)) < least:
-            raise HeadstartError(f"{name} is {count}; it must be at least {least}.")
-    for name in ("alpha", "margin"):
-        value = settings.get(name, SETTINGS[name].default)
-        if name == "margin" and settings.get("trainer") and value == 0:
-            continue
-        if not 0 < value < (1 if name == "alpha" else float("inf")):
-            raise HeadstartError(f"{name} is {value:g}; it must be above 0{' and below 1' if name == 'alpha' else ''}.")
 
 
 def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
@@ -346,7 +239,7 @@ def _seeds(text: str, arms: Sequence[Arm], alpha: float) -> tuple[int, ...]:
     if text.strip() != AUTO:
         return parse_seeds(text)
     methods = sum(arm.spec != DEFAULT for arm in arms)
-    return tuple(range(default_seeds(methods, alpha if 0 < alpha < 1 else 0.05)))
+    return tuple(range(default_seeds(methods, alpha if 0 < alpha < 1 else ALPHA)))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

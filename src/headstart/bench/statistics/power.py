@@ -8,6 +8,10 @@ import math
 import numpy as np
 from scipy import stats
 
+ALPHA = 0.05
+"""The level of all tests together, unless another one is asked for."""
+MARGIN = 0.5
+"""The smallest difference that matters, in points, unless another one is said."""
 POWER = 0.8
 MOST = 10_000
 """More seeds than these are never asked for."""
@@ -25,7 +29,7 @@ def least_seeds(alpha: float) -> int:
     return math.ceil(1 - math.log2(alpha) - 1e-12)
 
 
-def default_seeds(comparisons: int, alpha: float = 0.05, least: int = 8) -> int:
+def default_seeds(comparisons: int, alpha: float = ALPHA, least: int = 8) -> int:
     """Return the least number of seeds with which every comparison of a family can reach a verdict.
 
     Args:
@@ -40,7 +44,7 @@ def default_seeds(comparisons: int, alpha: float = 0.05, least: int = 8) -> int:
     return max(least, least_seeds(alpha / max(1, comparisons)))
 
 
-def detectable_effect(deviation: float, n: int, alpha: float = 0.05, power: float = POWER) -> float:
+def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, power: float = POWER) -> float:
     """Smallest true mean difference that the test finds with the given power, if differences are normal.
 
     Up to 11 pairs the sign-flip test is simulated: what has to be added to a sample until the test rejects is the low
@@ -65,7 +69,7 @@ def detectable_effect(deviation: float, n: int, alpha: float = 0.05, power: floa
     return (_simulated(n, alpha, power) if n <= _SIMULATED_UP_TO else _of_t(n, alpha, power)) * deviation
 
 
-def seeds_for(effect: float, deviation: float, alpha: float = 0.05, power: float = POWER) -> int | None:
+def seeds_for(effect: float, deviation: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
     """Return the least number of pairs that finds a difference with the given power.
 
     Args:

@@ -10,17 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headstart.errors import DataError, unknown
+from headstart.errors import DataError
 
 AUGMENTATIONS = ("flip", "crop", "rotate")
 _PADDING = 4
-
-
-def check_augmentations(names: Sequence[str]) -> None:
-    """Raise the error for an unknown augmentation, if there is one."""
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from headstart.bench.models import from_config
 from headstart.bench.models.builders import parameter_count, resolve_model
 from headstart.bench.runs.experiment import Trial, list_trials
 from headstart.bench.specs import user_function
+from headstart.bench.specs.setting import AUTO, TRAINER, check_settings, documented, setting
+from headstart.bench.statistics.power import ALPHA
 from headstart.bench.store.store import MeasureOnce
 from headstart.bench.tasks.sources import Source, load_data
 from headstart.bench.trainer.equal_cost import resolve_extra
@@ -26,6 +28,7 @@ from headstart.errors import HeadstartError
 from headstart.model.inputs import map_tensors
 
 
+@documented
 @dataclass(frozen=True)
 class TrainerExperiment:
     """A comparison of starts by a user's own training command.
@@ -34,12 +37,7 @@ class TrainerExperiment:
         trainer: The command.
         arms: Each way to start; the first is the baseline.
         model: The model's name: what the command's script builds, too.
-        data: As for ``headstart init``: what the starts see. The command has its own data.
         seeds: One trial per arm and seed.
-        model_args: ``key=value,...`` of the model's builder.
-        raw: Take bytes as they are.
-        resize: Side to which images of a folder are scaled; 0 for none.
-        samples: How many samples a start sees; 0 for the usual number.
         margin: The smallest difference that matters, in the metric's unit; 0 for half a percent of the baseline's mean.
         alpha: The level of the tests.
         device: Where starts are computed: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -48,25 +46,24 @@ class TrainerExperiment:
         exploratory: Whether the report gives numbers and no verdicts.
         kept: Verdicts that were given at an earlier look, by label.
         resolved_arms: Arms whose steps are resolved already.
-
-    Example:
-        >>> trainer = Trainer("python train.py --init {start} --seed {seed} --out {out}")
-        >>> TrainerExperiment(trainer, (Arm("default"),), "net.py:build", "images.npy", seeds=(0, 1)).size
-        2
     """
 
     trainer: Trainer
     arms: tuple[Arm, ...]
     model: str
-    data: str = ""
+    data: str = setting(
+        "", "what the starts see, as for 'headstart init'; inputs suffice; the command has its own", group=TRAINER
+    )
     seeds: tuple[int, ...] = tuple(range(8))
-    model_args: str = ""
-    raw: bool = False
-    resize: int = 0
-    samples: int = 0
+    model_args: str = setting(
+        "", "arguments of the model's builder: width=8,classes=3", group=TRAINER, metavar="K=V,..."
+    )
+    raw: bool = setting(False, "take bytes of the data as they are", group=TRAINER, kind="flag")
+    resize: int = setting(0, "scale and crop the images of a folder to N×N; 0 leaves them", group=TRAINER, least=0)
+    samples: int = setting(0, "samples that a start sees, 0 for the usual number", group=TRAINER, least=0)
     margin: float = 0.0
-    alpha: float = 0.05
-    device: str = "auto"
+    alpha: float = ALPHA
+    device: str = AUTO
     stopping: str = ""
     looks: int = 1
     exploratory: bool = False
@@ -75,12 +72,19 @@ class TrainerExperiment:
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
+        check_settings(self)
         if not self.arms or not self.seeds:
             raise HeadstartError("An experiment needs at least one arm and one seed.")
 
     @property
     def size(self) -> int:
-        """Number of arms times that of seeds."""
+        """Number of arms times that of seeds.
+
+        Example:
+            >>> trainer = Trainer("python train.py --init {start} --seed {seed} --out {out}")
+            >>> TrainerExperiment(trainer, (Arm("default"),), "net.py:build", "images.npy", seeds=(0, 1)).size
+            2
+        """
         return len(self.arms) * len(self.seeds)
 
     def context(self, measure_once: MeasureOnce = measured) -> TrainerContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,46 +11,52 @@ import torch
 from torch import nn
 
 from headstart.bench.models.formats import FORMATS, save
+from headstart.bench.specs.setting import TRAINER, check_settings, documented, setting
 from headstart.bench.trainer.command import PLACEHOLDERS, Command, fill
 from headstart.bench.trainer.process import last_lines, run_command
 from headstart.bench.trainer.scores import Score, check_pattern, find_score, read_score
 from headstart.bench.trainer.secrets import without_secrets
-from headstart.errors import HeadstartError, unknown
+from headstart.errors import HeadstartError
 
 _ENDINGS = ("", ".json", ".csv")
 
 
+@documented
 @dataclass(frozen=True)
 class Trainer:
     """The command that trains, and where its score is.
 
     Args:
-        command: With placeholders; see `Command`.
         metric: The score's name: a key of JSON, a column of CSV.
-        metric_file: Where the score is instead of ``{out}``, such as ``{dir}/results.json``.
-        metric_pattern: A regular expression that finds the score in the output instead of a file.
-        lower_is_better: Whether a lower score is the better one.
-        start_format: What is in ``{start}``: ``"safetensors"``, ``"torch"``, or a host's own form; see `FORMATS`.
-        timeout: Seconds that a run may take; 0 for any.
-        steps: How many steps it trains where ``{extra}`` is 0; 0 if the score's file says it, or nothing does.
-
-    Raises:
-        HeadstartError: If they make no sense, alone or together.
     """
 
-    command: str
+    command: str = setting(
+        MISSING,
+        "the command, with {start}, {seed} and {out}; it replaces headstart's own training",
+        group=TRAINER,
+        name="trainer",
+    )
     metric: str = "accuracy"
-    metric_file: str = ""
-    metric_pattern: str = ""
-    lower_is_better: bool = False
-    start_format: str = "safetensors"
-    timeout: float = 0.0
-    steps: int = 0
+    metric_file: str = setting(
+        "", "where the score is instead of {out}: {dir}/results.json", group=TRAINER, metavar="FILE"
+    )
+    metric_pattern: str = setting("", "a pattern that finds the score in the output", group=TRAINER, metavar="REGEX")
+    lower_is_better: bool = setting(False, "a lower score is the better one", group=TRAINER, kind="flag")
+    start_format: str = setting(
+        "safetensors", "of {start}", group=TRAINER, choices=(*FORMATS,), noun="format of a start"
+    )
+    timeout: float = setting(0.0, "seconds that a run may take, 0 for any", group=TRAINER, least=0)
+    steps: int = setting(
+        0,
+        "steps that the command trains without {extra}; 0 if the score's file says it, or nothing does",
+        group=TRAINER,
+        name="trainer-steps",
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         parsed = self.parsed
-        if self.start_format not in FORMATS:
-            raise unknown("format of a start", self.start_format, FORMATS)
+        check_settings(self)
         check_pattern(self.metric_pattern)
         if not self.metric.strip():
             raise HeadstartError("The metric has no name.")
@@ -64,9 +70,6 @@ class Trainer:
                 "The trainer's command has no {out}, so that its score cannot be read.",
                 remedy="Let the script write the score to the file {out}, or give --metric-file or --metric-pattern.",
             )
-        for name, value in (("timeout", self.timeout), ("trainer-steps", self.steps)):
-            if value < 0:
-                raise HeadstartError(f"{name} is {value:g}; it must be at least 0.")
 
     @property
     def parsed(self) -> Command:

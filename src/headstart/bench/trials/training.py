@@ -2,107 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from headstart.bench.tasks.augment import check_augmentations
+from headstart.bench.specs.setting import WHAT, check_settings, documented, setting
+from headstart.bench.tasks.augment import AUGMENTATIONS
 from headstart.bench.tasks.batches import NORMALIZATIONS, SAME, steps_per_epoch
 from headstart.bench.tasks.objectives import TASK, fingerprints
-from headstart.errors import HeadstartError, unknown
+from headstart.errors import HeadstartError
 from headstart.rng import derive
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "nesterov")
 SCHEDULES = ("cosine", "constant", "exponential", "step", "plateau")
 PRECISIONS = ("float32", "bfloat16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
+_MEASURED = "what trains fastest here, measured once"
 
 
+@documented
 @dataclass(frozen=True)
 class Training:
-    """How a trial trains. Every field is part of what identifies a trial.
+    """How a trial trains. Every field is a setting of experiments, and part of what identifies a trial."""
 
-    Args:
-        steps: Optimizer steps.
-        epochs: If it is not 0, the budget in epochs, from which the steps follow (see :meth:`resolve`). An epoch has
-            as many steps as there are whole batches.
-        batch_size: Images per step, over all devices together.
-        lr: Learning rate at the start.
-        lr_end: Learning rate that the cosine schedule ends at.
-        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` (with momentum) or ``"nesterov"`` (with Nesterov's).
-        momentum: Of ``"sgd"`` and ``"nesterov"``.
-        weight_decay: As the optimizer defines it.
-        schedule: ``"cosine"`` per step; ``"constant"``; ``"exponential"``: times ``decay`` after every epoch;
-            ``"step"``: times ``decay`` at each of the ``milestones``; ``"plateau"``: times ``decay`` when
-            validation accuracy has not risen for more than ``patience`` evaluations.
-        decay: Factor of the last three.
-        milestones: Finished epochs if the budget is in epochs, else finished steps.
-        patience: Evaluations.
-        clip: Largest norm of the gradient over all parameters, to which longer ones are cut; 0 cuts none.
-        augment: Any of ``"flip"``, ``"crop"`` and ``"rotate"``.
-        rotation: Largest angle of ``"rotate"``, in degrees.
-        normalization: ``"task"``, ``"imagenet"`` or ``"none"``; see `DeviceTask`.
-        test_normalization: Of the test split alone; ``"same"`` for no other.
-        evaluations: How often the validation split is looked at, evenly spaced, the last at the end.
-        calibration: Images in the batch that an initialization sees.
-        precision: ``"float32"`` or ``"bfloat16"`` (autocast).
-        memory_format: ``"contiguous"`` or ``"channels_last"``.
-        device: ``"cpu"``, ``"cuda"``, ...
-        devices: How many of them train one model together, data-parallel.
-        loss: ``"task"`` for that of the kind of task, or as `headstart.bench.tasks.objectives.objective` takes it.
-        metric: Likewise.
-        capture: Whether steps are replayed as a CUDA graph where that can be.
-    """
-
-    steps: int = 100
-    epochs: float = 0.0
-    batch_size: int = 64
-    lr: float = 1e-3
-    lr_end: float = 0.0
-    optimizer: str = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    decay: float = 0.1
-    milestones: tuple[float, ...] = ()
-    patience: int = 2
-    clip: float = 0.0
-    augment: tuple[str, ...] = ()
-    rotation: float = 15.0
-    normalization: str = "task"
-    test_normalization: str = SAME
-    evaluations: int = 10
-    calibration: int = 256
-    precision: str = "float32"
-    memory_format: str = "contiguous"
-    device: str = "cpu"
-    devices: int = 1
-    loss: str = TASK
-    metric: str = TASK
-    capture: bool = False
+    steps: int = setting(100, "the budget in optimizer steps", least=1)
+    epochs: float = setting(
+        0.0, "the budget in epochs instead, if it is not 0; an epoch has as many steps as whole batches", least=0
+    )
+    batch_size: int = setting(64, "images per step, over all devices together", least=1)
+    lr: float = setting(1e-3, "learning rate at the start", above=0)
+    lr_end: float = setting(0.0, "learning rate at the end of the cosine", least=0)
+    optimizer: str = setting("adam", "torch's; sgd and nesterov with momentum", choices=OPTIMIZERS)
+    momentum: float = setting(0.9, "of sgd and nesterov", least=0)
+    weight_decay: float = setting(0.0, "as the optimizer defines it", least=0)
+    schedule: str = setting("cosine", "how the learning rate falls", choices=SCHEDULES)
+    decay: float = setting(0.1, "factor: exponential per epoch, step per milestone, plateau each time", above=0, most=1)
+    milestones: tuple[float, ...] = setting(
+        (), "of the schedule step: finished epochs if the budget is in epochs, else finished steps", metavar="N"
+    )
+    patience: int = setting(2, "of the schedule plateau: evaluations without a rise", least=0)
+    clip: float = setting(0.0, "largest norm of the gradient over all parameters; 0 cuts none", least=0)
+    augment: tuple[str, ...] = setting(
+        (),
+        "changes of the images, drawn anew in every step",
+        choices=AUGMENTATIONS,
+        noun="augmentation",
+        metavar="NAME",
+    )
+    rotation: float = setting(15.0, "largest angle of rotate, in degrees", least=0)
+    normalization: str = setting(
+        "task",
+        "task: mean 0 and deviation 1 over the training split; imagenet: its statistics; none: raw values",
+        choices=NORMALIZATIONS,
+    )
+    test_normalization: str = setting(
+        SAME, "another one for the test split alone, as some papers had it", choices=(SAME, *NORMALIZATIONS)
+    )
+    evaluations: int = setting(10, "points of a learning curve, evenly spaced, the last at the end", least=1)
+    calibration: int = setting(256, "training images that a start sees", least=1)
+    precision: str = setting(
+        "float32", "bfloat16 is autocast: the weights stay float32", choices=PRECISIONS, automatic=_MEASURED
+    )
+    memory_format: str = setting(
+        "contiguous", "of images and weights in memory", choices=MEMORY_FORMATS, automatic=_MEASURED
+    )
+    device: str = setting("cpu", "where it trains: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is one")
+    devices: int = setting(1, "how many of them train one model together", least=1)
+    loss: str = setting(
+        TASK, "what training lowers; task: that of the kind of task; a name, or file.py:function", metavar="NAME"
+    )
+    metric: str = setting(
+        TASK,
+        "what a trial is judged by; task: that of the kind of task; a name, or file.py:function; with --trainer a key "
+        "of JSON or a column of CSV",
+        group=WHAT,
+        metavar="NAME",
+    )
+    capture: bool = setting(False, "steps as a CUDA graph, where the model lets them be")
 
     def __post_init__(self) -> None:
-        for kind, value, known in (
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("schedule", self.schedule, SCHEDULES),
-            ("normalization", self.normalization, NORMALIZATIONS),
-            ("test normalization", self.test_normalization, (SAME, *NORMALIZATIONS)),
-            ("precision", self.precision, PRECISIONS),
-            ("memory format", self.memory_format, MEMORY_FORMATS),
-        ):
-            if value not in known:
-                raise unknown(kind, value, known)
-        check_augmentations(self.augment)
-        for name in ("steps", "batch_size", "evaluations", "calibration", "devices"):
-            if getattr(self, name) < 1:
-                raise HeadstartError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("epochs", "lr_end", "momentum", "weight_decay", "patience", "clip", "rotation"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise HeadstartError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise HeadstartError(f"The learning rate is {self.lr}; it must be positive.")
-        if not 0 < self.decay <= 1:
-            raise HeadstartError(f"decay is {self.decay}; it must be above 0 and at most 1.")
+        check_settings(self)
         if list(self.milestones) != sorted({m for m in self.milestones if m > 0}):
             raise HeadstartError(f"milestones are {list(self.milestones)}; they must be positive and rising.")
 

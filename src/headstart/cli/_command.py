@@ -1,0 +1,71 @@
+"""The commands with a line on each, and what makes an argument as the function behind it has it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from headstart.results.plain import to_json
+
+COMMANDS = {
+    "compare": "train with and without a start on paired seeds, and say whether it helps",
+    "judge": "judge anybody's results: a table of arm, seed and score in, verdicts out",
+    "init": "write an initialized checkpoint of a model, and report what was done to each layer",
+    "adapt": "make a checkpoint's first convolution take another number of input channels",
+    "diagnose": "measure every layer of a model and say what is wrong with its start; changes nothing",
+    "bank": "make filter banks from trained networks, look at them, join them",
+    "methods": "list the methods, or describe one: options, presets, cost, deviations, reference",
+    "tasks": "list the tasks, or describe one: classes, images, splits, files, options",
+    "models": "list the models, or describe one: options, smallest image, parameters at a given input",
+    "protocols": "list the papers' comparisons, or describe one: its settings, and what was mended in it",
+    "reproduce": "run a paper's comparisons, and set what was published beside what is measured",
+    "report": "make the page and the table again from stored trials; of several experiments one page",
+    "status": "say how far an experiment is: done, running, missing, refused, damaged",
+    "export": "write stored trials as a table, CSV or Parquet, also while they still run",
+    "doctor": "say what is installed and what is missing: versions, devices, threads, extras, caches, data",
+    "completion": "print the script that lets a shell complete commands and options",
+}
+"""Each is a module beside this one, which is imported only if it is asked for."""
+
+
+def add_command(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, description: str | None, examples: str
+) -> argparse.ArgumentParser:
+    """Add a command's parser.
+
+    Args:
+        subparsers: Of the program.
+        name: One of `COMMANDS`.
+        description: The docstring of its module.
+        examples: Text below the options, which is shown as it stands.
+    """
+    return subparsers.add_parser(
+        name,
+        help=COMMANDS[name],
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_like(parser: argparse.ArgumentParser, function: Callable[..., Any], name: str, help: str, **how: Any) -> None:
+    """Add an option with the default and the type of a function's argument.
+
+    Args:
+        parser: Of a command.
+        function: What the command calls.
+        name: Of its argument.
+        help: To which the default is added.
+        how: More for ``add_argument``; the type, if it is read as another one than its default's.
+    """
+    default = inspect.signature(function).parameters[name].default
+    kind = how.pop("type", type(default))
+    text = f"{help} (default: {default})"
+    parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=kind(default), help=text, **how)
+
+
+def print_written(path: str, as_json: bool) -> None:
+    """Say that an experiment's file was written."""
+    print(to_json({"out": path}) if as_json else f"Wrote '{path}'. Run it: headstart compare {path}")
