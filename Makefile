@@ -61,9 +61,9 @@ bench: $(DEV)
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/calibration.py --out docs/results
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/growth.py --out docs/results
 
-# The site, into site/. Whatever does not lead anywhere is an error.
+# The site, into site/. Whatever does not lead anywhere is an error. Its notebooks are run.
 docs: $(SITE)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 OMP_WAIT_POLICY=passive $(BIN)/mkdocs build --strict
 
 # Goes on where it was stopped; what is finished lies in runs/sweep.jsonl.
 sweep: $(DEV)

@@ -72,7 +72,10 @@ def test_a_package_that_brings_the_data_is_looked_for(monkeypatch, headstart):
 
 def test_json(result):
     assert [task["name"] for task in result("tasks")] == [*DATASETS, *SMALL]
-    assert result("tasks", "volumes")["options"] == {"samples": 400, "size": 24}
+    assert result("tasks", "volumes")["options"] == {
+        "samples": {"default": 400},
+        "size": {"default": 24},
+    }
     one = result("tasks", "tiny-imagenet")
     assert (one["classes"], one["shape"], one["downloads"], one["official"]) == (200, [3, 64, 64], False, True)
     assert one["options"]["size"]["default"] is None
