@@ -18,7 +18,7 @@ monai_NEEDS        := monai pytorch-ignite
 fastai_NEEDS       := fastai
 nnunet_NEEDS       := nnunetv2
 
-.PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench sweep docs clean
+.PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench sweep docs dist clean
 
 demo: $(USE)
 	$(BIN)/headstart compare --out runs/demo
@@ -68,6 +68,14 @@ docs: $(SITE)
 # Goes on where it was stopped; what is finished lies in runs/sweep.jsonl.
 sweep: $(DEV)
 	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/sweep.py --out docs/results
+
+# What is released: wheel and sdist, checked and tried in environments of their own. Takes minutes.
+dist: $(DEV)
+	$(PIP) install build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tools/check_wheel.py dist
+	$(BIN)/python tools/smoke.py dist
 
 clean:
 	rm -rf $(VENV) .venv-hosts runs build dist site

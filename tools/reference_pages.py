@@ -12,7 +12,7 @@ from marks import table, with_block, write_or_check
 
 from headstart.bench.settings.words import SETTINGS
 from headstart.bench.specs.setting import HOW, OUTPUT, TRAINER, WHAT
-from headstart.cli._command import COMMANDS
+from headstart.cli._command import COMMANDS, NEEDS
 from headstart.cli._json.outputs import outputs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -80,8 +80,9 @@ def pages() -> dict[Path, str]:
         page = DOCS / name
         wanted[page] = with_block(page.read_text(encoding="utf-8"), "settings", settings_table(groups))
     page = DOCS / "command-line.md"
-    rows = [(f"`{name}`", text) for name, text in COMMANDS.items()]
-    wanted[page] = with_block(page.read_text(encoding="utf-8"), "commands", table(("command", "what it is for"), rows))
+    rows = [(f"`{name}`", text, f"`{NEEDS[name]}`" if name in NEEDS else "") for name, text in COMMANDS.items()]
+    commands = table(("command", "what it is for", "extra"), rows)
+    wanted[page] = with_block(page.read_text(encoding="utf-8"), "commands", commands)
     page = DOCS / "json.md"
     wanted[page] = with_block(page.read_text(encoding="utf-8"), "json", json_sections())
     lines = (f"{json.dumps(name)}: {json.dumps(cases, ensure_ascii=False)}" for name, cases in outputs().items())

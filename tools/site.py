@@ -34,6 +34,9 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
             return f"[{text}]({target.rstrip('/')}/README.md{anchor})"
         return found.group(0)
 
+    if page.file.src_uri == "changes.md":
+        changelog = (Path(config["docs_dir"]).parent / "CHANGELOG.md").read_text(encoding="utf-8")
+        markdown += "\n" + changelog.partition("\n\n")[2].replace("](docs/", "](")
     return "".join(
         part if part.startswith("```") else LIST.sub(r"\1\n\n", LINK.sub(replaced, part))
         for part in re.split(r"(```.*?```)", markdown, flags=re.DOTALL)

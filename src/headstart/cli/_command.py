@@ -28,6 +28,8 @@ COMMANDS = {
     "completion": "print the script that lets a shell complete commands and options",
 }
 """Each is a module beside this one, which is imported only if it is asked for."""
+NEEDS = {"compare": "bench", "reproduce": "bench", "report": "bench", "completion": "completion"}
+"""Commands that do nothing without an extra."""
 
 
 def add_command(

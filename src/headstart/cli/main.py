@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from headstart.cli._command import COMMANDS
+from headstart.version import __version__
 
 _EXAMPLES = """\
 examples:
@@ -103,7 +104,7 @@ def build_parser(*commands: str) -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"headstart {_version()}")
+    parser.add_argument("--version", action="version", version=f"headstart {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         if name in commands:
@@ -146,15 +147,6 @@ def _import(name: str) -> ModuleType:
             f"The command '{name}' cannot be loaded: {error}.",
             remedy="Install what it needs, most likely with: pip install 'headstart[bench]'.",
         ) from error
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("headstart")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _complain(message: str) -> None:
