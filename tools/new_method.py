@@ -253,7 +253,7 @@ def main() -> int:
         print(f"{verb} {path.relative_to(ROOT)}")
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     command = [sys.executable, str(ROOT / "tools" / "method_pages.py")]
-    if code := subprocess.run(command, env=environment, check=False).returncode:  # noqa: S603
+    if code := subprocess.run(command, env=environment, check=False).returncode:
         return code
     print("Now write what says TODO, and the oracle; then python tools/method_pages.py, and a line in CHANGELOG.md.")
     return 0
