@@ -258,3 +258,15 @@ def test_what_follows_from_huge_values_points_at_them():
     findings = hs.diagnose(Positions(), VECTORS).findings
     assert len(findings) > 1
     assert all(f.kind == "huge values" or f.mend == "see 'table.weight' first." for f in findings)
+
+
+def test_units_that_no_signal_reaches_are_not_called_dead():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+    )
+    nn.init.zeros_(model[0].weight)
+    found = hs.diagnose(model, torch.randn(32, 3, 10, 10, generator=torch.Generator().manual_seed(1)))
+    assert [f.kind for f in found.findings] == ["constant weights"]
+    assert found.findings[0].layers == ("0",)

@@ -216,6 +216,7 @@ def _dead(diagnosis: Diagnosis, scene: Scene, lost: Sequence[Finding]) -> list[F
         and scene.values.get(r.name, 0) >= DEAD_VALUES
         and r.never_positive > (DEAD if scene.values[r.name] > diagnosis.samples else DEAD_POOLED)
         and r.name not in hidden
+        and not _unreached(r)
     ]
     if not dead:
         return []
@@ -226,6 +227,11 @@ def _dead(diagnosis: Diagnosis, scene: Scene, lost: Sequence[Finding]) -> list[F
     )
     culprits = (worst.name, *(r.name for r, _ in dead if r is not worst))
     return [Finding("dead units", culprits, text)]
+
+
+def _unreached(r: LayerHealth) -> bool:
+    """Whether a layer's output is the same for all samples: what is before it is to blame."""
+    return r.across_sample_std is not None and r.across_sample_std <= SAME * (r.output_std or 0.0)
 
 
 def _saturated(rows: Sequence[LayerHealth]) -> list[Finding]:
