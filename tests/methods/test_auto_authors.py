@@ -174,7 +174,16 @@ def test_activations_that_recipes_were_shown_on_are_known_by_their_shape(
 
 @pytest.mark.parametrize(
     "activation",
-    [torch.sin, torch.abs, torch.square, torch.sign, torch.exp, lambda x: x * x, lambda x: torch.sin(30 * x)],
+    [
+        lambda x: x.softmax(1),
+        torch.sin,
+        torch.abs,
+        torch.square,
+        torch.sign,
+        torch.exp,
+        lambda x: x * x,
+        lambda x: torch.sin(30 * x),
+    ],
 )
 def test_other_activations_are_not_understood(activation: Callable[[Tensor], Tensor]) -> None:
     report = hs.initialize(mlp(activation), ROWS)

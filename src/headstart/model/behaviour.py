@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def study_behaviour(
     Cost: one pass of two samples, in which every operation up to the activations runs a few times.
     """
     names = [layer.name for layer in (trace.layers if wanted is None else wanted)]
-    follower = _Follower(set(names))
+    follower = _Follower(set(names), trace.outputs)
     modules = [(m, m) for m in model.modules() if not any(isinstance(part, LAYERS) for part in m.modules())]
     layers = hooked(by_layer(trace.layers), follower.enter, follower.leave)
     around = hooked(modules, follower.open, follower.close)
@@ -89,6 +89,7 @@ class _Follower(TorchFunctionMode):
 
     Args:
         wanted: Names of the layers.
+        outputs: Names of those at the end of the model.
 
     Attributes:
         verdicts: Layer name -> why its activation is strange; empty where it is not.
@@ -96,9 +97,9 @@ class _Follower(TorchFunctionMode):
         evened: Names of layers whose output's size an operation outside of norms takes away.
     """
 
-    def __init__(self, wanted: set[str]) -> None:
+    def __init__(self, wanted: set[str], outputs: Set[str]) -> None:
         super().__init__()
-        self._wanted = wanted
+        self._wanted, self._outputs = wanted, outputs
         self.verdicts: dict[str, str] = {}
         self.fixed: set[str] = set()
         self.evened: set[str] = set()
@@ -195,7 +196,8 @@ class _Follower(TorchFunctionMode):
         if shown.sizeless:
             self.evened |= source.names
             return _Source(source.names)
-        self._record(source, "" if name in _LOSSES else f"'{name}' takes its output, on which nothing was shown")
+        at_end = name in _LOSSES and source.names <= self._outputs
+        self._record(source, "" if at_end else f"'{name}' takes its output, on which nothing was shown")
         return None
 
     def _bent(self, curve: Curve, source: _Source, name: str) -> _Source | None:

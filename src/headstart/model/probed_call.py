@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,8 +126,9 @@ class ProbedCall:
             if first is None or first.shape != like.shape:
                 return None
             if j == 0:  # at another place a value becomes the same
-                moved = self._run([x.roll(count // 2).view(like.shape)])
-                if moved is None or not _near(moved.flatten(), first.flatten().roll(count // 2), share=rounding):
+                far = _shift(count)
+                moved = self._run([x.roll(far).view(like.shape)])
+                if moved is None or not _near(moved.flatten(), first.flatten().roll(far), share=rounding):
                     return None
             found.append((z, first.flatten().float().cpu()))
         z, y = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -171,6 +173,11 @@ class ProbedCall:
             return None
         out = [t for t in out if t.is_floating_point()]
         return None if not out else out[0] if len(out) == 1 else torch.cat([t.flatten() for t in out])
+
+
+def _shift(count: int) -> int:
+    """How far to move values so that no row, channel or sample lands on another: about a third, and no divisor."""
+    return next(far for far in range(int(0.3 * count) + 1, count + 1) if math.gcd(far, count) == 1)
 
 
 def _copied(leaf: Any) -> Any:
