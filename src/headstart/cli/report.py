@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from headstart.cli._command import add_command
+from headstart.errors import HeadstartError
 from headstart.results.plain import to_json
 
 OVERVIEW = "runs/overview"
@@ -30,6 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", metavar="DIR", help=f"folder of the page (default: the experiment's own; {OVERVIEW} for several)"
     )
+    parser.add_argument(
+        "--primary",
+        metavar="METHOD",
+        help="over several: the question, which is judged first (default: what all of them declared)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
@@ -41,13 +47,18 @@ def run(args: argparse.Namespace) -> int:
         from headstart.bench.report import overview_page, overview_terminal
         from headstart.bench.report.overview import combine
 
-        overview = combine(args.folders)
+        overview = combine(args.folders, args.primary)
         page = overview_page.write_overview(overview, args.out or OVERVIEW)
         if args.json:
             print(to_json({**overview_page.as_dict(overview), "page": str(page)}))
         else:
             overview_terminal.show(overview, page, Console())
         return 0
+
+    if args.primary:
+        raise HeadstartError(
+            "--primary is for several experiments.", remedy="One has its question from headstart compare --primary."
+        )
 
     from headstart.bench import Store, analyse
     from headstart.bench.report.page import write_report

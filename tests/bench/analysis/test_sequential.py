@@ -161,6 +161,17 @@ def test_seeds_that_are_added_by_hand_are_recorded_and_paid_for(make_experiment,
     assert analyse(store).plan["looked"] == [8, 12]
 
 
+def test_a_question_that_is_named_after_results_were_there_is_too_late(make_experiment, store):
+    made = Made({"prewarm": 1.0})
+    run(make_experiment(arms=ARMS, seeds=tuple(range(8)), primary="prewarm"), store, executor=made)
+    assert analyse(store).plan.get("primary_late") is None
+    for asked, late in (("lsuv", True), ("lsuv", True), ("", None)):
+        run(make_experiment(arms=ARMS, seeds=tuple(range(8)), primary=asked), store, executor=made)
+        assert analyse(store).plan.get("primary_late") is late
+    with pytest.raises(HeadstartError, match="arm to judge first 'none'"):
+        make_experiment(arms=ARMS, primary="none")
+
+
 def test_a_run_that_was_interrupted_was_no_look(make_experiment, store):
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(arms=ARMS, seeds=tuple(range(8))), store, executor=Made({}, stop_after=5))

@@ -71,6 +71,37 @@ def test_five_experiments_have_a_mean_a_verdict_and_a_range_for_a_new_one(experi
     assert "over 5 tasks: helps, +3.0 on average" in combine(folders).methods[0].sentence()
 
 
+def test_a_declared_question_is_judged_first_and_the_others_behind_it(experiment):
+    """Alone at the full level; the other's p is no less than its own, and no longer doubled."""
+
+    def folders(**plan):
+        tag = "".join(plan.values()) or "none"
+        means = ({"one": 90.6 + 0.5 * (i % 3), "two": 93 + i / 5} for i in range(5))
+        return [experiment(f"{tag}{i}", arms, task=f"t{i}", **plan) for i, arms in enumerate(means)]
+
+    plain, asked = combine(folders()), combine(folders(primary="one"))
+    assert [m.label for m in asked.methods] == ["one", "two"]
+    one, two = (m.overall for m in asked.methods)
+    assert one.adjusted_p == pytest.approx(one.effects.p)
+    assert two.adjusted_p == pytest.approx(max(one.effects.p, two.effects.p))
+    assert {m.label: m.overall.adjusted_p for m in plain.methods}["one"] >= one.adjusted_p
+    assert asked.methods[0].sentence().startswith("The question that was declared: one, 5 experiments")
+    assert "one was declared as the question before the experiments ran." in markdown(asked)
+    assert "question" not in markdown(plain)
+    later = combine([part.folder for part in plain.parts], "two")
+    assert [m.label for m in later.methods] == ["two", "one"]
+    assert "two was named as the question when this page was made" in later.rules()[-1]
+    with pytest.raises(HeadstartError, match="method to judge first"):
+        combine([part.folder for part in plain.parts], "three")
+
+
+def test_without_a_mean_the_others_stand_behind_the_question_on_every_task(experiment):
+    folders = [experiment(f"e{i}", {"two": 93, **({"one": 90.0} if i < 2 else {})}, task=f"t{i}") for i in range(5)]
+    two = {m.label: m.overall for m in combine(folders, "one").methods}["two"]
+    assert two.verdict is Verdict.NOT_SETTLED
+    assert two.effects.p < 0.01
+
+
 def test_p_is_adjusted_over_all_rows_and_verdicts_stay(experiment):
     folders = [experiment(f"e{i}", {"one": 93}, task=f"t{i}") for i in range(10)]
     found = combine(folders)
@@ -205,6 +236,11 @@ def test_pages_are_written_where_they_are_asked_for(experiment, tmp_path):
     )
     assert page == tmp_path / "new" / "overview.html"
     assert (tmp_path / "new" / "overview.md").read_text().startswith("# one in 2 experiments")
+
+
+def test_one_experiment_takes_no_question_afterwards(experiment, capsys):
+    assert main(["report", str(experiment("a", {"one": 90})), "--primary", "one"]) == 2
+    assert "--primary is for several experiments" in capsys.readouterr().err
 
 
 def test_report_of_several_folders(experiment, tmp_path, capsys, monkeypatch):

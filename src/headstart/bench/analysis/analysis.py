@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from headstart.bench.analysis.controls import read_control, read_null
+from headstart.bench.analysis.families import judge_arms
 from headstart.bench.analysis.judgement import RULES
 from headstart.bench.analysis.looks import by_hand, level_of
 from headstart.bench.analysis.provenance import eager, mixed
+from headstart.bench.analysis.question import question_rule
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
 from headstart.bench.statistics.collapses import find_collapsed
 from headstart.bench.statistics.metric import ACCURACY, Metric, metric_of, own_metric
-from headstart.bench.statistics.sentences import amount, say
+from headstart.bench.statistics.sentences import say
 from headstart.bench.statistics.speed import RULE as SPEED
 from headstart.bench.statistics.speed import Speed, Target, speed_to, target_of
-from headstart.bench.statistics.verdicts import Comparison, Verdict, compare_family
+from headstart.bench.statistics.verdicts import Comparison
 from headstart.bench.store.store import Store
-from headstart.bench.trials.arms import CONTROLS, EQUAL_STEPS, RESTARTS
 from headstart.bench.trials.autotune import rule as measured
 from headstart.bench.trials.budget import more_steps, remarks
 from headstart.errors import HeadstartError
@@ -112,7 +114,7 @@ class ArmSummary:
             steps = "training step" if round(self.init_steps) == 1 else "training steps"
             time = f", the time of {self.init_steps:.0f} {steps}" if self.init_steps else ""
             cost = f" It costs {self.init_seconds:.2f} s{time}."
-        soon = f" {self.speed.sentence(self.metric.short)}" if self.speed and not self.control else ""
+        soon = f" {self.speed.sentence()}" if self.speed and not self.control else ""
         return (soon + broke + cost).strip()
 
 
@@ -179,43 +181,24 @@ class Analysis:
         """Return the verdict rules with this experiment's level and margin."""
         rules = [rule.format(alpha=level_of(self.plan), margin=self.plan["margin"]) for rule in (*RULES, *FAMILIES)]
         rules += [by_hand(self.plan)] if self.plan.get("looked") else []
-        speed = SPEED if self.metric.own else ""
+        rules += [question_rule(self.plan)] if self.plan.get("primary") else []
+        target = next((arm.speed.target for arm in self.arms if arm.speed), None)
+        where = f" Here it is {target.accuracy:.2f} %." if target else ""
+        speed = SPEED + where if self.metric.own else ""
         return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
-    def control_readings(self, brief: bool = False) -> list[str]:
-        """Say what each control shows, a sentence or two each; briefly without what the control is."""
-        readings = [
-            self._reading(arm, c, brief) for arm in self.methods for c in self.beyond if c.arm == arm.label and c.seeds
+    def control_readings(self) -> list[str]:
+        """Say what each control shows, a question and its answer each."""
+        decided = self.plan.get("decided", {})
+        by = {arm.label: arm for arm in self.arms}
+        said = [
+            read_control(c, by[c.against].control, arm.comparison, more_steps(decided, arm.label))
+            for arm in self.methods
+            for c in self.beyond
+            if c.arm == arm.label and c.seeds
         ]
-        return readings + remarks(self.plan.get("decided", {})) + self._noise(brief)
-
-    def _reading(self, arm: ArmSummary, beyond: Comparison, brief: bool) -> str:
-        control = next(a for a in self.arms if a.label == beyond.against)
-        more = more_steps(self.plan.get("decided", {}), arm.label)
-        meaning = "" if brief else f" ({CONTROLS[control.control].format(of=arm.label, more=more)})"
-        text = f"Against {control.label}{meaning}, {arm.label} has {amount(beyond)}. "
-        longer = control.control == EQUAL_STEPS
-        helped = arm.comparison is not None and arm.comparison.verdict is Verdict.HELPS
-        if beyond.verdict is Verdict.HELPS:
-            return text + f"{arm.label} does better than this control."
-        if beyond.verdict is Verdict.HURTS:
-            return text + f"The control does better than {arm.label}."
-        if helped:
-            why = "training a little longer may do as well" if longer else "the gain may come from what they share"
-            return text + f"This does not tell the two apart, so {why}."
-        return text + "This does not tell the two apart."
-
-    def _noise(self, brief: bool) -> list[str]:
-        readings = []
-        for arm in self.controls:
-            if arm.control == "null" and arm.comparison is not None and len(arm.comparison.differences) > 1:
-                spread = float(np.std(arm.comparison.differences, ddof=1))
-                meaning = "" if brief else f" ({CONTROLS['null']})"
-                readings.append(
-                    f"{arm.label}{meaning}: {amount(arm.comparison)}. Two default starts differ within a seed "
-                    f"by a standard deviation of {self.metric.amount(spread)}."
-                )
-        return readings
+        nulls = [arm.comparison for arm in self.controls if arm.control == "null" and arm.comparison is not None]
+        return [*said, *remarks(decided), *(read_null(c) for c in nulls if len(c.differences) > 1)]
 
 
 def analyse(store: Store) -> Analysis:
@@ -320,51 +303,12 @@ def assemble(
     diverged = {label: [s for s, r in by.items() if r["status"] == "diverged"] for label, by in results.items()}
     metric = own_metric(plan["task"]) if metric is ACCURACY else metric
     failed = find_collapsed(accuracies, metric.guess, diverged)
-    judged, beyond = _judge(plan, accuracies, failed, refusals, baseline, metric)
-    if plan.get("exploratory"):
-        judged = {label: _without_verdict(c) for label, c in judged.items()}
-        beyond = [_without_verdict(c) for c in beyond]
+    judged, beyond = judge_arms(plan, accuracies, failed, refusals, metric)
     target = target_of(baseline, results[baseline], plan["training"]["steps"]) if curves else None
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(metric.guess) if target else ()
     edges = searched.warnings if (searched := selection_of(plan)) else ()
     return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges), metric)
-
-
-def _judge(
-    plan: Mapping[str, Any],
-    accuracies: Mapping[str, Mapping[int, float]],
-    failed: Mapping[str, Collection[int]],
-    refusals: Mapping[str, str],
-    baseline: str,
-    metric: Metric,
-) -> tuple[dict[str, Comparison], list[Comparison]]:
-    """Answer the questions, each as a family of its own, so that one more control makes no other test stricter."""
-    alpha, margin = level_of(plan), float(plan["margin"])
-    kept = plan.get("kept") or {}
-    others = [arm for arm in plan["arms"][1:] if arm["label"] not in refusals]
-    against: dict[str, list[tuple[str, str]]] = {}
-    beyond: dict[str, list[tuple[str, str]]] = {}
-    for arm in others:
-        kind = arm["control"] if arm["control"] in ("", "null", EQUAL_STEPS, RESTARTS) else "random"
-        kind = "decided before" if arm["label"] in kept else kind
-        against.setdefault(kind, []).append((arm["label"], baseline))
-        if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
-            beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
-    judged = {
-        c.arm: c
-        for family in against.values()
-        for c in compare_family(family, accuracies, alpha, margin, metric, failed)
-    }
-    compared = [
-        c for family in beyond.values() for c in compare_family(family, accuracies, alpha, margin, metric, failed)
-    ]
-    judged |= {label: replace(judged[label], verdict=Verdict(word)) for label, word in kept.items() if label in judged}
-    return judged, compared
-
-
-def _without_verdict(c: Comparison) -> Comparison:
-    return replace(c, exploratory=True, verdict=Verdict.NOT_SETTLED)
 
 
 def _summarize(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.analysis.question import BEHIND, question_of
 from headstart.bench.analysis.rows import say_overall
 from headstart.bench.report.summary import listed, span
 from headstart.bench.statistics import paired
@@ -18,7 +19,7 @@ from headstart.bench.statistics.metric import ACCURACY
 from headstart.bench.statistics.over_tasks import Overall, judge_overall, over_tasks
 from headstart.bench.statistics.verdicts import Comparison, Verdict, signed
 from headstart.bench.store.store import Store
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, unknown
 
 RULES = (
     "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
@@ -95,12 +96,14 @@ class MethodRows:
         configurations: Exactly, one for all experiments or, where a search chose them, one for each.
         rows: In the order of the experiments.
         overall: Over the experiments that have a comparison; None if there are fewer than two.
+        primary: Whether it was declared as the question, and is judged first.
     """
 
     label: str
     configurations: tuple[str, ...]
     rows: tuple[Row, ...]
     overall: Overall | None
+    primary: bool = False
 
     @property
     def compared(self) -> tuple[Row, ...]:
@@ -119,7 +122,8 @@ class MethodRows:
         """Say the verdicts, and what they come to."""
         many = f"{len(self.rows)} experiment{'s' if len(self.rows) > 1 else ''}"
         together = f" {say_overall(self.overall)}" if self.overall else ""
-        return f"{self.label}, {many}: {self.verdicts()}.{together}"
+        asked = "The question that was declared: " if self.primary else ""
+        return f"{asked}{self.label}, {many}: {self.verdicts()}.{together}"
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,17 @@ class Overview:
         parts: In the order in which they were given.
         methods: Each with its rows.
         notes: What a reader must know.
+        question: What it means that a method is judged first; empty if none is.
     """
 
     parts: tuple[Part, ...]
     methods: tuple[MethodRows, ...]
     notes: tuple[str, ...]
+    question: str = ""
+
+    def rules(self) -> list[str]:
+        """Say how to read it."""
+        return [*RULES, *filter(None, [self.question])]
 
     @property
     def score(self) -> str:
@@ -161,7 +171,7 @@ class Overview:
 _Group = Sequence[tuple[Part, ArmSummary]]
 
 
-def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
+def combine(folders: Sequence[str | os.PathLike[str]], primary: str | None = None) -> Overview:
     """Read several stores and set their methods side by side.
 
     A method is the same in two experiments if all its options are, or if a search chose them in both. A trial that
@@ -169,9 +179,12 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
 
     Args:
         folders: Of experiments that were at least begun.
+        primary: The method that is the question: it is judged first, the others behind it. By default the one that all
+            experiments declared before they ran, if they agree.
 
     Raises:
-        HeadstartError: If a folder holds no experiment, is given twice, or has a score that is not in percent.
+        HeadstartError: If a folder holds no experiment, is given twice, or has a score that is not in percent; or there
+            is no such method.
     """
     places = [Path(folder) for folder in folders]
     for place, count in Counter(place.resolve() for place in places).items():
@@ -207,7 +220,8 @@ def combine(folders: Sequence[str | os.PathLike[str]]) -> Overview:
     for label, group in zip(labels, groups.values(), strict=True):
         rows = tuple(Row(part, arm, adjusted.get((part.number, arm.label))) for part, arm in group)
         methods.append(MethodRows(label, _configurations(group), rows, _together(label, rows)))
-    return Overview(parts, tuple(_judged(methods)), tuple(notes))
+    methods, question = _asked(methods, parts, primary)
+    return Overview(parts, tuple(_judged(methods)), tuple(notes), question)
 
 
 def _together(label: str, rows: Sequence[Row]) -> Overall | None:
@@ -218,12 +232,36 @@ def _together(label: str, rows: Sequence[Row]) -> Overall | None:
     return replace(found, arm=label) if found else None
 
 
+def _asked(methods: Sequence[MethodRows], parts: Sequence[Part], named: str | None) -> tuple[list[MethodRows], str]:
+    """Put the method that is the question first, and say what that means."""
+    declared = {question_of(part.analysis.plan) for part in parts}
+    wanted = named if named is not None else declared.pop() if len(declared) == 1 else ""
+    if not wanted:
+        return list(methods), ""
+    first = [method for method in methods if wanted in (method.label, *(row.arm.label for row in method.rows))]
+    if len(first) != 1:
+        if named is None:  # its options differ from experiment to experiment
+            return list(methods), ""
+        raise unknown("method to judge first", wanted, [method.label for method in methods])
+    asked = replace(first[0], primary=True)
+    when = (
+        f"{asked.label} was named as the question when this page was made, which is fair only if nothing had been seen."
+        if declared != {wanted} and named is not None
+        else f"{asked.label} was declared as the question before the experiments ran."
+    )
+    return [asked, *(method for method in methods if method is not first[0])], f"{when} {BEHIND}"
+
+
 def _judged(methods: Sequence[MethodRows]) -> list[MethodRows]:
-    """Judge the methods over experiments, as one family at the strictest level and margin of the page."""
+    """Judge the methods over experiments at the strictest level and margin of the page: the question, then the rest."""
     rows = [row.comparison for method in methods for row in method.rows if row.comparison]
     alpha = min((c.alpha for c in rows), default=0.05)
     margin = min((c.margin for c in rows), default=0.5)
-    found = judge_overall([method.overall for method in methods if method.overall], alpha, margin)
+    asked, rest = ([m.overall for m in methods if m.primary is wanted and m.overall] for wanted in (True, False))
+    first = judge_overall(asked, alpha, margin)
+    own = [c.adjusted_p for method in methods if method.primary for row in method.rows if (c := row.comparison)]
+    gates = [each.adjusted_p for each in first if each.effects is not None] or own  # without a mean, on every task
+    found = [*first, *judge_overall(rest, alpha, margin, max(gates, default=0.0))]
     by = {each.arm: each for each in found}
     return [replace(method, overall=by.get(method.label)) for method in methods]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from headstart.bench.analysis.rows import record_overall
 from headstart.bench.report import summary
 from headstart.bench.report.forest import forest
-from headstart.bench.report.overview import RULES, MethodRows, Overview, Part, overall_cells
+from headstart.bench.report.overview import MethodRows, Overview, Part, overall_cells
 from headstart.bench.report.profile import performance_profile, profiled
 from headstart.bench.report.templating import drawing, fill
 from headstart.bench.statistics.verdicts import p_text
@@ -63,7 +63,7 @@ def render(overview: Overview) -> str:
         overview=overview,
         heading=overview.heading(),
         facts=overview.facts(),
-        rules=RULES,
+        rules=overview.rules(),
         forest=drawing(forest(overview)) if any(method.compared for method in overview.methods) else None,
         table=overview_sheet(overview),
         profile=drawing(performance_profile(overview)) if profiled(overview) else None,
@@ -96,7 +96,7 @@ def markdown(overview: Overview) -> str:
     for item in map(_experiment, overview.parts):
         what = f"{item['task']}; {item['model']}; {item['training']}; {item['seeds']} seeds"
         lines.append(f"- {inert(item['part'].title)}: {inert(what)}; margin {item['margin']:g}, α {item['alpha']:g}")
-    lines += ["", "## How to read it", "", *(f"- {rule}" for rule in RULES)]
+    lines += ["", "## How to read it", "", *(f"- {rule}" for rule in overview.rules())]
     if overview.notes:
         lines += ["", "## Notes", "", *(f"- {inert(note)}" for note in overview.notes)]
     return "\n".join(lines) + "\n"
@@ -159,6 +159,7 @@ def as_dict(overview: Overview) -> dict[str, Any]:
                 "label": method.label,
                 "configurations": list(method.configurations),
                 "sentence": method.sentence(),
+                "primary": method.primary,
                 "overall": record_overall(method.overall) if method.overall else None,
                 "rows": [
                     {"experiment": row.part.number, "arm": row.arm.label, "state": row.state, "p_all_rows": row.p}
@@ -172,7 +173,7 @@ def as_dict(overview: Overview) -> dict[str, Any]:
             for part in overview.parts
         ],
         "notes": list(overview.notes),
-        "rules": list(RULES),
+        "rules": overview.rules(),
     }
     cleaned: dict[str, Any] = plain(found)
     return cleaned

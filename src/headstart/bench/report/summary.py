@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary
+from headstart.bench.analysis.question import question_of
 from headstart.bench.analysis.rows import record
 from headstart.bench.analysis.selection import Selection
 from headstart.bench.statistics.metric import ACCURACY, Metric
@@ -57,6 +58,7 @@ def facts(analysis: Analysis) -> list[str]:
         plan["task"]["description"],
         f"{len(plan['seeds'])} paired seeds",
         how_trained(plan) + (", but for what was searched" if analysis.selection else ""),
+        *([f"the question: {asked}"] if (asked := question_of(plan)) else []),
     ]
 
 

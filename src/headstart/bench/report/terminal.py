@@ -122,7 +122,7 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
     console.print()
     for arm in analysis.methods:
         console.print(line(f"• {arm.sentence()}"))
-    for reading in analysis.control_readings(brief=True):
+    for reading in analysis.control_readings():
         console.print(line(f"• {reading}", "dim"))
     if analysis.selection:
         console.print(line(f"• {analysis.selection.choices}", "dim"))

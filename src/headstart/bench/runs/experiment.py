@@ -16,7 +16,7 @@ from headstart.bench.tasks.loading import load_task
 from headstart.bench.tasks.objectives import TASK, objective
 from headstart.bench.tasks.task import Task
 from headstart.bench.trials import hardware
-from headstart.bench.trials.arms import Arm, check_labels, check_starts
+from headstart.bench.trials.arms import Arm, check_labels, check_primary, check_starts
 from headstart.bench.trials.autotune import tune
 from headstart.bench.trials.budget import resolve_equal_steps
 from headstart.bench.trials.context import Context
@@ -83,6 +83,12 @@ class Experiment:
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
     exploratory: bool = setting(False, "numbers alone, without verdicts, from any number of seeds", group=WHAT)
+    primary: str = setting(
+        "",
+        "the arm that is the question: it is judged first, the others only if it has a verdict",
+        group=WHAT,
+        metavar="ARM",
+    )
     kept: Mapping[str, str] = field(default_factory=dict)
     configured: Mapping[tuple[str, int], Arm] = field(default_factory=dict)
     only: frozenset[tuple[str, int]] | None = None
@@ -90,6 +96,7 @@ class Experiment:
     def __post_init__(self) -> None:
         check_labels(self.arms)
         check_settings(self)
+        check_primary(self.primary, self.arms)
         if not self.arms or not self.seeds:
             raise HeadstartError("An experiment needs at least one arm and one seed.")
         if len(set(self.seeds)) != len(self.seeds):
@@ -195,6 +202,7 @@ class Experiment:
             "test": self.test,
             "selection": self.selection,
             "exploratory": self.exploratory,
+            "primary": self.primary,
             "kept": dict(self.kept),
         }
 

@@ -83,7 +83,8 @@ def run(
         "command": list(command),
     }
     plan = _plan(experiment, context, cells, provenance)
-    store.write_experiment({**plan, "looked": looked_before(store, plan)})
+    late = named_late(store, plan)
+    store.write_experiment({**plan, "looked": looked_before(store, plan), **({"primary_late": True} if late else {})})
     progress.begin(len(trials), kept)
     refused = {trial.key: before[trial.key] for trial in pending if trial.key in before}
     with Claims(store.claims) as claims, contextlib.closing(executor):
@@ -127,6 +128,21 @@ def looked_before(store: Store, plan: Mapping[str, Any]) -> list[int]:
         return before
     keys = {cell["key"] for cell in old["trials"]}
     return [*before, len(old["seeds"])] if len(store.present(keys)) == len(keys) else before
+
+
+def named_late(store: Store, plan: Mapping[str, Any]) -> bool:
+    """Tell whether the arm that is the question was named, or exchanged, when results were there to be looked at.
+
+    Args:
+        store: Which may hold the experiment as it was before.
+        plan: The experiment as it will be stored.
+    """
+    if not plan.get("primary") or not store.begun:
+        return False
+    old = store.read_experiment()
+    if plan["primary"] == old.get("primary"):
+        return bool(old.get("primary_late"))
+    return bool(store.present({cell["key"] for cell in old["trials"]}))
 
 
 def _claimed(

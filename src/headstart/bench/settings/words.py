@@ -156,6 +156,7 @@ def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
         settings["alpha"],
         settings["device"],
         exploratory=settings["exploratory"],
+        primary=settings["primary"],
     )
 
 
@@ -189,6 +190,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
         alpha=given["alpha"],
         auto=auto,
         exploratory=given["exploratory"],
+        primary=given["primary"],
     )
 
 

@@ -106,17 +106,18 @@ class Speed:
             return low
         return f"{low.removesuffix(' %') if high.endswith('%') else low} to {high}"
 
-    def sentence(self, score: str = "accuracy") -> str:
-        """Say after which share of the steps an arm gets there, how surely, and in how many seeds."""
-        what = f"{self.target.baseline}'s final validation {score} of {self.target.accuracy:.2f} %"
-        seeds = f"{self.reached} of {len(self.steps)} seeds"
+    def sentence(self) -> str:
+        """Say after which share of the steps an arm is where the baseline ends, how surely, and in how many runs."""
+        base, runs = self.target.baseline, len(self.steps)
         if not self.reached:
-            return f"It reaches {what} in no seed within the steps."
-        span = f"95 % interval {self.span()}; " if self.estimated else ""
+            return f"Within these steps none of its runs gets where {base} ends."
         if self.median is None:
-            return f"In the median it does not reach {what} within the steps ({span}reached in {seeds})."
-        own = f"{self.target.baseline} itself: {self.target.share(self.target.median)}"
-        return f"It reaches {what} after {self.share()} of the steps ({span}{seeds}; {own})."
+            return f"Within these steps most of its runs do not get where {base} ends: {self.reached} of {runs} do."
+        likely = f"likely {self.span().replace('not reached', 'not at all')}" if self.estimated else ""
+        some = f"{self.reached} of {runs} runs get there" if self.reached < runs else ""
+        own = f"{base} itself: {self.target.share(self.target.median)}" if self.target.median is not None else ""
+        more = "; ".join(filter(None, [likely, some, own]))
+        return f"After {self.share()} of the steps it is where {base} ends{f' ({more})' if more else ''}."
 
 
 def target_of(label: str, base: Mapping[int, Mapping[str, Any]], budget: int) -> Target | None:

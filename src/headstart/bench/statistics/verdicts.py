@@ -202,6 +202,7 @@ def compare_family(
     margin: float,
     metric: Metric = ACCURACY,
     failed: Mapping[str, Collection[int]] | None = None,
+    gate: float = 0.0,
 ) -> list[Comparison]:
     """Judge all comparisons that answer one question on one task.
 
@@ -212,6 +213,7 @@ def compare_family(
         margin: Smallest difference that matters.
         metric: What the score is.
         failed: Seeds that collapsed, by label.
+        gate: As for :func:`judge_family`.
 
     Returns:
         One comparison per pair, on the seeds that both have. Pairs with the same differences are one hypothesis.
@@ -221,7 +223,7 @@ def compare_family(
         Contrast(arm, other, results.get(arm, {}), results.get(other, {}), lost.get(arm, ()), lost.get(other, ()))
         for arm, other in pairs
     ]
-    return judge_family(contrasts, alpha, margin, metric)
+    return judge_family(contrasts, alpha, margin, metric, gate)
 
 
 def judge_family(

@@ -22,7 +22,7 @@ from headstart.bench.trainer.equal_cost import resolve_extra
 from headstart.bench.trainer.trainer import Trainer
 from headstart.bench.trainer.trial import TrainerContext
 from headstart.bench.trials import hardware
-from headstart.bench.trials.arms import EQUAL_STEPS, RESTARTS, Arm, check_labels, check_starts
+from headstart.bench.trials.arms import EQUAL_STEPS, RESTARTS, Arm, check_labels, check_primary, check_starts
 from headstart.bench.trials.timing import measured
 from headstart.errors import HeadstartError
 from headstart.model.inputs import map_tensors
@@ -44,6 +44,7 @@ class TrainerExperiment:
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
         looks: How often the results may be looked at before the number of seeds is settled.
         exploratory: Whether the report gives numbers and no verdicts.
+        primary: Label of the arm that is the question, which is judged first; empty if all are.
         kept: Verdicts that were given at an earlier look, by label.
         resolved_arms: Arms whose steps are resolved already.
     """
@@ -67,12 +68,14 @@ class TrainerExperiment:
     stopping: str = ""
     looks: int = 1
     exploratory: bool = False
+    primary: str = ""
     kept: Mapping[str, str] = field(default_factory=dict)
     resolved_arms: tuple[Arm, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.arms)
         check_settings(self)
+        check_primary(self.primary, self.arms)
         if not self.arms or not self.seeds:
             raise HeadstartError("An experiment needs at least one arm and one seed.")
 
@@ -167,6 +170,7 @@ class TrainerExperiment:
             "stopping": self.stopping,
             "looks": self.looks,
             "exploratory": self.exploratory,
+            "primary": self.primary,
             "kept": dict(self.kept),
             "test": True,
         }

@@ -10,22 +10,13 @@ from typing import Any
 from headstart.engine import specs
 from headstart.engine.method import Method
 from headstart.engine.registry import get, list_methods, parse
-from headstart.errors import HeadstartError, UnknownNameError
+from headstart.errors import HeadstartError, UnknownNameError, unknown
 
 DEFAULT = "default"
 EQUAL_STEPS = "equal-steps"
 RESTARTS = "restarts"
-CONTROLS = {
-    "matched-random": "random filters with exactly the norms that {of} writes: what {of} gains beyond it is "
-    "not due to the filters' size",
-    "zero-dc-random": "the layer's own random filters with their mean removed: what {of} gains beyond it is "
-    "not due to ignoring brightness",
-    EQUAL_STEPS: "the default start with {more}, the time that {of}'s start takes: what {of} gains "
-    "beyond it could not have been had by training longer instead",
-    RESTARTS: "as many steps with the same restarts of the learning rate, on all images instead of samples: what "
-    "{of} gains beyond it is due to the samples",
-    "null": "the default start with other draws of its weights: its differences are noise, and show how much",
-}
+CONTROLS = ("matched-random", "zero-dc-random", EQUAL_STEPS, RESTARTS, "null")
+"""Every kind of control arm; `headstart.bench.analysis.controls` says what each shows."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +176,13 @@ def check_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
         if labels.count(label) > 1:
             raise HeadstartError(f"Two arms are called {label!r}.", remedy="Give one another name: label=spec.")
     return tuple(arms)
+
+
+def check_primary(primary: str, arms: Sequence[Arm]) -> None:
+    """Raise the error for a question that is none of the arms under test."""
+    methods = [arm.label for arm in arms[1:] if not arm.control]
+    if primary and primary not in methods:
+        raise unknown("arm to judge first", primary, methods)
 
 
 def check_starts(arms: Sequence[Arm]) -> None:

@@ -97,7 +97,7 @@ def _comparison(outcome: Outcome) -> list[str]:
     for row in outcome.rows():
         if row.figure:
             lines.append(f"- Published on {inert(row.arm)}: {inert(_known(row.figure))}")
-    lines += [f"- {inert(reading)}" for reading in outcome.analysis.control_readings(brief=True)]
+    lines += [f"- {inert(reading)}" for reading in outcome.analysis.control_readings()]
     missing = outcome.analysis.missing
     return lines + ([f"- **{missing} trials are not finished; this is what the others show.**"] if missing else [])
 

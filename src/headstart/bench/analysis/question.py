@@ -1,0 +1,37 @@
+"""The question of an experiment: an arm that was declared beforehand, is judged first, and stands before the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BEHIND = (
+    "It is judged first, at the full level. The others are judged behind it: as long as it has no verdict, none has."
+)
+
+
+def question_of(plan: Mapping[str, Any]) -> str:
+    """Return the label of the arm that is the question; empty if there is none, or it was named too late.
+
+    Args:
+        plan: An experiment as it is stored.
+
+    Example:
+        >>> question_of({"primary": "auto"}), question_of({"primary": "auto", "primary_late": True}), question_of({})
+        ('auto', '', '')
+    """
+    return "" if plan.get("primary_late") else str(plan.get("primary", ""))
+
+
+def question_rule(plan: Mapping[str, Any]) -> str:
+    """Say what it means that an arm was declared as the question.
+
+    Args:
+        plan: An experiment as it is stored, with such an arm.
+    """
+    if plan.get("primary_late"):
+        return (
+            f"{plan['primary']} was named as the question when results were there to be looked at. That is too late: "
+            "all methods are judged together."
+        )
+    return f"{plan['primary']} was declared as the question before anything ran. {BEHIND}"
