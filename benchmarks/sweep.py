@@ -14,9 +14,8 @@ import contextlib
 import csv
 import importlib
 import json
-import os
+import multiprocessing
 import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -155,23 +154,48 @@ def one(name: str) -> dict[str, Any]:
     return found
 
 
-def child(*arguments: str, limit: int | None = None) -> str:
-    """Run this script in a process of its own; its last line."""
-    command = [sys.executable, __file__, *arguments]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return done.stdout.strip().splitlines()[-1]
+def child(work: Callable[[str], Any], name: str, limit: int | None = None) -> Any:
+    """Do something in a process of its own, forked from a server that has imported everything once.
+
+    Raises:
+        TimeoutError: It took longer.
+        RuntimeError: It failed, or the process ended.
+    """
+    server = multiprocessing.get_context("forkserver")
+    receiver, sender = server.Pipe(duplex=False)
+    process = server.Process(target=tell, args=(sender, work, name), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(limit):
+            raise TimeoutError
+        failed, found = receiver.recv()
+    except EOFError:
+        process.join()
+        failed, found = True, f"the process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+    if failed:
+        raise RuntimeError(found)
+    return found
+
+
+def tell(sender: Any, work: Callable[[str], Any], name: str) -> None:
+    """In the child: do it, and send what came of it."""
+    try:
+        sender.send((False, work(name)))
+    except BaseException as error:
+        sender.send((True, f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
 def run(module: str, name: str | None) -> dict[str, Any]:
     """Run a module's smallest model."""
     found: dict[str, Any] = {"module": module, "model": name or ""}
     try:
-        found["model"] = name or child("--smallest", module)
-        return found | json.loads(child("--one", found["model"], limit=SECONDS))
-    except subprocess.TimeoutExpired:
+        found["model"] = name or child(smallest, module)
+        return found | child(one, found["model"], SECONDS)
+    except TimeoutError:
         return found | {"failed": f"not done after {SECONDS} seconds"}
     except RuntimeError as error:
         return found | {"failed": str(error)}
@@ -205,20 +229,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of sweep.csv and of its page, whose tables are rewritten")
     parser.add_argument("--runs", type=Path, default=Path("runs/sweep.jsonl"), help="the finished models, a line each")
     parser.add_argument("--again", action="store_true", help="run also those that have a line")
-    parser.add_argument("--smallest", help=argparse.SUPPRESS)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.smallest:
-        print(smallest(args.smallest))
-        return
-    if args.one:
-        print(json.dumps(one(args.one)))
-        return
     done: dict[str, dict[str, Any]] = {}
     if args.runs.exists():
         done = {line["module"]: line for line in map(json.loads, args.runs.read_text().splitlines())}
     args.runs.parent.mkdir(parents=True, exist_ok=True)
     timm = zoo()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__"])
     for module in args.modules or timm.list_modules():
         if module in done and not args.again:
             continue
@@ -250,3 +267,5 @@ def write_table(rows: list[dict[str, Any]], out: Path, version: str) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # the server that children are forked from
+    zoo()
