@@ -26,12 +26,16 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
 
 
+def pytest_report_header(config):
+    return [] if config.getoption("--slow") else "slow tests are left out: pass --slow to run them too"
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--slow"):
         return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: pass --slow to run it"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 @pytest.fixture(scope="session")

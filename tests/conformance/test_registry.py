@@ -54,29 +54,24 @@ VARIANTS = [
     ["orthogonal", "prewarm", "lsuv:fill=keep"],
     "gabor:paper+within-layer:fill=keep,before_norm=normalize",
 ]
-# Each of these shares its mechanism with another one that is always run.
-SLOW = {
-    "within-layer:per=layer,beta=0.1",
-    "within-layer:paper",
-    "within-layer:fill=orthonormal",
-    "within-layer:fill=zca",
-    "within-layer:fill=pca,before_norm=normalize",
-    "lsuv:before_norm=skip,output_layer=keep",
-    "prewarm:fraction=1,source=patches,norm=filter",
-    "whitening:airbench",
-    "gabor:layers=2",
-    "residual:depth",
-    "recurrent:chrono",
-    "kaiming:mode=fan_out,distribution=uniform",
-    "filter-clusters:norm=filter,layers=2",
-    "covariance:scale=paper",
-    "matched-random:of=filter-clusters",
-    "zero-dc-random:of=filter-clusters",
-    "balance:paper",
-    "calibrate:balance=false",
-    "data-dependent:paper",
-    "data-dependent:output_layer=keep",
+# Every method is always run with its defaults, and so are these: each has a mechanism that no default has.
+ALWAYS = {
+    "within-layer:fill=keep",
+    "within-layer:before_norm=normalize",
+    "within-layer:fill=kmeans",
+    "prewarm:paper",
+    "structured-covariance:s0=1,v=0.5,a=0.5,depthwise=false",
+    "filter-clusters:draw=gaussian,scale=source,resize=true",
+    "orthogonal+prewarm+lsuv:fill=keep",
 }
+
+
+def case(name, method):
+    """The method under this name, among the slow tests if others cover its mechanism."""
+    always = name in ALWAYS or name in hs.list_methods()
+    return pytest.param(method, id=name, marks=() if always else pytest.mark.slow)
+
+
 # These have options without defaults; a variant stands for them.
 REQUIRED = {"structured-covariance"}
 # These need targets, which the suite's data does not always have: with some that any batch has, in tests/methods.
@@ -84,9 +79,9 @@ TARGETED = {"output-prior"}
 # These train on targets, which the suite's data does not have: with a training that needs none.
 TRAINED = {"smart-init": hs.SmartInit, "warm-start": hs.WarmStart, "shrink-perturb": hs.ShrinkPerturb}
 TRAINED_SPECS = [
-    *(pytest.param(cls(fractions=(0.5,), epochs=2, fit=Bend()), id=name) for name, cls in TRAINED.items()),
+    *(case(name, cls(fractions=(0.5,), epochs=2, fit=Bend())) for name, cls in TRAINED.items()),
     *(
-        pytest.param(getattr(hs.SmartInit, name)(epochs=1, fit=Bend(), batch_norm="reset"), id=f"smart-init:{name}")
+        case(f"smart-init:{name}", getattr(hs.SmartInit, name)(epochs=1, fit=Bend(), batch_norm="reset"))
         for name in ("paper", "repeated", "restarts")
     ),
 ]
@@ -112,7 +107,7 @@ SOURCED = {
     "aligned-clusters:paper": hs.AlignedClusters.paper(models=SOURCES),
     "pretrained+within-layer:fill=keep": [hs.Pretrained(trained.first), hs.WithinLayer(fill="keep")],
 }
-SOURCED_SPECS = [pytest.param(method, id=name) for name, method in SOURCED.items()]
+SOURCED_SPECS = [case(name, method) for name, method in SOURCED.items()]
 SPECS = [
     *(
         name
@@ -170,10 +165,7 @@ def test_a_start_from_trained_networks_keeps_the_contract(method, check):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=_name)
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, id=_name(m), marks=[pytest.mark.slow] * (_name(m) in SLOW)) for m in SPECS],
-)
+@pytest.mark.parametrize("method", [case(_name(m), m) for m in SPECS])
 def test_keeps_the_contract(method, check):
     if check.__name__ == "other_seed_differs" and _name(method) in WITHOUT_RANDOMNESS:
         with pytest.raises(AssertionError, match="same weights"):
@@ -182,8 +174,8 @@ def test_keeps_the_contract(method, check):
         check(method)
 
 
-def test_what_is_slow_exists():
-    assert {_name(m) for m in SPECS} >= SLOW
+def test_what_is_always_run_exists():
+    assert {_name(m) for m in SPECS} >= ALWAYS
 
 
 def test_presets_are_all_covered():

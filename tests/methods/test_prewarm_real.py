@@ -27,7 +27,10 @@ def idx_images(folder: Path) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "folder", "tau", "density", "count"),
-    [("mnist", "MNIST", 0.4434, 0.1373, 58), ("fashion-mnist", "FashionMNIST", 0.3809, 0.3602, 22)],
+    [
+        ("mnist", "MNIST", 0.4434, 0.1373, 58),
+        pytest.param("fashion-mnist", "FashionMNIST", 0.3809, 0.3602, 22, marks=pytest.mark.slow),
+    ],
 )
 def test_gray_counts_are_the_published_ones_raw_and_standardized(
     name: str, folder: str, tau: float, density: float, count: int, real_data: RealData

@@ -125,7 +125,7 @@ def test_a_duplicated_dense_teacher_gives_back_the_function():
         (lambda: Residual(4), 8),
         (lambda: Dense(6, 4), 8),
         (lambda: resolve_model("headstart:cifar-resnet20")(3, 10, (16, 16)), 16),
-        (lambda: resolve_model("headstart:mobilenet-v2")(3, 10, (32, 32)), 32),
+        pytest.param(lambda: resolve_model("headstart:mobilenet-v2")(3, 10, (32, 32)), 32, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("data", [True, False])

@@ -279,7 +279,15 @@ def test_calibrate_folds_first_and_undoes_it_on_an_error():
         assert (net(X) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["cifar-resnet20", "resnet18", "mobilenet-v2", "mobilenet-v3-small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar-resnet20",
+        "mobilenet-v2",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("mobilenet-v3-small", marks=pytest.mark.slow),
+    ],
+)
 def test_zoo(name):
     torch.manual_seed(0)
     x = torch.randn(16, 3, 64, 64)

@@ -128,7 +128,14 @@ def test_pre_warm(task):
         assert (method.patches, method.algorithm, method.fraction, method.taper) == (patches, "minibatch", 0.5, "after")
 
 
-@pytest.mark.parametrize(("task", "measured"), [("mnist", 0.1373), ("fashion-mnist", 0.3602), ("cifar100", 0.5676)])
+@pytest.mark.parametrize(
+    ("task", "measured"),
+    [
+        ("mnist", 0.1373),
+        pytest.param("fashion-mnist", 0.3602, marks=pytest.mark.slow),
+        pytest.param("cifar100", 0.5676, marks=pytest.mark.slow),
+    ],
+)
 def test_the_rule_gives_these_patches_on_the_real_training_images(real_data, monkeypatch, tmp_path, task, measured):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
     images = load_task(f"{task}:validate-on-test", root=real_data(task)).train.images

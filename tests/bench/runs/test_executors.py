@@ -243,6 +243,7 @@ def processes_of(session):
     return [line.split()[1] for line in lines if line.split()[0] == str(session) and "Z" not in line.split()[2]]
 
 
+@pytest.mark.slow  # three processes import torch
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the session's processes as Linux lists them")
 def test_a_driver_that_a_signal_ends_leaves_nothing_behind(net, task_file, tmp_path):
     out = tmp_path / "out"

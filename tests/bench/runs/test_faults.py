@@ -191,7 +191,7 @@ def check(bench, before, kept_starts, lost, undisturbed):
     assert list(bench.store.claims.glob("*.json")) == []
 
 
-SLOW = pytest.mark.slow  # three processes import torch, and the same is tested with one
+SLOW = pytest.mark.slow  # several processes import torch, and another test of this file looks at the same mechanism
 RAY = [SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")]
 
 
@@ -199,7 +199,7 @@ RAY = [SLOW, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
     ("end", "jobs"),
     [
         (signal.SIGKILL, 0),
-        (signal.SIGINT, 0),
+        pytest.param(signal.SIGINT, 0, marks=SLOW),
         pytest.param(signal.SIGKILL, 2, marks=SLOW),
         pytest.param(signal.SIGINT, 2, marks=SLOW),
         pytest.param(signal.SIGKILL, "ray", marks=RAY),
@@ -221,7 +221,7 @@ def test_a_driver_that_is_ended_at_work_goes_on_where_it_was(bench, undisturbed,
     check(bench, before, kept, 2 if jobs == "ray" else max(1, jobs), undisturbed)
 
 
-@pytest.mark.parametrize("jobs", [2, pytest.param("ray", marks=RAY)])
+@pytest.mark.parametrize("jobs", [pytest.param(2, marks=SLOW), pytest.param("ray", marks=RAY)])
 def test_a_killed_worker_costs_its_own_trial_alone(bench, undisturbed, jobs):
     driver = bench.start(jobs)
     bench.finished(2)
@@ -264,6 +264,7 @@ def test_two_drivers_share_the_work_and_run_nothing_twice(bench, undisturbed):
     check(bench, {}, starts(bench.store), 0, undisturbed)
 
 
+@SLOW
 def test_the_trials_of_a_killed_driver_go_to_the_other(bench, undisturbed):
     drivers = [bench.start(), bench.start()]
     bench.until(lambda: len({pid for pid, _ in bench.log()}) == 2)

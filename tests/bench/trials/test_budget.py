@@ -150,6 +150,7 @@ def test_a_control_of_nothing_is_refused(make_experiment):
         make_experiment(arms=arms).prepare()
 
 
+@pytest.mark.slow  # two processes import torch
 def test_worker_processes_run_what_was_settled_here(controlled, costing, store, tmp_path):
     costing(prewarm=3, lsuv=3)  # the workers know nothing of it
     experiment = controlled(steps=4, seeds=(0,))

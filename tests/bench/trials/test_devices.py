@@ -63,6 +63,7 @@ def fail(fabric, text):
     return 0
 
 
+@pytest.mark.slow  # two processes import torch
 def test_an_error_on_one_device_is_told_as_it_is(capfd):
     with pytest.raises(HeadstartError) as caught:
         devices.launch(Training(devices=2), fail, "It does not fit.")
