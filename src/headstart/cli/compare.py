@@ -50,15 +50,15 @@ examples:
   headstart compare --arms lsuv --steps 500 --write experiment.toml
   headstart compare experiment.toml --seeds 20 --dry-run
   headstart compare experiment.toml --seeds 20
-      the same words in a file, written from a command line; an option overrules the file
+      the same settings in a file, written from a command line; an option overrules the file
   headstart compare protocol:prewarm-cifar10-corrected --seeds 10
       a paper's comparison by name, as published or corrected
   headstart compare --trainer "python train.py --init {start} --seed {seed} --out {out}" \
       --model net.py:build --data images.npy --metric accuracy --arms auto kaiming --out runs/mine
-      your own training script: it loads the start, trains, and writes its score
+      your own training script, which loads the start, trains, and writes its score
 
-An arm is a method's spec (see 'headstart methods') or label=spec, whose label holds no comma, colon or
-equals sign; specs may also be joined by commas. Run the same command again to go on after an interruption.
+An arm is a method with its options (see 'headstart methods'), or label=method. A label has no comma, colon or equals
+sign. Arms may also be separated by commas. After an interruption, the same command goes on.
 """
 
 
@@ -75,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_executor_arguments(parser.add_argument_group("where trials run"))
     out = groups[OUTPUT]
     out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
-    out.add_argument("--dry-run", action="store_true", help="list the trials with what they would cost; write nothing")
+    out.add_argument("--dry-run", action="store_true", help="list the trials and what they would cost; write nothing")
     out.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -224,7 +224,7 @@ def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
     text = f"{word.help} ({known}default: {shown or 'none'})"
     flag = f"--{word.name}"
     if word.kind == "switch":
-        text = f"add or leave out {word.help} (default: {'add' if word.default else 'leave out'})"
+        text = f"{word.help} (default: {'on' if word.default else 'off'})"
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif word.kind == "flag":
         group.add_argument(flag, action="store_const", const=True, default=None, help=word.help)
@@ -249,7 +249,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
     if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml") or arm.startswith(PREFIX)]:
         raise HeadstartError(
-            f"{misplaced[0]!r} is read as an arm.",
+            f"{misplaced[0]!r} stands where an arm is expected.",
             remedy=f"Put the file first: headstart compare {misplaced[0]} --arms ...",
         )
     said: Mapping[str, Any] = {}

@@ -96,9 +96,9 @@ def test_words_of_the_command_line_make_a_file_that_says_the_same(compare, folde
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--steps", "5"), "--steps is of headstart's own training"),
-        (("--task", "mnist5k"), "--task is of headstart's own training"),
-        (("--search", "lr=1,2"), "--search is of headstart's own training"),
+        (("--steps", "5"), "--steps belongs to headstart's own training"),
+        (("--task", "mnist5k"), "--task belongs to headstart's own training"),
+        (("--search", "lr=1,2"), "--search belongs to headstart's own training"),
         (("--metric-pattern", "("), "not a regular expression"),
         (("--timeout", "-1"), "timeout is -1"),
         (("--margin", "-1"), "margin is -1"),
@@ -117,7 +117,7 @@ def test_what_does_not_go_together_is_one_line(compare, folder, arguments, messa
 def test_words_of_a_trainer_need_one(compare, name):
     code, _, err = compare(name, "5", trainer=False)
     assert code == 2
-    assert "goes with --trainer" in err
+    assert "needs --trainer" in err
 
 
 def test_the_command_of_the_page_runs(folder, monkeypatch, capsys):

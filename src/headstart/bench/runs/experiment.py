@@ -74,7 +74,7 @@ class Experiment:
         "headstart:prewarm-cnn", "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function", group=WHAT
     )
     training: Training = field(default_factory=Training)
-    split_seed: int = setting(0, "draw of the task's splits, the same in all trials", group=WHAT)
+    split_seed: int = setting(0, "seed of the draw of the task's splits, the same in all trials", group=WHAT)
     margin: float = setting(MARGIN, "smallest difference that matters, in points", group=WHAT, above=0)
     alpha: float = setting(ALPHA, "level of the tests", group=WHAT, above=0, below=1)
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
@@ -82,10 +82,10 @@ class Experiment:
     looks: int = 1
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
-    exploratory: bool = setting(False, "numbers alone, without verdicts, from any number of seeds", group=WHAT)
+    exploratory: bool = setting(False, "give numbers without verdicts, from any number of seeds", group=WHAT)
     primary: str = setting(
         "",
-        "the arm that is the question: it is judged first, the others only if it has a verdict",
+        "the arm that is your question: it is judged first, the others only if it has a verdict",
         group=WHAT,
         metavar="ARM",
     )

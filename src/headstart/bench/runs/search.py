@@ -46,10 +46,10 @@ class Search:
 
     experiment: Experiment
     axes: tuple[Axis, ...]
-    seeds: int = setting(1, "draws of each configuration, for each seed", group=WHAT, name="search-seeds", least=1)
+    seeds: int = setting(1, "trainings of each configuration, for each seed", group=WHAT, name="search-seeds", least=1)
     trials: int = setting(
         0,
-        "configurations per arm; 0: as many as training's own values give, the most there may be",
+        "configurations per arm; 0: as many as the training's own values give, which is the most",
         group=WHAT,
         name="search-trials",
         least=0,
@@ -63,7 +63,7 @@ class Search:
         if common < 2 or self.trials > common:
             raise HeadstartError(
                 f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more: "
-                "choosing among more would win by itself.",
+                "the choice among more would be an advantage by itself.",
                 remedy="Search a word of training with more values, such as lr=3e-4,1e-3,3e-3, which all arms have.",
             )
 

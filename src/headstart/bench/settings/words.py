@@ -34,14 +34,21 @@ _OWN = (
         "until",
         "text",
         "all",
-        "all: run all seeds; decided: stop when all verdicts are in",
+        "when to stop: after all seeds, or as soon as every verdict is decided",
         WHAT,
         choices=("all", "decided"),
         noun="rule to run until",
     ),
-    Setting("looks", "whole", LOOKS, "with --until decided: how often to look at most", WHAT, least=1),
-    Setting("controls", "switch", True, "the control arms and the null arm", WHAT),
-    Setting("search", "texts", (), "values to choose from on validation: lr=1e-3,3e-3 or ARM.option=a,b", WHAT, "GRID"),
+    Setting("looks", "whole", LOOKS, "with --until decided: how often to look at the results, at most", WHAT, least=1),
+    Setting("controls", "switch", True, "add the control arms and the null arm", WHAT),
+    Setting(
+        "search",
+        "texts",
+        (),
+        "values to choose from on the validation split: lr=1e-3,3e-3 or ARM.option=a,b",
+        WHAT,
+        "GRID",
+    ),
 )
 _OUT = Setting(
     "out", "text", "runs/compare", "folder of the trials and the page; what it holds is not run again", OUTPUT, "DIR"
@@ -99,12 +106,13 @@ def check_together(said: Mapping[str, Any]) -> None:
     for name in said:
         if said.get("trainer") and name in own:
             raise HeadstartError(
-                f"--{name} is of headstart's own training, and a command of yours trains.",
-                remedy="Say it in the trainer's command, or leave out --trainer.",
+                f"--{name} belongs to headstart's own training, but with --trainer your command trains.",
+                remedy="Write it into the trainer's command, or leave out --trainer.",
             )
         if not said.get("trainer") and name in others and said[name] != SETTINGS[name].default:
             raise HeadstartError(
-                f"--{name} goes with --trainer.", remedy="Give the command that trains, or leave it out."
+                f"--{name} needs --trainer.",
+                remedy=f"Add --trainer with the command that trains, or leave out --{name}.",
             )
 
 

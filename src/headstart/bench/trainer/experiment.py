@@ -53,15 +53,15 @@ class TrainerExperiment:
     arms: tuple[Arm, ...]
     model: str
     data: str = setting(
-        "", "what the starts see, as for 'headstart init'; inputs suffice; the command has its own", group=TRAINER
+        "", "what starts are computed from, as for 'headstart init'; inputs without targets are enough", group=TRAINER
     )
     seeds: tuple[int, ...] = tuple(range(8))
     model_args: str = setting(
         "", "arguments of the model's builder: width=8,classes=3", group=TRAINER, metavar="K=V,..."
     )
-    raw: bool = setting(False, "take bytes of the data as they are", group=TRAINER, kind="flag")
+    raw: bool = setting(False, "take bytes of the data unchanged", group=TRAINER, kind="flag")
     resize: int = setting(0, "scale and crop the images of a folder to N×N; 0 leaves them", group=TRAINER, least=0)
-    samples: int = setting(0, "samples that a start sees, 0 for the usual number", group=TRAINER, least=0)
+    samples: int = setting(0, "samples that a start sees; 0 for the usual number", group=TRAINER, least=0)
     margin: float = 0.0
     alpha: float = ALPHA
     device: str = AUTO

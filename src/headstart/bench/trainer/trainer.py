@@ -40,15 +40,17 @@ class Trainer:
     metric_file: str = setting(
         "", "where the score is instead of {out}: {dir}/results.json", group=TRAINER, metavar="FILE"
     )
-    metric_pattern: str = setting("", "a pattern that finds the score in the output", group=TRAINER, metavar="REGEX")
+    metric_pattern: str = setting(
+        "", "a regular expression that finds the score in the output", group=TRAINER, metavar="REGEX"
+    )
     lower_is_better: bool = setting(False, "a lower score is the better one", group=TRAINER, kind="flag")
     start_format: str = setting(
-        "safetensors", "of {start}", group=TRAINER, choices=(*FORMATS,), noun="format of a start"
+        "safetensors", "format of the file {start}", group=TRAINER, choices=(*FORMATS,), noun="format of a start"
     )
-    timeout: float = setting(0.0, "seconds that a run may take, 0 for any", group=TRAINER, least=0)
+    timeout: float = setting(0.0, "seconds that a run may take; 0 for no limit", group=TRAINER, least=0)
     steps: int = setting(
         0,
-        "steps that the command trains without {extra}; 0 if the score's file says it, or nothing does",
+        "steps that the command trains when {extra} is 0; 0 if the score's file says it or if it is not known",
         group=TRAINER,
         name="trainer-steps",
         least=0,

@@ -32,18 +32,20 @@ class Training:
     lr: float = setting(1e-3, "learning rate at the start", above=0)
     lr_end: float = setting(0.0, "learning rate at the end of the cosine", least=0)
     optimizer: str = setting("adam", "torch's; sgd and nesterov with momentum", choices=OPTIMIZERS)
-    momentum: float = setting(0.9, "of sgd and nesterov", least=0)
-    weight_decay: float = setting(0.0, "as the optimizer defines it", least=0)
+    momentum: float = setting(0.9, "of the optimizers sgd and nesterov", least=0)
+    weight_decay: float = setting(0.0, "weight decay, as the optimizer defines it", least=0)
     schedule: str = setting("cosine", "how the learning rate falls", choices=SCHEDULES)
-    decay: float = setting(0.1, "factor: exponential per epoch, step per milestone, plateau each time", above=0, most=1)
-    milestones: tuple[float, ...] = setting(
-        (), "of the schedule step: finished epochs if the budget is in epochs, else finished steps", metavar="N"
+    decay: float = setting(
+        0.1, "factor of the learning rate per epoch, per milestone, or at each plateau", above=0, most=1
     )
-    patience: int = setting(2, "of the schedule plateau: evaluations without a rise", least=0)
+    milestones: tuple[float, ...] = setting(
+        (), "when the schedule step falls: finished epochs if the budget is in epochs, else finished steps", metavar="N"
+    )
+    patience: int = setting(2, "evaluations without a rise before the schedule plateau falls", least=0)
     clip: float = setting(0.0, "largest norm of the gradient over all parameters; 0 cuts none", least=0)
     augment: tuple[str, ...] = setting(
         (),
-        "changes of the images, drawn anew in every step",
+        "random changes of the images at every step",
         choices=AUGMENTATIONS,
         noun="augmentation",
         metavar="NAME",
@@ -55,29 +57,31 @@ class Training:
         choices=NORMALIZATIONS,
     )
     test_normalization: str = setting(
-        SAME, "another one for the test split alone, as some papers had it", choices=(SAME, *NORMALIZATIONS)
+        SAME, "another one for the test split alone, as in some papers", choices=(SAME, *NORMALIZATIONS)
     )
-    evaluations: int = setting(10, "points of a learning curve, evenly spaced, the last at the end", least=1)
+    evaluations: int = setting(10, "points of a learning curve, evenly spaced, the last one at the end", least=1)
     calibration: int = setting(256, "training images that a start sees", least=1)
     precision: str = setting(
-        "float32", "bfloat16 is autocast: the weights stay float32", choices=PRECISIONS, automatic=_MEASURED
+        "float32", "precision of the computation; weights stay float32", choices=PRECISIONS, automatic=_MEASURED
     )
     memory_format: str = setting(
-        "contiguous", "of images and weights in memory", choices=MEMORY_FORMATS, automatic=_MEASURED
+        "contiguous", "layout of images and weights in memory", choices=MEMORY_FORMATS, automatic=_MEASURED
     )
     device: str = setting("cpu", "where it trains: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is one")
     devices: int = setting(1, "how many of them train one model together", least=1)
     loss: str = setting(
-        TASK, "what training lowers; task: that of the kind of task; a name, or file.py:function", metavar="NAME"
+        TASK,
+        "what training lowers: a name, or file.py:function; task: the usual one of the kind of task",
+        metavar="NAME",
     )
     metric: str = setting(
         TASK,
-        "what a trial is judged by; task: that of the kind of task; a name, or file.py:function; with --trainer a key "
-        "of JSON or a column of CSV",
+        "what a trial is judged by: a name, or file.py:function; task: the usual one of the kind of task; with "
+        "--trainer a key of JSON or a column of CSV",
         group=WHAT,
         metavar="NAME",
     )
-    capture: bool = setting(False, "steps as a CUDA graph, where the model lets them be")
+    capture: bool = setting(False, "run steps as a CUDA graph where the model allows it")
 
     def __post_init__(self) -> None:
         check_settings(self)
