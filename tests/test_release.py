@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 WITHOUT_EXTRAS = """
 import contextlib, importlib.util, io, json, os, shlex, sys
 import torch
-for package in ("matplotlib", "jinja2", "PIL", "lightning_fabric", "mlxtend", "torchvision", "timm", "shtab"):
+for package in ("matplotlib", "PIL", "lightning_fabric", "mlxtend", "torchvision", "timm", "shtab"):
     sys.modules[package] = None
 sys.path.insert(0, sys.argv[1])
 import smoke

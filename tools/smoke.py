@@ -38,17 +38,16 @@ init net.py:build --data net.py:load --method within-layer --out start.safetenso
 diagnose net.py:build --data net.py:load --checkpoint start.safetensors
 adapt net.py:build --checkpoint start.safetensors --in-channels 3 --out three.safetensors
 bank info
-bank build start.safetensors --out bank.safetensors
+bank build start.safetensors --pool --out bank.safetensors
 bank merge bank.safetensors cifar10-resnets --out both.safetensors
-judge scores.csv --out verdicts.md
+judge scores.csv --out verdicts.md verdicts.html
+diagnose net.py:build --data net.py:load --html page.html
 compare --arms lsuv --write experiment.toml
 """.strip().splitlines()
 """What the core does without any extra."""
 NEEDS = {
     "compare --task net.py:load --model net.py:build --batch-size 16": "bench",
     "reproduce pre-warm --quiet": "bench",
-    "judge scores.csv --out verdicts.html": "bench",
-    "diagnose net.py:build --data net.py:load --html page.html": "plot",
     "bank show cifar10-resnets --out bank.png": "plot",
     "init net.py:build --data pictures --method lsuv --dry-run": "bench",
     "models timm:resnet18": "timm",
