@@ -415,3 +415,26 @@ def test_zeros_of_a_linear_layer_are_drawn_if_they_are_to_be_written() -> None:
     assert report.changed == ["a"]
     assert any("all zero" in note for note in report.row("b").notes)
     assert not any("lost all variation" in finding and "'b'" in finding for finding in report.findings)
+
+
+class Gated(nn.Module):
+    """A branch behind a factor: of zero (ReZero), of zeros for each channel, or of one."""
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.factor = nn.Parameter(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.factor * self.b(self.a(x).relu())).relu()
+
+
+@pytest.mark.parametrize(
+    ("factor", "left"), [(torch.zeros(1), True), (torch.zeros(16, 1, 1), True), (torch.ones(1), False)]
+)
+def test_a_branch_that_begins_closed_is_its_authors_choice(factor: Tensor, left: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), Gated(factor), nn.Flatten(), nn.Linear(16 * 36, 4))
+    report = hs.initialize(model, IMAGES)
+    assert (report.changed == []) is left
+    assert any("begins closed" in note for note in report.row("2.b").notes) is left

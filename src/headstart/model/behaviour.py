@@ -27,6 +27,7 @@ from headstart.model.weights import LAYERS, Layer, is_plain
 from headstart.numerics.fetching import fetch
 
 _LOSSES = {"softmax", "log_softmax"}  # over classes: as in the loss that recipes were judged by
+CLOSED = "so that its branch begins closed: its author's choice"
 LOST = "what takes its output could not be followed"
 
 
@@ -202,6 +203,9 @@ class _Follower(TorchFunctionMode):
 
     def _bent(self, curve: Curve, source: _Source, name: str) -> _Source | None:
         if curve.line is not None:
+            if curve.line[0] == 0 and source.scale != 0:  # ReZero's and SkipInit's factors
+                self._record(source, f"'{name}' behind it makes it zero, {CLOSED}")
+                return None
             return _Source(source.names, *curve.line)
         shown = "" if curve.shown else f"'{name}' behind it is no activation that recipes were shown on"
         self._record(source, shown)
