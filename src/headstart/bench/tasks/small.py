@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from headstart.bench.specs import options as reader
 from headstart.bench.tasks.arrays import from_arrays
 from headstart.bench.tasks.task import Task
 from headstart.engine import specs
-from headstart.errors import DataError, MissingExtraError
+from headstart.errors import DataError, MissingExtraError, unknown
 
 Made = tuple[Any, Any]
 
@@ -130,14 +131,21 @@ def _series(name: str) -> Made:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from aeon.datasets import load_classification
+            from aeon import datasets
     except ImportError as error:
         raise MissingExtraError(package="aeon", extra="series", what=f"The task 'series:{name}'") from error
+    folder = Path(datasets.__file__).parent / "data"
+    shipped = sorted(
+        path.parent.name for path in folder.glob("*/*_TRAIN.ts") if path.stem == f"{path.parent.name}_TRAIN"
+    )
+    if name not in shipped:  # aeon would download it
+        raise unknown("time series that aeon ships:", name, shipped)
     try:
-        inputs, targets = load_classification(name, extract_path=None)[:2]
+        # Of series that differ in length, or lack values, aeon ships a mended form, too.
+        inputs, targets = datasets.load_classification(name, load_equal_length=True, load_no_missing=True)
+        return np.asarray(inputs, np.float32), np.unique(targets, return_inverse=True)[1]
     except Exception as error:
-        raise DataError(f"aeon has no data set '{name}' at hand: {error}.") from error
-    return np.asarray(inputs, np.float32), np.unique(targets, return_inverse=True)[1]
+        raise DataError(f"aeon's data set '{name}' cannot serve: {' '.join(str(error).split())}") from error
 
 
 _SIZES = {"samples": 2000, "size": 32}
