@@ -190,3 +190,17 @@ def test_an_unknown_task_gets_the_nearest_name():
         load_task("mnist5")
     with pytest.raises(HeadstartError, match="no file"):
         load_task("nowhere/data.py:load")
+
+
+def test_a_folder_of_arrays_may_have_a_validation_split_of_its_own(tmp_path):
+    validation = {"validation-images": np.zeros((6, 6, 6, 3), np.uint8), "validation-labels": np.arange(6) % 2}
+    arrays = write_folder(tmp_path / "cells", **validation)
+    task = load_task(str(tmp_path / "cells"))
+    assert task.describe() == "cells: 2 classes, 3×6×6, 40 train / 6 validation / 10 test"
+    assert torch.equal(task.train.images, torch.from_numpy(arrays["train-images"]).permute(0, 3, 1, 2))
+    (tmp_path / "cells" / "validation-labels.npy").unlink()
+    with pytest.raises(DataError, match=r"no 'validation-labels.npy'"):
+        load_task(str(tmp_path / "cells"))
+    images, labels = arrays["train-images"], arrays["train-labels"]
+    with pytest.raises(DataError, match="validation samples and no test samples"):
+        from_arrays("t", images, labels, validation=(images, labels))

@@ -25,6 +25,7 @@ def from_arrays(
     *,
     split_seed: int = 0,
     test: tuple[Any, Any] | None = None,
+    validation: tuple[Any, Any] | None = None,
     kind: Kind | None = None,
 ) -> Task:
     """Build a task from arrays.
@@ -39,6 +40,7 @@ def from_arrays(
         split_seed: Names the draw of the splits.
         test: Inputs and targets of an official test set. Without it, a fifth of the samples is the test
             split. A tenth of the rest (70/10/20 in all without a test set) is for validation.
+        validation: Inputs and targets of a validation split of one's own, beside a test set.
         kind: What the targets are, if it cannot be told from them.
 
     Returns:
@@ -58,24 +60,28 @@ def from_arrays(
     kind = kind or kind_of(whole.images, whole.labels, name)
     if kind == "multilabel":  # 0 and 1 may have come as integers
         whole = _along_time(_split(name, images, labels, kind))
-    held = None if test is None else _along_time(_split(f"{name} (test)", test[0], test[1], kind))
-    if held is not None:
-        _same_form(name, whole, held)
+    given = {part: pair for part, pair in (("validation", validation), ("test", test)) if pair is not None}
+    if validation is not None and test is None:
+        raise DataError(f"Task '{name}' has validation samples and no test samples.", remedy="Give both, or neither.")
+    held = [_along_time(_split(f"{name} ({part})", *pair, kind)) for part, pair in given.items()]
+    for part, split in zip(given, held, strict=True):
+        _same_form(name, whole, split, part)
     if kind == "classification":
-        names = torch.cat([whole.labels, *([held.labels] if held else [])]).unique()
+        names = torch.cat([split.labels for split in (whole, *held)]).unique()
         if len(names) < 2:
             raise DataError(f"Task '{name}' has only one class.")
-        whole = Split(whole.images, torch.searchsorted(names, whole.labels))
-        held = None if held is None else Split(held.images, torch.searchsorted(names, held.labels))
+        whole, *held = (Split(split.images, torch.searchsorted(names, split.labels)) for split in (whole, *held))
         classes = len(names)
     else:
-        classes = _outputs(name, kind, [each.labels for each in (whole, held) if each is not None])
-    shares = splits.NO_TEST_SET if held is None else splits.TEST_SET
+        classes = _outputs(name, kind, [split.labels for split in (whole, *held)])
+    if validation is not None:
+        return Task(name, whole, *held, classes, split_seed, kind)
+    shares = splits.TEST_SET if held else splits.NO_TEST_SET
     if kind == "classification":
         parts = splits.stratified(whole.labels, shares, split_seed, name)
     else:
         parts = splits.plain(len(whole), shares, split_seed, name)
-    made = [whole.take(part) for part in parts] + ([] if held is None else [held])
+    made = [whole.take(part) for part in parts] + held
     return Task(name, made[0], made[1], made[2], classes, split_seed, kind)
 
 
@@ -163,11 +169,11 @@ def _along_time(split: Split) -> Split:
     return split
 
 
-def _same_form(name: str, whole: Split, held: Split) -> None:
+def _same_form(name: str, whole: Split, held: Split, part: str) -> None:
     one, other = tensors(whole.images), tensors(held.images)
     if [(t.shape[1:], t.dtype) for t in one] != [(t.shape[1:], t.dtype) for t in other]:
         raise DataError(
-            f"Task '{name}': training images are {tuple(one[0].shape[1:])} and test images "
+            f"Task '{name}': training images are {tuple(one[0].shape[1:])} and {part} images "
             f"{tuple(other[0].shape[1:])}, or of different types."
         )
 

@@ -34,7 +34,7 @@ from headstart.errors import DataError, unknown
 
 OWN = {
     "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
-    "arrays": "a folder with {train,test}-{images,labels}.npy",
+    "arrays": "a folder with {train,test}-{images,labels}.npy, and validation-… if you have it",
 }
 
 
@@ -52,7 +52,7 @@ def load_task(
         spec: A built-in name, with options behind a colon (``cifar100:coarse,train=10000``); ``folder:PATH``
             or ``arrays:PATH``, with options likewise; ``file.py:function``, where the function returns
             ``(inputs, targets)``, a torch ``Dataset``, two of either (the second one for the test) or a `Task`; or a
-            folder with ``{train,test}-{images,labels}.npy``.
+            folder with ``{train,test}-{images,labels}.npy``, and ``validation-…`` if there is a split of one's own.
             ``train``, ``validation`` and ``test`` are numbers of images to keep of each split.
         split_seed: Names the draw of the splits. Data that come with an official test set keep it.
         root: The folder that data sets lie in; by default ``$HEADSTART_DATA_ROOT``, or else ``data``.
@@ -150,25 +150,26 @@ def _limited(task: Task, sizes: Mapping[str, Any]) -> Task:
 
 
 def _from_folder(folder: Path, split_seed: int) -> Task:
-    arrays = {}
-    for part in ("train-images", "train-labels", "test-images", "test-labels"):
-        path = folder / f"{part}.npy"
-        if not path.is_file():
-            raise DataError(
-                f"The folder '{folder}' has no '{path.name}'.",
-                remedy="A task folder holds train-images.npy, train-labels.npy, test-images.npy and "
-                "test-labels.npy: uint8 images (N, H, W, C) or (N, C, H, W), and integer labels (N,), or other inputs "
-                "and targets. "
-                "A folder of image files is folder:PATH.",
-            )
-        try:
-            arrays[part] = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"'{path}' is not a readable .npy array: {error}.") from error
-    return from_arrays(
-        folder.name or str(folder),
-        arrays["train-images"],
-        arrays["train-labels"],
-        split_seed=split_seed,
-        test=(arrays["test-images"], arrays["test-labels"]),
-    )
+    validation = ["validation"] if any(folder.glob("validation-*.npy")) else []
+    pairs = {
+        part: (_array(folder / f"{part}-images.npy"), _array(folder / f"{part}-labels.npy"))
+        for part in ("train", *validation, "test")
+    }
+    images, labels = pairs.pop("train")
+    return from_arrays(folder.name or str(folder), images, labels, split_seed=split_seed, **pairs)
+
+
+def _array(path: Path) -> np.ndarray[Any, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"The folder '{path.parent}' has no '{path.name}'.",
+            remedy="A task folder holds train-images.npy, train-labels.npy, test-images.npy and "
+            "test-labels.npy: uint8 images (N, H, W, C) or (N, C, H, W), and integer labels (N,), or other inputs "
+            "and targets. "
+            "A folder of image files is folder:PATH.",
+        )
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"'{path}' is not a readable .npy array: {error}.") from error
+    return array
