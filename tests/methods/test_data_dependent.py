@@ -544,3 +544,13 @@ def test_too_few_values_for_statistics_are_refused() -> None:
 def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, object]) -> None:
     with pytest.raises(hs.HeadstartError, match="within-layer: "):
         hs.WithinLayer(**options)  # type: ignore[arg-type]
+
+
+def test_the_first_layers_alone_are_written():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    before = [p.clone() for p in net[4].parameters()]
+    report = hs.initialize(net, torch.randn(64, 12), hs.WithinLayer(layers=2))
+    assert list(report.changed) == ["0", "2"]
+    assert all(torch.equal(a, b) for a, b in zip(before, net[4].parameters(), strict=True))
+    assert hs.WithinLayer(layers=2).key() != hs.WithinLayer().key()

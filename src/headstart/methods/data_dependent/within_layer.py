@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from headstart.methods.data_dependent.fills import FILLS, Limits, fill
 from headstart.methods.shared.from_data import FromData
 from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
 from headstart.methods.shared.orthonormal import orthonormal_draws, orthonormal_weight
+from headstart.methods.shared.spatial import check_count
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -85,6 +86,8 @@ class WithinLayer(FromData):
         eps: Added to the eigenvalues before whitening, as a share of their mean.
         memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short,
             fewer patches serve.
+        layers: How many layers to write, the first ones in execution order of those that it would; None (default) for
+            all.
         zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
             writes them, too.
         recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
@@ -113,6 +116,7 @@ class WithinLayer(FromData):
     patches: int = 100_000
     eps: float = 1e-3
     memory_limit: int = 512
+    layers: int | None = field(default=None, repr=False)
 
     writes_parts: ClassVar[bool] = True
 
@@ -127,6 +131,7 @@ class WithinLayer(FromData):
         self.check(self.patches > 1, f"patches={self.patches!r} is too few", "Pass 2 or more, such as 100000")
         self.check(0 <= self.eps < math.inf, f"eps={self.eps!r} is negative or infinite", "Pass 0 or more")
         self.check(self.memory_limit > 0, f"memory_limit={self.memory_limit!r} is not positive", "Pass MB, such as 512")
+        check_count(self, self.layers)
 
     @classmethod
     def paper(cls, **options: Any) -> WithinLayer:
@@ -144,7 +149,10 @@ class WithinLayer(FromData):
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
         """All layers but those that the options leave alone."""
-        return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
+        chosen = leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
+        for layer in [] if self.layers is None else chosen[self.layers :]:
+            report.skip(layer, f"not among the first {self.layers} layers")
+        return chosen[: self.layers]
 
     def draws(self, layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
         """The weights."""
