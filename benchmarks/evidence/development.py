@@ -1,0 +1,260 @@
+"""Development, on the development side alone: rates, lengths, and rounds that halve the candidates of each kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+
+from evidence import cells, data
+from evidence.cells import CANDIDATES, CORE, DRAWN, MEASURED, NETWORKS, RATES, Cell
+from evidence.running import Machine, compared
+from headstart.bench import Experiment, Store
+from headstart.bench.store import export
+from headstart.bench.trials.arms import Arm
+
+LENGTHS = (10, 20, 40, 80, 160, 320)
+ENOUGH = 0.5
+"""Points that twice the epochs have to bring, or the shorter training has reached its plateau."""
+MEASURE_SEEDS = 3
+WIDER = 3  # rates beyond the grid at most
+LENGTH_COLUMNS = ("cell", "rate", "epochs", "seed", "accuracy")
+COLUMNS = ("round", "cell", "arm", "spec", "seed", "status", "rate", "steps", "test_accuracy", "validation_accuracy")
+COLUMNS += ("init_seconds", "step_seconds")
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of development.
+
+    Args:
+        name: Its number.
+        cells: What it runs on.
+        seeds: Trials of each candidate on each cell.
+        searched: Whether each candidate searches for its rate; else all train at the default's best.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    seeds: int
+    searched: bool
+
+
+ROUNDS: Sequence[Round] = (
+    Round("1", CORE, 3, False),
+    Round("2", tuple(replace(cell, images=2000) for cell in CORE), 6, True),
+    Round("3", (*CORE, *(replace(cell, images=5000) for cell in CORE)), 12, True),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where development reads and writes.
+
+    Args:
+        root: The folder that data sets lie in.
+        folder: Of the packs and the trials.
+        machine: Where trials run.
+    """
+
+    root: Path
+    folder: Path
+    machine: Machine
+
+    def experiment(self, cell: Cell, arms: Sequence[Arm], seeds: int, **changes: float) -> Experiment:
+        """Describe a comparison on the cell's development data."""
+        task = data.task(data.DEVELOPMENT, cell.data, cell.images, self.root, self.folder / "data")
+        augment = data.SIDES[data.DEVELOPMENT][cell.data].augment
+        training = replace(cell.training(augment, self.machine.device), **changes)
+        return cells.experiment(cell, task, arms, range(DRAWN, DRAWN + seeds), training)
+
+    def store(self, *names: str) -> Store:
+        """Return the store of a comparison."""
+        return Store(self.folder.joinpath("development", *names))
+
+
+def measure(cell: Cell, place: Place) -> None:
+    """Find the default start's best rate and its plateau on a cell, and note both.
+
+    Rates are compared at half of the usual length, on validation; beyond the edge of the grid, too, if the best lies
+    there. Then the length is doubled until twice the epochs
+    bring less than `ENOUGH` points; the shorter of the two is the plateau.
+    """
+    found: dict[float, float] = {}
+    while wanted := rates_left(found, RATES[cell.optimizer]):
+        arms = [Arm(f"default at {rate:g}", changes=(("lr", rate),)) for rate in wanted]
+        means = _accuracies(place, cell, f"rates-{len(found)}", arms, cells.EPOCHS[cell.images] / 2)
+        found |= {rate: means[f"default at {rate:g}"] for rate in wanted}
+    rate = max(found, key=lambda each: found[each])
+    reached: dict[float, float] = {}
+    while plateau(reached) is None:
+        epochs = LENGTHS[len(reached)]
+        arm = Arm("default", changes=(("lr", rate),))
+        reached[epochs] = _accuracies(place, cell, f"{epochs}-epochs", [arm], float(epochs))["default"]
+    known = cells.measured()
+    known[cell.name] = {"rate": rate, "epochs": plateau(reached)}
+    MEASURED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def rates_left(found: Mapping[float, float], grid: Sequence[float]) -> list[float]:
+    """Return the rates to try next: the grid, then the one beyond its edge as long as the best lies there.
+
+    Args:
+        found: Accuracy by rate, of those that were tried.
+        grid: Rates, rising.
+
+    Example:
+        >>> grid = (0.1, 0.2)
+        >>> rates_left({}, grid), rates_left({0.1: 5, 0.2: 6}, grid), rates_left({0.1: 1, 0.2: 2, 0.4: 1}, grid)
+        ([0.1, 0.2], [0.4], [])
+    """
+    if not found:
+        return list(grid)
+    best, tried = max(found, key=lambda each: found[each]), sorted(found)
+    if len(tried) >= len(grid) + WIDER or tried[0] < best < tried[-1]:
+        return []
+    ratio = grid[-1] / grid[-2] if best == tried[-1] else grid[0] / grid[1]
+    return [float(f"{best * ratio:.2g}")]
+
+
+def plateau(reached: Mapping[float, float]) -> float | None:
+    """Return the shortest length that twice the epochs do not improve on; the longest if there is none.
+
+    Args:
+        reached: Accuracy by epochs, as far as it was measured.
+
+    Returns:
+        The epochs; None if longer trainings have to tell.
+
+    Example:
+        >>> plateau({10: 50.0, 20: 52.0, 40: 52.4}), plateau({10: 50.0, 20: 52.0})
+        (20, None)
+    """
+    for epochs in sorted(reached):
+        if 2 * epochs in reached and reached[2 * epochs] - reached[epochs] < ENOUGH:
+            return epochs
+    return LENGTHS[-1] if LENGTHS[-1] in reached else None
+
+
+def _accuracies(place: Place, cell: Cell, name: str, arms: Sequence[Arm], epochs: float) -> dict[str, float]:
+    """Return each arm's mean validation accuracy."""
+    store = place.store("lengths", cell.name, name)
+    what = place.experiment(cell, arms, MEASURE_SEEDS, epochs=epochs)
+    compared(f"{cell.name}, {name}", replace(what, test=False), store, place.machine)
+    rows = export.trials(store)
+    return {arm.label: fmean(row["validation_accuracy"] for row in rows if row["arm"] == arm.label) for arm in arms}
+
+
+def lengths(place: Place) -> list[dict[str, object]]:
+    """List what was measured of rates and lengths, a row for each trial."""
+    made: list[dict[str, object]] = []
+    for store in _stores(place.folder / "development" / "lengths"):
+        plan = store.read_experiment()
+        usual, epochs = plan["training"]["lr"], plan["training"]["epochs"]
+        changed = {arm["label"]: dict(arm["changes"]).get("lr", usual) for arm in plan["arms"]}
+        made += [
+            {
+                "cell": store.folder.parent.name,
+                "rate": changed[row["arm"]],
+                "epochs": epochs,
+                "seed": row["seed"],
+                "accuracy": round(row["validation_accuracy"], 3),
+            }
+            for row in export.trials(store)
+        ]
+    return made
+
+
+def develop(round_: Round, place: Place, only: Sequence[Cell] = ()) -> None:
+    """Run a round on the candidates that the rounds before it left.
+
+    Args:
+        round_: Which.
+        place: Where.
+        only: Some of its cells; all of them if empty.
+    """
+    left = survivors(rows(place), ROUNDS.index(round_))
+    for cell in only or round_.cells:
+        if cell.name not in cells.measured():
+            measure(cell, place)
+        arms = cells.candidates([label for label in CANDIDATES if label in left[NETWORKS[cell.network].kind]])
+        grid = {"lr": RATES[cell.optimizer]} if round_.searched else None
+        what = place.experiment(cell, arms, round_.seeds)
+        compared(
+            f"round {round_.name}, {cell.name}",
+            what,
+            place.store(f"round-{round_.name}", cell.name),
+            place.machine,
+            grid,
+        )
+
+
+def rows(place: Place) -> list[dict[str, object]]:
+    """List all trials of the rounds, a row for each."""
+    made: list[dict[str, object]] = []
+    for round_ in ROUNDS:
+        for store in _stores(place.folder / "development" / f"round-{round_.name}"):
+            plan = store.read_experiment()
+            for row in export.trials(store):
+                changes = dict(part.split("=") for part in (row["changes"] or "").split(", ") if part)
+                known = {"rate": changes.get("lr", plan["training"]["lr"]), "steps": plan["training"]["steps"]}
+                made.append({"round": round_.name, "cell": store.folder.name, **known, **row})
+    return made
+
+
+def _stores(folder: Path) -> list[Store]:
+    found = sorted(path.parent for path in folder.rglob("experiment.json") if path.parent.name != "search")
+    return [Store(path) for path in found]
+
+
+def differences(trials: Sequence[Mapping[str, object]], round_: str) -> dict[str, dict[str, list[float]]]:
+    """Return the candidates' differences from the default with the same seed, by cell and candidate.
+
+    A candidate that refuses the network leaves it as it is: its differences are 0.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    here = [row for row in trials if row["round"] == round_]
+    base = {(row["cell"], row["seed"]): row for row in here if row["arm"] == "default"}
+    for row in here:
+        if row["arm"] == "default" or (row["cell"], row["seed"]) not in base:
+            continue
+        refused = row["status"] == "refused"
+        other = base[row["cell"], row["seed"]]
+        change = 0.0 if refused else float(str(row["test_accuracy"])) - float(str(other["test_accuracy"]))
+        found.setdefault(str(row["cell"]), {}).setdefault(str(row["arm"]), []).append(change)
+    return found
+
+
+def ranking(trials: Sequence[Mapping[str, object]], round_: str, kind: str) -> list[tuple[str, float]]:
+    """Order the candidates of a kind by the median, over its cells, of their mean difference from the default."""
+    means: dict[str, list[float]] = {}
+    for cell, arms in differences(trials, round_).items():
+        if kind_of(cell) == kind:
+            for arm, found in arms.items():
+                means.setdefault(arm, []).append(fmean(found))
+    scores = {arm: (median(found), fmean(found)) for arm, found in means.items()}
+    return [(arm, scores[arm][0]) for arm in sorted(scores, key=lambda each: scores[each], reverse=True)]
+
+
+def kind_of(cell: str) -> str:
+    """Return the kind of a cell's network, by the cell's name."""
+    return NETWORKS[cell.rsplit("-", 3)[0]].kind
+
+
+def survivors(trials: Sequence[Mapping[str, object]], rounds: int) -> dict[str, list[str]]:
+    """Return the candidates that are left after some rounds, by kind: the better half of each, and always `auto`.
+
+    Args:
+        trials: From `rows`.
+        rounds: How many rounds are over.
+    """
+    left = {kind: list(CANDIDATES) for kind in cells.KINDS}
+    for round_ in ROUNDS[:rounds]:
+        for kind in cells.KINDS:
+            order = [arm for arm, _ in ranking(trials, round_.name, kind) if arm in left[kind]]
+            if order:
+                kept = order[: (len(order) + 1) // 2]
+                left[kind] = [*kept, *([cells.AUTO] if cells.AUTO not in kept else [])]
+    return left
