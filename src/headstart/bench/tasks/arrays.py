@@ -75,7 +75,7 @@ def from_arrays(
     else:
         classes = _outputs(name, kind, [split.labels for split in (whole, *held)])
     if validation is not None:
-        return Task(name, whole, *held, classes, split_seed, kind)
+        return Task(name, whole, held[0], held[1], classes, split_seed, kind)
     shares = splits.TEST_SET if held else splits.NO_TEST_SET
     if kind == "classification":
         parts = splits.stratified(whole.labels, shares, split_seed, name)

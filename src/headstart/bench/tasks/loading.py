@@ -155,8 +155,10 @@ def _from_folder(folder: Path, split_seed: int) -> Task:
         part: (_array(folder / f"{part}-images.npy"), _array(folder / f"{part}-labels.npy"))
         for part in ("train", *validation, "test")
     }
-    images, labels = pairs.pop("train")
-    return from_arrays(folder.name or str(folder), images, labels, split_seed=split_seed, **pairs)
+    name, (images, labels) = folder.name or str(folder), pairs["train"]
+    return from_arrays(
+        name, images, labels, split_seed=split_seed, validation=pairs.get("validation"), test=pairs["test"]
+    )
 
 
 def _array(path: Path) -> np.ndarray[Any, Any]:
