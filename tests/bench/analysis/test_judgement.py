@@ -273,3 +273,35 @@ def test_arms_of_one_law_seldom_get_a_verdict(law):
         found = judge({"arm": arms, "seed": list(range(8)) * 5, "score": scores.ravel()})
         wrong += any(c.verdict.value in ("helps", "hurts") for c in found.comparisons)
     assert wrong <= 150 * 0.05 + 3 * (150 * 0.05 * 0.95) ** 0.5
+
+
+def test_quoted_line_ends_are_part_of_a_name(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_bytes(b'arm,seed,score\r\n"a\r\nb",0,1\r\nc,0,2\r\n')
+    assert judge(path).baseline == "a b"
+
+
+def test_scores_that_are_not_finite_are_named_and_runs_without_any_are_refused():
+    rows = [{"arm": a, "seed": s, "score": 90.0 + s + 2 * (a == "b")} for s in range(8) for a in "ab"]
+    rows[3]["score"] = float("nan")
+    assert judge(rows).notes[-1].startswith("Not finite: the score of b with seed 1. These count as runs that diverged")
+    lost = [{**row, "score": float("inf")} for row in rows]
+    assert judge(lost).sentences()[0].startswith("b and a fail in every run: there is nothing to compare.")
+    with pytest.raises(DataError, match="No row of the table has a score"):
+        judge([{**row, "score": ""} for row in rows])
+
+
+@pytest.mark.parametrize("number", ["0.05", None, True, 2, float("nan")])
+def test_a_level_that_is_none_is_refused(number):
+    with pytest.raises(HeadstartError, match="alpha lies between 0 and 1"):
+        judge({"arm": ["a", "b"], "seed": [0, 0], "score": [1, 2]}, alpha=number)
+
+
+def test_who_stands_behind_the_question_is_told_so():
+    scores = {"b": lambda s: (-1) ** s, "c": lambda s: 3, "a": lambda s: 0}
+    rows = [{"arm": a, "seed": s, "score": 90 + s + scores[a](s)} for s in range(8) for a in "abc"]
+        {"arm": a, "seed": s, "score": 90 + s + {"b": (-1) ** s, "c": 3}.get(a, 0)} for s in range(8) for a in "abc"
+    ]
+    _, behind = judge(rows, primary="b").sentences()
+    assert behind.startswith("c against a: +3.0 (likely")
+    assert "It stands behind the question that was declared" in behind

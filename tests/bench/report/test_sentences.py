@@ -14,7 +14,7 @@ from headstart.bench.analysis.rows import say_overall
 from headstart.bench.statistics.metric import Metric
 from headstart.bench.statistics.sentences import say
 from headstart.bench.statistics.speed import Target, speed_to
-from headstart.bench.statistics.verdicts import compare_family
+from headstart.bench.statistics.verdicts import Contrast, compare_family, judge_family
 
 TABLE = Path(__file__).with_name("sentences.md")
 
@@ -29,6 +29,11 @@ def comparison(gains, failed=(), other_failed=(), seeds=None, against="default",
     results = {"new": arm, against: base}
     (found,) = compare_family([("new", against)], results, 0.05, margin, metric or Metric(), lost)
     return found
+
+
+def contrast(gains):
+    base = {s: 90 + s / 10 for s in range(8)}
+    return Contrast("new", "default", {s: base[s] + gain for s, gain in enumerate(gains)}, base)
 
 
 def spread(mean, deviation, n=8):
@@ -58,6 +63,10 @@ SAID = {
     "another score, of which less is better": lambda: say(
         comparison(spread(0.02, 0.004), margin=0.005, metric=Metric("loss", lower_is_better=True, unit="", digits=4))
     ),
+    "it would help, behind a question that does not": lambda: say(
+        judge_family([contrast(spread(2, 0.5))], 0.05, 0.5, gate=0.3)[0]
+    ),
+    "every run fails": lambda: say(comparison([0.0] * 8, failed=range(8), other_failed=range(8))),
     "exploratory": lambda: say(replace(comparison(spread(2, 0.5)), exploratory=True)),
     "how soon": lambda: speed(8),
     "how soon, the default being late itself": lambda: speed(8, own=None),

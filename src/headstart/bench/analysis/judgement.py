@@ -7,6 +7,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from headstart.bench.analysis.rows import COLUMNS, OVERALL, record, record_overall, say_overall
@@ -179,8 +180,9 @@ def judge(
         >>> judge(table).to_dict()["arms"][0]["verdict"]
         'helps'
     """
-    if not 0 < alpha < 1 or not margin > 0 or math.isinf(margin):
-        raise HeadstartError(f"alpha is {alpha} and margin {margin}: alpha lies between 0 and 1, margin above 0.")
+    numbers = isinstance(alpha, Real) and isinstance(margin, Real)
+    if not numbers or not 0 < alpha < 1 or not margin > 0 or math.isinf(margin):
+        raise HeadstartError(f"alpha is {alpha!r} and margin {margin!r}: alpha lies between 0 and 1, margin above 0.")
     scores = read_scores(table)
     return judge_scores(scores, baseline, margin, alpha, higher_is_better, primary)
 
@@ -226,7 +228,7 @@ def judge_scores(
         raise HeadstartError(f"{first!r} has no run on any task of the other arms.", remedy="Pass another baseline=.")
     comparisons, overall = _judged(contrasts, alpha, margin, primary)
     baselines = {task: (len(lost[task].get(first, ())), len(found.get(first, {}))) for task, found in tasks.items()}
-    notes = [*_left_out(scores, first), *_warnings(scores, margin)]
+    notes = [*_left_out(scores, first), *_diverged(scores), *_warnings(scores, margin)]
     return Judgement(
         first, tuple(comparisons), tuple(overall), baselines, tuple(notes), alpha, margin, higher_is_better
     )
@@ -302,6 +304,24 @@ def _left_out(scores: Scores, baseline: str) -> list[str]:
                     many = f"seed{'s' * (len(lone) > 1)} {', '.join(map(str, sorted(lone, key=_order)))}"
                     notes.append(f"{who} has no run with {many}{where}: left out of its comparison.")
     return list(dict.fromkeys(notes))
+
+
+def _diverged(scores: Scores) -> list[str]:
+    """Name the runs whose score is not finite: of a data frame it may be one that is missing."""
+    found = [
+        f"{arm} with seed {seed}{f' on {task}' if task else ''}"
+        for task, arms in scores.by_task.items()
+        for arm, by in arms.items()
+        for seed, score in by.items()
+        if math.isnan(score)
+    ]
+    if not found:
+        return []
+    more = f" and {len(found) - 4} others" if len(found) > 4 else ""
+    return [
+        f"Not finite: the score of {', '.join(found[:4])}{more}. These count as runs that diverged; leave out rows of "
+        "runs that are missing."
+    ]
 
 
 def _order(seed: Any) -> tuple[bool, Any, str]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 BEHIND = (
-    "It is judged first, at the full level. The others are judged behind it: as long as it has no verdict, none has."
+    "It is judged first, at the full level. The others are judged behind it: "
+    "unless it helps or hurts, none of them does."
 )
 
 

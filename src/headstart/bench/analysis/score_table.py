@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -81,6 +82,8 @@ def read_scores(table: Any) -> Scores:
             missing.append((task, arm, seed))
         else:
             arms[seed] = score
+    if len(missing) == len(rows):
+        raise DataError("No row of the table has a score.", remedy="Check the column score.")
     return Scores(found, tuple(missing))
 
 
@@ -111,13 +114,13 @@ def _read_file(path: Path) -> list[Row]:
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path)
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # line ends as they are: a quoted cell may hold one
     except OSError as error:
         raise HeadstartError(f"'{path}' could not be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' is not text in UTF-8.") from error
     if path.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
         return [{str(key).strip(): value for key, value in row.items()} for row in rows]
     return _read_lines(text, path)

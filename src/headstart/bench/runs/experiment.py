@@ -85,7 +85,7 @@ class Experiment:
     exploratory: bool = setting(False, "give numbers without verdicts, from any number of seeds", group=WHAT)
     primary: str = setting(
         "",
-        "the arm that is your question: it is judged first, the others only if it has a verdict",
+        "the arm that is your question: it is judged first, and the others help or hurt only if it does",
         group=WHAT,
         metavar="ARM",
     )

@@ -48,7 +48,12 @@ def say(c: Comparison) -> Words:
     if c.verdict is Verdict.HURTS:
         return Words(f"{c.arm} hurts{_against(c)}: {number}.", number, "Leave it out.")
     if c.verdict is Verdict.NO_CLEAR_DIFFERENCE:
-        return Words(_no_difference(c), number, f"Take whichever costs less, {c.arm} or {c.against}.")
+        lost = c.seeds and c.collapsed == c.runs and c.other_collapsed == c.other_runs
+        action = "Make one of them train first." if lost else f"Take whichever costs less, {c.arm} or {c.against}."
+        return Words(_no_difference(c), number, action)
+    if c.behind:
+        why = "It stands behind the question that was declared, which neither helps nor hurts, so this is no verdict."
+        return Words(f"{c.arm}{_against(c)}: {number}. {why}", number, "Make it the question of a new experiment.")
     return Words(_not_settled(c), number, _more(c))
 
 
@@ -115,6 +120,8 @@ def _against(c: Comparison) -> str:
 
 
 def _no_difference(c: Comparison) -> str:
+    if c.seeds and c.collapsed == c.runs and c.other_collapsed == c.other_runs:
+        return f"{c.arm} and {c.against} fail in every run: there is nothing to compare."
     if c.identical:
         return f"No difference: {c.arm} has the scores of {c.against} in every run."
     fails = f" {c.arm} {amount(c)}." if c.collapsed + c.other_collapsed else ""

@@ -81,6 +81,7 @@ class Comparison:
         other_runs: Runs of the other.
         metric: What the score is.
         exploratory: Whether no verdict is given.
+        behind: Whether it would have a verdict, and has none because what had to be shown first was not.
     """
 
     arm: str
@@ -106,6 +107,7 @@ class Comparison:
     other_runs: int = 0
     metric: Metric = ACCURACY
     exploratory: bool = False
+    behind: bool = False
 
     @property
     def word(self) -> str:
@@ -249,10 +251,12 @@ def judge_family(
     """
     measured = [_measure(contrast, alpha, unpaired) for contrast in contrasts]
     hypotheses = [each.hypothesis for each in measured]
-    adjusted = [max(gate, p) for p in paired.holm([each.test.p for each in measured], hypotheses)]
+    own = paired.holm([each.test.p for each in measured], hypotheses)
+    adjusted = [max(gate, p) for p in own]
     levels = _levels([each.test.p for each in measured], adjusted, hypotheses, alpha)
     family = max(1, len(set(hypotheses)))
-    return [_judge(*each, family, alpha, margin, metric) for each in zip(measured, adjusted, levels, strict=True)]
+    judged = [_judge(*each, family, alpha, margin, metric) for each in zip(measured, adjusted, levels, strict=True)]
+    return [replace(c, behind=p <= alpha < c.adjusted_p) for c, p in zip(judged, own, strict=True)]
 
 
 def _levels(
