@@ -300,8 +300,6 @@ def test_a_level_that_is_none_is_refused(number):
 def test_who_stands_behind_the_question_is_told_so():
     scores = {"b": lambda s: (-1) ** s, "c": lambda s: 3, "a": lambda s: 0}
     rows = [{"arm": a, "seed": s, "score": 90 + s + scores[a](s)} for s in range(8) for a in "abc"]
-        {"arm": a, "seed": s, "score": 90 + s + {"b": (-1) ** s, "c": 3}.get(a, 0)} for s in range(8) for a in "abc"
-    ]
     _, behind = judge(rows, primary="b").sentences()
     assert behind.startswith("c against a: +3.0 (likely")
     assert "It stands behind the question that was declared" in behind
