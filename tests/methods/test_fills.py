@@ -156,6 +156,22 @@ def test_kmeans_finds_the_clusters_that_scikit_learn_finds() -> None:
     assert len(set(labels.tolist())) == 6
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_kmeans_of_a_patch_embedding_is_that_of_its_patches_as_rows(dims: int) -> None:
+    """Stride and kernel are one: each input is cut into patches, which a linear layer takes as rows."""
+    classes = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+    rows, _ = clustered()
+    kernel = {1: (12,), 2: (3, 4), 3: (2, 3, 2)}[dims]
+    patches = rows.reshape(300, 2, *kernel)  # two along the last axis
+    inputs = torch.cat([patches[:, 0], patches[:, 1]], -1).unsqueeze(1)
+    embedding, linear = classes[dims](1, 6, kernel, kernel), nn.Linear(12, 6)
+    filled(embedding, inputs, "kmeans")
+    filled(linear, rows, "kmeans")
+    cosine = unit_rows(embedding.weight) @ unit_rows(linear.weight).T
+    assert np.sort(cosine.max(1))[1:].min() > 0.99  # another order of points may move one of six
+    assert len(set(cosine.argmax(1))) >= 5
+
+
 def test_kmeans_on_photographs_is_as_good_as_scikit_learns(photos: Tensor) -> None:
     layer = conv(3, 16)
     filled(layer, photos, "kmeans")

@@ -408,6 +408,14 @@ def test_a_rule_never_asks_for_more_than_memory_can_bear(monkeypatch: pytest.Mon
     assert any("reduced to 64" in f for f in report.findings)
 
 
+def test_large_patches_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.methods.prewarm.ENTRIES", 2**17)
+    volumes = torch.randn(4, 2, 9, 9, 9, generator=torch.Generator().manual_seed(0))
+    report = hs.initialize(nn.Conv3d(2, 8, 8), volumes, hs.PreWarm(fraction=1.0))
+    assert "32 patches per sample, 128 in all" in report.row("").notes[-1]
+    assert any("reduced to 32, 128 in all" in finding for finding in report.findings)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -170,6 +170,51 @@ def test_one_and_three_dimensions(space: tuple[int, ...], kernel: tuple[int, ...
     np.testing.assert_allclose(np.abs((unit_rows(conv.weight[:4]) * vectors[:4]).sum(1)), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [((96, 1, 256), (16,), 4), ((160, 3, 24, 24), (4, 4), 4), ((96, 1, 16, 16, 16), (4, 4, 4), 4)],
+    ids=["sounds", "patch embedding", "volumes"],
+)
+def test_outputs_of_samples_that_were_not_seen_are_uncorrelated(
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int
+) -> None:
+    """Stationary data, so that patches at the stride's places are like those at all places."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    axes = tuple(range(2, len(shape)))
+    falls = torch.meshgrid(*[torch.fft.fftfreq(n) for n in shape[2:]], indexing="ij")
+    smooth = 1 / (0.05 + sum(f.square() for f in falls).sqrt())
+    images = torch.fft.ifftn(torch.fft.fftn(noise, dim=axes) * smooth, dim=axes).real
+    images = images / images.std()
+    conv = CONVS[len(kernel)](shape[1], 8, kernel, stride, bias=False)
+    hs.initialize(conv, images[:48], hs.Whitening(scale="whiten", signs=False, eps=1e-3))
+    with torch.no_grad():
+        out = conv(images[48:]).double().transpose(0, 1).flatten(1)
+    second = (out @ out.T / out.shape[1]).numpy()
+    assert out.shape[1] > 2900
+    np.testing.assert_allclose(second, np.eye(8), atol=0.15)
+
+
+def test_in_large_patches_directions_are_searched_and_whitened_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.randn(24, 1, 3, 3, 3, generator=draw)
+    volumes = nn.functional.interpolate(coarse, size=(9, 9, 9), mode="trilinear")
+    volumes = volumes + 0.1 * torch.randn(volumes.shape, generator=draw)
+    monkeypatch.setattr("headstart.numerics.principal.WHOLE", 64)
+    sides: list[int] = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: sides.append(len(a)) or eigh(a))
+    conv = nn.Conv3d(1, 8, 5, bias=False)
+    hs.initialize(conv, volumes, hs.Whitening(scale="whiten", signs=False, eps=0.0))
+    assert sides == [24], "never the whole covariance, 125×125"
+    patches = every_patch(volumes.numpy(), (5, 5, 5))
+    written = unit_rows(conv.weight)
+    np.testing.assert_allclose(written @ written.T, np.eye(8), atol=1e-5)
+    out = patches @ conv.weight.detach().double().flatten(1).numpy().T
+    np.testing.assert_allclose(out.T @ out / len(out), np.eye(8), atol=1e-4)
+    vectors = np.linalg.eigh(patches.T @ patches)[1][:, -8:]
+    assert ((patches @ written.T) ** 2).sum() > 0.999 * ((patches @ vectors) ** 2).sum(), "as much as any eight hold"
+
+
 def test_of_very_many_patches_a_sample_is_taken(monkeypatch: pytest.MonkeyPatch, centred: Tensor) -> None:
     exact = conv2d(3, 8)
     hs.initialize(exact, centred, "whitening")

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from headstart.numerics import principal as module
-from headstart.numerics.principal import largest_side, mean_square, principal
+from headstart.numerics.principal import largest_side, leading, mean_square, principal
 
 
 def rows(n: int, dimensions: int, seed: int = 0) -> Tensor:
@@ -87,3 +87,19 @@ def test_mean_square_is_the_sum_of_all_eigenvalues() -> None:
 def test_the_largest_side_fits_and_one_more_does_not(memory: int) -> None:
     side = largest_side(memory)
     assert 4 * 8 * side**2 <= memory < 4 * 8 * (side + 1) ** 2
+
+
+@pytest.mark.parametrize("n", [400, 150])
+def test_a_search_for_a_few_directions_finds_those_of_the_whole(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WHOLE", 16)
+    monkeypatch.setattr(module, "BLOCK", 3000)
+    x = rows(n, 200)
+    draw = torch.Generator().manual_seed(1)
+    values, vectors = leading(x, 6, 0.0, draw)
+    exact, directions = principal(x, 6)
+    np.testing.assert_allclose(values, exact, rtol=1e-6)
+    np.testing.assert_allclose((vectors * directions).sum(1), 1, atol=1e-6)
+    seen = x @ vectors.T
+    np.testing.assert_allclose(seen.T @ seen / n, torch.diag(values), atol=1e-12)
+    few, _ = leading(x, 6, float(exact[2]), torch.Generator().manual_seed(1))
+    assert len(few) == 2

@@ -26,6 +26,7 @@ from headstart.measure.patches import (
     taper,
 )
 from headstart.methods.shared.first_convolution import (
+    ENTRIES,
     by_group,
     check_fraction,
     check_scale,
@@ -64,13 +65,13 @@ MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 
         "Full k-means on the data's device with four starts instead of MiniBatchKMeans with three; the preset uses the"
         " latter.",
         "Patch counts are read from the batch at hand, not from the whole training set, and a rule gets at most"
-        " 262,144 patches in all.",
+        " 262,144 patches in all, fewer of kernels with more than 128 numbers (33.5 million numbers in all).",
         "Even kernels taper around (k - 1) / 2; 1-D and 3-D kernels by the Manhattan distance in their dimensions.",
         "Groups are clustered each on its own channels, or together where a group gets fewer than two filters.",
         "Centroids that coincide, vanish or hold no patch are left out, and those filters keep their random values.",
         "The seed of k-means comes from the call's seed and the layer's name.",
     ),
-    revision=2,  # k-means on the data's device
+    revision=3,  # 2: k-means on the data's device; 3: fewer patches of large kernels
 )
 @dataclass(frozen=True)
 class PreWarm(FromData):
@@ -199,10 +200,11 @@ class PreWarm(FromData):
         if isinstance(self.patches, int):
             return self.patches
         wanted = self._rule(visit, images, clusters)
-        most = max(1, MOST_PATCHES // len(images))
+        entries = images.shape[1] * math.prod(visit.layer.kernel)
+        most = max(1, min(MOST_PATCHES, ENTRIES // entries) // len(images))
         if wanted > most:
             visit.add_finding(
-                f"{self.info.name}: {wanted} patches per sample were reduced to {most}, {MOST_PATCHES} in all."
+                f"{self.info.name}: {wanted} patches per sample were reduced to {most}, {most * len(images)} in all."
             )
         return max(1, min(wanted, most))
 

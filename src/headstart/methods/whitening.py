@@ -19,6 +19,7 @@ from headstart.engine.visit import Visit
 from headstart.errors import DataError
 from headstart.measure.patches import batched, every_patch, positions, sample_patches
 from headstart.methods.shared.first_convolution import (
+    ENTRIES,
     by_group,
     check_fraction,
     check_scale,
@@ -32,10 +33,9 @@ from headstart.methods.shared.from_data import FromData
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
-from headstart.numerics.principal import mean_square, principal
+from headstart.numerics.principal import leading, mean_square
 
 PATCHES = 2**18
-ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
 
 
 @register(
@@ -51,14 +51,18 @@ ENTRIES = 2**25  # numbers in all patches, for large kernels and many channels
         " (preset whitening:airbench).",
         "The layer stays trainable and its bias is left alone; airbench freezes the weights.",
         "Directions that the patches do not span are left out; those filters keep their random values.",
+        "Of kernels with more than 1,024 numbers (32×32×3, 16×16×16) fewer patches are drawn, and the leading"
+        " directions are found by a randomized search.",
     ),
+    revision=2,  # a search in large kernels
 )
 @dataclass(frozen=True)
 class Whitening(FromData):
     """Eigenvectors of the uncentred patch covariance, largest eigenvalue first, then their negatives.
 
     The idea: decorrelated inputs make every direction learn at the same rate, and with both signs a ReLU
-    loses nothing.
+    loses nothing. The first convolution may have one, two or three dimensions, and may be a patch embedding, whose
+    stride is its kernel: patches are drawn at all places of the input.
 
     Args:
         fraction: Share of the filters to write, the first ones; default all.
@@ -120,7 +124,7 @@ class Whitening(FromData):
         weight = visit.weight
         size, written = layer.out_channels // layer.groups, 0
         for g, (patches, n) in enumerate(zip(by_group(layer, drawn), share(filters, layer.groups), strict=True)):
-            block = self._block(visit, patches.flatten(1), n, floor)
+            block = self._block(visit, patches.flatten(1), n, floor, visit.generator(f"directions/{g}"))
             weight[g * size : g * size + len(block)] = block.reshape(-1, *layer.shape[1:]).to(weight)
             written += len(block)
         if written == 0 and not bool(value.isfinite().all()):
@@ -133,10 +137,12 @@ class Whitening(FromData):
         note_missing(visit, written, filters, "patches span fewer directions than filters")
         visit.write(weight)
 
-    def _block(self, visit: Visit, patches: Tensor, filters: int, floor: float) -> Tensor:
+    def _block(
+        self, visit: Visit, patches: Tensor, filters: int, floor: float, generator: torch.Generator
+    ) -> Tensor:
         """The filters of one group, fewer where the patches span fewer directions."""
         pairs = -(-filters // 2) if self.signs else filters
-        values, vectors = principal(patches, pairs, floor * mean_square(patches))
+        values, vectors = leading(patches, pairs, floor * mean_square(patches), generator)
         if self.scale == "whiten":
             block = vectors / (values + self.eps).sqrt().unsqueeze(1)
         else:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**21  # values that are widened to float64 at a time
+WHOLE = 1024  # side of the largest matrix that is decomposed whole where a few of its vectors are asked for
+MORE, ROUNDS = 16, 4  # directions beyond those asked for, and products with the covariance, of a search for a few
 WORKING = 4  # matrices that an eigendecomposition holds: the covariance, the eigenvectors, two of working space
 
 
@@ -72,5 +74,52 @@ def principal(rows: Tensor, most: int, floor: float | Tensor = 0.0) -> tuple[Ten
     if wide:
         vectors = torch.cat([vectors @ block.double().T for block in blocks], 1)
         vectors = torch.nn.functional.normalize(vectors, dim=1)
+    return values, _signed(vectors)
+
+
+def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As :func:`principal`, by a randomized search where a few directions of very many are asked for.
+
+    The search (Halko, Martinsson and Tropp 2011) multiplies random directions with the covariance a few times, without
+    ever holding it, and decomposes the covariance in the space that these span. In that space the result is exact:
+    the vectors are orthonormal, and the rows are uncorrelated along them. Directions of nearly one eigenvalue may mix.
+
+    Args:
+        rows: ``(n, dimensions)``.
+        most: Eigenvectors at most.
+        floor: Eigenvalues up to here are left out.
+        generator: Draws the random directions, on the CPU.
+
+    Returns:
+        Eigenvalues and unit eigenvectors, as from :func:`principal`.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> rows = torch.randn(1100, 1100, generator=draw) * torch.arange(1, 1101) ** -1.0
+        >>> values, vectors = leading(rows, 4, 0.0, draw)
+        >>> vectors[:, :4].abs().argmax(1).tolist()
+        [0, 1, 2, 3]
+    """
+    n, dimensions = rows.shape
+    count = most + MORE
+    if min(n, dimensions) <= max(WHOLE, 4 * count):
+        return principal(rows, most, floor)
+    blocks = rows.split(max(1, BLOCK // dimensions))
+    span = torch.randn(dimensions, count, generator=generator, dtype=torch.float64).to(rows.device)
+    for _ in range(ROUNDS):
+        images = torch.zeros_like(span)
+        for block in blocks:
+            part = block.double()
+            images.addmm_(part.T, part @ span)
+        span = torch.linalg.qr(images).Q
+    seen = torch.cat([block.double() @ span for block in blocks])
+    values, vectors = torch.linalg.eigh(seen.T @ seen / n)
+    found = min(most, int((values > max(floor, torch.finfo(torch.float64).eps * n * float(values[-1]))).sum()))
+    last = count - found
+    return values[last:].flip(0), _signed((span @ vectors[:, last:].flip(1)).T.contiguous())
+
+
+def _signed(vectors: Tensor) -> Tensor:
+    """The largest entry of each is made positive."""
     lead = vectors.abs().argmax(1, keepdim=True)
-    return values, vectors * vectors.gather(1, lead).sign()
+    return vectors * vectors.gather(1, lead).sign()

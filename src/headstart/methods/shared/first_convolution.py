@@ -14,6 +14,8 @@ from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
+ENTRIES = 2**25  # numbers in all patches that are drawn, for large kernels and many channels
+
 
 def first_convolutions(
     method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder, count: int = 1

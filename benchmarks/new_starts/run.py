@@ -1,0 +1,63 @@
+"""Find each comparison's rate and run it: python benchmarks/new_starts/run.py [NAME ...].
+
+The rate is that of three with which the default start has the best validation score, on a seed that is not judged. All
+arms train with it, so a start cannot win by a rate that was searched for it. What has run is not run again.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+from headstart.bench import Store
+from headstart.bench.store import export
+from headstart.cli.main import main as headstart
+
+HERE, RUNS = Path(__file__).parent, Path("runs")
+OUT = Path("docs/results/new-starts-rates.csv")
+SEED = 1000
+RATES = ("0.001", "0.003", "0.01")
+ATTENTION = ("0.0003", "0.001", "0.003")
+ORDER = {  # the evidence on first layers comes first
+    "sound-stem": RATES,
+    "volume-stem": RATES,
+    "vit": ATTENTION,
+    "convnext-stem": ATTENTION,
+    "unet-stem": RATES,
+    "copy": RATES,
+    "rare-classes": RATES,
+    "segmentation": RATES,
+    "resnet20": RATES,
+    "deep-transformer": ATTENTION,
+    "partial-identity": RATES,
+}
+
+
+def tried(name: str, rate: str) -> float:
+    """Train the default start once with a rate, and return its validation score."""
+    out = RUNS / "new-starts-rates" / name / rate
+    command = ["compare", str(HERE / f"{name}.toml"), "--arms", "default", "--seeds", f"{SEED}-{SEED}", "--exploratory"]
+    if headstart([*command, "--lr", rate, "--out", str(out), "--quiet"]):
+        raise SystemExit(1)
+    (row,) = export.trials(Store(out))
+    return float(row["validation_accuracy"])
+
+
+def main(names: list[str]) -> None:
+    """Run all comparisons, or those that are named."""
+    found: list[tuple[str, str, float]] = []
+    for name in names or ORDER:
+        scores = {rate: tried(name, rate) for rate in ORDER[name]}
+        found += [(name, rate, round(score, 2)) for rate, score in scores.items()]
+        best = max(scores, key=lambda rate: scores[rate])
+        print(f"{name}: {best} of {scores}", flush=True)
+        if headstart(["compare", str(HERE / f"{name}.toml"), "--lr", best, "--quiet"]):
+            raise SystemExit(1)
+    if not names:
+        with OUT.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("network", "rate", "validation"), *found])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
