@@ -16,6 +16,7 @@ SUPERCLASSES = 10
 IMAGES = 5000
 RAREST = 0.01  # of the most frequent class
 SYMBOLS, LENGTH, DELAY = 4, 3, 20  # of the copy task
+NOISE = 2.5  # of the volumes, in deviations of what they show
 RATE = 8000  # of the sounds, in Hz
 # Peterson and Barney 1952: the first three formants of men's vowels, in Hz.
 FORMANTS = {
@@ -89,7 +90,7 @@ def blobs() -> tuple[Tensor, Tensor]:
         smooth = torch.exp(-2 * torch.pi**2 * power)
         noise = torch.randn(side, side, side, generator=draw)
         volume = torch.fft.ifftn(torch.fft.fftn(noise) * smooth).real
-        found[row, 0] = volume / volume.std() + 0.5 * torch.randn(side, side, side, generator=draw)
+        found[row, 0] = volume / volume.std() + NOISE * torch.randn(side, side, side, generator=draw)
     return found, labels
 
 

@@ -46,17 +46,22 @@ def tried(name: str, rate: str) -> float:
 
 def main(names: list[str]) -> None:
     """Run all comparisons, or those that are named."""
-    found: list[tuple[str, str, float]] = []
     for name in names or ORDER:
         scores = {rate: tried(name, rate) for rate in ORDER[name]}
-        found += [(name, rate, round(score, 2)) for rate, score in scores.items()]
         best = max(scores, key=lambda rate: scores[rate])
         print(f"{name}: {best} of {scores}", flush=True)
         if headstart(["compare", str(HERE / f"{name}.toml"), "--lr", best, "--quiet"]):
             raise SystemExit(1)
-    if not names:
-        with OUT.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("network", "rate", "validation"), *found])
+    write_rates()
+
+
+def write_rates() -> None:
+    """Write what was tried, of all comparisons that have run."""
+    folders = [(name, rate, RUNS / "new-starts-rates" / name / rate) for name in ORDER for rate in ORDER[name]]
+    trials = [(name, rate, export.trials(Store(folder))[0]) for name, rate, folder in folders if folder.exists()]
+    found = [(name, rate, round(float(row["validation_accuracy"]), 2)) for name, rate, row in trials]
+    with OUT.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("network", "rate", "validation"), *found])
 
 
 if __name__ == "__main__":

@@ -266,10 +266,44 @@ def test_transformer_clones_are_duplicates_until_drawn_anew():
     assert not any("norm" in name for name in found.layers)  # ones and zeros are no copies
     assert diagnosis.found("unused layers") == []  # attention uses out_proj without calling it
     assert "used without being called" in diagnosis.row("layers.0.self_attn.out_proj").notes
+    names = [row.name for row in diagnosis.rows[:6]]
+    assert names == [
+        *(f"layers.0.self_attn.{p}" for p in ("q", "k", "v", "out_proj")),
+        "layers.0.linear1",
+        "layers.0.linear2",
+    ]
+    queries, values = diagnosis.row("layers.0.self_attn.q"), diagnosis.row("layers.0.self_attn.v")
+    assert 0 < queries.gradient_rms < values.gradient_rms, "each has its own rows of the gradient"
+    assert queries.weight_std == pytest.approx(
+        float(model.layers[0].self_attn.in_proj_weight[:16].detach().std(correction=0))
+    )
     hs.initialize(model, method="default")
     for block in model.layers:
         block.self_attn._reset_parameters()
     assert hs.diagnose(model, x).found("duplicates") == []
+
+
+def test_a_linear_layer_with_inputs_first_is_seen_as_any_other():
+    class Conv1D(nn.Module):  # as Hugging Face's
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.weight, self.bias, self.nf = (
+                nn.Parameter(torch.empty(inputs, outputs)),
+                nn.Parameter(torch.zeros(outputs)),
+                outputs,
+            )
+
+        def forward(self, x):
+            return x @ self.weight + self.bias
+
+    plain = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    other = nn.Sequential(Conv1D(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    other.load_state_dict({k: v.mT if k == "0.weight" else v for k, v in plain.state_dict().items()})
+    x = torch.randn(32, 6)
+    one, two = (hs.diagnose(net, x) for net in (plain, other))
+    assert [row.name for row in two.rows] == ["0", "2"]
+    for field in ("fan_in", "weight_std", "output_std", "rectified", "gradient_rms", "rate_variation"):
+        assert getattr(two.row("0"), field) == pytest.approx(getattr(one.row("0"), field), rel=1e-5), field
 
 
 def test_ties_are_no_duplicates():

@@ -243,8 +243,39 @@ def test_embeddings_go_along_though_they_are_tied():
 
     old, new = Text(), Text()
     report = run(hs.Pretrained(old), new, torch.arange(12).reshape(4, 3) % 7)
-    assert report.others == ["embedding.weight"]
+    assert report.row("embedding").methods == ["pretrained"]
     assert equal_state(old, new)
+    left = Text()
+    run(hs.Pretrained(old, head="skip"), left, torch.arange(12).reshape(4, 3) % 7)
+    assert equal_state(old, left), "a head that is the embedding goes with the tokens"
+
+
+def test_parts_of_one_parameter_are_layers_that_may_be_left():
+    def net():
+        module = nn.Module()
+        module.attention = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
+        module.lstm = nn.LSTM(8, 8, batch_first=True)
+        module.forward = lambda x: module.lstm(module.attention(x, x, x)[0])[0]
+        return module
+
+    old, new = net(), net()
+    for p in old.parameters():
+        nn.init.normal_(p)
+    keys = new.attention.in_proj_weight[8:16].clone()
+    report = hs.initialize(new, torch.randn(4, 5, 8), hs.Pretrained(old), exclude="attention.k")
+    assert torch.equal(new.attention.in_proj_weight[8:16], keys)
+    assert torch.equal(new.attention.in_proj_weight[:8], old.attention.in_proj_weight[:8])
+    assert torch.equal(new.attention.in_proj_bias[16:], old.attention.in_proj_bias[16:])
+    assert torch.equal(new.attention.bias_k, old.attention.bias_k)
+    assert equal_state(old.lstm, new.lstm)
+    assert report.row("lstm.weight_hh_l0.f").notes == ["from 'lstm.weight_hh_l0'"]
+
+
+def test_projections_of_another_size_are_left_and_named():
+    old, new = nn.MultiheadAttention(8, 2, kdim=6, vdim=6), nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    report = hs.initialize(new, method=hs.Pretrained(old))
+    assert torch.equal(new.v_proj_weight, old.v_proj_weight)
+    assert report.row("k").notes == ["(8, 6) in the source"]
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,75 @@ def test_channels_that_are_lost_are_told():
     assert torch.equal(student.b.weight, teacher.b.weight[::3, ::3])
 
 
+class Text(nn.Module):
+    """A module of each kind that holds several layers in one parameter, and attention packed into a linear layer."""
+
+    def __init__(self, width, packed):
+        super().__init__()
+        self.tokens, self.lstm = nn.Embedding(11, width), nn.LSTM(width, width, batch_first=True)
+        self.attention, self.qkv = nn.MultiheadAttention(width, 2, batch_first=True), nn.Linear(width, 3 * width)
+        self.head, self.packed = nn.Linear(width, 5), packed
+
+    def forward(self, x):
+        x = self.tokens(x)
+        if self.packed:
+            q, k, v = self.qkv(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            x = x + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        else:
+            x = x + self.attention(x, x, x)[0]
+        return self.head(self.lstm(x)[0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_of_one_parameter_are_selected_each_from_the_teachers_own(packed):
+    """18 to 8 is no whole ratio, so rows spaced over the whole parameter would drift from block to block."""
+    torch.manual_seed(0)
+    teacher, student = Text(18, packed), Text(8, packed)
+    for p in teacher.parameters():
+        nn.init.normal_(p)
+    hs.initialize(student, torch.arange(24).reshape(4, 6) % 11, hs.WeightSelection(teacher))
+    places = torch.linspace(0, 17, 8, dtype=torch.float64).round().long()
+
+    def chosen(parameter, blocks):
+        own = torch.cat([part[places] for part in parameter.chunk(blocks)])
+        return own if own.dim() == 1 else own[:, places]
+
+    assert torch.equal(student.tokens.weight, teacher.tokens.weight[:, places])
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+        assert torch.equal(getattr(student.lstm, name), chosen(getattr(teacher.lstm, name), 4)), name
+    if packed:
+        assert torch.equal(student.qkv.weight, chosen(teacher.qkv.weight, 3))
+        assert torch.equal(student.qkv.bias, chosen(teacher.qkv.bias, 3))
+        assert not torch.equal(chosen(teacher.qkv.bias, 3), chosen(teacher.qkv.bias, 1)[:24])
+    else:
+        assert torch.equal(student.attention.in_proj_weight, chosen(teacher.attention.in_proj_weight, 3))
+        assert torch.equal(student.attention.in_proj_bias, chosen(teacher.attention.in_proj_bias, 3))
+        assert torch.equal(student.attention.out_proj.weight, chosen(teacher.attention.out_proj.weight, 1))
+
+
+def test_layers_with_inputs_first_are_selected_along_their_own_axes():
+    class Conv1D(nn.Module):  # as Hugging Face's
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.weight, self.bias, self.nf = (
+                nn.Parameter(torch.randn(inputs, outputs)),
+                nn.Parameter(torch.randn(outputs)),
+                outputs,
+            )
+
+        def forward(self, x):
+            return x @ self.weight + self.bias
+
+    def net(width):
+        return nn.Sequential(Conv1D(4, width), nn.ReLU(), Conv1D(width, width), nn.Linear(width, 3))
+
+    teacher, student = net(12), net(6)
+    hs.initialize(student, torch.randn(8, 4), hs.WeightSelection(teacher))
+    assert torch.equal(student[0].weight, teacher[0].weight[:, ::2])
+    assert torch.equal(student[2].weight, teacher[2].weight[::2, ::2])
+    assert torch.equal(student[2].bias, teacher[2].bias[::2])
+
+
 def test_what_fits_nothing_is_an_error():
     student = make(lambda: Residual(4))
     with pytest.raises(hs.HeadstartError, match=r"nothing in <state_dict of 1 tensors> fits.*no 'stem.weight'"):

@@ -27,6 +27,7 @@ from headstart.model.coverage import unseen
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
+from headstart.model.parts import Projection
 from headstart.model.selection import Selection, named
 from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.take import cut
@@ -146,8 +147,10 @@ def _look(
     model = transaction.model
     trace = trace_model(model, batch)
     transaction.rewind()
-    used = [part for part in trace.parts if part.block == "out"]  # attention uses it without calling it
-    everything = [*trace.layers, *used, *trace.unreached]
+    # Attention uses its projections without calling them; what else is a part and called is a layer like others.
+    used = [part for part in trace.parts if isinstance(part, Projection) or part.is_called]
+    reached = sorted([*trace.layers, *used], key=lambda layer: trace.order.get(layer.name, 0))
+    everything = [*reached, *trace.unreached]
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)

@@ -81,8 +81,9 @@ def forward_backward(
     Cost: one forward and one backward pass; the memory of one more copy of the model and of the activations.
     """
     where = CurrentLayer()
-    probe = Probe(trace.layers, Positions(batch.masks))
-    used = UsedWeights(trace.layers, where)
+    called = [*trace.layers, *(part for part in trace.parts if part.is_called)]
+    probe = Probe(called, Positions(batch.masks))
+    used = UsedWeights(called, where)
     stand_ins = _stand_ins(model)
     own = {id(p): stand_ins[n] for n, p in model.named_parameters()}
     passes = Passes(probe)

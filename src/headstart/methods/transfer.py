@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,7 +13,8 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError
-from headstart.model.checkpoints import Source, bias_in, canonical_in, key_of, source_of, weight_in
+from headstart.model.checkpoints import Source, bias_in, canonical_in, source_of, weight_in
+from headstart.model.parts import Part
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer, to_canonical
 
@@ -32,7 +33,7 @@ from headstart.model.weights import Layer, to_canonical
         "A first convolution for another number of channels is adapted; in the baseline all images have three.",
     ),
     depends_on_other_layers=True,
-    revision=2,
+    revision=3,  # 3: attention's projections, gates and embeddings are layers
 )
 @dataclass(frozen=True)
 class Pretrained(Method):
@@ -72,6 +73,7 @@ class Pretrained(Method):
     prefix: str = ""
     strict: float = 0.0
     channels: str = "repeat"
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_choice("head", "skip-if-different", "skip", "require")
@@ -91,16 +93,16 @@ class Pretrained(Method):
         counted = copied = 0
         for layer in view.layers:
             value, reason = self._found(state, layer, layer.name in final)
-            if value is None and self.channels != "skip" and layer.name == view.trace.layers[0].name:
+            if value is None and self.channels != "skip" and layer.name == next(iter(view.trace.layers), layer).name:
                 value, reason = self._adapted(state, layer, reason)
             if value is None:
                 view.report.skip(layer, reason)
             else:
                 view.write(layer, value, _fitting_bias(state, layer))
                 note = f", {reason}" if reason else ""
-                view.report.rows[layer.name].notes.append(f"from '{key_of(layer)}'{note}")
+                view.report.rows[layer.name].notes.append(f"from '{layer.key()}'{note}")
                 copied += value.numel()
-            counted += 0 if value is None and layer.name in final else layer.module.weight.numel()
+            counted += 0 if value is None and layer.name in final else layer.stored.numel()
         share = copied / max(counted, 1)
         label = f"pretrained: {share:.1%} of the weights of the selected layers come from {self.source!r}"
         if not copied or share < self.strict:
@@ -113,7 +115,7 @@ class Pretrained(Method):
 
     def _found(self, state: Mapping[str, Tensor], layer: Layer, head: bool) -> tuple[Tensor | None, str]:
         """A layer's new weight, or the reason why there is none."""
-        key = key_of(layer)
+        key = layer.key()
         if head and self.head == "skip":
             return None, "the head keeps its start"
         value = canonical_in(state, layer)
@@ -129,7 +131,7 @@ class Pretrained(Method):
 
     def _adapted(self, state: Mapping[str, Tensor], layer: Layer, reason: str) -> tuple[Tensor | None, str]:
         """The first convolution's new weight from one for other channels, and what was done."""
-        value, shape = weight_in(state, layer), tuple(layer.module.weight.shape)
+        value, shape = weight_in(state, layer), tuple(layer.stored.shape)
         if value is None or layer.kind != "conv" or layer.groups != 1:
             return None, reason
         if (value.shape[0], *value.shape[2:]) != (shape[0], *shape[2:]):
@@ -165,16 +167,34 @@ def identity_of(method: Any, option: str) -> str:
 
 
 def heads(trace: ModelTrace) -> Set[str]:
-    """Names of the layers whose output the model returns; without data the last one registered."""
-    return trace.outputs if trace.traced else {trace.layers[-1].name}
+    """Names of the layers whose output the model returns; without data the last one registered.
+
+    One that is tied to an embedding is none: it goes with the tokens.
+    """
+    named = trace.outputs if trace.traced else {layer.name for layer in trace.layers[-1:]}
+    tokens = {id(p) for part in trace.parts for p in _embedded(part)}
+    tied = {la.name for la in trace.layers if tokens.intersection(map(id, la.weight_parameters()))}
+    return named - tied
 
 
-def companions(model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str, Tensor, str | None]]:
-    """Parameters and buffers outside of weight layers, with the layer that is registered before each."""
-    names = {id(layer.module): layer.name for layer in layers}
+def _embedded(part: Part) -> list[nn.Parameter]:
+    return part.weight_parameters() if isinstance(part.module, (nn.Embedding, nn.EmbeddingBag)) else []
+
+
+def companions(
+    model: nn.Module, layers: Sequence[Layer], parts: Sequence[Part]
+) -> Iterator[tuple[str, Tensor, str | None]]:
+    """Parameters and buffers outside of weight layers, with the layer that is registered before each.
+
+    Args:
+        model: Whose.
+        layers: Its weight layers.
+        parts: Those parts of modules that are treated as layers; what else their modules have is outside.
+    """
+    names = {id(each.module): each.name for each in [*parts, *layers]}
     inside = {id(module) for layer in layers for module in layer.module.modules()}
     owner: str | None = None
-    seen: set[int] = set()
+    seen = {id(p) for part in parts for p in (*part.weight_parameters(), part.bias_parameter) if p is not None}
     for path, module in model.named_modules():
         owner = names.get(id(module), owner)
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -192,7 +212,8 @@ def copy_others(view: ModelView, value_of: Callable[[str, Tensor], Tensor | None
     """
     trace, written = view.trace, []
     left = {name for name, row in view.report.rows.items() if view.method not in row.methods}
-    for name, tensor, owner in companions(view.model, [*trace.layers, *trace.unreached]):
+    parts = [part for part in trace.parts if part.name in view.report.rows]
+    for name, tensor, owner in companions(view.model, [*trace.layers, *trace.unreached], parts):
         frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         if owner in left or frozen or not view.transaction.holds(tensor):
             continue

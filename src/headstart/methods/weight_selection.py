@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from headstart.engine.method import Method
 from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import HeadstartError, ModelError
+from headstart.measure.attention import find_attention
 from headstart.methods.transfer import copy_others, heads, identity_of, read
-from headstart.model.checkpoints import bias_in, key_of, source_of, weight_in
+from headstart.model.checkpoints import bias_in, source_of, weight_in
+from headstart.model.parts import Part
 from headstart.model.weights import Layer, to_canonical
 from headstart.symmetries.channel_flow import trace_channels
 from headstart.symmetries.operations import PINNED
@@ -36,6 +38,7 @@ from headstart.symmetries.permutation import ChannelLabels, PermutationGroups
         "scale='fan-in' is an addition: sums over fewer inputs keep their size.",
     ),
     depends_on_other_layers=True,
+    revision=2,  # attention's projections, gates and embeddings are layers
 )
 @dataclass(frozen=True)
 class WeightSelection(Method):
@@ -47,6 +50,9 @@ class WeightSelection(Method):
 
     With data the model is run to see which layers' channels reach which inputs. Without, inputs that are no layer's
     outputs are taken for the channel-major blocks of the layer before, or left.
+
+    Queries, keys and values, and the gates of recurrent layers, are each selected from the teacher's own, also where
+    one parameter holds them all; where one linear layer makes them, this takes data.
 
     Args:
         source: The teacher: a model, a ``state_dict``, a path, or a function ``model -> one of those``.
@@ -76,6 +82,7 @@ class WeightSelection(Method):
     scale: str = "raw"
     head: str = "skip"
     prefix: str = ""
+    writes_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_choice("blocks", "first", "spaced")
@@ -93,7 +100,8 @@ class WeightSelection(Method):
         state = read(self, self.source, view.model, self.prefix)
         names = block_names(view.model.state_dict(), state) if self.blocks == "spaced" else {}
         state = {key: state[names.get(key, key)] for key in {*state, *names} if names.get(key, key) in state}
-        axes = Axes([*view.trace.layers, *view.trace.unreached], state)
+        parts = [part for part in view.trace.parts if part.name in view.report.rows]
+        axes = Axes([*view.trace.layers, *view.trace.unreached, *parts], state)
         if view.batch is not None and axes.teacher:
             axes.follow(view)
         final = heads(view.trace) if self.head == "skip" else set()
@@ -103,7 +111,7 @@ class WeightSelection(Method):
             if reason:
                 view.report.skip(layer, reason)
             else:
-                key = key_of(layer)
+                key = layer.key()
                 shape = tuple(axes.teacher[layer.name].shape)
                 view.report.rows[layer.name].notes.append(f"from '{names.get(key, key)}' {shape}")
                 written += 1
@@ -122,7 +130,7 @@ class WeightSelection(Method):
         """Write one layer, or say why not."""
         weight = axes.teacher.get(layer.name)
         if weight is None:
-            return f"the teacher has no '{key_of(layer)}' of {len(layer.shape)} axes"
+            return f"the teacher has no '{layer.key()}' of {len(layer.shape)} axes"
         shape = tuple(weight.shape)
         if any(t < s for t, s in zip(shape, layer.shape, strict=True)):
             raise HeadstartError(
@@ -132,7 +140,7 @@ class WeightSelection(Method):
         into = axes.inputs(layer)
         if isinstance(into, str):
             return into
-        out = pick(shape[0], layer.shape[0])
+        out = axes.outputs(layer)
         for axis, index in enumerate([out, into, *map(pick, shape[2:], layer.shape[2:])]):
             weight = weight.index_select(axis, index.to(weight.device))
         if self.scale == "fan-in":
@@ -162,6 +170,7 @@ class Axes:
                 self.teacher[layer.name] = to_canonical(layer, value)
         self._sizes = {(len(value), self.layers[name].out_channels) for name, value in self.teacher.items()}
         self._wiring: PermutationGroups | None = None
+        self._blocks: dict[str, int] = {}
 
     def follow(self, view: ModelView) -> None:
         """See by a run which layers' channels reach which inputs."""
@@ -172,6 +181,20 @@ class Axes:
             view.report.add_finding(
                 f"weight-selection: inputs are told by their sizes, since channels were lost: {error}"
             )
+        for attention in find_attention(view.model, view.batch).attentions:
+            made = [attention.query, attention.key, attention.value]
+            for name in {rows.layer for rows in made}:
+                own = [sorted(i for head in rows.rows for i in head) for rows in made if rows.layer == name]
+                blocks = sorted(own) if len({*map(len, own)}) == 1 else []
+                if [i for block in blocks for i in block] == list(range(self.layers[name].out_channels)):
+                    self._blocks[name] = len(blocks)
+
+    def outputs(self, layer: Layer) -> Tensor:
+        """The places of a layer's outputs: of each block by itself, where one layer makes queries, keys and values."""
+        of, count, blocks = len(self.teacher[layer.name]), layer.out_channels, self._blocks.get(layer.name, 1)
+        if of % blocks:
+            return pick(of, count)
+        return torch.cat([block * (of // blocks) + pick(of // blocks, count // blocks) for block in range(blocks)])
 
     def inputs(self, layer: Layer) -> Tensor | str:
         """The places of a layer's inputs (of one group), or why they cannot be told."""
@@ -239,7 +262,9 @@ class Axes:
         """The places along an axis of which only sizes are known."""
         if t == s or (t, s) in self._sizes:
             return pick(t, s)
-        if layer is not None and layer.kind == "linear":  # flattened: all positions of one channel, then the next
+        if (
+            layer is not None and layer.kind == "linear" and not isinstance(layer, Part)
+        ):  # flattened: all positions of one channel, then the next
             names = list(self.layers)
             before = names[max(0, names.index(layer.name) - 1)]
             of, count = len(self.teacher.get(before, ())), self.layers[before].out_channels

@@ -137,9 +137,7 @@ class Whitening(FromData):
         note_missing(visit, written, filters, "patches span fewer directions than filters")
         visit.write(weight)
 
-    def _block(
-        self, visit: Visit, patches: Tensor, filters: int, floor: float, generator: torch.Generator
-    ) -> Tensor:
+    def _block(self, visit: Visit, patches: Tensor, filters: int, floor: float, generator: torch.Generator) -> Tensor:
         """The filters of one group, fewer where the patches span fewer directions."""
         pairs = -(-filters // 2) if self.signs else filters
         values, vectors = leading(patches, pairs, floor * mean_square(patches), generator)

@@ -190,36 +190,36 @@ def source_of(given: Any) -> Source:
 
 
 def weight_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
-    """A layer's weight among named tensors, in working precision and as it is stored; None if it is not there."""
-    value = state.get(key_of(layer))
-    if value is None or not value.is_floating_point() or value.dim() != len(layer.shape):
+    """A layer's weight among named tensors, in working precision and as it is stored; None if it is not there.
+
+    Of attention's packed projections and of gates it is the same block as in the layer's own parameter.
+    """
+    value = state.get(layer.key())
+    if value is None or not value.is_floating_point() or value.dim() != len(layer.shape) + (layer.form == "pairs"):
         return None
-    return value.detach().to(working_dtype(value.dtype))
+    own = layer.own_of(value)
+    return None if own is None else own.detach().to(working_dtype(value.dtype))
 
 
 def bias_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
     """A layer's bias among named tensors; None if it is not there."""
-    value = state.get(key_of(layer, "bias"))
-    return None if value is None or value.dim() != 1 else value.detach().to(working_dtype(value.dtype))
+    value = state.get(layer.key("bias"))
+    own = None if value is None or value.dim() != 1 else layer.own_of(value, "bias")
+    return None if own is None else own.detach().to(working_dtype(own.dtype))
 
 
 def canonical_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
     """A layer's weight among named tensors, canonical; None if it is not there, or not of the layer's shape."""
     value = weight_in(state, layer)
-    if value is None or value.shape != layer.module.weight.shape:
+    if value is None or value.shape != layer.stored.shape:
         return None
     return to_canonical(layer, value)
-
-
-def key_of(layer: Layer, what: str = "weight") -> str:
-    """The name of a layer's weight or bias in a ``state_dict``."""
-    return f"{layer.name}.{what}" if layer.name else what
 
 
 def _opened(given: Any, model: nn.Module) -> dict[str, Tensor]:
     if isinstance(given, nn.Module):
         plain = getattr(given, "_orig_mod", given)
-        made = {key_of(la): la.module.weight.detach() for la in weight_layers(plain) if not is_plain(la)}
+        made = {la.key(): la.module.weight.detach() for la in weight_layers(plain) if not is_plain(la)}
         return {**plain.state_dict(), **made}
     if isinstance(given, Mapping):
         return state_dict(given, Path("the mapping"))[0]

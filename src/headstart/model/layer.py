@@ -80,6 +80,14 @@ class Layer:
         """The layer's part of a tensor of the parameter's shape."""
         return parameter
 
+    def own_of(self, value: Tensor, what: str = "weight") -> Tensor | None:
+        """The layer's part of a tensor of that name in another network, of any size; None if it has none."""
+        return value
+
+    def key(self, what: str = "weight") -> str:
+        """The name of its weight or bias in a ``state_dict``."""
+        return f"{self.name}.{what}" if self.name else what
+
     def tie(self, parameter: Tensor) -> object:
         """What two layers have in common that use the same part of one parameter."""
         return id(parameter)

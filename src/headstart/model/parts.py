@@ -91,6 +91,20 @@ class Part(Layer):
         """The layer's part of a tensor of the parameter's shape."""
         return parameter if self.rows is None else parameter[slice(*self.rows)]
 
+    def own_of(self, value: Tensor, what: str = "weight") -> Tensor | None:
+        """The same block of as many, whatever their size."""
+        mine = self.bias_parameter if what == "bias" else getattr(self.module, self.parameter)
+        if self.rows is None or mine is None or self.own(mine) is mine:
+            return value
+        size = self.rows[1] - self.rows[0]
+        place, count = self.rows[0] // size, len(mine) // size
+        return value.unflatten(0, (count, -1))[place] if value.dim() and len(value) % count == 0 else None
+
+    def key(self, what: str = "weight") -> str:
+        """The name of the whole parameter."""
+        path = self.name if self.block == "out" else self.host_name
+        return _join(path, self._bias if what == "bias" else self.parameter)
+
     @property
     def bias(self) -> Tensor | None:
         """The bias that belongs to it, or None."""
@@ -105,6 +119,11 @@ class Part(Layer):
     def tie(self, parameter: Tensor) -> object:
         """What two layers have in common that use the same part of one parameter."""
         return id(parameter) if self.rows is None else (id(parameter), self.rows)
+
+    @property
+    def is_called(self) -> bool:
+        """Whether it is a module's whole call: input times weight, as of a linear layer."""
+        return self.sees_input and not self.inside
 
     @property
     def fan_in(self) -> float:
