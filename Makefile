@@ -9,8 +9,8 @@ USE    := $(VENV)/.use
 DEV    := $(VENV)/.dev
 SITE   := $(VENV)/.site
 
-# Trainers that headstart.integrations serves, and packages that bring data, each with what its tests need.
-HOSTS  := lightning transformers skorch monai fastai nnunet aeon
+# Trainers that headstart.integrations serves, packages that bring data or networks, each with what its tests need.
+HOSTS  := lightning transformers skorch monai fastai nnunet aeon models
 lightning_NEEDS    := lightning
 transformers_NEEDS := transformers accelerate
 skorch_NEEDS       := skorch
@@ -20,6 +20,7 @@ nnunet_NEEDS       := nnunetv2
 aeon_NEEDS         := aeon
 # numba, which aeon needs, trails numpy: these are not held at the pinned versions there.
 aeon_FREE          := numpy|scipy|scikit-learn
+models_NEEDS       := transformers monai timm torchvision
 
 .PHONY: demo test test-all test-hosts $(HOSTS:%=test-host-%) lint format bench sweep docs dist clean
 

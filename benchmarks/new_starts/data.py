@@ -13,7 +13,7 @@ from torch import Tensor
 from headstart.bench import load_task
 
 SUPERCLASSES = 10
-IMAGES = 5000
+IMAGES = 4000
 RAREST = 0.01  # of the most frequent class
 SYMBOLS, LENGTH, DELAY = 4, 3, 20  # of the copy task
 NOISE = 2.5  # of the volumes, in deviations of what they show
@@ -32,7 +32,7 @@ FORMANTS = {
 
 
 def images() -> tuple[Tensor, Tensor]:
-    """Return 500 images of each of ten superclasses."""
+    """Return 400 images of each of ten superclasses."""
     pixels, labels = _development()
     rows = torch.cat([_of(labels, kind)[: IMAGES // SUPERCLASSES] for kind in range(SUPERCLASSES)])
     return pixels[rows], labels[rows]
@@ -55,7 +55,7 @@ def rare() -> tuple[Tensor, Tensor]:
 def copying() -> tuple[Tensor, Tensor]:
     """Return sequences of three symbols, blanks, and a signal to repeat them; the targets are blank until then."""
     draw = torch.Generator().manual_seed(1)
-    count, steps = 8000, LENGTH + DELAY + LENGTH
+    count, steps = 4000, LENGTH + DELAY + LENGTH
     symbols = torch.randint(2, SYMBOLS + 2, (count, LENGTH), generator=draw)  # 0 is blank, 1 the signal
     inputs, targets = torch.zeros(count, steps, dtype=torch.long), torch.zeros(count, steps, dtype=torch.long)
     inputs[:, :LENGTH], inputs[:, -LENGTH] = symbols, 1
@@ -69,13 +69,13 @@ def copied(outputs: Tensor, targets: Tensor) -> float:
 
 
 def blobs() -> tuple[Tensor, Tensor]:
-    """Return volumes of 20³ voxels with smooth structure, of eight classes by the direction in which it is longest.
+    """Return volumes of 16³ voxels with smooth structure, of eight classes by the direction in which it is longest.
 
     Noise, smoothed by a Gaussian whose axes are drawn for each volume; the class says along which of the cube's four
     diagonals, three axes or no axis at all it is the longest. White noise is added.
     """
     draw = torch.Generator().manual_seed(2)
-    count, side = 1600, 20
+    count, side = 1600, 16
     labels = torch.arange(count) % 8
     found = torch.empty(count, 1, side, side, side)
     frequencies = torch.stack(torch.meshgrid(*[torch.fft.fftfreq(side)] * 3, indexing="ij"))
