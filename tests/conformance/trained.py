@@ -3,13 +3,12 @@
 import torch
 
 from headstart import rng
-from headstart.model.checkpoints import key_of
 from headstart.model.weights import weight_layers
 
 
 def _network(model, number):
     """The model's tensors with noise that depends on their names."""
-    own = {**model.state_dict(), **{key_of(la): la.module.weight.detach() for la in weight_layers(model)}}
+    own = {**model.state_dict(), **{la.key(): la.module.weight.detach() for la in weight_layers(model)}}
     found = {}
     for name, value in own.items():
         noise = torch.rand(value.shape, generator=rng.generator(number, name)).to(value)
