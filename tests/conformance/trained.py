@@ -11,9 +11,17 @@ def _network(model, number):
     own = {**model.state_dict(), **{la.key(): la.module.weight.detach() for la in weight_layers(model)}}
     found = {}
     for name, value in own.items():
-        noise = torch.rand(value.shape, generator=rng.generator(number, name)).to(value)
+        noise = _noise(name, value.shape, number).to(value)
         found[name] = value * (0.5 + noise) if value.is_floating_point() else value.clone()
     return found
+
+
+def _noise(name, shape, number):
+    """Attention's packed weights get what the three separate ones get."""
+    if name.endswith("in_proj_weight"):
+        rows = (shape[0] // 3, shape[1])
+        return torch.cat([_noise(name.replace("in_proj", f"{block}_proj"), rows, number) for block in "qkv"])
+    return torch.rand(shape, generator=rng.generator(number, name))
 
 
 def first(model):
