@@ -274,8 +274,8 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
         trace = trace_model(model, batch, call.batch_size)
+        transaction.rewind()
         if batch is not None and (studied := [layer for m in call.methods for layer in m.studied(trace)]):
-            transaction.rewind()
             trace = replace(trace, behaviour=study_behaviour(model, batch, trace, studied))
         report = ReportBuilder.of(trace)
         if batch is not None and batch.note:

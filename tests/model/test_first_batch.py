@@ -336,3 +336,18 @@ def test_any_structure_is_as_before(value, fails):
         else:
             call()
         assert told(model.value) == before
+
+
+def test_what_the_trace_does_to_flags_does_not_reach_the_selection():
+    class Freezing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Linear(16, 8)
+
+        def forward(self, x):
+            self.f.weight.requires_grad_(False)
+            return self.f(x)
+
+    model = Freezing()
+    assert hs.initialize(model, torch.randn(32, 16), "lsuv").changed == ["f"]
+    assert model.f.weight.requires_grad
