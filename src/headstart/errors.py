@@ -10,9 +10,10 @@ import difflib
 import importlib.util
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ContextDecorator
 from pathlib import Path
+from types import TracebackType
 
 _LONGEST = 600  # characters of a message that are quoted
 _TORCH = importlib.util.find_spec("torch")
@@ -100,9 +101,10 @@ def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = (
     )
 
 
-@contextmanager
-def one_error(what: str, kind: type[HeadstartError] = HeadstartError, remedy: str = "") -> Iterator[None]:
+class one_error(ContextDecorator):  # noqa: N801 - reads as a verb phrase in a with statement and as a decorator
     """Turn whatever other code raises in here into one error that quotes it and says where it came from.
+
+    A class, because a generator with ``contextmanager`` lets a ``StopIteration`` pass that it has turned into another.
 
     Args:
         what: What failed, to be followed by a colon and the quotation.
@@ -120,18 +122,23 @@ def one_error(what: str, kind: type[HeadstartError] = HeadstartError, remedy: st
         headstart.errors.HeadstartError: The reader failed on batch 3: KeyError: 'label' (raised in <doctest ...).
         Mend the code that raises it, or leave that part out (exclude=, get_inputs=).
     """
-    try:
-        yield
-    except HeadstartError:
-        raise
-    except Exception as error:
+
+    def __init__(self, what: str, kind: type[HeadstartError] | None = None, remedy: str = "") -> None:
+        self._what, self._kind, self._remedy = what, kind or HeadstartError, remedy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or isinstance(error, HeadstartError):
+            return
         place = origin(error)
         default = (
             "Mend the code that raises it, or leave that part out (exclude=, get_inputs=)."
             if place
             else "This may be a defect of headstart: please report it, with this traceback."
         )
-        raise kind(f"{what}: {quote(error)}{place}.", remedy=remedy or default) from error
+        raise self._kind(f"{self._what}: {quote(error)}{place}.", remedy=self._remedy or default) from error
 
 
 def quote(error: BaseException) -> str:

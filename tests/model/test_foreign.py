@@ -1,5 +1,9 @@
 """What a user's model, data or function raises comes back as one error that quotes it, and the model is as it was."""
 
+from collections import UserDict
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -159,6 +163,75 @@ def test_the_older_weight_norm_beside_a_lazy_layer():
     report = hs.initialize(model, x, "within-layer")
     assert report.changed == ["0", "2"]
     assert model(x).std(0, correction=0).tolist() == pytest.approx([1] * 4, abs=1e-3)
+
+
+def test_an_exception_that_ends_iterations():
+    """Of contextlib's generators it would pass through."""
+
+    def stop(*_):
+        raise StopIteration
+
+    class Stops(torch.utils.data.Dataset):
+        __len__ = lambda self: 4  # noqa: E731
+        __getitem__ = stop
+
+    with pytest.raises(hs.DataError, match=r"Sample \d of the Stops cannot be read: StopIteration"):
+        hs.initialize(nn.Linear(2, 2), Stops(), "lsuv")
+    for options in ({"get_inputs": stop}, {"mask": stop}, {"include": stop}):
+        with pytest.raises(hs.HeadstartError, match="StopIteration"):
+            hs.initialize(nn.Linear(2, 2), torch.randn(8, 2), "lsuv", **options)
+
+
+def test_layers_inside_a_transform():
+    class Forces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.g = nn.Linear(3, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return torch.func.vmap(torch.func.grad(lambda q: self.g(self.f(q).tanh()).sum()))(x)
+
+    model = Forces()
+    before = model.f.weight.detach().clone()
+    for call in (hs.initialize, hs.diagnose):
+        with pytest.raises(hs.ModelError, match=r"runs layers inside a transform of torch.func"):
+            call(model, torch.randn(32, 3))
+    assert torch.equal(before, model.f.weight)
+
+
+@dataclass
+class Result:
+    y: torch.Tensor
+    more: object = None
+
+
+class Holder:
+    def __init__(self, y):
+        self.y, self.me = y, self
+
+
+RETURNED = {
+    "a data class": Result,
+    "a data class in another": lambda y: Result(None, Result(y)),
+    "an object": Holder,
+    "a name space": lambda y: SimpleNamespace(y=y),
+    "a distribution": lambda y: torch.distributions.Categorical(logits=y, validate_args=False),
+    "a mapping": lambda y: UserDict(y=(y,)),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_whatever_a_model_returns_its_tensors_are_found(kind):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return RETURNED[kind](super().forward(x))
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 8)
+    net = Net(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert all(row.gradient_rms > 0 for row in hs.diagnose(net, x).rows)
+    report = hs.initialize(net, x, "balance")
+    assert "spread" in report.findings[-1]
 
 
 def test_quotations():

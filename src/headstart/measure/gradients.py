@@ -23,6 +23,7 @@ from headstart.model.forward import CurrentLayer, by_layer, first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import as_in_training
+from headstart.model.returned import all_tensors
 from headstart.model.tensors_together import copies, form
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -135,7 +136,7 @@ def _stand_ins(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def _looked_at(returned: Any, counting: Counting) -> list[tuple[float, float] | None]:
     found: list[tuple[float, float] | None] = []
-    for value in Batch((returned,)).tensors:
+    for value in all_tensors(returned):
         if value.is_floating_point() and value.dim():
             wide = value.detach().double()
             if not wide.numel():
@@ -197,7 +198,7 @@ def _top(
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """What to differentiate, and with which gradients at the top."""
     if loss_fn is None:
-        outputs = [t for t in Batch((returned,)).tensors if t.requires_grad]
+        outputs = [t for t in all_tensors(returned) if t.requires_grad]
         drawn = [
             _drawn_where(counting(t), t, turned, rng.generator(seed, "top gradient", str(i))) / max(1, batch.size)
             for i, t in enumerate(outputs)

@@ -22,7 +22,8 @@ from headstart.model.inputs import Batch
 from headstart.model.norms import may_normalize, normalizes
 from headstart.model.own_forward import has_own_forward
 from headstart.model.probed_call import ENOUGH, Curve, ProbedCall, Shown, probe_key
-from headstart.model.trace import Behaviour, ModelTrace, all_tensors
+from headstart.model.returned import all_tensors
+from headstart.model.trace import Behaviour, ModelTrace
 from headstart.model.weights import LAYERS, Layer, is_plain
 from headstart.numerics.fetching import fetch
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from headstart.errors import ModelError
+
 Key = TypeVar("Key")
 Before = Callable[[Key, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[Key, tuple[Any, ...], dict[str, Any], Any], Any]
@@ -78,11 +80,13 @@ def hooked(
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert before is not None
             with torch.no_grad() if no_grad else nullcontext():
+                hooks.call(_outside_transforms, args)
                 hooks.call(before, key, args, kwargs)
 
         def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             assert after is not None
             with torch.no_grad() if no_grad else nullcontext():
+                hooks.call(_outside_transforms, args)
                 return hooks.call(after, key, args, kwargs, output)
 
         if before is not None:
@@ -98,3 +102,14 @@ def hooked(
         for handle in handles:
             handle.remove()
         hooks.error = None  # its traceback holds all that the pass computed
+
+
+def _outside_transforms(args: tuple[Any, ...]) -> None:
+    """Raise where a module runs on what stands for many values, or for a value and its derivatives."""
+    if any(isinstance(t, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in args):
+        raise ModelError(
+            "The model's forward runs layers inside a transform of torch.func (vmap, grad, jacrev, jvp), where their"
+            " values cannot be looked at.",
+            remedy="Initialize the network that runs inside by itself, on a whole batch of what it takes; or use"
+            " torch.autograd.grad instead.",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from headstart.model.inputs import Batch
 from headstart.model.norms import CHANNEL_NORMS, may_normalize, normalizes
 from headstart.model.parts import Part, parts_of
 from headstart.model.recurrence import study_calls
+from headstart.model.returned import all_tensors
 from headstart.model.weights import Layer, weight_layers
 
 _RECENT = 16  # layer outputs held alive while looking for the norm that takes them
@@ -239,16 +240,3 @@ def _sources(value: Any, recent: deque[tuple[str, Tensor, int, int]]) -> list[st
     if not isinstance(value, Tensor):
         return []
     return [n for n, t, place, version in recent if place == _place(value) and t._version == version]
-
-
-def all_tensors(value: Any) -> list[Tensor]:
-    """All tensors in what a model returns: dicts, sequences and data classes of them, in each other."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [t for v in value.values() for t in all_tensors(v)]
-    if isinstance(value, (tuple, list)):
-        return [t for v in value for t in all_tensors(v)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [t for f in fields(value) for t in all_tensors(getattr(value, f.name, None))]
-    return []

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from headstart.errors import ModelError
 from headstart.model import inputs
 from headstart.model.forward import first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
+from headstart.model.returned import all_tensors
 from headstart.model.trace import trace_model
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
@@ -234,7 +234,7 @@ class _Wires(Tracer):
 
     def wiring(self, returned: Any) -> PermutationGroups:
         """Pin what the model returns, and say which labels may trade places."""
-        for leaf in tree_flatten(returned)[0]:
+        for leaf in all_tensors(returned):
             if isinstance(leaf, Tensor) and self.is_live(leaf):
                 self.pin(self.labels(leaf), "the model returns it")
         roots = self.classes.roots

@@ -20,6 +20,7 @@ from headstart.model.forward import by_layer, full_precision
 from headstart.model.hooks import hooked
 from headstart.model.inputs import GetInputs
 from headstart.model.norms import never_run
+from headstart.model.returned import all_tensors
 from headstart.model.transaction import Transaction
 from headstart.model.weights import Layer, weight_layers
 from headstart.restoring import Step, put_back
@@ -262,7 +263,7 @@ class _Watch(TorchDispatchMode):
             self,
         ):
             returned = self._model(*args, **kwargs)
-        for leaf in tree_flatten(returned)[0]:  # it has a user outside
+        for leaf in all_tensors(returned):  # it has a user outside
             self._spoil(leaf)
         return returned
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headstart.model.forward import run
 from headstart.model.inputs import Batch
+from headstart.model.returned import all_tensors
 
 _LOOKED_AT = 16  # samples that tell
 _COARSE = {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size: how far rounding moves these formats
@@ -28,7 +29,7 @@ def outputs(model: Callable[..., Any], batch: Batch) -> list[Tensor]:
     """
     with torch.no_grad():
         returned = run(model, batch.head(_LOOKED_AT))
-    return [t.clone() for t in Batch((returned,)).tensors if t.is_floating_point()]
+    return [t.clone() for t in all_tensors(returned) if t.is_floating_point()]
 
 
 def change(before: Sequence[Tensor], after: Sequence[Tensor], rounding: float = 1e-3) -> float:

@@ -26,6 +26,7 @@ from headstart.model.forward import first_input, run
 from headstart.model.hooks import hooked
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm, never_run
+from headstart.model.returned import all_tensors
 from headstart.model.weights import Layer
 from headstart.symmetries.known_operations import is_known
 from headstart.symmetries.operations import ANY, PINNED, Classes, Operation, written
@@ -367,8 +368,8 @@ class Tracer(TorchDispatchMode):
 
     def finish(self, returned: Any) -> ScaleFlow:
         """Pin what the model returns, and say where every class ended."""
-        for leaf in tree_flatten(returned)[0]:
-            if isinstance(leaf, Tensor) and id(leaf) in self._labels:
+        for leaf in all_tensors(returned):
+            if id(leaf) in self._labels:
                 self.pin(self._own(leaf), "the model returns it")
         for name, use in self._uses.items():
             inputs = self._array(use.inputs, use.layer.in_channels)
