@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 from marks import with_block, write_or_check
@@ -41,7 +40,7 @@ def block(name: str) -> str:
     cls = get(name)
     info, meaning = cls.info, arguments(cls)
     lines = [f"Writes {info.scope}. Data: {'needed' if info.needs_data else 'not needed'}. Cost: {info.cost}.", ""]
-    options = fields(cls)  # type: ignore[arg-type]
+    options = cls.option_fields()
     if options:
         lines += ["| option | default | meaning |", "|---|---|---|"]
         cells = ([f"`{f.name}`", f"`{f.default!r}`", meaning[f.name]] for f in options)

@@ -76,6 +76,28 @@ class MissingExtraError(HeadstartError):
         )
 
 
+@contextmanager
+def needs_extra(*, package: str, extra: str, what: str) -> Iterator[None]:
+    """Turn a failing import in here into one error that names the extra.
+
+    Args:
+        package: As for `MissingExtraError`.
+        extra: As there.
+        what: As there.
+
+    Raises:
+        MissingExtraError: If the import fails.
+
+    Example:
+        >>> with needs_extra(package="torch", extra="bench", what="Everything"):
+        ...     import torch
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(package=package, extra=extra, what=what) from error
+
+
 class MissingHostError(HeadstartError, ImportError):
     """An integration is imported where its host is not installed; an ``ImportError``, too."""
 

@@ -17,7 +17,7 @@ from headstart.banks.gather import Progress
 from headstart.banks.merge import merged
 from headstart.banks.source_filters import Model, Names
 from headstart.banks.summary import Summary
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,10 +185,8 @@ class FilterBank:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        try:
+        with needs_extra(package="matplotlib", extra="plot", what="FilterBank.plot()"):
             from headstart.banks.plot import plot_bank
-        except ImportError as error:
-            raise MissingExtraError(package="matplotlib", extra="plot", what="FilterBank.plot()") from error
         return plot_bank(self.title, self.entries)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from headstart.cli._command import COMMANDS, add_command
-from headstart.errors import MissingExtraError, unknown
+from headstart.errors import needs_extra, unknown
 
 SHELLS = ("bash", "zsh", "fish")
 _EXAMPLES = """\
@@ -42,10 +42,8 @@ def script(shell: str) -> str:
     """
     if shell not in SHELLS:
         raise unknown("shell to complete in", shell, SHELLS)
-    try:
+    with needs_extra(package="shtab", extra="completion", what="The command 'completion'"):
         import shtab
-    except ImportError as error:
-        raise MissingExtraError(package="shtab", extra="completion", what="The command 'completion'") from error
     from headstart.cli.main import build_parser
 
     parser = build_parser(*COMMANDS)

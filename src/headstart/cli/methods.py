@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from headstart.cli._command import add_command
@@ -49,7 +49,7 @@ def as_dict(name: str) -> dict[str, Any]:
     from headstart.engine import registry
 
     cls = registry.get(name)
-    options = {f.name: repr(f.default) for f in fields(cls)}  # type: ignore[arg-type]
+    options = {f.name: repr(f.default) for f in cls.option_fields()}
     return {**asdict(cls.info), "options": options}
 
 

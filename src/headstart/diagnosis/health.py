@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headstart.diagnosis.rows import HE, Finding, LayerHealth, rate_spread
-from headstart.errors import MissingExtraError
+from headstart.errors import needs_extra
 from headstart.results.display import Displayable, Table, number
 
 if TYPE_CHECKING:
@@ -97,10 +97,8 @@ class Diagnosis(Displayable):
             MissingExtraError: matplotlib is not installed.
             HeadstartError: The diagnosis had no data.
         """
-        try:
+        with needs_extra(package="matplotlib", extra="plot", what="Diagnosis.plot()"):
             from headstart.diagnosis.plot import plot_signals
-        except ImportError as error:
-            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot()") from error
         return plot_signals(self.title, self.rows)
 
     def plot_rates(self, after: Diagnosis | None = None) -> Figure:
@@ -113,10 +111,8 @@ class Diagnosis(Displayable):
             MissingExtraError: matplotlib is not installed.
             HeadstartError: A diagnosis had no gradients.
         """
-        try:
+        with needs_extra(package="matplotlib", extra="plot", what="Diagnosis.plot_rates()"):
             from headstart.diagnosis.plot import plot_rates
-        except ImportError as error:
-            raise MissingExtraError(package="matplotlib", extra="plot", what="Diagnosis.plot_rates()") from error
         return plot_rates(self.title, self.rows, None if after is None else after.rows)
 
 

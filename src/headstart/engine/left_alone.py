@@ -15,7 +15,7 @@ from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 from headstart.numerics.fetching import fetch
 
-AGAIN = "it runs again on what came of an earlier step"
+AGAIN = "it runs again on its own earlier outputs"
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
 def without_recurrent(
     method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder
 ) -> Sequence[Layer]:
-    """Drop the layers that run on what came of their own earlier steps, for a method that leaves those.
+    """Drop the layers that run on their own earlier outputs, for a method that leaves those.
 
     Raises:
         HeadstartError: Nothing else is there.
@@ -47,12 +47,12 @@ def without_recurrent(
         report.skip(layer, AGAIN)
     if len(left) == len(layers):
         raise HeadstartError(
-            f"{method.info.name}: every layer that it may write runs again on what came of an earlier step"
+            f"{method.info.name}: every layer that it may write runs again on its own earlier outputs"
             f" ({_named(left)}), where the first step is unlike the others.",
             remedy="Pass recurrent='all' to calibrate over all steps, or a method that needs no data.",
         )
     report.add_finding(
-        f"{method.info.name}: {len(left)} layers run again on what came of an earlier step and were left"
+        f"{method.info.name}: {len(left)} layers run again on their own earlier outputs and were left"
         f" ({_named(left)}); recurrent='all' calibrates them over all their steps."
     )
     return [layer for layer in layers if layer.name not in trace.recurrent]

@@ -112,8 +112,7 @@ class Method:
         Options that came later are declared with ``repr=False`` and only shown where they are not at their default, so
         that trials which are stored keep their names.
         """
-        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()  # a user's may be a plain class
-        late = [f for f in own if not f.repr and getattr(self, f.name) != f.default]
+        late = [f for f in self.option_fields() if not f.repr and getattr(self, f.name) != f.default]
         added = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in late)
         text = repr(self)
         return f"{text[:-1]}{'' if text.endswith('()') else ', '}{added})" if late else text
@@ -169,6 +168,11 @@ class Method:
         known = ", ".join(repr(c) for c in choices)
         self.check(value in choices, f"{field}={value!r} is not known", f"Choose one of {known}.")
 
+    @classmethod
+    def option_fields(cls) -> tuple[Field[Any], ...]:
+        """The fields of the dataclass; none if a user's method is a plain class."""
+        return fields(cls) if is_dataclass(cls) else ()
+
     def options(self) -> dict[str, Any]:
         """Fields and their values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in self.option_fields()}

@@ -1,4 +1,4 @@
-"""Layers that run on what came of their own earlier steps, calibrated over all of their steps.
+"""Layers that run on their own earlier outputs, calibrated over all of their steps.
 
 What such a layer gives at one step changes what it sees at the next, so no rescale is known in closed form. All steps
 are measured together, the layer is rescaled, and the model runs again, until nothing moves.

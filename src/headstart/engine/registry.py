@@ -11,7 +11,6 @@ A spec is ``name``, ``name:option=value,...`` or ``name:preset``; several are jo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from numbers import Complex, Integral, Number, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -122,7 +121,7 @@ def describe(name: str) -> str:
     info = cls.info
     lines = [f"{name}: {info.summary}", f"  writes     {info.scope}", f"  cost       {info.cost}"]
     lines.append(f"  data       {'needed' if info.needs_data else 'not needed'}")
-    options = [f"{f.name}={f.default!r}" for f in _fields(cls)]
+    options = [f"{f.name}={f.default!r}" for f in cls.option_fields()]
     lines.append(f"  options    {', '.join(options) or 'none'}")
     if info.presets:
         lines.append(f"  presets    {', '.join(f'{name}:{p}' for p in info.presets)}")
@@ -169,7 +168,7 @@ def parse(spec: str) -> list[Method]:
 def _parse_one(spec: str) -> Method:
     name, rest = specs.head(spec.strip())
     cls = get(name)
-    known = {f.name for f in _fields(cls)}
+    known = {f.name for f in cls.option_fields()}
     build: Callable[..., Method] = cls
     options: dict[str, Any] = {}
     for key, value in specs.items(rest):
@@ -271,7 +270,3 @@ def _spelled(hint: Any) -> str:
     if origin is Literal:
         return " | ".join(map(repr, args))
     return f"{name}[{', '.join(map(_spelled, args))}]" if args else name
-
-
-def _fields(cls: type[Method]) -> tuple[Any, ...]:
-    return fields(cls) if is_dataclass(cls) else ()

@@ -84,7 +84,7 @@ def _visit(view: ModelView, wanted: list[Layer], methods: dict[str, list[Method]
     elif looping := [la for la in wanted if _loops(la, view, methods)]:
         if batch_size is not None and batch_size < batch.size:
             raise HeadstartError(
-                f"{looping[0].where} runs on what came of its own earlier steps, and recurrent='all' measures all of"
+                f"{looping[0].where} runs on its own earlier outputs, and recurrent='all' measures all of"
                 " them together.",
                 remedy="Pass fewer samples instead of batch_size=, or leave recurrent= out.",
             )

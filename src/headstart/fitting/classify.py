@@ -93,7 +93,7 @@ class Classify:
             if on_epoch is not None and epoch == 0:
                 on_epoch(model, 0)
             if not kept:
-                everything = torch.arange(len(parts[epoch]))  # type: ignore[arg-type]
+                everything = torch.arange(samples.sample_count(parts[epoch]))
                 chosen = samples.batches(everything, self.batch_size, seed, f"epoch-{epoch}")
                 source = samples.fetch(parts[epoch], chosen)
                 kept = list(source) if self.frozen_batches else []

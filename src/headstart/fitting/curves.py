@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from headstart import rng
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 from headstart.fitting import classify, samples
 from headstart.fitting.classify import Classify
 from headstart.model import guard
@@ -74,13 +74,11 @@ class SampleCurves:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        try:
+        with needs_extra(package="matplotlib", extra="plot", what="SampleCurves.plot()"):
             from matplotlib.figure import Figure
             from matplotlib.ticker import MaxNLocator
 
             from headstart.results.filter_plot import AFTER, BEFORE
-        except ImportError as error:
-            raise MissingExtraError(package="matplotlib", extra="plot", what="SampleCurves.plot()") from error
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         colours = {"sample": "#b3541e", "training": AFTER, "validation": "#2e7d4f"}
         names = {"sample": f"the sample ({self.size})", "training": "all training data", "validation": "validation"}
@@ -180,7 +178,7 @@ def sample_curves(
 @torch.no_grad()
 def _look(model: nn.Module, dataset: Dataset[Any], norm: str, fit: Classify, seed: int) -> tuple[float, float]:
     """Mean loss and accuracy in percent."""
-    order = torch.randperm(len(dataset), generator=rng.generator(seed, "look"))[:_MOST]  # type: ignore[arg-type]
+    order = torch.randperm(samples.sample_count(dataset), generator=rng.generator(seed, "look"))[:_MOST]
     chosen = order.tensor_split(samples.steps(len(order), fit.batch_size))
     losses: list[Tensor] = []
     right: list[Tensor] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,16 @@ from headstart.model.take import lists_samples
 
 _TARGETS = ("labels", "label", "targets", "target", "y")
 DRAWS = ("nested", "disjoint", "independent")
+
+
+def sample_count(dataset: Dataset[Any]) -> int:
+    """The number of samples of a data set that has one, which torch's own type does not promise.
+
+    Example:
+        >>> sample_count(TensorDataset(torch.zeros(3)))
+        3
+    """
+    return len(cast(Sized, dataset))
 
 
 class Rows(Dataset[Any]):
@@ -122,7 +132,7 @@ class Collated(Dataset[Any]):
         self.dataset, self.collate = dataset, collate
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return sample_count(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
         return self.dataset[index]
@@ -235,7 +245,7 @@ def labels(dataset: Dataset[Any]) -> Tensor | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     whole_numbers = not values.is_floating_point() and values.dim() == 1
-    return values.cpu() if whole_numbers and len(values) == len(dataset) else None  # type: ignore[arg-type]
+    return values.cpu() if whole_numbers and len(values) == sample_count(dataset) else None
 
 
 def target_of(batch: Any) -> Any:

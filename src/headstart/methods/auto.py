@@ -77,7 +77,7 @@ class Auto(Method):
     Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
     independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
     choice; a single step of training is seen by the weights, the biases, or a norm behind the layer); a module that
-    runs again on what came of an earlier step, or on inputs of different sizes; an activation unlike those that the
+    runs again on its own earlier outputs, or on inputs of different sizes; an activation unlike those that the
     recipes were shown on, such as a sine; a forward that changes the weight before it uses it. Without norms one such
     layer leaves all, since their scales hang together.
 

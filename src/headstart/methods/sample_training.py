@@ -133,7 +133,7 @@ class SampleTraining(Method):
         """Train, stage by stage."""
         assert view.batch is not None
         dataset = samples.as_dataset(view.data, view.batch.raw, view.model)
-        plan = self.stages(len(dataset), view.seed)  # type: ignore[arg-type]
+        plan = self.stages(samples.sample_count(dataset), view.seed)
         if isinstance(dataset, samples.Rows) and not samples.holds_rows(view.data):
             view.report.add_finding(
                 f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all."
@@ -174,7 +174,13 @@ class SampleTraining(Method):
         if isinstance(fit, Classify) and fit.get_inputs is None:
             fit = replace(fit, get_inputs=view.get_inputs)
         assert view.batch is not None
-        work = [repr(self), classify.name_of(fit), str(view.seed), str(len(dataset)), fingerprint(view.batch)]  # type: ignore[arg-type]
+        work = [
+            repr(self),
+            classify.name_of(fit),
+            str(view.seed),
+            str(samples.sample_count(dataset)),
+            fingerprint(view.batch),
+        ]
         kept = Checkpoint(self.checkpoint, view.model, work)
         done = kept.resume()
         if done:
@@ -248,7 +254,7 @@ class SampleTraining(Method):
 
 def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:
     """As many samples as the stage has, anew for every epoch, from one pass after the other over all of the data."""
-    size, needed = len(dataset), len(stage.indices)  # type: ignore[arg-type]
+    size, needed = samples.sample_count(dataset), len(stage.indices)
     waiting, passes = torch.empty(0, dtype=torch.long), 0
     for _ in range(stage.epochs):
         while len(waiting) < needed:

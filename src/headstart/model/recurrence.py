@@ -1,4 +1,4 @@
-"""Modules that run several times in one forward pass: again on what came of an earlier step, or on other inputs."""
+"""Modules that run several times in one forward pass: again on their own earlier outputs, or on other inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def study_calls(
         calls: How often each ran.
 
     Returns:
-        Names of layers that run again on what came of an earlier step, and of others whose inputs are not alike.
+        Names of layers that run again on their own earlier outputs, and of others whose inputs are not alike.
 
     Cost: none if no layer runs twice, two passes of the batch otherwise.
     """

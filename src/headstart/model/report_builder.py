@@ -45,7 +45,7 @@ class ReportBuilder:
             rows[layer.name].notes.append("the forward pass does not call this module")
         for name, n in trace.calls.items():
             if name in trace.recurrent:
-                rows[name].notes.append(f"runs {n} times, again on what came of an earlier step")
+                rows[name].notes.append(f"runs {n} times, again on its own earlier outputs")
             elif n > 1:
                 rows[name].notes.append(f"runs {n} times; treated on its first use")
         return cls(rows)

@@ -52,7 +52,7 @@ class ModelTrace:
             gates, embeddings. Methods that say so write them, too.
         order: Layer or part -> its place in the order of execution.
         calls: How often each layer runs.
-        recurrent: Names of layers that run again on what came of an earlier step.
+        recurrent: Names of layers that run again on their own earlier outputs.
         unlike: Names of other layers that run several times, on inputs of different sizes.
         norm_after: Layer name -> name of the normalization module that takes its output directly.
         norms: Names of all normalization modules that run.

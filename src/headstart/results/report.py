@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 from headstart.results.display import Displayable, Table, number
 from headstart.results.plain import plain
 from headstart.results.whole_file import whole_file
@@ -162,10 +162,8 @@ class Report(Displayable):
         """
         if self.filters is None:
             raise HeadstartError("No convolution was written, so there are no filters to plot.")
-        try:
+        with needs_extra(package="matplotlib", extra="plot", what="Report.plot_filters()"):
             from headstart.results.filter_plot import filter_pair
-        except ImportError as error:
-            raise MissingExtraError(package="matplotlib", extra="plot", what="Report.plot_filters()") from error
         return filter_pair(*self.filters)
 
 

@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import DataError, HeadstartError, MissingExtraError
+from headstart.errors import DataError, HeadstartError, needs_extra
 
 COLUMNS = ("arm", "seed", "score")
 TASK = "task"
@@ -154,11 +154,9 @@ def _lines_of_array(text: str, path: Path) -> str:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    try:
+    with needs_extra(package="pyarrow", extra="export", what="A .parquet file"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(package="pyarrow", extra="export", what="A .parquet file") from error
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from headstart.errors import HeadstartError, MissingExtraError, ModelError
+from headstart.errors import HeadstartError, ModelError, needs_extra
 
 CONFIG = "config.json"
 
@@ -71,8 +71,6 @@ def host() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
+    with needs_extra(package="transformers", extra="hf", what="A model of Hugging Face"):
         import transformers
-    except ImportError as error:
-        raise MissingExtraError(package="transformers", extra="hf", what="A model of Hugging Face") from error
     return transformers

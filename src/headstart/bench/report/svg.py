@@ -8,7 +8,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from headstart.errors import MissingExtraError
+from headstart.errors import needs_extra
 from headstart.results.display import printable
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def figure(width: float, height: float) -> Figure:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
+    with needs_extra(package="matplotlib", extra="bench", what="A figure of the report"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(package="matplotlib", extra="bench", what="A figure of the report") from error
     with style():
         return Figure(figsize=(width, height), layout="constrained")
 

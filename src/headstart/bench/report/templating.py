@@ -9,7 +9,7 @@ from typing import Any
 from headstart.bench.report.summary import span
 from headstart.bench.statistics.metric import ACCURACY, Metric
 from headstart.bench.statistics.verdicts import p_text
-from headstart.errors import MissingExtraError
+from headstart.errors import needs_extra
 from headstart.results.display import printable
 
 
@@ -51,10 +51,8 @@ def engine() -> Any:
     Raises:
         MissingExtraError: If Jinja2 is not installed.
     """
-    try:
+    with needs_extra(package="jinja2", extra="bench", what="The report page"):
         import jinja2
-    except ImportError as error:
-        raise MissingExtraError(package="jinja2", extra="bench", what="The report page") from error
     return jinja2
 
 

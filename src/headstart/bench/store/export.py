@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.bench.store.store import Store
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 from headstart.results.whole_file import whole_file
 
 _RESULT = (
@@ -139,11 +139,9 @@ def save(rows: Sequence[Row], columns: Sequence[str], path: str | os.PathLike[st
 
 
 def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
-    try:
+    with needs_extra(package="pyarrow", extra="export", what="A .parquet file"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(package="pyarrow", extra="export", what="A .parquet file") from error
     whole, text = ("weights_draw", "seed", "step"), (*_NAMES[:7], "key", "status", "reason")
     kinds = {**dict.fromkeys(whole, pyarrow.int64()), **dict.fromkeys(text, pyarrow.string())}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in columns])

@@ -18,7 +18,7 @@ from headstart.bench.specs import options as reader
 from headstart.bench.tasks.arrays import from_arrays
 from headstart.bench.tasks.task import Task
 from headstart.engine import specs
-from headstart.errors import DataError, MissingExtraError, unknown
+from headstart.errors import DataError, needs_extra, unknown
 
 Made = tuple[Any, Any]
 
@@ -128,12 +128,9 @@ def _ellipsoids(samples: int, size: int, dims: int) -> Made:
 
 def _series(name: str) -> Made:
     """A data set that aeon ships, such as ArrowHead (outlines) or BasicMotions (a watch's sensors)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from aeon import datasets
-    except ImportError as error:
-        raise MissingExtraError(package="aeon", extra="series", what=f"The task 'series:{name}'") from error
+    with needs_extra(package="aeon", extra="series", what=f"The task 'series:{name}'"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from aeon import datasets
     folder = Path(datasets.__file__).parent / "data"
     shipped = sorted(
         path.parent.name for path in folder.glob("*/*_TRAIN.ts") if path.stem == f"{path.parent.name}_TRAIN"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headstart import rng
-from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
+from headstart.errors import DataError, HeadstartError, needs_extra, unknown
 from headstart.model import inputs
 
 SAMPLES = 1024  # what hs.initialize takes of a tensor; no more is decoded and converted
@@ -168,10 +168,8 @@ def _image_folder(folder: Path, seed: int, limit: int, resize: int | None) -> So
 
 
 def _read_image(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
-    try:
+    with needs_extra(package="pillow", extra="bench", what="A folder of images"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError(package="pillow", extra="bench", what="A folder of images") from error
     try:
         with Image.open(path) as opened:
             image = opened if opened.mode == "L" else opened.convert("RGB")

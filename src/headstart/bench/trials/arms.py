@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.engine import specs
@@ -211,5 +211,5 @@ def spec_of(method: Method) -> str:
         >>> spec_of(parse("prewarm:fraction=0.25")[0])
         'prewarm:fraction=0.25'
     """
-    plain = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    plain = {field.name: field.default for field in method.option_fields()}
     return specs.write(method.info.name, {k: v for k, v in method.options().items() if v != plain[k]})

@@ -20,7 +20,7 @@ import torch
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from headstart.bench.trials.training import Training
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,10 +41,8 @@ def make_fabric(config: Training) -> Fabric:
     Raises:
         MissingExtraError: If Lightning Fabric is not installed.
     """
-    try:
+    with needs_extra(package="lightning-fabric", extra="bench", what="Training"):
         from lightning_fabric import Fabric
-    except ImportError as error:
-        raise MissingExtraError(package="lightning-fabric", extra="bench", what="Training") from error
     device = torch.device(config.device)
     several = config.devices > 1
     where: Any = config.devices if several or device.index is None else [device.index]

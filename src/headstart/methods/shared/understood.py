@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headstart.engine.left_alone import AGAIN
 from headstart.methods.shared.known_starts import TOO_FEW, why_authors
 from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
-AGAIN = "it runs again on what came of an earlier step"
 UNLIKE = "it runs several times, on inputs of different sizes"
 TRAINED = "behind it was trained: its values differ from channel to channel"
 FIXED = "its forward changes its weight (weight standardization, say)"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.bench.runs.executors.base import Finished, Working
 from headstart.bench.runs.executors.processes import LOOK, RETRIES, cores
 from headstart.bench.runs.executors.worker import Job, Reply, work
-from headstart.errors import HeadstartError, MissingExtraError
+from headstart.errors import HeadstartError, needs_extra
 
 if TYPE_CHECKING:
     from headstart.bench.runs.executors.base import Progress
@@ -190,10 +190,8 @@ def _import() -> Any:
     if "ray" not in sys.modules:
         # Ray prints what befalls its processes, pages of it, on the driver's standard output; it reads this once.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    try:
+    with needs_extra(package="ray", extra="ray", what="--ray"):
         import ray
-    except ImportError as error:
-        raise MissingExtraError(package="ray", extra="ray", what="--ray") from error
     return ray
 
 

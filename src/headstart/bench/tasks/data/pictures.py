@@ -13,7 +13,7 @@ import numpy as np
 
 from headstart.bench.tasks.data import files
 from headstart.bench.tasks.data.cache import Array
-from headstart.errors import DataError, MissingExtraError
+from headstart.errors import DataError, needs_extra
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _PIECE = 512
@@ -100,10 +100,8 @@ class _opened:  # noqa: N801 - used like a function
         self._path = path
 
     def __enter__(self) -> Any:
-        try:
+        with needs_extra(package="pillow", extra="bench", what="A data set of image files"):
             from PIL import Image
-        except ImportError as error:
-            raise MissingExtraError(package="pillow", extra="bench", what="A data set of image files") from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
