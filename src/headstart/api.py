@@ -244,7 +244,7 @@ class _Call:
         needing = [m.info.name for m in self.methods if m.info.needs_data]
         size = self.batch_size
         if size is not None and not (isinstance(size, int) and size > 1):
-            raise DataError(f"batch_size={size!r} is no batch.", remedy="Pass a whole number from 2, or None.")
+            raise DataError(f"batch_size={size!r} is not possible.", remedy="Pass a whole number from 2, or None.")
         if self.data is None and needing:
             raise DataError(
                 f"Method '{needing[0]}' works from data and got none.",

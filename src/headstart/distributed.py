@@ -161,7 +161,9 @@ def _pack(error: Exception) -> Any:
         copy = None
     if type(copy) is type(error) and str(copy) == str(error):
         return error
-    packed = HeadstartError(f"{type(error).__name__}: {error}", remedy="It arose on the rank that computes.")
+    packed = HeadstartError(
+        f"{type(error).__name__}: {error}", remedy="The error was raised on the rank that computes the start."
+    )
     return _pack(packed)
 
 

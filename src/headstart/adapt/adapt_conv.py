@@ -187,7 +187,7 @@ def adapt_conv(
         what = "reference=" if reference is not None else "recentre=" if recentre else f"match={match!r}"
         raise DataError(f"{what} is about outputs on new data, and there is none.", remedy="Pass data=.")
     if reference is not None and match not in ("auto", "original"):
-        raise HeadstartError(f"match={match!r} makes no use of reference=.", remedy="Leave one of them out.")
+        raise HeadstartError(f"match={match!r} does not use reference=.", remedy="Leave one of them out.")
     model = guard.unwrap(model)
     guard.check(model)
     if guard.is_lazy(model):

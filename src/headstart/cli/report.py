@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.primary:
         raise HeadstartError(
-            "--primary is for several experiments.", remedy="One has its question from headstart compare --primary."
+            "--primary is for several experiments.", remedy="For one experiment, pass --primary to headstart compare."
         )
 
     from headstart.bench import Store, analyse

@@ -48,7 +48,7 @@ def without_recurrent(
     if len(left) == len(layers):
         raise HeadstartError(
             f"{method.info.name}: every layer that it may write runs again on its own earlier outputs"
-            f" ({_named(left)}), where the first step is unlike the others.",
+            f" ({_named(left)}), and their first step is unlike the others.",
             remedy="Pass recurrent='all' to calibrate over all steps, or a method that needs no data.",
         )
     report.add_finding(

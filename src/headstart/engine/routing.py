@@ -39,14 +39,14 @@ def not_reached(view: ModelView, left: Sequence[Layer], what: str) -> None:
             remedy="The model takes different paths for different inputs: exclude these layers.",
         )
     for layer in left:
-        view.report.skip(layer, "nothing reaches it any more, now that the layers before it are written")
+        view.report.skip(layer, "no data reaches it since the layers before it were written")
 
 
 def reached_late(view: ModelView, layers: Iterable[str]) -> None:
     """Say that layers which the model left out as it was are called now."""
     if names := sorted(layers):
         view.report.add_finding(
-            f"Called only now that the layers before are written, and left as they were: {', '.join(names)}."
+            f"Called only since the layers before them were written, and left as they were: {', '.join(names)}."
             " Initialize once more to include them, or exclude what routes."
         )
 

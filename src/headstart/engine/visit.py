@@ -260,7 +260,7 @@ class Visit:
         if ZEROS not in self.row.notes:
             self.skip(ZEROS)
             self.add_finding(
-                f"{self.method}: layers whose weights are all zero were left, since that is taken for a choice;"
+                f"{self.method}: layers whose weights are all zero were left as their author's choice;"
                 " zeros='write' writes them."
             )
 
@@ -305,7 +305,7 @@ class Visit:
             except Exception as error:
                 raise HeadstartError(
                     f"{self.method} failed in {self.layer.where}: {type(error).__name__}: {error}.",
-                    remedy=f"This is a defect of the method; exclude='{self.layer.name}' goes around it.",
+                    remedy=f"This is a defect of the method; exclude='{self.layer.name}' skips this layer.",
                 ) from error
         self.row.seconds += time.perf_counter() - start
 

@@ -40,7 +40,7 @@ def test_a_value_stays_one_word_whatever_it_holds():
     [
         ("train {start} {sede}", r"placeholder {sede}.*Did you mean {seed}\?.*{start}, {seed}, {out}, {dir}, {extra}"),
         ("train {start} {lr}", r"{lr}, which does not exist.*write {{lr}}"),
-        ("train 'x", "parted into words"),
+        ("train 'x", "split into words"),
         ("  ", "empty"),
         ("train {seed} {out}", r"no {start}"),
         ("train {{start}}", r"no {start}"),

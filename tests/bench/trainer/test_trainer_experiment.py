@@ -121,7 +121,7 @@ def test_a_run_that_takes_too_long_or_leaves_no_score_fails(store_of):
     slow = analyse(store_of("slow", timeout=0.5, arms=ARMS[:1], seeds=(0,)))
     assert slow.failures[0].reason == "it took longer than 0.5 s and was ended"
     silent = analyse(store_of("silent", arms=ARMS[:1], seeds=(0,)))
-    assert silent.failures[0].reason == "It ended well, but wrote no score to {out}."
+    assert silent.failures[0].reason == "The command succeeded, but wrote no score to {out}."
     assert "names: 0.bias" in silent.failures[0].lines
 
 

@@ -33,10 +33,10 @@ def test_texts_are_read_with_the_type_that_the_value_has():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr", "'lr' is nothing to search. Write lr="),
-        ("lr=", "is nothing to search"),
-        ("=1,2", "is nothing to search"),
-        ("lr=1,,2", "is nothing to search"),
+        ("lr", "'lr' cannot be searched. Write lr="),
+        ("lr=", "cannot be searched"),
+        ("=1,2", "cannot be searched"),
+        ("lr=1,,2", "cannot be searched"),
         ("lf=1,2", "no word of training to search: 'lf'. Did you mean 'lr'"),
         ("lr=high,low", "lr='high': it is not a number"),
         ("patience=1.5,2", "it is not a whole number"),

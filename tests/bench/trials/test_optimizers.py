@@ -94,7 +94,7 @@ def test_several_devices_are_not_one_by_number():
 
 
 def test_a_batch_must_be_shared_out_evenly():
-    with pytest.raises(HeadstartError, match="10 images cannot be shared out evenly to 3 devices"):
+    with pytest.raises(HeadstartError, match="10 images cannot be divided evenly among 3 devices"):
         replace(CONFIG, devices=3).resolve(IMAGES)
 
 

@@ -64,7 +64,7 @@ class Search:
             raise HeadstartError(
                 f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more: "
                 "the choice among more would be an advantage by itself.",
-                remedy="Search a word of training with more values, such as lr=3e-4,1e-3,3e-3, which all arms have.",
+                remedy="Search a setting of training with more values, such as lr=3e-4,1e-3,3e-3, which all arms have.",
             )
 
     @property

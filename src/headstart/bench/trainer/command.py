@@ -52,7 +52,7 @@ class Command:
         try:
             words = tuple(shlex.split(text))
         except ValueError as error:
-            raise HeadstartError(f"The trainer's command cannot be parted into words: {error}.") from error
+            raise HeadstartError(f"The trainer's command cannot be split into words: {error}.") from error
         if not words:
             raise HeadstartError("The trainer's command is empty.")
         command = cls(words)
@@ -63,11 +63,11 @@ class Command:
                 known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
                 raise HeadstartError(
                     f"The trainer's command has the placeholder {{{name}}}, which does not exist.",
-                    remedy=f"{hint}Known: {known}; write {{{{{name}}}}} for braces that are meant.",
+                    remedy=f"{hint}Known: {known}; write {{{{{name}}}}} for braces.",
                 )
         if not command.uses("start"):
             raise HeadstartError(
-                "The trainer's command has no {start}, so that all arms would train alike.",
+                "The trainer's command has no {start}, so all arms would train alike.",
                 remedy="Let the script load the start: model.load_state_dict(load_file(path)).",
             )
         return command

@@ -99,7 +99,9 @@ class TrainerExperiment:
         check_starts(self.arms)
         for arm in self.arms:
             if not self.data and any(method.info.needs_data for method in arm.methods()):
-                raise HeadstartError(f"'{arm.label}' needs data.", remedy="Pass --data: inputs alone suffice.")
+                raise HeadstartError(
+                    f"'{arm.label}' needs data.", remedy="Pass --data; inputs without targets are enough."
+                )
         whole = any(method.takes_data_set for arm in self.arms for method in arm.methods())
         samples = 2**62 if whole else self.samples or None
         source = Source(None)

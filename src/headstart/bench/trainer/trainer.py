@@ -155,5 +155,5 @@ def _score(trainer: Trainer, values: dict[str, str], log: Path) -> Score:
     named = [Path(fill(told, values) + ending) for ending in _ENDINGS]
     found = next((path for path in named if path.is_file()), None)
     if found is None:
-        raise HeadstartError(f"It ended well, but wrote no score to {told}.")
+        raise HeadstartError(f"The command succeeded, but wrote no score to {told}.")
     return read_score(found, trainer.metric)

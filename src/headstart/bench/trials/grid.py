@@ -75,7 +75,7 @@ def read_grid(texts: Sequence[str], arms: Sequence[Arm]) -> dict[str, list[Any]]
         parts = [part.strip() for part in specs.split(values or "", ",")]
         if not name or not all(parts):
             raise HeadstartError(
-                f"{text!r} is nothing to search.",
+                f"{text!r} cannot be searched.",
                 remedy="Write lr=1e-3,3e-3 or, for an option of an arm, ARM.option=a,b.",
             )
         key = label + name

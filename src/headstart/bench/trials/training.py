@@ -115,7 +115,7 @@ class Training:
         """
         if self.batch_size % self.devices:
             raise HeadstartError(
-                f"A batch of {self.batch_size} images cannot be shared out evenly to {self.devices} devices."
+                f"A batch of {self.batch_size} images cannot be divided evenly among {self.devices} devices."
             )
         if self.devices > 1 and ":" in self.device:
             raise HeadstartError(

@@ -62,6 +62,6 @@ def words_of(name: str, given: Container[str] = ()) -> Mapping[str, Any]:
     if lacking:
         raise HeadstartError(
             f"The protocol '{protocol.name}' leaves the {lacking[0]} to you.",
-            remedy=f"Say it: headstart compare {PREFIX}{protocol.name} {protocol.variants[0][0]}.",
+            remedy=f"Name it: headstart compare {PREFIX}{protocol.name} {protocol.variants[0][0]}.",
         )
     return {**protocol.words, "out": f"runs/{protocol.name}"}

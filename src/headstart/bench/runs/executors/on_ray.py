@@ -134,7 +134,7 @@ class OnRay:
             room = min(room, int(there.get("GPU", 0) / gpus + 1e-6))
         if room < 1:
             raise HeadstartError(
-                f"Ray has no room for a trial of {self._threads} cores and {gpus:g} GPUs: it has "
+                f"Ray has too few resources for a trial of {self._threads} cores and {gpus:g} GPUs: it has "
                 f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs."
             )
         return min(room, self._jobs or room)
