@@ -1,4 +1,4 @@
-"""What the site changes in docstrings before it reads them: sections of examples, references in Sphinx's form, settings."""
+"""What the site changes in docstrings before it reads them: examples, references in Sphinx's form, settings."""
 
 from __future__ import annotations
 
