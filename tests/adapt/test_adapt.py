@@ -685,7 +685,7 @@ def pruned():
         (net, {"reference": draw(8, 3, 10, 10)}, "there is none. Pass data="),
         (net, {"recentre": True}, "there is none. Pass data="),
         (net, {"data": draw(8, 4, 10, 10), "recentre": True}, "needs a trained batch norm"),
-        (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 3, 10, 10), "match": "unit"}, "makes no use of"),
+        (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 3, 10, 10), "match": "unit"}, "does not use"),
         (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 4, 10, 10)}, "forward failed"),
         (net, {"data": draw(8, 5, 10, 10)}, "takes the input: 5 channels come to it instead of 3"),
         (net, {"data": draw(8, 4, 10, 10), "layer": "3"}, r"takes the input as well.*\['3', '0'\]"),
