@@ -10,8 +10,8 @@ import difflib
 import importlib.util
 import sysconfig
 import traceback
-from collections.abc import Iterable
-from contextlib import ContextDecorator
+from collections.abc import Iterable, Iterator
+from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from types import TracebackType
 
