@@ -8,6 +8,7 @@ import pytest
 
 from headstart.bench import judge
 from headstart.bench.analysis.analysis import assemble
+from headstart.bench.analysis.conclusion import conclude
 from headstart.bench.analysis.controls import read_control, read_null
 from headstart.bench.analysis.question import question_rule
 from headstart.bench.analysis.rows import say_overall
@@ -41,7 +42,19 @@ def spread(mean, deviation, n=8):
     return mean + deviation * steps / steps.std(ddof=1)
 
 
+def conclusion(*kinds):
+    """Say what arms come to: + helps, - hurts, 0 makes no difference, ? is not settled."""
+    gains = {"+": spread(2, 0.3), "-": spread(-2, 0.3), "0": spread(0, 0.01), "?": spread(0.4, 1)}
+    found = [replace(comparison(gains[kind]), arm=name) for kind, name in zip(kinds, "abcd", strict=False)]
+    return conclude(found, "default", 8)
+
+
 SAID = {
+    "in short, one that helps": lambda: conclusion("+"),
+    "in short, all kinds": lambda: conclusion(*"+-0?"),
+    "in short, several that help": lambda: conclusion(*"++"),
+    "in short, none that helps": lambda: conclusion(*"-0"),
+    "in short, nothing settled": lambda: conclusion(*"??"),
     "it helps": lambda: say(comparison(spread(2, 0.5))),
     "it helps, by less than matters": lambda: say(comparison(spread(0.3, 0.1))),
     "it helps against another arm": lambda: say(comparison(spread(2, 0.5), against="old")),

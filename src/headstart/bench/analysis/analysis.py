@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.bench.analysis.conclusion import conclude
 from headstart.bench.analysis.controls import read_control, read_null
 from headstart.bench.analysis.families import judge_arms
 from headstart.bench.analysis.judgement import RULES
@@ -186,6 +187,11 @@ class Analysis:
         where = f" Here it is {target.accuracy:.2f} %." if target else ""
         speed = SPEED + where if self.metric.own else ""
         return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
+
+    def conclusion(self) -> str:
+        """Say what was found and what to do next; empty if there is no verdict."""
+        compared = [arm.comparison for arm in self.methods if arm.comparison is not None]
+        return conclude(compared, self.baseline.label, len(self.baseline.results))
 
     def control_readings(self) -> list[str]:
         """Say what each control shows, a question and its answer each."""

@@ -16,6 +16,16 @@ _ASKED = {
 }
 
 
+def plain_name(kind: str) -> str:
+    """Name a control by what it is.
+
+    Example:
+        >>> plain_name("matched-random"), plain_name("equal-steps")
+        ('random filters of the same size', 'the default start, trained longer')
+    """
+    return "the default start, trained longer" if kind == EQUAL_STEPS else _ASKED[kind][1]
+
+
 def read_control(c: Comparison, kind: str, gain: Comparison | None, more: str = "more training steps") -> str:
     """Say what a control shows of a method.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headstart.bench.analysis.analysis import Analysis, ArmSummary, analyse
+from headstart.bench.analysis.controls import plain_name
 from headstart.bench.report import figures, pictures, summary
 from headstart.bench.report.svg import figure
 from headstart.bench.report.templating import drawing, engine, fill
@@ -86,7 +87,8 @@ def render(analysis: Analysis) -> str:
 
 
 def _card(analysis: Analysis, arm: ArmSummary) -> dict[str, Any]:
-    beyond = [c for c in analysis.beyond if c.arm == arm.label and c.seeds]
+    kinds = {each.label: each.control for each in analysis.arms}
+    beyond = [(c, plain_name(kinds[c.against])) for c in analysis.beyond if c.arm == arm.label and c.seeds]
     stored = next(each for each in analysis.plan["arms"] if each["label"] == arm.label)
     exact = (*arm.methods, *(f"{name}={_plain(value)}" for name, value in stored.get("changes", ())))
     words = say(arm.comparison) if arm.comparison and arm.comparison.seeds else None

@@ -183,6 +183,8 @@ def _with_span(value: str, span: str) -> str:
 def markdown(analysis: Analysis) -> str:
     """Write the Markdown twin of the page: verdicts, table, controls, how it was decided."""
     lines = [f"# {inert(heading(analysis))}", "", inert(" · ".join(facts(analysis))), ""]
+    if analysis.conclusion():
+        lines += [f"**{inert(analysis.conclusion())}**", ""]
     if analysis.missing:
         lines += [f"**{analysis.missing} trials are not finished; this is what the others show.**", ""]
     lines += [f"- {inert(arm.sentence())}" for arm in analysis.methods]
@@ -217,6 +219,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "baseline": analysis.baseline.label,
         "metric": {"name": analysis.metric.name, "lower_is_better": analysis.metric.lower_is_better},
         "margin": analysis.plan["margin"],
+        "conclusion": analysis.conclusion(),
         "arms": [_arm(arm) for arm in analysis.arms],
         "failures": [asdict(failure) for failure in analysis.failures],
         "beyond_controls": [_comparison(c) for c in analysis.beyond],

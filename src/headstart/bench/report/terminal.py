@@ -120,6 +120,9 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
     console.print()
     console.print(table(analysis))
     console.print()
+    if analysis.conclusion():
+        console.print(line(analysis.conclusion(), "bold"))
+        console.print()
     for arm in analysis.methods:
         console.print(line(f"• {arm.sentence()}"))
     for reading in analysis.control_readings():

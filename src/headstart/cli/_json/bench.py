@@ -147,6 +147,7 @@ def analysis() -> Schema:
         baseline=text("what all are compared with"),
         metric=thing("the score", name=text("what is judged"), lower_is_better=switch("whether less is better")),
         margin=number("smallest difference that matters"),
+        conclusion=text("what was found and what to do next; empty without a verdict"),
         arms=many(arm, "the baseline first"),
         failures=many(of(Failure), "runs that failed"),
         beyond_controls=many(_detailed(), "each arm against its controls"),
@@ -171,6 +172,7 @@ def overview() -> Schema:
         label=text("the method"),
         configurations=texts("its specs"),
         sentence=text("what it does, in a sentence"),
+        primary=switch("whether it is the question, which is judged first"),
         overall=maybe({**_overall(), "description": "over all experiments"}),
         rows=many(row, "one per experiment"),
     )
