@@ -43,8 +43,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> N
     parser.add_argument(
         "--model-args", default="", metavar="K=V,...", help="arguments of the model's builder: in_channels=1,classes=10"
     )
-    parser.add_argument("--seed", type=int, default=0, help="names every draw (default: %(default)s)")
-    parser.add_argument("--samples", type=int, metavar="N", help="how many samples to use")
+    parser.add_argument("--seed", type=int, default=0, help="all random draws follow from it (default: %(default)s)")
+    parser.add_argument("--samples", type=int, metavar="N", help="number of samples to use")
     parser.add_argument("--raw", action="store_true", help="take bytes as they are instead of standardizing them")
     parser.add_argument("--resize", type=int, metavar="N", help="scale and crop the images of a folder to N×N")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -60,7 +60,7 @@ def add_mask(parser: argparse.ArgumentParser) -> None:
 
 def add_memory_limit(parser: argparse.ArgumentParser) -> None:
     """Add ``--memory-limit``."""
-    text = "what sparse data may take once they are dense (default: %(default)s)"
+    text = "largest size of sparse data that is made dense (default: %(default)s)"
     parser.add_argument("--memory-limit", type=int, default=MEMORY_LIMIT, metavar="MB", help=text)
 
 

@@ -16,9 +16,9 @@ examples:
   headstart adapt timm:resnet18 --in-channels 4 --checkpoint rgb.safetensors --data bands.npy --dry-run \\
       --source-names red green blue --names blue green red nir --map nir=0.5*red+0.5*green
 
-An entry of --map says what the next new channel is made of: an old one (index or name), a sum of weights times old
-ones, or none; with 'new=' in front, what that new channel is made of, and the others meet by equal names.
-The model is built with its own number of channels (--model-args in_channels=3 says it); the data has the new ones.
+Each entry of --map is the source of one new channel, in order: an old channel (index or name), a weighted sum of old
+channels, or none. With 'new=' in front, an entry is for that channel, and the others take old channels of equal names.
+The model is built with its old number of channels (set it with --model-args in_channels=3); the data has the new one.
 Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, and no file.
 """
 
@@ -32,16 +32,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "adapt", __doc__, _EXAMPLES)
     data = ".npy/.npz/.pt/.safetensors, a folder of images, or file.py:function, with the new channels"
     _common.add_model_arguments(parser, data_help=data)
-    parser.add_argument("--in-channels", type=int, required=True, metavar="N", help="how many channels it shall take")
+    parser.add_argument(
+        "--in-channels", type=int, required=True, metavar="N", help="number of input channels that the model gets"
+    )
     parser.add_argument("--strategy", metavar="NAME", help=f"{', '.join(STRATEGIES)} (default: repeat)")
-    parser.add_argument("--map", nargs="+", metavar="ENTRY", help="instead: what every new channel is made of")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the new channels, such as bands")
-    parser.add_argument("--source-names", nargs="+", metavar="NAME", help="of the old channels")
-    add_like(parser, adapt_conv, "fill", f"for 'none': {', '.join(FILLS)}", metavar="NAME")
-    parser.add_argument("--reference", metavar="DATA", help="data with the old channels, whose deviation is kept")
-    add_like(parser, adapt_conv, "match", ", ".join(MATCHES), metavar="NAME")
-    add_like(parser, adapt_conv, "per", "one factor per layer or channel", metavar="NAME")
-    parser.add_argument("--recentre", action="store_true", help="move the running mean of the batch norm behind it")
+    parser.add_argument(
+        "--map", nargs="+", metavar="ENTRY", help="instead of a strategy: the source of each new channel"
+    )
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the new channels, such as bands")
+    parser.add_argument("--source-names", nargs="+", metavar="NAME", help="names of the old channels")
+    add_like(parser, adapt_conv, "fill", f"weights of channels without a source: {', '.join(FILLS)}", metavar="NAME")
+    parser.add_argument(
+        "--reference",
+        metavar="DATA",
+        help="data with the old channels; the output keeps the deviation that it has on them",
+    )
+    add_like(parser, adapt_conv, "match", f"what the output is matched to: {', '.join(MATCHES)}", metavar="NAME")
+    add_like(parser, adapt_conv, "per", "layer or channel: what has a factor of its own", metavar="NAME")
+    parser.add_argument(
+        "--recentre", action="store_true", help="move the running mean of the batch norm behind the layer"
+    )
     parser.add_argument(
         "--layer", nargs="+", metavar="LAYER", help="these convolutions instead of those that are found"
     )

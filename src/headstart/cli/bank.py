@@ -96,13 +96,13 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     build.add_argument("--model-args", default="", metavar="K=V,...", help="arguments of the model's builder")
     clusters = "clusters per entry; or by layer: conv1=10,*=3"
     add_like(build, FilterBank.from_models, "clusters", clusters, type=str, metavar="K")
-    add_like(build, FilterBank.from_models, "distance", "between filters", choices=DISTANCES)
+    add_like(build, FilterBank.from_models, "distance", "distance between filters", choices=DISTANCES)
     build.add_argument("--pool", action="store_true", help="put layers of one kernel size and depth together")
-    add_like(build, FilterBank.from_models, "bins", "of depth with --pool", metavar="N")
+    add_like(build, FilterBank.from_models, "bins", "bins of depth, with --pool", metavar="N")
     build.add_argument("--whole", action="store_true", help="cluster whole filters instead of slices")
     build.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
     build.add_argument("--exclude", nargs="+", metavar="LAYER", help="not these layers")
-    build.add_argument("--seed", type=int, default=0, help="names every draw (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="all random draws follow from it (default: %(default)s)")
     build.add_argument(
         "--elbow",
         nargs="?",

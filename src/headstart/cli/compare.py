@@ -218,7 +218,7 @@ def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched:
 
 
 def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
-    """Add a word's option. Its default is None, so that a file's value can be told from one that was typed."""
+    """Add a setting's option. Its default is None, which shows that it was not typed."""
     shown = " ".join(map(str, word.default)) if isinstance(word.default, tuple) else f"{word.default}"
     known = f"{', '.join(word.choices)}; " if word.choices else ""
     text = f"{word.help} ({known}default: {shown or 'none'})"
@@ -241,7 +241,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
     """Put defaults, file or protocol, and command line together, the later before the earlier.
 
     Returns:
-        Every word with its value, those that were typed, and the file if there is one.
+        Every setting with its value, those that were typed, and the file if there is one.
     """
     typed = {
         name: getattr(args, word.field) for name, word in SETTINGS.items() if getattr(args, word.field) is not None
@@ -266,7 +266,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
 
 @contextlib.contextmanager
 def _pointing(config: Config | None, typed: Mapping[str, Any], about: str = "") -> Iterator[None]:
-    """Make errors point at the file's line that they are about, or that of a word, if it is known."""
+    """Make errors point at the file's line that they are about, or that of a setting, if it is known."""
     try:
         yield
     except HeadstartError as error:

@@ -49,11 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--format",
         metavar="NAME",
-        help="for whom: torch, safetensors, timm, nnunet or hf, which is a folder (default: by the file's ending)",
+        help="format of the start: torch, safetensors, timm, nnunet, or hf (a folder) (default: by the file's ending)",
     )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="run at most so many samples at a time (slower, less memory)"
-    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples that run at a time (slower, less memory)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ _WIDTH = 100
 _EXAMPLES = """\
 examples:
   headstart protocols                                   all of them, a line each
-  headstart protocols prewarm-svhn-published            one: every word, and what became of the published defects
+  headstart protocols prewarm-svhn-published            one: every setting, and what became of the published defects
   headstart compare protocol:prewarm-svhn-published     run it; options overrule its words
   headstart protocols prewarm-svhn-published --write prewarm.toml
       the same as an experiment's file; so does headstart compare protocol:NAME --write FILE

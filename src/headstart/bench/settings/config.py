@@ -36,7 +36,7 @@ class Config:
 
     Args:
         file: Its name.
-        settings: Its words with their values, in the form of the command line's.
+        settings: Its settings with their values, in the form of the command line's.
         lines: The line of each.
     """
 
@@ -49,8 +49,8 @@ class Config:
 
         Args:
             error: Such as that a model is not known.
-            overruled: Words whose value came from elsewhere.
-            about: The word that the error is about, if that is known.
+            overruled: Settings whose value came from elsewhere.
+            about: The setting that the error is about, if that is known.
         """
         if about in self.settings and about not in (overruled or {}):
             error.args = (f"{self.file}, line {self.lines[about]}: {error}",)
@@ -68,12 +68,12 @@ def read(path: str | os.PathLike[str]) -> Config:
     r"""Read an experiment's file.
 
     Args:
-        path: A TOML file whose keys are words of `headstart.bench.settings.words`. Paths in it are taken as on the
+        path: A TOML file whose keys are settings of `headstart.bench.settings.words`. Paths in it are taken as on the
             command line, from the working directory.
 
     Raises:
-        HeadstartError: If it is not there, is not TOML, has a key that is no word, or a value that cannot
-            be. The message names the line and, for a word that is not known, the nearest one.
+        HeadstartError: If it is not there, is not TOML, has a key that is no setting, or a value that cannot
+            be. The message names the line and, for an unknown setting, the nearest one.
 
     Example:
         >>> import tempfile
@@ -107,7 +107,7 @@ def write(settings: Mapping[str, Any]) -> str:
     """Write settings as the file that says the same.
 
     Args:
-        settings: Any of the words; the others are written with their defaults, so that the file means the
+        settings: Any of them; the others are written with their defaults, so that the file means the
             same if a default changes.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The words of an experiment: each is a key of its file and an option of its command line."""
+"""The settings of an experiment: each is a key of its file and an option of its command line."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ SETTINGS: dict[str, Setting] = {found.name: found for group in GROUPS for found 
 """Every setting by its name: those of the experiment, the search, the training and a trainer's command, from there."""
 _FOR_A_TRAINER = {"model": "", "arms": ("auto",), "margin": 0.0}
 NOT_OF_A_TRAINER = ("task", "split-seed", "search", "search-seeds", "search-trials")
-"""Words on what to compare that only headstart's own loop has."""
+"""Settings of what to compare that only headstart's own loop has."""
 
 
 def defaults(trainer: bool = False) -> dict[str, Any]:
-    """Return every word with its default value.
+    """Return every setting with its default value.
 
     Args:
         trainer: Whether a command of the user's own trains. Its margin is 0 by default: half a percent of the mean
@@ -93,10 +93,10 @@ def defaults(trainer: bool = False) -> dict[str, Any]:
 
 
 def check_together(said: Mapping[str, Any]) -> None:
-    """Raise the error for words that do not go together: of a trainer's command and of headstart's own loop.
+    """Raise the error for settings that do not go together: of a trainer's command and of headstart's own loop.
 
     Args:
-        said: The words that the user said.
+        said: The settings that the user gave.
 
     Raises:
         HeadstartError: For the first that is out of place.
@@ -117,10 +117,10 @@ def check_together(said: Mapping[str, Any]) -> None:
 
 
 def trainer_of(settings: Mapping[str, Any]) -> Trainer:
-    """Read the words on a trainer's command.
+    """Read the settings of a trainer's command.
 
     Args:
-        settings: ``trainer``, and any of the other words.
+        settings: ``trainer``, and any other settings.
 
     Raises:
         HeadstartError: If they make no sense.
@@ -142,7 +142,7 @@ def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
     """Build the experiment of a trainer's command.
 
     Args:
-        settings: Every word with its value.
+        settings: Every setting with its value.
 
     Raises:
         HeadstartError: If a value makes no sense.
@@ -172,7 +172,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
     """Build the experiment that the settings describe.
 
     Args:
-        settings: Every word with its value.
+        settings: Every setting with its value.
 
     Raises:
         HeadstartError: If a value makes no sense.
@@ -206,7 +206,7 @@ def check(settings: Mapping[str, Any]) -> None:
     """Raise the error for values that make no sense by themselves, without loading anything.
 
     Args:
-        settings: Any of the words.
+        settings: Any of them.
 
     Raises:
         HeadstartError: For the first that cannot be.
@@ -227,7 +227,7 @@ def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
     """Describe the search that the settings ask for, if they ask for one.
 
     Args:
-        settings: Every word with its value.
+        settings: Every setting with its value.
         what: The experiment that they describe.
 
     Raises:
