@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -438,3 +439,10 @@ def test_a_branch_that_begins_closed_is_its_authors_choice(factor: Tensor, left:
     report = hs.initialize(model, IMAGES)
     assert (report.changed == []) is left
     assert any("begins closed" in note for note in report.row("2.b").notes) is left
+
+
+def test_a_network_of_scaled_standardized_convolutions_is_left(timm: Any) -> None:
+    torch.manual_seed(0)
+    report = hs.initialize(timm.create_model("test_nfnet", num_classes=5), torch.randn(16, 3, 32, 32))
+    assert report.changed == []
+    assert any("its forward changes its weight" in note for row in report.rows for note in row.notes)

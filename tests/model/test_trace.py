@@ -1,5 +1,7 @@
 """What a trace finds: order, norms, outputs, ties; and who may be written."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,26 @@ def test_what_counts_as_a_norm(norm, found):
 )
 def test_a_norm_counts_where_it_takes_the_output_itself(between, direct):
     assert ("a" in plan_of(Net(between), X).norm_after) is direct
+
+
+@dataclass
+class Returned:
+    logits: torch.Tensor
+    hidden: tuple
+    name: str = "record"
+
+
+def test_outputs_in_a_data_class_are_outputs():
+    class Record(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.side = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.body(x))
+            return Returned(self.head(x), (self.side(x),))
+
+    assert plan_of(Record(), torch.rand(4, 4)).outputs == {"head", "side"}
 
 
 def test_outputs_are_the_layers_whose_output_is_returned():
