@@ -6,7 +6,7 @@
 Results go to docs/results/no-harm.csv, a line per run; what is there is not run again. Then
 ``python tools/recompute.py --write`` makes the table. Networks of packages that are missing are left out, and may be
 added from another environment. ``--doubtful`` runs six more seeds of each network whose mean loss is higher from auto's
-start by more than counts.
+start by more than counts. ``--arms`` with ``--out`` tries other starts than auto.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ def smallest_shape(build: Callable[[], nn.Module]) -> Shape:
     return ()
 
 
-def finished() -> dict[tuple[str, str, int], dict[str, str]]:
+def finished(out: Path) -> dict[tuple[str, str, int], dict[str, str]]:
     """The runs that are there, by network, arm and seed."""
-    if not OUT.exists():
+    if not out.exists():
         return {}
-    with OUT.open() as file:
+    with out.open() as file:
         return {(r["network"], r["arm"], int(r["seed"])): r for r in csv.DictReader(file)}
 
 
@@ -117,16 +117,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="parts of names")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--doubtful", action="store_true", help="six more seeds where the mean is higher from auto's")
+    parser.add_argument("--arms", nargs="*", default=["auto"], help="starts beside the default")
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    done = finished()
+    done = finished(args.out)
     doubtful = higher() if args.doubtful else set()
     for name, build in every():
         if args.only and not any(part in name for part in args.only):
             continue
         if args.doubtful and name not in doubtful and (name, "auto", MORE[0]) not in done:
             continue
-        wanted = [(arm, seed) for seed in (MORE if args.doubtful else args.seeds) for arm in ("auto", "default")]
+        seeds = MORE if args.doubtful else args.seeds
+        wanted = [(arm, seed) for seed in seeds for arm in (*args.arms, "default")]
         wanted = [(arm, seed) for arm, seed in wanted if (name, arm, seed) not in done]
         if not wanted or done.get((name, "auto", 0), {}).get("written") == "0":
             continue
@@ -137,14 +140,14 @@ def main() -> None:
         for arm, seed in wanted:
             begin = time.perf_counter()
             found = {"network": name, "arm": arm, "seed": seed, "side": shape[0], **train(build, arm, seed, shape)}
-            new = not OUT.exists()
-            with OUT.open("a", newline="") as file:
+            new = not args.out.exists()
+            with args.out.open("a", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
                 if new:
                     writer.writeheader()
                 writer.writerow(found)
             print(found, f"{time.perf_counter() - begin:.1f} s", flush=True)
-            if found["written"] == 0 and arm == "auto":
+            if found["written"] == 0 and args.arms == [arm]:
                 break  # bit for bit the same network
 
 
