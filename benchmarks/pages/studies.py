@@ -9,6 +9,7 @@ from pathlib import Path
 from headstart.bench.papers.reproduction.page import table as published_table
 from headstart.bench.papers.reproduction.rows import rows_of
 from headstart.bench.statistics.verdicts import Comparison, compare_family
+from pages.dense import dense
 from pages.marks import MAIN
 from pages.tables import DAGGER, against, arms, facts, gain, stated, table, unbounded
 from pages.trials import Compared, read, rows
@@ -94,7 +95,11 @@ def clusters_extra(folder: Path, found: Mapping[str, Compared]) -> Blocks:
     columns = ("cosine to the start", "explained, trained", "explained, random", "size, trained", "size, random")
     lines = table(["layer", *(f"{name}{DAGGER}" for name in columns)], moved)
     beside = table(["start", "published", "measured here"], measured, text=3)
-    return {"published": [*beside, *unbounded(beside, 5)], "moved": [*lines, "", NOT_KEPT]}
+    return {
+        "published": [*beside, *unbounded(beside, 5)],
+        "moved": [*lines, "", NOT_KEPT],
+        "dense": dense(rows(folder / "clusters-dense.csv")),
+    }
 
 
 def samples_extra(folder: Path, found: Mapping[str, Compared]) -> Blocks:
