@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import rates, starts
+from pages import new_starts, rates, starts
 from pages.check import write_page
 from pages.studies import STUDIES
 
@@ -39,6 +39,9 @@ def folders(runs: Path, page: str) -> dict[str, dict[str, Path]]:
     if page == "starts":
         where = {page: runs / page, starts.LONGER: runs / "equal-cost"}
         return {stem: {name: folder / name for name in starts.STUDY.panels} for stem, folder in where.items()}
+    if page == new_starts.STEM:
+        ended = [name for name in new_starts.PANELS if (runs / page / name / "report.html").exists()]
+        return {page: {name: runs / page / name for name in ended}}
     study = STUDIES[page]
     return {page: {name: runs / (study.runs or page) / name for name in study.panels}}
 
@@ -111,7 +114,7 @@ def _save(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]])
 def main() -> None:
     """Read the comparisons that there are, write the files, and make the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("page", choices=sorted([*STUDIES, "starts", "budgets"]))
+    parser.add_argument("page", choices=sorted([*STUDIES, "starts", "budgets", new_starts.STEM]))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="has a folder for each page")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     args = parser.parse_args()

@@ -16,7 +16,7 @@ SUPERCLASSES = 10
 IMAGES = 4000
 RAREST = 0.01  # of the most frequent class
 SYMBOLS, LENGTH, DELAY = 4, 3, 20  # of the copy task
-NOISE = 2.5  # of the volumes, in deviations of what they show
+NOISE = 1.0  # of the volumes, in deviations of what they show
 RATE = 8000  # of the sounds, in Hz
 # Peterson and Barney 1952: the first three formants of men's vowels, in Hz.
 FORMANTS = {

@@ -58,7 +58,8 @@ def main(names: list[str]) -> None:
 def write_rates() -> None:
     """Write what was tried, of all comparisons that have run."""
     folders = [(name, rate, RUNS / "new-starts-rates" / name / rate) for name in ORDER for rate in ORDER[name]]
-    trials = [(name, rate, export.trials(Store(folder))[0]) for name, rate, folder in folders if folder.exists()]
+    ended = [(name, rate, Store(folder)) for name, rate, folder in folders if (folder / "report.html").exists()]
+    trials = [(name, rate, export.trials(store)[0]) for name, rate, store in ended]
     found = [(name, rate, round(float(row["validation_accuracy"]), 2)) for name, rate, row in trials]
     with OUT.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("network", "rate", "validation"), *found])

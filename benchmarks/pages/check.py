@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from pages import budgets, costs, demo, diagnoses, figures, frozen, h200, no_harm, rates, starts, studies, verdicts
+from pages import budgets, costs, demo, diagnoses, figures, frozen, h200, new_starts, no_harm, rates, starts, studies, verdicts
 from pages.marks import Table, blocks, outside, parts, replaced
 from pages.studies import STUDIES, Blocks
 
@@ -55,6 +55,7 @@ PAGES: Mapping[Path, Page] = {
             "h200": Page(h200.page),
             "statistics": Page(verdicts.page),
             "no-harm": Page(no_harm.page),
+            new_starts.STEM: Page(new_starts.page),
             "development": Page(frozen.developed),
             "protocol": Page(frozen.fixed),
         }.items()
