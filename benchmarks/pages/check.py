@@ -11,7 +11,21 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from pages import budgets, costs, demo, diagnoses, figures, frozen, h200, new_starts, no_harm, rates, starts, studies, verdicts
+from pages import (
+    budgets,
+    costs,
+    demo,
+    diagnoses,
+    figures,
+    frozen,
+    h200,
+    new_starts,
+    no_harm,
+    rates,
+    starts,
+    studies,
+    verdicts,
+)
 from pages.marks import Table, blocks, outside, parts, replaced
 from pages.studies import STUDIES, Blocks
 

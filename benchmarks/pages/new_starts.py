@@ -52,7 +52,9 @@ def _starts(found: Mapping[str, Compared]) -> list[str]:
             row = cells(arm)
             verdict = arm.comparison.verdict.value
             lines.append([PANELS[name], inert(arm.label), default, gain(arm.comparison), row.wins, row.p, verdict])
-    return table(["network · data", "start", "default", "difference", "better in", "p (Holm)", "verdict"], lines, text=2)
+    return table(
+        ["network · data", "start", "default", "difference", "better in", "p (Holm)", "verdict"], lines, text=2
+    )
 
 
 def _direct(found: Mapping[str, Compared]) -> list[str]:
