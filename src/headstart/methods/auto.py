@@ -243,7 +243,7 @@ def _is_candidate(layer: Layer, trace: ModelTrace) -> bool:
 
 
 def _untried(layer: Layer, trace: ModelTrace) -> str:
-    """Why a layer before norms is not the first convolution of those on which whitening was shown to help; empty if it is."""
+    """Why a layer before norms is no first convolution on which whitening was shown to help; empty if it is."""
     if layer is not trace.first_convolution:
         return "norms set the scales, and nothing was found to help here"
     if layer.name not in trace.norm_after:
