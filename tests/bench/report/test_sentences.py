@@ -45,12 +45,14 @@ def spread(mean, deviation, n=8):
 def conclusion(*kinds):
     """Say what arms come to: + helps, - hurts, 0 makes no difference, ? is not settled."""
     gains = {"+": spread(2, 0.3), "-": spread(-2, 0.3), "0": spread(0, 0.01), "?": spread(0.4, 1)}
+    gains["+small"] = spread(0.3, 0.05)
     found = [replace(comparison(gains[kind]), arm=name) for kind, name in zip(kinds, "abcd", strict=False)]
     return conclude(found, "default", 8)
 
 
 SAID = {
     "in short, one that helps": lambda: conclusion("+"),
+    "in short, one that helps by less than matters": lambda: conclusion("+small"),
     "in short, all kinds": lambda: conclusion(*"+-0?"),
     "in short, several that help": lambda: conclusion(*"++"),
     "in short, none that helps": lambda: conclusion(*"-0"),

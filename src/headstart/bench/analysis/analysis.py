@@ -13,7 +13,7 @@ from headstart.bench.analysis.controls import read_control, read_null
 from headstart.bench.analysis.families import judge_arms
 from headstart.bench.analysis.judgement import RULES
 from headstart.bench.analysis.looks import by_hand, level_of
-from headstart.bench.analysis.provenance import eager, mixed
+from headstart.bench.analysis.provenance import eager, mixed, twins
 from headstart.bench.analysis.question import question_rule
 from headstart.bench.analysis.selection import Selection, selection_of
 from headstart.bench.statistics import paired
@@ -314,7 +314,8 @@ def assemble(
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(metric.guess) if target else ()
     edges = searched.warnings if (searched := selection_of(plan)) else ()
-    return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges), metric)
+    alike = twins({arm.label: arm.results for arm in arms if not arm.control})
+    return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges, *alike), metric)
 
 
 def _summarize(

@@ -54,6 +54,8 @@ def _next(given: Sequence[Comparison], baseline: str) -> str:
         more = f" for now; about {max(needed)} seeds would settle it" if needed else ""
         return f"Next: keep {baseline}{more}."
     use = f"use {helps[0]}" if len(helps) == 1 else f"use one of {_and(helps)}; which is better was not asked"
+    if all(abs(c.mean) < c.margin for c in given if c.verdict is Verdict.HELPS):
+        use = f"{use}{',' if len(helps) > 1 else ''} if it costs little"
     more = f" About {max(needed)} seeds would settle the rest." if needed else ""
     return f"Next: {use}.{more}"
 

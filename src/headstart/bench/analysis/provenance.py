@@ -33,3 +33,26 @@ def eager(results: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Steps were not captured in {count} of {len(results)} trials: {reason}."
         for reason, count in sorted(reasons.items())
     ]
+
+
+def twins(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Say which arms have the same score in every run: on this model they are one start.
+
+    Args:
+        results: By arm and seed.
+
+    Example:
+        >>> runs = {seed: {"test_accuracy": 90.0 + seed} for seed in range(3)}
+        >>> twins({"a": runs, "b": {}, "c": runs})
+        ['a and c have the same scores in every run: here they are one start, and count once.']
+    """
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for label, by_seed in results.items():
+        if len(by_seed) > 1:
+            scores = tuple(sorted((seed, float(result["test_accuracy"])) for seed, result in by_seed.items()))
+            groups.setdefault(scores, []).append(label)
+    return [
+        f"{' and '.join(names)} have the same scores in every run: here they are one start, and count once."
+        for names in groups.values()
+        if len(names) > 1
+    ]
