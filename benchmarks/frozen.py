@@ -75,7 +75,7 @@ def judged(args: argparse.Namespace, listed: Sequence[Cell], machine: Machine) -
                 augment = data.SIDES[side][cell.data].augment
             seeds = range(first, first + cells.SEEDS)
             return cells.experiment(
-                cell, task, cells.judged_arms(args.primary), seeds, cell.training(augment, machine.device)
+                cell, task, cells.judged_arms(cell.network, args.primary), seeds, cell.training(augment, machine.device)
             )
 
         def run(what: Experiment, name: str = name, cell: Cell = cell) -> None:

@@ -27,25 +27,30 @@ class Network:
         kind: What its layers are followed by; candidates are chosen for each kind by itself, as `auto` has a recipe for
             each.
         convolutions: Whether it is made of them: then trials compute in bfloat16 and channels last.
+        matched: The control that writes random filters of the sizes that `auto` writes; empty where it writes none, or
+            keeps the random directions that are there.
     """
 
     model: str
     kind: str
     convolutions: bool = True
+    matched: str = ""
 
 
 NORMS, LAYER_NORMS, NO_NORMS = KINDS = "batch norms", "layer norms", "no norms"
 
 
+_STEM = "matched-random:of=whitening"
+_SCALED = "within-layer:beta=0.1+balance"
 _OWN = "benchmarks/evidence/networks.py"
 NETWORKS: Mapping[str, Network] = {
-    "small-cnn": Network("headstart:prewarm-cnn", NORMS),
-    "resnet20": Network("headstart:cifar-resnet20", NORMS),
-    "resnet20-no-norm": Network("headstart:cifar-resnet20:norm=0", NO_NORMS),
-    "mobilenet": Network("headstart:mobilenet-v1:width=16", NORMS),
+    "small-cnn": Network("headstart:prewarm-cnn", NORMS, matched=_STEM),
+    "resnet20": Network("headstart:cifar-resnet20", NORMS, matched=_STEM),
+    "resnet20-no-norm": Network("headstart:cifar-resnet20:norm=0", NO_NORMS, matched=_SCALED),
+    "mobilenet": Network("headstart:mobilenet-v1:width=16", NORMS, matched="matched-random:of='filter-clusters:paper'"),
     "convnext": Network(f"{_OWN}:convnext", LAYER_NORMS),
     "vit": Network(f"{_OWN}:vit", LAYER_NORMS, convolutions=False),
-    "plain20": Network("headstart:plain-cnn:depth=20,width=16", NO_NORMS),
+    "plain20": Network("headstart:plain-cnn:depth=20,width=16", NO_NORMS, matched=_SCALED),
     "mlp": Network("headstart:mlp:width=256,depth=3", NO_NORMS, convolutions=False),
 }
 IMAGES = (500, 2000, 5000)
@@ -152,15 +157,18 @@ CANDIDATES: Mapping[str, str] = {
 """Candidates for `auto`'s next recipe, alone and in sensible pairs."""
 
 
-def judged_arms(primary: bool = False) -> tuple[Arm, ...]:
+def judged_arms(network: str, primary: bool = False) -> tuple[Arm, ...]:
     """List the arms of a judged cell: `auto` with all of its controls, and the other starts.
 
     Args:
+        network: A key of `NETWORKS`.
         primary: Only what the primary contrast takes: the default start, `auto`, and another draw of the default.
     """
     if primary:
         return tuple(arm for arm in with_controls([parse_arm(AUTO)]) if arm.control in ("", "null"))
-    return (*with_controls([parse_arm(AUTO)]), *(parse_arm(f"{label}={spec}") for label, spec in METHODS.items()))
+    matched = {"random at auto's sizes": NETWORKS[network].matched} if NETWORKS[network].matched else {}
+    others = (parse_arm(f"{label}={spec}") for label, spec in {**matched, **METHODS}.items())
+    return (*with_controls([parse_arm(AUTO)]), *others)
 
 
 def candidates(labels: Sequence[str] = tuple(CANDIDATES)) -> tuple[Arm, ...]:

@@ -40,6 +40,7 @@ def described(status: str) -> dict[str, Any]:
                 "optimizer": cell.optimizer,
                 "epochs": cell.training(()).epochs,
                 "measured": cell.name in cells.measured(),
+                "matched": cells.NETWORKS[cell.network].matched,
                 "rates": list(cells.RATES[cell.optimizer]),
                 "augment": list(judging[cell.data].augment),
             }
@@ -50,7 +51,7 @@ def described(status: str) -> dict[str, Any]:
             for side in (data.DEVELOPMENT, data.JUDGING)
             for name, source in data.SIDES[side].items()
         ],
-        "arms": [{"arm": arm.label, "spec": arm.spec, "control": arm.control} for arm in cells.judged_arms()],
+        "arms": [{"arm": arm.label, "spec": arm.spec, "control": arm.control} for arm in cells.judged_arms("vit")],
         "seeds": cells.SEEDS,
         "batch": cells.BATCH,
         "margin": cells.MARGIN,

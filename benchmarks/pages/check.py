@@ -57,6 +57,7 @@ PAGES: Mapping[Path, Page] = {
         RESULTS / f"{stem}.md": page
         for stem, page in {
             **{stem: _study(stem) for stem in STUDIES},
+            "monai": Page(lambda folder: studies.page(folder, "monai")),
             "starts": Page(starts.page, figures.of_starts),
             "budgets": Page(budgets.page, figures.of_budgets),
             "learning-rates": Page(rates.page, figures.of_rates),

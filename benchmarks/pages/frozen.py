@@ -15,6 +15,7 @@ from pages.trials import Row, rows
 
 LENGTHS, TRIALS, PROTOCOL = "development-lengths.csv", "development.csv", "protocol.json"
 Blocks = dict[str, list[str]]
+CELL = ("cell", "network", "data", "augmentation", "optimizer, rates", "epochs", "random at auto's sizes")
 
 
 def developed(folder: Path) -> Blocks:
@@ -100,6 +101,7 @@ def fixed(folder: Path) -> Blocks:
             ", ".join(each["augment"]),
             f"{each['optimizer']}, {', '.join(f'{rate:g}' for rate in each['rates'])}",
             f"{each['epochs']:g}{'' if each['measured'] else ' (assumed)'}",
+            f"`{each['matched']}`" if each["matched"] else "none",
         ]
         for each in known["cells"]
     ]
@@ -110,6 +112,6 @@ def fixed(folder: Path) -> Blocks:
     return {
         "status": table(["status", "recipe"], [[known["status"], f"`{known['recipe']}`"]], text=2),
         "data": table(["side", "classes", "images at most: training, validation, test", "tested on"], sides, text=4),
-        "cells": table(["cell", "network", "data", "augmentation", "optimizer, rates", "epochs"], listed, text=6),
+        "cells": table(CELL, listed, text=len(CELL)),
         "arms": table(["arm", "spec", "control"], arms, text=3),
     }

@@ -28,6 +28,7 @@ class Study:
         pairs: Arms to compare with each other, as a family of its own.
         beyond: Whether to compare each method with each of its controls.
         runs: Folder of its comparisons in ``runs``, if it is not named as the page.
+        score: What a trial's score is.
         extra: Writes further blocks of the page.
     """
 
@@ -36,6 +37,7 @@ class Study:
     pairs: tuple[tuple[str, str], ...] = ()
     beyond: bool = False
     runs: str = ""
+    score: str = "test accuracy"
     extra: Callable[[Path, Mapping[str, Compared]], Blocks] = lambda folder, found: {}
     before: Callable[[Mapping[str, Compared]], list[str]] = lambda found: []
 
@@ -58,7 +60,7 @@ def sections(found: Mapping[str, Compared], study: Study) -> list[str]:
     for name, compared in found.items():
         title = study.panels[name]
         lines += ["", f"### {title[0].upper()}{title[1:]}", "", facts(compared), ""]
-        lines += [*arms(compared, study.learns), *against(direct(compared, study))]
+        lines += [*arms(compared, study.learns, study.score), *against(direct(compared, study))]
     return lines
 
 
@@ -168,6 +170,7 @@ STUDIES = {
         before=reproduced,
         runs="reproduce/pre-warm-small",
     ),
+    "monai": Study({"unet": "MONAI's U-Net on volumes of 24×24×24, instance norms"}, score="Dice (%)"),
     "auto": Study(
         {
             "plain20": "plain, 20 layers, no norm",

@@ -90,13 +90,13 @@ def rate(compared: Compared, arm: ArmSummary) -> str:
     return compared.stated[arm.label]["rate"]
 
 
-def arms(compared: Compared, count_learning: bool = False) -> list[str]:
+def arms(compared: Compared, count_learning: bool = False, score: str = "test accuracy") -> list[str]:
     """Write one comparison's rows: baseline, methods, controls."""
     analysis = compared.analysis
     searched, task = bool(compared.facts["search_seeds"]), analysis.plan["task"]
     head = ["start", *([_marked("rate", compared, "lr")] if searched else [])]
     head += ["seeds that learn"] if count_learning else []
-    head += ["test accuracy", "difference", "95 % interval", "wins", "p (Holm)", _marked("takes", compared)]
+    head += [score, "difference", "95 % interval", "wins", "p (Holm)", _marked("takes", compared)]
     lines = []
     for arm in (analysis.baseline, *analysis.methods, *analysis.controls):
         found = cells(arm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def build(spec: str, model_args: str, facts: Mapping[str, Any] | None, seed: int
     known.update(found)
     if from_config.is_config_folder(spec):
         torch.manual_seed(seed & 0xFFFF_FFFF_FFFF_FFFF)
-        return from_config.build_from_config(spec, given), f"Built the model of '{spec}/{from_config.CONFIG}'."
+        return from_config.build_from_config(spec, given), f"Built the model of '{Path(spec, from_config.CONFIG)}'."
     torch.manual_seed(seed & 0xFFFF_FFFF_FFFF_FFFF)  # as torch reads a negative one; it takes no longer ones
     if user_function.is_user_function(spec):
         function = user_function.load_function(spec)
