@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
     parser.add_argument("--minutes", type=float, help="begin no trial after so many")
     parser.add_argument("--data-root", dest="root", type=data_root, default=data_root(None), help="of the data sets")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     machine = Machine(args.device, args.jobs, args.minutes and time.monotonic() + 60 * args.minutes)
     try:
         perform(args, machine)
