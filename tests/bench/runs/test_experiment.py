@@ -11,7 +11,7 @@ from headstart.bench import Arm, Store, Training, analyse, parse_arm, run, with_
 from headstart.bench.runs import experiment as module
 from headstart.bench.runs.executors.base import Silent
 from headstart.bench.trials import trial as trial_module
-from headstart.bench.trials.arms import parse_arms
+from headstart.bench.trials.arms import check_starts, parse_arms
 from headstart.bench.trials.trial import run_trial
 from headstart.errors import HeadstartError, UnknownNameError
 
@@ -179,6 +179,10 @@ def test_what_cannot_be_an_experiment_is_refused(make_experiment):
     twice = make_experiment(arms=(Arm("a", "lsuv"), Arm("b", "lsuv")))
     with pytest.raises(HeadstartError, match="'a' and 'b' are the same start"):
         twice.prepare()
+
+
+def test_arms_that_differ_in_an_option_that_came_late_are_two_starts():
+    check_starts([Arm("default"), Arm("all", "within-layer"), Arm("two", "within-layer:layers=2")])
 
 
 def test_a_control_that_is_what_another_arm_is_shares_its_trials(make_experiment, store):

@@ -192,7 +192,7 @@ def check_starts(arms: Sequence[Arm]) -> None:
     """
     owners: dict[str, str] = {}
     for arm in arms:
-        start = repr((arm.methods(), arm.weights_draw, sorted(arm.changes)))
+        start = repr(([method.spelled() for method in arm.methods()], arm.weights_draw, sorted(arm.changes)))
         if not arm.control and owners.setdefault(start, arm.label) != arm.label:
             raise HeadstartError(
                 f"The arms {owners[start]!r} and {arm.label!r} are the same start.", remedy="Leave one out."

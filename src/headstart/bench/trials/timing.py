@@ -92,7 +92,7 @@ class Clock:
         Raises:
             HeadstartError: If the method refuses the model.
         """
-        name = repr((arm.methods(), self._ground.training_of(arm).calibration))
+        name = repr(([method.spelled() for method in arm.methods()], self._ground.training_of(arm).calibration))
         if name not in self._inits:
             self._inits[name] = self._best_init(arm, seed)
         return self._inits[name]
