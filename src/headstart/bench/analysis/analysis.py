@@ -314,7 +314,7 @@ def assemble(
     arms = tuple(_summarize(arm, results, refusals, judged, baseline, target, curves, metric) for arm in plan["arms"])
     hollow = target.hollow(metric.guess) if target else ()
     edges = searched.warnings if (searched := selection_of(plan)) else ()
-    alike = twins({arm.label: arm.results for arm in arms if not arm.control})
+    alike = twins({arm.label: arm.results for arm in arms[1:] if not arm.control})
     return Analysis(plan, arms, tuple(beyond), missing, (*notes, *hollow, *edges, *alike), metric)
 
 
