@@ -20,7 +20,7 @@ PANELS = {  # what a comparison is of: the network and its data
     "unet-stem": "3-D U-Net · ellipsoids",
     "vit": "vision transformer · CIFAR-100, 10 superclasses",
     "convnext-stem": "ConvNeXt · CIFAR-100, 10 superclasses",
-    "rare-classes": "small CNN, batch norm · CIFAR-100, classes down to 1 %",
+    "rare-classes": "small CNN, batch norm · CIFAR-100, classes from 40 % to 0.4 %",
     "segmentation": "2-D U-Net · ellipses",
     "resnet20": "ResNet-20 · CIFAR-100, 10 superclasses",
     "deep-transformer": "12 blocks, layer norms first · letters",
