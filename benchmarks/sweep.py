@@ -210,6 +210,8 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
     """One model's row of the table."""
     cells = {key: found.get(key, "") for key in ("module", "model", "parameters", "side", "failed")}
     if "failed" in found:
+        if "allocate memory" in found["failed"]:
+            cells["failed"] = f"does not fit into {MEMORY >> 30} GiB"
         return cells
     cells["auto"], cells["diagnose"] = ends(found["auto"]), ends(found["diagnose"])
     cells["layers"], cells["written"] = found["auto"].get("layers", ""), found["auto"].get("changed", "")
@@ -242,10 +244,10 @@ def main() -> None:
             lines.write(json.dumps(done[module]) + "\n")
         print(" | ".join(map(str, row(done[module]).values())), flush=True)
     if args.out:
-        write_table([row(done[module]) for module in sorted(done)], args.out, timm.__version__)
+        write_table([row(done[module]) for module in sorted(done)], args.out, timm)
 
 
-def write_table(rows: list[dict[str, Any]], out: Path, version: str) -> None:
+def write_table(rows: list[dict[str, Any]], out: Path, timm: Any) -> None:
     """Write sweep.csv, sweep.json with what was run, and the tables of the page."""
     fields = ("module", "model", "parameters", "side", "layers", "auto", "written", "diagnose", "before", "after")
     with (out / "sweep.csv").open("w", newline="") as file:
@@ -255,7 +257,8 @@ def write_table(rows: list[dict[str, Any]], out: Path, version: str) -> None:
     about = {
         "command": "python benchmarks/sweep.py --out docs/results",
         "machine": machine(),
-        "timm": version,
+        "timm": timm.__version__,
+        "modules": len(timm.list_modules()),
         "batch": BATCH,
     }
     (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")

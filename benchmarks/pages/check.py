@@ -24,6 +24,7 @@ from pages import (
     rates,
     starts,
     studies,
+    sweep,
     verdicts,
 )
 from pages.marks import Table, blocks, outside, parts, replaced
@@ -70,6 +71,7 @@ PAGES: Mapping[Path, Page] = {
             "h200": Page(h200.page),
             "statistics": Page(verdicts.page),
             "no-harm": Page(no_harm.page),
+            "sweep": Page(sweep.page),
             new_starts.STEM: Page(new_starts.page),
             "development": Page(frozen.developed),
             "protocol": Page(frozen.fixed),

@@ -19,7 +19,7 @@ def page(folder: Path) -> Blocks:
     measured = found(folder, "sweep")
     with (folder / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    line = f"timm {measured['timm']}: {len(rows)} modules, {measured['batch']} images each."
+    line = f"timm {measured['timm']}: {len(rows)} of {measured['modules']} modules, {measured['batch']} images each."
     counts = {call: Counter(_end(row, call) for row in rows) for call in ("auto", "diagnose")}
     ends = ("done", "refused", "foreign exception", "did not run")
     ended = [[f"`{call}`", *(str(counts[call][end]) for end in ends)] for call in counts]
