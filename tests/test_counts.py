@@ -16,6 +16,7 @@ LIMITS = {  # of operations and reads per layer
     "within-layer": (45, 2),
     "lsuv": (68, 2),
     "within-layer+balance": (90, 1),
+    "auto": (300, 5),
 }
 CALLS = {"auto": (400, 40), "prewarm": (800, 60)}  # per call, on a network with norms
 
@@ -64,7 +65,7 @@ def test_a_start_of_a_network_without_norms_asks_for_little_per_layer(method, im
     with counted() as counts:
         report = hs.initialize(net, images, method.split("+"))
     operations, reads = LIMITS[method]
-    assert len(report.changed) == LAYERS
+    assert len(report.changed) == LAYERS - (method == "auto")  # of one layer's 16 weights it can tell nothing
     assert counts.operations.total() <= operations * LAYERS, counts.operations.most_common(20)
     assert counts.reads.total() <= reads * LAYERS, counts.reads.most_common(20)
 

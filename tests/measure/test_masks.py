@@ -201,7 +201,7 @@ def test_patches_come_from_what_counts():
     layer, value = Layer("", nn.Conv1d(4, 6, 3, padding=1)), x.transpose(1, 2)
     patches = LayerPatches(layer, value, real)
     assert len(patches) == int(real.sum())
-    everything = LayerPatches(layer, value).take(torch.arange(16 * 9)).view(16, 9, -1)
+    everything = LayerPatches(layer, value).take(np.arange(16 * 9)).view(16, 9, -1)
     places = patches.spread(10, torch.Generator().manual_seed(0))
     rows = {tuple(row) for row in everything[real].tolist()}
     assert all(tuple(row) in rows for row in patches.take(places).tolist())

@@ -21,7 +21,7 @@ from headstart import rng
 from headstart.measure.layer_patches import mean_patch
 from headstart.methods.data_dependent.fills import ITERATIONS, ROUNDS
 from headstart.model.weights import Layer
-from headstart.numerics.clustering import spherical_kmeans
+from headstart.numerics.spherical import Directions
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -214,10 +214,10 @@ def filters_by_definition(fill: str, patches: np.ndarray, count: int, generator:
     else:
         points = (patches - patches.mean(0)) @ whiten.T
         length = np.linalg.norm(points, axis=1, keepdims=True)
-        points = (points / length)[length[:, 0] > 1e-4 * math.sqrt(found)]  # the mean patch has no direction
-        how = {"max_iter": ITERATIONS, "rounds": ROUNDS, "looks": False}
-        centroids = spherical_kmeans(torch.from_numpy(points), found, generator=generator, **how).centroids
-        rows = centroids.numpy() @ whiten
+        seen = length > 1e-4 * math.sqrt(found)  # the mean patch has no direction
+        white = Directions(torch.from_numpy(np.where(seen, points / np.where(seen, length, 1), 0)))
+        centroids, taken = white.run(white.start(found, generator, ROUNDS), ITERATIONS)
+        rows = centroids[taken].numpy() @ whiten
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 import headstart as hs
 from headstart.banks import FilterBank, shipped
+from headstart.numerics import spherical
 from headstart.numerics.clustering import kmeans, spherical_kmeans
 from headstart.numerics.lloyd import Lloyd
+from headstart.numerics.spherical import Directions
 
 
 def blobs(count: int = 600, clusters: int = 5, dims: int = 4, seed: int = 0) -> Tensor:
@@ -198,7 +200,7 @@ def test_spherical_finds_the_directions_that_scikit_learn_finds_where_clusters_a
 @pytest.mark.parametrize("seed", range(4))
 def test_spherical_is_the_plain_loop_from_the_same_start(seed: int) -> None:
     points = directions(120, 4, 4, noise=0.8, seed=seed)
-    start = Lloyd(points, spherical=True).start(7, 1, seeded(seed))[0].numpy()
+    start = Directions(points).start(7, seeded(seed)).numpy()
     centres, before = start.copy(), None
     for _ in range(100):
         labels = [int(np.argmax([point @ c for c in centres])) for point in points.numpy()]
@@ -226,7 +228,7 @@ def test_spherical_starts_at_points_far_apart() -> None:
 
 
 def _starts(points: Tensor, clusters: int) -> list[Tensor]:
-    return [Lloyd(points, spherical=True).start(clusters, 1, seeded(s))[0] for s in range(20)]
+    return [Directions(points).start(clusters, seeded(s)) for s in range(20)]
 
 
 @given(distinct=st.integers(1, 6), copies=st.integers(1, 4), clusters=st.integers(1, 12), dims=st.integers(1, 4))
@@ -260,3 +262,36 @@ def test_spherical_draws_from_its_generator_alone() -> None:
     a, b, c = (spherical_kmeans(points, 9, generator=seeded(s)).centroids for s in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("memory", [2**28, 4 * 8 * 9 * 50])
+def test_spherical_sums_by_products_and_row_by_row_are_the_same(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = directions(300, 5, 8, noise=0.6)
+    found = []
+    for products in (False, True):
+        monkeypatch.setattr(spherical, "sums_by_products", lambda device, products=products: products)
+        chosen = Directions(points, memory=memory)
+        found.append(chosen.run(chosen.start(9, seeded()), 10)[0])
+    torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found[0], spherical_kmeans(points, 9, generator=seeded(), max_iter=10).centroids)
+
+
+def test_points_without_a_direction_take_no_part() -> None:
+    points = directions(40, 3, 4, noise=0.3)
+    padded = Directions(torch.cat([points, torch.zeros(400, 4, dtype=points.dtype)]))
+    centroids, taken = padded.run(padded.start(3, seeded()), 20)
+    assert bool(taken.all())
+    labels = Directions(points).labels(centroids)
+    means = torch.stack([points[labels == c].mean(0) for c in range(3)])
+    torch.testing.assert_close(centroids, means / means.norm(dim=1, keepdim=True))
+
+
+def test_more_clusters_than_directions_leave_some_without_points() -> None:
+    points = torch.zeros(50, 3)
+    points[:2] = torch.eye(3)[:2]
+    few = Directions(points)
+    centroids, taken = few.run(few.start(5, seeded()), 10)
+    assert bool(centroids.isfinite().all())
+    assert sorted(centroids[taken].tolist()) == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    none = Directions(torch.zeros(50, 3))
+    assert not none.run(none.start(5, seeded()), 10)[1].any()

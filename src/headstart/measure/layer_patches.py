@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headstart.measure.patches import batched
 from headstart.model.weights import Layer, working_dtype
 
+Integers = NDArray[np.int64]
 BLOCK = 2**20  # values that are gathered at a time
 
 
-def taps(layer: Layer, axis: int, size: int) -> Tensor:
+def taps(layer: Layer, axis: int, size: int) -> Integers:
     """Which input position each tap of the kernel reads at each output place, along one axis.
 
     Args:
@@ -30,30 +33,32 @@ def taps(layer: Layer, axis: int, size: int) -> Tensor:
     Returns:
         ``(outputs, kernel)``; -1 where a tap reads nothing (zero padding, gaps of a stride).
 
+    Cost: Python's alone: no device has a part in it.
+
     Example:
         >>> taps(Layer("", torch.nn.Conv1d(1, 1, 3, padding=1)), 0, 4).tolist()
         [[-1, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, -1]]
     """
     module, kernel = layer.module, layer.kernel[axis]
     stride, dilation = module.stride[axis], module.dilation[axis]
-    tap = torch.arange(kernel) * dilation
+    tap = np.arange(kernel) * dilation
     if layer.kind == "transposed":
         padding, extra = module.padding[axis], module.output_padding[axis]
         outputs = (size - 1) * stride - 2 * padding + (kernel - 1) * dilation + extra + 1
-        lands = torch.arange(outputs).unsqueeze(1) + padding - tap  # input i lands on i * stride
-        place = lands.div(stride, rounding_mode="floor")
-        return torch.where((lands % stride == 0) & (place >= 0) & (place < size), place, -1)
+        lands = np.arange(outputs)[:, None] + padding - tap  # input i lands on i * stride
+        place: Integers = lands // stride
+        return np.where((lands % stride == 0) & (place >= 0) & (place < size), place, -1)
     last = 2 * (len(layer.kernel) - 1 - axis)  # torch lists the last axis first
     before, after = module._reversed_padding_repeated_twice[last : last + 2]
     outputs = (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
-    place = torch.arange(outputs).unsqueeze(1) * stride + tap - before
+    place = np.arange(outputs)[:, None] * stride + tap - before
     if module.padding_mode == "circular":
-        return place.remainder(size)
+        return place % size
     if module.padding_mode == "replicate":
-        return place.clamp(0, size - 1)
+        return place.clip(0, size - 1)
     if module.padding_mode == "reflect":
-        return (size - 1) - ((size - 1) - place.abs()).abs()
-    return torch.where((place >= 0) & (place < size), place, -1)
+        return (size - 1) - abs((size - 1) - abs(place))
+    return np.where((place >= 0) & (place < size), place, -1)
 
 
 class LayerPatches:
@@ -69,7 +74,7 @@ class LayerPatches:
 
     Example:
         >>> conv, x = torch.nn.Conv2d(2, 5, 3, stride=2, padding=1, bias=False), torch.randn(4, 2, 7, 7)
-        >>> patches = LayerPatches(Layer("", conv), x).take(torch.tensor([0, 17]))
+        >>> patches = LayerPatches(Layer("", conv), x).take(np.array([0, 17]))
         >>> out = conv(x).movedim(1, -1).reshape(-1, 5)
         >>> torch.allclose(patches @ conv.weight.flatten(1).T, out[[0, 17]], atol=1e-5)
         True
@@ -80,15 +85,15 @@ class LayerPatches:
         self._value = value.reshape(-1, value.shape[-1]) if layer.kind == "linear" else batched(value, layer)
         sizes = self._value.shape[2:]
         self._hides = layer.kind == "transposed" or (layer.kind == "conv" and layer.module.padding_mode == "zeros")
-        self._tables = [taps(layer, axis, size).to(value.device) for axis, size in enumerate(sizes)]
-        self._counted = None if counted is None else counted.flatten().nonzero()[:, 0]
+        self._tables = [taps(layer, axis, size) for axis, size in enumerate(sizes)]
+        self._counted = None if counted is None else np.flatnonzero(counted.cpu().numpy())
 
     def __len__(self) -> int:
         if self._counted is not None:
             return len(self._counted)
         return len(self._value) * math.prod(len(table) for table in self._tables)
 
-    def spread(self, count: int, generator: torch.Generator) -> Tensor:
+    def spread(self, count: int, generator: torch.Generator) -> Integers:
         """Draw places at random, one from each of ``count`` equal stretches, so that every sample gives its share.
 
         Each place is as likely as the others. Where a stretch ends inside a place, neighbours may share it.
@@ -102,11 +107,12 @@ class LayerPatches:
         """
         total = len(self)
         if count >= total:
-            return torch.arange(total)
-        within = torch.rand(count, generator=generator, dtype=torch.float64)
-        return ((torch.arange(count) + within) * (total / count)).long().clamp_(max=total - 1)
+            return np.arange(total)
+        within = np.empty(count)
+        torch.from_numpy(within).uniform_(generator=generator)
+        return ((np.arange(count) + within) * (total / count)).astype(np.int64).clip(max=total - 1)
 
-    def take(self, places: Tensor, group: int = 0) -> Tensor:
+    def take(self, places: Integers, group: int = 0) -> Tensor:
         """Gather the patches at some places.
 
         Args:
@@ -117,29 +123,29 @@ class LayerPatches:
             ``(places, in/groups * kernel)`` in float32 or better, on the input's device.
         """
         size = self.layer.in_channels // self.layer.groups
-        channels = self._value[:, group * size : (group + 1) * size]
-        rest = places.to(channels.device)
-        if self._counted is not None:
-            rest = self._counted[rest]
-        hidden = torch.zeros((), dtype=torch.bool, device=channels.device)
-        reads: list[Tensor] = []
-        for axis, table in reversed(list(enumerate(self._tables))):
-            shape = [1] * len(self._tables)
-            shape[axis] = -1
-            read = table[rest % len(table)].reshape(len(rest), *shape)
-            hidden = hidden | (read < 0)
-            reads.insert(0, read.clamp_min(0))
-            rest = rest.div(len(table), rounding_mode="floor")
-        sample = rest.reshape(-1, *[1] * len(reads))
-        index: Any = (sample, slice(None), *reads)
-        taken = channels[index]  # (places, *kernel, in/groups)
-        if self._hides:
-            taken.masked_fill_(hidden.unsqueeze(-1), 0)
-        return taken.movedim(-1, 1).reshape(len(places), -1).to(working_dtype(taken.dtype))
+        channels = self._value if self.layer.groups == 1 else self._value.narrow(1, group * size, size)
+        rest = places if self._counted is None else self._counted[places]
+        if not self._tables:
+            return channels.index_select(0, self._there(rest)).to(working_dtype(channels.dtype))
+        read, hidden, step = np.zeros((len(rest), 1), np.int64), np.zeros((), bool), 1
+        for table, space in zip(reversed(self._tables), reversed(channels.shape[2:]), strict=True):
+            tap = table[rest % len(table)][:, :, None]  # of this axis, before those of the axes behind it
+            read = (tap.clip(0) * step + read[:, None]).reshape(len(rest), -1)
+            hidden = ((tap < 0) | hidden).reshape(len(rest), -1)[:, None] if self._hides else hidden
+            rest, step = rest // len(table), step * space
+        sample, place = self._there(rest[:, None, None]), self._there(read[:, None])
+        taken = channels.flatten(2)[sample, self._there(np.arange(size)[:, None]), place]  # (places, in/groups, taps)
+        if hidden.any():
+            taken.masked_fill_(self._there(hidden), 0)
+        return taken.view(len(places), -1).to(working_dtype(taken.dtype))
 
-    def blocks(self, places: Tensor) -> tuple[Tensor, ...]:
+    def _there(self, numbers: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(numbers).to(self._value.device, non_blocking=True)
+
+    def blocks(self, places: Integers) -> list[Integers]:
         """Split places into pieces whose patches are few enough to be gathered at a time."""
-        return places.split(max(1, BLOCK // math.prod(self.layer.shape[1:])))
+        step = max(1, BLOCK // math.prod(self.layer.shape[1:]))
+        return [places[start : start + step] for start in range(0, len(places), step)]
 
 
 def mean_patch(layer: Layer, value: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -156,7 +162,7 @@ def mean_patch(layer: Layer, value: Tensor, counted: Tensor | None = None) -> Te
     dtype = working_dtype(value.dtype)
     if counted is not None and layer.kind != "linear":
         patches = LayerPatches(layer, value, counted)
-        pieces = patches.blocks(torch.arange(len(patches)))
+        pieces = patches.blocks(np.arange(len(patches)))
         sums = [torch.stack([patches.take(p, g).sum(0) for p in pieces]).sum(0) for g in range(layer.groups)]
         return torch.stack(sums) / len(patches)
     if layer.kind == "linear":
@@ -164,9 +170,9 @@ def mean_patch(layer: Layer, value: Tensor, counted: Tensor | None = None) -> Te
     mean = batched(value, layer).mean(0, dtype=dtype)  # (in, *space)
     outputs = 1
     for axis, size in enumerate(mean.shape[1:]):
-        table = taps(layer, axis, size).to(mean.device).T  # (kernel, outputs)
-        reads = mean.new_zeros(len(table), size + 1)  # how often each tap reads each position; the last is nothing
-        reads.scatter_add_(1, table.remainder(size + 1), reads.new_ones(()).expand(table.shape))
-        mean = torch.tensordot(mean, reads[:, :size], dims=([1], [1]))  # the next axis comes first, kernels last
-        outputs *= table.shape[1]
+        table = taps(layer, axis, size)  # (outputs, kernel)
+        reads = np.stack([np.bincount(tap[tap >= 0], minlength=size) for tap in table.T])  # how often each tap does
+        often = torch.from_numpy(reads).to(mean.device, dtype, non_blocking=True)
+        mean = torch.tensordot(mean, often, dims=([1], [1]))  # the next axis comes first, kernels last
+        outputs *= len(table)
     return (mean / outputs).reshape(layer.groups, -1)

@@ -179,7 +179,7 @@ def handed_on(layer: Layer, counted: Tensor) -> Tensor:
         [[True, True, False]]
     """
     for axis in range(len(layer.kernel)):
-        table = taps(layer, axis, counted.shape[1 + axis]).to(counted.device)
+        table = torch.from_numpy(taps(layer, axis, counted.shape[1 + axis])).to(counted.device)
         middle = table[:, table.shape[1] // 2]
         reads = torch.where(middle >= 0, middle, table.amax(1))
         shape = [1] * counted.dim()

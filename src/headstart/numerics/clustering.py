@@ -21,6 +21,7 @@ from torch import Tensor
 from headstart.errors import DataError, HeadstartError
 from headstart.numerics.fetching import fetch
 from headstart.numerics.lloyd import MEMORY, ROUNDS, Lloyd
+from headstart.numerics.spherical import Directions
 
 _SKLEARN = {"sklearn": KMeans, "minibatch": MiniBatchKMeans}
 _ALGORITHMS = ("lloyd", *_SKLEARN)
@@ -150,16 +151,17 @@ def spherical_kmeans(
     """
     if len(points) == 0 or clusters < 1:
         raise DataError(f"Cannot make {clusters} clusters of points of shape {tuple(points.shape)}.")
-    lloyd = Lloyd(points, spherical=True, memory=memory)
-    centroids = lloyd.run(lloyd.start(min(clusters, len(points)), 1, generator, rounds), max_iter, looks=looks)
-    labels = lloyd.labels(centroids)
-    counts = torch.zeros(centroids.shape[1], dtype=torch.long, device=points.device)
+    directions = Directions(points, memory=memory)
+    start = directions.start(min(clusters, len(points)), generator, rounds)
+    centroids, _ = directions.run(start, max_iter, looks=looks)
+    labels = directions.labels(centroids)
+    counts = torch.zeros(len(centroids), dtype=torch.long, device=points.device)
     counts.scatter_add_(0, labels, torch.ones_like(labels))
-    total = (points - centroids[0, labels]).square().sum(dtype=torch.float64)
+    total = (points - centroids[labels]).square().sum(dtype=torch.float64)
     sizes, inertia = fetch([counts, total])
     kept = torch.as_tensor(np.flatnonzero(sizes)).to(points.device)
     renumber = (counts > 0).cumsum(0) - 1
-    return Clusters(centroids[0, kept], counts[kept], renumber[labels], float(inertia[0]))
+    return Clusters(centroids[kept], counts[kept], renumber[labels], float(inertia[0]))
 
 
 def _few(

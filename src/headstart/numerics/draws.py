@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ _SHRUNK = math.sqrt(1 - 2 * _TRUNCATED * math.exp(-(_TRUNCATED**2) / 2) / math.s
 
 
 @torch.no_grad()
-def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
+def why_not_drawn(weight: Tensor | Values, groups: int = 1) -> str:
     """Say why a weight is not an independent zero-mean draw (uniform, normal or truncated normal); empty if it may be.
 
     Tried are the mean, the law (Kolmogorov and Smirnov's distance to each of the three, and the kurtosis), and the
@@ -32,7 +33,7 @@ def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
     rows), and how far their lengths differ.
 
     Args:
-        weight: ``(out, in/groups, *kernel)``.
+        weight: ``(out, in/groups, *kernel)``, on any device or fetched already.
         groups: Of the layer; rows of different groups do not see the same inputs.
 
     Example:
@@ -43,13 +44,15 @@ def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
         >>> why_not_drawn(torch.eye(8))
         'its values are of no uniform, normal or truncated normal law'
     """
-    flat = weight.flatten()
+    flat = weight.reshape(-1)
     if len(flat) < FEWEST:
         return f"its {len(flat)} weights are too few to tell"
-    by_group = weight.unflatten(0, (groups, -1)).flatten(2)  # (groups, out/groups, in/groups * taps)
-    taps = weight.flatten(2).movedim(2, 0).flatten(1).unsqueeze(0) if weight.dim() > 2 else by_group[:0]
-    parts = {"rows": _some(by_group), "columns": _some(by_group.transpose(1, 2)), "taps": _some(taps)}
-    sample, *found = fetch([flat[:: -(-len(flat) // MOST)], *(part.flatten() for part in parts.values())])
+    rows, ins = weight.shape[:2]
+    by_group = weight.reshape(groups, rows // groups, -1)  # (groups, out/groups, in/groups * taps)
+    taps = weight.reshape(rows * ins, -1).swapaxes(0, 1)[None] if len(weight.shape) > 2 else by_group[:0]
+    parts = {"rows": _some(by_group), "columns": _some(by_group.swapaxes(1, 2)), "taps": _some(taps)}
+    wanted: list[Any] = [flat[:: -(-len(flat) // MOST)], *(part.reshape(-1) for part in parts.values())]
+    sample, *found = fetch(wanted) if isinstance(weight, Tensor) else wanted
     size = float(np.sqrt(np.square(sample).mean()))
     if not (math.isfinite(size) and size > 0):
         return "its weights are all zero" if size == 0 else "its weights are not finite"
@@ -66,8 +69,8 @@ def why_not_drawn(weight: Tensor, groups: int = 1) -> str:
     return ""
 
 
-def _some(vectors: Tensor) -> Tensor:
-    """A part of the vectors of each group, ``(groups, vectors, entries)``."""
+def _some(vectors: Any) -> Any:
+    """A part of the vectors of each group, ``(groups, vectors, entries)``, of a tensor or an array."""
     if min(vectors.shape) == 0:
         return vectors
     strides = [-(-size // most) for size, most in zip(vectors.shape, (ROWS, ROWS, MOST), strict=True)]

@@ -12,7 +12,15 @@ ROUNDS = 10  # in which a start is drawn; within one, points do not see each oth
 LOOK = 8  # iterations between two looks whether anything still moves
 MEMORY = 2**28  # bytes
 ALIKE = 1e-6  # of the squared length: points closer than that are one
-_SOON = 1e-30
+SOON = 1e-30  # the smallest of times that are drawn
+
+
+def sums_by_products(device: torch.device) -> bool:
+    """Whether sums over clusters are products with zeros and ones: their order is the same every time there.
+
+    The CPU adds row after row, whose order is the same for every number of threads, and which is far less work.
+    """
+    return device.type != "cpu"
 
 
 class Lloyd:
@@ -20,15 +28,12 @@ class Lloyd:
 
     Args:
         points: ``(n, dimensions)``, in float32 or float64, near the origin: distances are made of products.
-        spherical: All have length 1, and so do the centroids.
         memory: Bytes at most for what compares points and centroids.
     """
 
-    def __init__(self, points: Tensor, *, spherical: bool = False, memory: int = MEMORY) -> None:
-        self.points, self._spherical, self._memory = points, spherical, memory
+    def __init__(self, points: Tensor, *, memory: int = MEMORY) -> None:
+        self.points, self._memory = points, memory
         self._square = points.square().sum(1)
-        if spherical:
-            self._square = self._square + 1  # of the centroid
 
     def start(self, clusters: int, starts: int, generator: torch.Generator, rounds: int = ROUNDS) -> Tensor:
         """Draw points as centroids, each the likelier the farther from those before (Arthur and Vassilvitskii 2007).
@@ -42,7 +47,7 @@ class Lloyd:
         sizes = [1, *block_sizes(clusters - 1, rounds)]
         shape = len(sizes), starts, len(self.points)
         times = torch.empty(shape, dtype=self.points.dtype).exponential_(generator=generator)
-        times = times.clamp_min_(_SOON).to(self.points.device)
+        times = times.clamp_min_(SOON).to(self.points.device)
         apart = self._square * (1 - ALIKE)  # what is nearer than rounding lets see is the same
         chosen: list[Tensor] = []
         best = torch.empty(0)
@@ -85,7 +90,7 @@ class Lloyd:
         for turn in range(rounds if clusters > 1 else 0):
             moving = max(1, clusters >> (turn + shift))
             times = torch.empty(starts, len(self.points), dtype=self.points.dtype).exponential_(generator=generator)
-            times.clamp_min_(_SOON)
+            times.clamp_min_(SOON)
             far, use = self._use(best)
             places = self.points[(far / times.to(far.device)).topk(moving, dim=1).indices]
             idle = use.topk(moving, dim=1, largest=False).indices.unsqueeze(2).expand(-1, -1, dimensions)
@@ -108,33 +113,38 @@ class Lloyd:
         starts, clusters, _ = centroids.shape
         flat = centroids.flatten(0, 1)
         turned = flat.T
-        square = None if self._spherical else flat.square().sum(1)
+        square = flat.square().sum(1)
         rows = max(1, self._memory // (4 * self.points.element_size() * len(flat)))
         blocks = self.points.split(rows) if rows < len(self.points) else [self.points]
 
         for block in blocks:
-            products = block @ turned if square is None else torch.addmm(square, block, turned, beta=-0.5)
-            yield block, products.view(-1, starts, clusters)
+            yield block, torch.addmm(square, block, turned, beta=-0.5).view(-1, starts, clusters)
 
     def _near(self, centroids: Tensor) -> Tensor:
         parts = [scores.amax(2).T for _, scores in self._blocks(centroids)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _moved(self, centroids: Tensor) -> Tensor:
-        sums = counts = None
+        parts: tuple[Tensor, Tensor] | None = None
         for block, scores in self._blocks(centroids):
-            # By a product with zeros and ones, whose order of summation is the same every time, on accelerators, too.
-            own = torch.zeros_like(scores).scatter_(2, scores.argmax(2, keepdim=True), 1).flatten(1)
-            some, few = own.T @ block, None if self._spherical else own.sum(0)
-            sums = some if sums is None else sums + some
-            counts = few if counts is None or few is None else counts + few
-        assert sums is not None
-        sums = sums.view_as(centroids)
-        if counts is None:
-            length = torch.linalg.vector_norm(sums, dim=2, keepdim=True)
-            return torch.where(length > 1e-4, sums / length.clamp_min(1e-4), centroids)
+            some, few = self._summed(block, scores)
+            parts = (some, few) if parts is None else (parts[0] + some, parts[1] + few)
+        assert parts is not None
+        sums, counts = parts[0].view_as(centroids), parts[1]
         counts = counts.view(*centroids.shape[:2], 1)
         return torch.where(counts > 0, sums / counts.clamp_min(1), centroids)
+
+    def _summed(self, block: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums and numbers of the points nearest to each centroid of each start, one start after the other."""
+        nearest, (_, starts, clusters) = scores.argmax(2, keepdim=True), scores.shape
+        if sums_by_products(block.device):
+            own = torch.zeros_like(scores).scatter_(2, nearest, 1).flatten(1)
+            return own.T @ block, own.sum(0)
+        place = nearest[:, :, 0] + clusters * torch.arange(starts)
+        rows = block.new_zeros(starts * clusters, block.shape[1])
+        for start in place.unbind(1):
+            rows.index_add_(0, start, block)
+        return rows, torch.bincount(place.flatten(), minlength=len(rows)).to(block.dtype)
 
     def _use(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distance of each point, and what would be lost without each centroid: to the second nearest."""

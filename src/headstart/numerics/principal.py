@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from headstart.numerics.fetching import Values, fetch
 
 BLOCK = 2**21  # values that are widened to float64 at a time
 WHOLE = 1024  # side of the largest matrix that is decomposed whole where a few of its vectors are asked for
@@ -30,19 +33,11 @@ def mean_square(rows: Tensor) -> float:
         >>> mean_square(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
         13.0
     """
-    return float(mean_square_of(rows))
+    return float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
 
 
-def mean_square_of(rows: Tensor) -> Tensor:
-    """The same, still on the device."""
-    return torch.linalg.vector_norm(rows, dim=1).double().square().mean()
-
-
-def principal(rows: Tensor, most: int, floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """The leading eigenvectors of ``rows.T @ rows / len(rows)``, largest eigenvalue first.
-
-    With more rows than columns the covariance is decomposed, otherwise the products between rows, which have the
-    same eigenvalues. Both are summed in float64, block by block.
 
     Args:
         rows: ``(n, dimensions)``, centred by the caller if they should be.
@@ -58,23 +53,10 @@ def principal(rows: Tensor, most: int, floor: float | Tensor = 0.0) -> tuple[Ten
         >>> values.tolist(), vectors.tolist()
         ([4.5, 0.5], [[1.0, 0.0], [0.0, 1.0]])
     """
-    n, dimensions = rows.shape
-    wide, narrow = dimensions > n, rows.T if dimensions > n else rows  # blocks of the longer side
-    blocks = narrow.split(max(1, BLOCK // narrow.shape[1]))
-    products = torch.zeros(narrow.shape[1], narrow.shape[1], dtype=torch.float64, device=rows.device)
-    for block in blocks:
-        part = block.double()
-        products.addmm_(part.T, part)
-    values, vectors = torch.linalg.eigh(products.div_(n))
-    del products
-    tiny = torch.finfo(torch.float64).eps * max(rows.shape) * values[-1]
-    found = min(most, int(((values > floor) & (values > tiny)).sum()))
-    last = len(values) - found
-    values, vectors = values[last:].flip(0), vectors[:, last:].flip(1).T.contiguous()
-    if wide:
-        vectors = torch.cat([vectors @ block.double().T for block in blocks], 1)
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
-    return values, _signed(vectors)
+    spectrum = Spectrum(rows)
+    (values,) = fetch([spectrum.values])
+    vectors = spectrum.vectors(spectrum.count(values, most, floor))
+    return spectrum.values[: len(vectors)], vectors
 
 
 def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -123,3 +105,43 @@ def _signed(vectors: Tensor) -> Tensor:
     """The largest entry of each is made positive."""
     lead = vectors.abs().argmax(1, keepdim=True)
     return vectors * vectors.gather(1, lead).sign()
+
+
+class Spectrum:
+    """The eigenvalues of ``rows.T @ rows / len(rows)``, and as many eigenvectors as are asked for.
+
+    With more rows than columns the covariance is decomposed, otherwise the products between rows, which have the
+    same eigenvalues. Both are summed in float64, block by block.
+
+    Args:
+        rows: ``(n, dimensions)``.
+
+    Attributes:
+        values: Eigenvalues in float64, the largest first, on the device.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        n, dimensions = rows.shape
+        self._sides, self._wide = max(rows.shape), dimensions > n
+        narrow = rows.T if self._wide else rows  # blocks of the longer side
+        self._blocks = narrow.split(step) if (step := max(1, BLOCK // narrow.shape[1])) < len(narrow) else [narrow]
+        products: Tensor | None = None
+        for block in self._blocks:
+            part = block.double()
+            products = part.T @ part if products is None else products.addmm_(part.T, part)
+        assert products is not None
+        values, self._vectors = torch.linalg.eigh(products.div_(-n))  # so that the largest comes first
+        self.values = values.neg_()
+
+    def count(self, values: Values, most: int, floor: float) -> int:
+        """How many eigenvalues, as they were fetched, lie above a floor and above rounding; ``most`` at most."""
+        tiny = np.finfo(np.float64).eps * self._sides * float(values[0])
+        return min(most, int(((values > floor) & (values > tiny)).sum()))
+
+    def vectors(self, count: int) -> Tensor:
+        """The leading unit eigenvectors ``(count, dimensions)``, the largest entry of each positive."""
+        vectors = self._vectors[:, :count].T
+        if self._wide:
+            vectors = torch.cat([vectors @ block.double().T for block in self._blocks], 1)
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return _signed(vectors)

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import scipy.linalg
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from headstart.engine.visit import Visit
 from headstart.errors import DataError
-from headstart.measure.layer_patches import LayerPatches
-from headstart.numerics.clustering import SAME, spherical_kmeans
-from headstart.numerics.fetching import Values
-from headstart.numerics.principal import largest_side, mean_square_of, principal
+from headstart.measure.layer_patches import Integers, LayerPatches
+from headstart.model.report_builder import ReportBuilder
+from headstart.model.weights import Layer
+from headstart.numerics.clustering import SAME
+from headstart.numerics.fetching import Values, fetch
+from headstart.numerics.principal import Spectrum, largest_side
+from headstart.numerics.spherical import Directions
 
 ITERATIONS = 10  # of k-means: more move no filter that matters
 ROUNDS = 4  # in which its start is drawn
@@ -54,21 +56,25 @@ class Whitener:
                 not real.
             without: A unit direction that no vector shall contain.
         """
-        floor = rounding**2 * mean_square_of(patches)
+        taken_out = [] if without is None else [patches @ without]
         if without is not None:
-            patches.addr_(patches @ without, without, alpha=-1)
+            patches.addr_(taken_out[0], without, alpha=-1)
         mean = patches.mean(0)
         patches.sub_(mean)
-        values, vectors = principal(patches, most, floor)
-        ridge = eps * mean_square_of(patches) / patches.shape[1]
-        return cls(mean, vectors.to(patches), (values + ridge).rsqrt().to(patches))
+        spectrum = Spectrum(patches)
+        sizes = [torch.linalg.vector_norm(part) for part in (mean, *taken_out)]
+        values, size, *taken = fetch([spectrum.values, *sizes])  # all that must be known to go on, in one read
+        spread = float(values.sum())  # the mean squared length of centred patches
+        length = spread + float(size[0]) ** 2 + sum(float(part[0]) ** 2 for part in taken) / len(patches)
+        found = spectrum.count(values, most, rounding**2 * length)
+        factors = (spectrum.values[:found] + eps * spread / patches.shape[1]).rsqrt_()
+        return cls(mean, spectrum.vectors(found).to(patches), factors.to(patches))
 
     def directions(self, centred: Tensor) -> Tensor:
-        """Patches without the mean, whitened, at length 1; what equals the mean has no direction and is left out."""
+        """Patches without the mean, whitened, at length 1; what equals the mean has no direction: zeros."""
         white = centred @ (self.vectors * self.factors.unsqueeze(1)).T
-        length = torch.linalg.vector_norm(white, dim=1)
-        seen = length > SAME * math.sqrt(len(self.factors))
-        return white[seen] / length[seen].unsqueeze(1)
+        length = torch.linalg.vector_norm(white, dim=1, keepdim=True)
+        return white.div_(length.masked_fill_(length <= SAME * math.sqrt(len(self.factors)), math.inf))
 
     def filters(self, white: Tensor) -> Tensor:
         """Turn directions of the whitened space into filters: an output is the product with a whitened patch."""
@@ -76,37 +82,30 @@ class Whitener:
 
 
 Points = Callable[[], Tensor]  # the whitened patches of a group, gathered when a fill asks for them
+Filled = tuple[Tensor, Tensor | None]  # filters, and which of them there are: all by default
 
 
-def _pca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
-    return whitener.vectors
+def _pca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Filled:
+    return whitener.vectors, None
 
 
-def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
+def _zca(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Filled:
     # Of the rows of V diag(factors) V^T, as many as V has columns: those of the inputs that V tells apart best.
     _, order = scipy.linalg.qr(whitener.vectors.cpu().numpy(), mode="r", pivoting=True)
     inputs = torch.as_tensor(order[: len(whitener.vectors)]).long().sort().values
-    return whitener.filters(whitener.vectors[:, inputs].T)
+    return whitener.filters(whitener.vectors[:, inputs].T), None
 
 
-def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
+def _kmeans(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Filled:
+    white = Directions(points(), memory=memory)
+    start = white.start(min(len(whitener.vectors), len(white.points)), generator, ROUNDS)
+    centroids, taken = white.run(start, ITERATIONS)
+    return whitener.filters(centroids), taken
+
+
+def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Filled:
     white = points()
-    if len(white):
-        found = spherical_kmeans(
-            white,
-            len(whitener.vectors),
-            generator=generator,
-            max_iter=ITERATIONS,
-            rounds=ROUNDS,
-            looks=False,
-            memory=memory,
-        )
-        white = found.centroids
-    return whitener.filters(white)
-
-
-def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.Generator, memory: int) -> Tensor:
-    white = points()
+    white = white[white.any(1)]
     chosen = white[:0]
     # In random order, without those that are there already: equal patches would make equal filters.
     for block in torch.randperm(len(white), generator=generator).to(white.device).split(filters):
@@ -116,7 +115,7 @@ def _patches(whitener: Whitener, points: Points, filters: int, generator: torch.
         chosen = torch.cat([chosen, candidates[new]])[:filters]
         if len(chosen) == filters:
             break
-    return whitener.filters(chosen)
+    return whitener.filters(chosen), None
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
@@ -158,7 +157,8 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
     layer = visit.layer
     each, dimensions = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
     if each == 1 and kind in ("kmeans", "patches"):
-        _tell(visit, 0, f"one filter per group leaves {kind} nothing to choose from")
+        why = f"one filter per group leaves {kind} nothing to choose from"
+        _Told(visit.report, layer, visit.method, why)(0)
         return
     assert visit.input is not None
     source = LayerPatches(layer, visit.input, visit.counted)
@@ -168,8 +168,9 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
     if min(basis, dimensions) > side:
         basis = side
     seen = source.spread(max(1, basis), visit.generator("patches"))
-    clustered = source.spread(max(1, min(wanted, share // min(each, dimensions))), visit.generator("patches"))
-    written = 0
+    count = max(1, min(wanted, share // min(each, dimensions)))
+    clustered = seen if count == max(1, basis) else source.spread(count, visit.generator("patches"))
+    written: list[Tensor | int] = []
 
     def require(values: Values) -> None:
         if not values.all():
@@ -194,15 +195,20 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
             taken = (source.take(block, g) for block in source.blocks(clustered))
             return torch.cat([whitener.directions(block - whitener.mean) for block in taken])
 
-        rows = FILLS[kind](whitener, points, each, visit.generator(f"{kind}/{g}"), limits.memory * MEGABYTE // 4)
-        filters[: len(rows)] = F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).to(filters)
-        written += len(rows)
-    used = seen if kind in ("pca", "zca") else clustered
-    visit.note(f"{kind} of {len(used)} patches")
-    _tell(visit, written, f"{len(used)} patches support fewer {kind} filters than it has")
+        rows, taken = FILLS[kind](whitener, points, each, visit.generator(f"{kind}/{g}"), limits.memory * MEGABYTE // 4)
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
+        place, rows = filters[: len(rows)], rows / length
+        place.copy_(rows if taken is None else torch.where(taken.unsqueeze(1), rows, place))
+        written.append(len(rows) if taken is None else taken.sum())
+    used = len(seen if kind in ("pca", "zca") else clustered)
+    visit.note(f"{kind} of {used} patches")
+    told = _Told(visit.report, layer, visit.method, f"{used} patches support fewer {kind} filters than it has")
+    known = sum(count for count in written if isinstance(count, int))
+    counts = [count for count in written if isinstance(count, Tensor)]
+    visit.later(counts, lambda values: told(known + int(values.sum())))
 
 
-def _gathered(source: LayerPatches, places: Tensor, group: int) -> Tensor:
+def _gathered(source: LayerPatches, places: Integers, group: int) -> Tensor:
     parts = [source.take(block, group) for block in source.blocks(places)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -214,11 +220,19 @@ def _rounding(dtype: torch.dtype) -> float:
     return max(finfo.eps if finfo.bits == 16 else 1e3 * finfo.eps, 1e-7)
 
 
-def _tell(visit: Visit, written: int, why: str) -> None:
-    """Say that some of the filters are Gaussian."""
-    filters = visit.layer.out_channels
-    if written < filters:
-        visit.note(f"{filters - written} of {filters} filters Gaussian")
-        visit.add_finding(
-            f"{visit.method}: {filters - written} of {filters} filters of '{visit.layer.name}' are Gaussian: {why}."
-        )
+@dataclass(frozen=True)
+class _Told:
+    """Says that some of the filters are Gaussian, and why, once it is known how many are not."""
+
+    report: ReportBuilder
+    layer: Layer
+    method: str
+    why: str
+
+    def __call__(self, written: int) -> None:
+        filters, name = self.layer.out_channels, self.layer.name
+        if written < filters:
+            self.report.rows[name].notes.append(f"{filters - written} of {filters} filters Gaussian")
+            self.report.add_finding(
+                f"{self.method}: {filters - written} of {filters} filters of '{name}' are Gaussian: {self.why}."
+            )

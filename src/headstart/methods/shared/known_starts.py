@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from headstart.model.weights import Layer
 from headstart.numerics.draws import SURE, why_not_drawn
 from headstart.numerics.fetching import Values, fetch
 
+WHOLE = 2**16  # weights up to which all are fetched at once, instead of some for each look
 TOO_FEW = "too few to tell"
 TOLERANCE = 0.03  # of a deviation: leaky slopes and truncation move it by less
 _UNIFORM = math.sqrt(3)  # deviations at which a uniform law ends
@@ -62,14 +64,19 @@ def why_authors(layer: Layer, normed: bool) -> str:
         layer: The layer.
         normed: Whether a normalization takes its output.
     """
-    weight = weights.look(layer)
-    reason = why_not_drawn(weight, layer.groups)
+    weight, bias = weights.look(layer), weights.look_bias(layer)
+    biases: list[Any] = [] if bias is None else [bias]
+    if weight.numel() <= WHOLE:
+        values, *biases = fetch([weight.flatten(), *biases])
+        size, largest = math.sqrt(np.square(values).sum()), float(np.abs(values).max(initial=0.0))
+        reason = why_not_drawn(values.reshape(weight.shape), layer.groups)
+    else:
+        dtype = weights.working_dtype(weight.dtype)
+        measured = [torch.linalg.vector_norm(weight, norm, dtype=dtype) for norm in (2, math.inf)]
+        (size, largest), *biases = fetch([torch.stack(measured), *biases])
+        reason = why_not_drawn(weight, layer.groups)
     if reason:
         return f"{reason}: its author's choice" if TOO_FEW not in reason else reason
-    dtype = weights.working_dtype(weight.dtype)
-    measured = [torch.linalg.vector_norm(weight, norm, dtype=dtype) for norm in (2, math.inf)]
-    bias = weights.look_bias(layer)
-    (size, largest), *biases = fetch([torch.stack(measured), *([] if bias is None else [bias])])
     deviation = size / math.sqrt(weight.numel())
     # Of a uniform law the deviation is estimated better than that of a normal one, whose error this is.
     slack = max(TOLERANCE, 5 / math.sqrt(2 * weight.numel()))
