@@ -136,15 +136,14 @@ class Lloyd:
 
     def _summed(self, block: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Sums and numbers of the points nearest to each centroid of each start, one start after the other."""
-        nearest, (_, starts, clusters) = scores.argmax(2, keepdim=True), scores.shape
+        nearest, (_, starts, clusters) = scores.argmax(2), scores.shape
         if sums_by_products(block.device):
-            own = torch.zeros_like(scores).scatter_(2, nearest, 1).flatten(1)
+            own = torch.zeros_like(scores).scatter_(2, nearest.unsqueeze(2), 1).flatten(1)
             return own.T @ block, own.sum(0)
-        place = nearest[:, :, 0] + clusters * torch.arange(starts)
+        place = (nearest + torch.arange(0, starts * clusters, clusters)).view(-1)
         rows = block.new_zeros(starts * clusters, block.shape[1])
-        for start in place.unbind(1):
-            rows.index_add_(0, start, block)
-        return rows, torch.bincount(place.flatten(), minlength=len(rows)).to(block.dtype)
+        rows.index_add_(0, place, block.unsqueeze(1).expand(-1, starts, -1).reshape(len(place), -1))
+        return rows, torch.bincount(place, minlength=len(rows)).to(block.dtype)
 
     def _use(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distance of each point, and what would be lost without each centroid: to the second nearest."""
