@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,8 +244,17 @@ def kind_of(cell: str) -> str:
     return NETWORKS[cell.rsplit("-", 3)[0]].kind
 
 
+def finished(trials: Sequence[Mapping[str, object]], round_: Round, kind: str, arms: Sequence[str]) -> bool:
+    """Tell whether a round has all trials of a kind: only then does it drop anything."""
+    own = [cell.name for cell in round_.cells if NETWORKS[cell.network].kind == kind]
+    counted = Counter((row["cell"], row["arm"]) for row in trials if row["round"] == round_.name)
+    return bool(own) and all(counted[cell, arm] == round_.seeds for cell in own for arm in ("default", *arms))
+
+
 def survivors(trials: Sequence[Mapping[str, object]], rounds: int) -> dict[str, list[str]]:
     """Return the candidates that are left after some rounds, by kind: the better half of each, and always `auto`.
+
+    A round that is not finished for a kind drops nothing there.
 
     Args:
         trials: From `rows`.
@@ -254,7 +264,7 @@ def survivors(trials: Sequence[Mapping[str, object]], rounds: int) -> dict[str, 
     for round_ in ROUNDS[:rounds]:
         for kind in cells.KINDS:
             order = [arm for arm, _ in ranking(trials, round_.name, kind) if arm in left[kind]]
-            if order:
+            if finished(trials, round_, kind, left[kind]):
                 kept = order[: (len(order) + 1) // 2]
                 left[kind] = [*kept, *([cells.AUTO] if cells.AUTO not in kept else [])]
     return left

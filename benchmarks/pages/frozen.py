@@ -60,18 +60,20 @@ def _round(trials: Sequence[Row], name: str) -> list[str]:
     """For each kind of network, the candidates in the order that decides which go on."""
     lines: list[str] = []
     number = [round_.name for round_ in development.ROUNDS].index(name)
-    left = development.survivors(trials, number + 1)
+    before, left = (development.survivors(trials, rounds) for rounds in (number, number + 1))
     found = development.differences(trials, name)
     refused = {(row["cell"], row["arm"]) for row in trials if row["round"] == name and row["status"] == "refused"}
     for kind in cells.KINDS:
         own = [cell for cell in found if development.kind_of(cell) == kind]
         if not own:
             continue
+        over = development.finished(trials, development.ROUNDS[number], kind, before[kind])
         base = {cell: [float(r["test_accuracy"]) for r in trials if _is(r, name, cell, "default")] for cell in own}
         made = [["default", *(f"{fmean(base[cell]):.1f}" for cell in own), "", ""]]
         for arm, score in development.ranking(trials, name, kind):
             shown = [_shown(found[cell].get(arm, []), (cell, arm) in refused) for cell in own]
-            made.append([arm, *shown, signed(score), "yes" if arm in left[kind] else "no"])
+            goes_on = ("yes" if arm in left[kind] else "no") if over else "open"
+            made.append([arm, *shown, signed(score), goes_on])
         lines += ["", f"#### {kind[0].upper()}{kind[1:]}", "", *table(["start", *own, "median", "goes on"], made)]
     return lines
 

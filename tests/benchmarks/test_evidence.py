@@ -31,6 +31,9 @@ def scored(cell, **gains):
 def test_the_better_half_of_each_kind_goes_on(monkeypatch):
     from evidence import cells, development
 
+    run = [cells.Cell("small-cnn", "cifar", 500, "adamw"), cells.Cell("resnet20", "cifar", 500, "sgd")]
+    run.append(cells.Cell("mlp", "gray", 500, "adamw"))
+    monkeypatch.setattr(development, "ROUNDS", (development.Round("1", run, 2, searched=False),))
     monkeypatch.setattr(development, "CANDIDATES", dict.fromkeys(("auto", "a", "b", "c"), "spec"))
     trials = [
         *scored("small-cnn-cifar-500-adamw", auto=0.0, a=3.0, b=-1.0, c=None),
@@ -43,6 +46,8 @@ def test_the_better_half_of_each_kind_goes_on(monkeypatch):
     assert left[cells.NORMS] == ["auto", "b"]
     assert left[cells.NO_NORMS] == ["c", "b", "auto"]  # auto stays to be compared with
     assert left[cells.LAYER_NORMS] == ["auto", "a", "b", "c"]  # nothing was run there
+    unfinished = [row for row in trials if (row["cell"], row["arm"], row["seed"]) != ("resnet20-cifar-500-sgd", "b", 1)]
+    assert development.survivors(unfinished, 1)[cells.NORMS] == ["auto", "a", "b", "c"]
     assert development.survivors(trials, 0)[cells.NORMS] == ["auto", "a", "b", "c"]
 
 
