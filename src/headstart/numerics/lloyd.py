@@ -34,6 +34,7 @@ class Lloyd:
     def __init__(self, points: Tensor, *, memory: int = MEMORY) -> None:
         self.points, self._memory = points, memory
         self._square = points.square().sum(1)
+        self._repeated: dict[int, Tensor] = {}  # by the number of starts: the points once for each
 
     def start(self, clusters: int, starts: int, generator: torch.Generator, rounds: int = ROUNDS) -> Tensor:
         """Draw points as centroids, each the likelier the farther from those before (Arthur and Vassilvitskii 2007).
@@ -142,7 +143,12 @@ class Lloyd:
             return own.T @ block, own.sum(0)
         place = (nearest + torch.arange(0, starts * clusters, clusters)).view(-1)
         rows = block.new_zeros(starts * clusters, block.shape[1])
-        rows.index_add_(0, place, block.unsqueeze(1).expand(-1, starts, -1).reshape(len(place), -1))
+        if block is not self.points or starts not in self._repeated:
+            repeated = block.unsqueeze(1).expand(-1, starts, -1).reshape(len(place), -1)
+            self._repeated = {starts: repeated} if block is self.points else {}
+        else:
+            repeated = self._repeated[starts]
+        rows.index_add_(0, place, repeated)
         return rows, torch.bincount(place, minlength=len(rows)).to(block.dtype)
 
     def _use(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
