@@ -104,9 +104,9 @@ STEPS = torch.randn(32, 5, 8, generator=torch.Generator().manual_seed(2))
 @pytest.mark.parametrize(
     ("build", "data", "reason"),
     [
-        (Cell, STEPS, "earlier step"),
-        (LSTMCell, STEPS, "earlier step"),
-        (ConvLSTM, torch.randn(16, 4, 1, 8, 8), "earlier step"),
+        (Cell, STEPS, "its own earlier outputs"),
+        (LSTMCell, STEPS, "its own earlier outputs"),
+        (ConvLSTM, torch.randn(16, 4, 1, 8, 8), "its own earlier outputs"),
         (siren, torch.rand(128, 2) * 2 - 1, "no usual start gives"),
         (fixup, IMAGES, "all zero"),
     ],

@@ -99,7 +99,7 @@ def test_a_recurrence_is_left_and_the_layers_around_it_are_not(method: str) -> N
     report = hs.initialize(model, STEPS, method)
     assert report.changed == ["into", "o"]
     assert all(torch.equal(v, before[k]) for k, v in model.c.state_dict().items())
-    assert any("earlier step" in note for note in report.row("c").notes)
+    assert any("its own earlier outputs" in note for note in report.row("c").notes)
     assert any("recurrent='all'" in finding for finding in report.findings)
 
 
