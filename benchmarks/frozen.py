@@ -6,7 +6,7 @@
     python benchmarks/frozen.py develop --round 1             a round of candidates; the better half goes on
     python benchmarks/frozen.py core --rehearse               the judgement's very trials, on the development side
     python benchmarks/frozen.py draft | freeze                write docs/results/protocol.json as the code has it now
-    python benchmarks/frozen.py core --open-judged-data       the judgement: six cells
+    python benchmarks/frozen.py core --open-judged-data       the judgement: seven cells
     python benchmarks/frozen.py every --open-judged-data      all networks, data, numbers of images, optimizers
     python benchmarks/frozen.py papers --open-judged-data     the papers' own comparisons, at their lengths
     python benchmarks/frozen.py write                         docs/results/development.csv and its page from the trials

@@ -19,12 +19,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart report``."""
-    parser = add_command(
-        subparsers,
-        "report",
-        __doc__,
-        "examples:\n  headstart report runs/compare\n  headstart report runs/a runs/b --out runs/both\n",
-    )
+    parser = add_command(subparsers, "report", __doc__, _EXAMPLES)
     parser.add_argument(
         "folders", metavar="DIR", nargs="+", help="a folder that 'headstart compare' wrote; several give one page"
     )

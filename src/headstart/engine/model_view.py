@@ -136,8 +136,8 @@ class ModelView:
         kept = {id(layer) for layer, _, _ in plain}
         for layer, into, out in factors:
             if id(layer) not in kept:
-                ones = torch.ones(layer.in_channels), torch.ones(layer.out_channels)
-                self.rescale(layer, into * ones[0], out * ones[1])
+                inputs = torch.full((layer.in_channels,), into, dtype=torch.float64)
+                self.rescale(layer, inputs, torch.full((layer.out_channels,), out, dtype=torch.float64))
         biases = [(layer, bias, out) for layer, _, out in plain if out != 1 and (bias := layer.bias) is not None]
         tensors = [*(layer.stored for layer, _, _ in plain), *(bias for _, bias, _ in biases)]
         sizes = [float(size[0]) for size in fetch(largest(tensors))]

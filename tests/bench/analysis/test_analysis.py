@@ -260,3 +260,20 @@ def test_a_declared_question_is_judged_at_the_full_level_and_stands_before_the_o
     analysis = fill(results, primary="good")
     assert "the question: good" in markdown(analysis)
     assert "good was declared as the question before anything ran." in markdown(analysis)
+
+
+def test_nothing_has_a_verdict_behind_a_question_that_was_refused_or_decided_without_one(fill):
+    runs = {
+        "default": {s: result(90 + s / 10) for s in range(8)},
+        "good": {s: result(95 + s / 9) for s in range(8)},
+        "same": {s: result(90 + s / 10) for s in range(8)},
+    }
+    refused = runs | {"same": {s: {"status": "refused", "reason": "no convolution"} for s in range(8)}}
+
+    def good_of(results, **plan):
+        return next(arm.comparison for arm in fill(results, **plan).methods if arm.label == "good")
+
+    for found in (good_of(refused, primary="same"), good_of(runs, primary="same", kept={"same": "no clear difference"})):
+        assert found.verdict is Verdict.NOT_SETTLED
+        assert found.behind
+    assert good_of(runs, primary="same", kept={"same": "helps"}).verdict is Verdict.HELPS

@@ -46,8 +46,9 @@ def judge_arms(
         if kind in ("random", EQUAL_STEPS, RESTARTS) and arm["of"] not in refusals:
             beyond.setdefault(kind, []).append((arm["of"], arm["label"]))
     family_of = partial(compare_family, results=accuracies, alpha=alpha, margin=margin, metric=metric, failed=failed)
-    first = family_of([pair for pair in against.get("", ()) if pair[0] == question_of(plan)])
-    gate = max((c.adjusted_p for c in first), default=0.0)
+    question = question_of(plan)
+    first = family_of([pair for pair in against.get("", ()) if pair[0] == question])
+    gate = max((c.adjusted_p for c in first), default=float(_closed(question, kept)))
     judged = {c.arm: c for c in first}
     for kind, family in against.items():
         left = [pair for pair in family if pair[0] not in judged]
@@ -57,6 +58,11 @@ def judge_arms(
     if plan.get("exploratory"):
         return {label: _without_verdict(c) for label, c in judged.items()}, list(map(_without_verdict, compared))
     return judged, compared
+
+
+def _closed(question: str, kept: Mapping[str, str]) -> bool:
+    """Whether a question that is not tested now, refused or decided before, neither helps nor hurts."""
+    return bool(question) and kept.get(question) not in (Verdict.HELPS.value, Verdict.HURTS.value)
 
 
 def _without_verdict(c: Comparison) -> Comparison:

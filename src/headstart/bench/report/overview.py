@@ -261,7 +261,8 @@ def _judged(methods: Sequence[MethodRows]) -> list[MethodRows]:
     first = judge_overall(asked, alpha, margin)
     own = [c.adjusted_p for method in methods if method.primary for row in method.rows if (c := row.comparison)]
     gates = [each.adjusted_p for each in first if each.effects is not None] or own  # without a mean, on every task
-    found = [*first, *judge_overall(rest, alpha, margin, max(gates, default=0.0))]
+    none = float(any(method.primary for method in methods))  # a question without a comparison shows nothing
+    found = [*first, *judge_overall(rest, alpha, margin, max(gates, default=none))]
     by = {each.arm: each for each in found}
     return [replace(method, overall=by.get(method.label)) for method in methods]
 

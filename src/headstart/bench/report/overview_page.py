@@ -96,7 +96,7 @@ def markdown(overview: Overview) -> str:
     for item in map(_experiment, overview.parts):
         what = f"{item['task']}; {item['model']}; {item['training']}; {item['seeds']} seeds"
         lines.append(f"- {inert(item['part'].title)}: {inert(what)}; margin {item['margin']:g}, α {item['alpha']:g}")
-    lines += ["", "## How to read it", "", *(f"- {rule}" for rule in overview.rules())]
+    lines += ["", "## How to read it", "", *(f"- {inert(rule)}" for rule in overview.rules())]
     if overview.notes:
         lines += ["", "## Notes", "", *(f"- {inert(note)}" for note in overview.notes)]
     return "\n".join(lines) + "\n"

@@ -192,7 +192,7 @@ def markdown(analysis: Analysis) -> str:
     lines += _search(analysis.selection) if analysis.selection else []
     lines += ["", "## What the controls show", ""]
     lines += [f"- {inert(reading)}" for reading in analysis.control_readings()] or ["There are none."]
-    lines += ["", "## How it was decided", "", *(f"- {rule}" for rule in analysis.rules())]
+    lines += ["", "## How it was decided", "", *(f"- {inert(rule)}" for rule in analysis.rules())]
     if analysis.failures:
         told = [f"{f.arm}, seed {f.seed}: {f.reason}" for f in analysis.failures]
         lines += ["", "## Runs that failed", "", *(f"- {inert(each)}" for each in told)]
