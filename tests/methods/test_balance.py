@@ -424,3 +424,14 @@ def test_slopes_are_the_derivatives(values, at):
         if label in scales:
             up, down = ({**scales, label: scales[label] + sign * 1e-5} for sign in (1, -1))
             assert slope == pytest.approx((layer.log_rate(up) - layer.log_rate(down)) / 2e-5, abs=1e-4)
+
+
+def test_layers_that_one_sample_alone_reaches_are_balanced_without_a_confidence():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        net[0].weight.abs_()
+        net[0].bias.fill_(-50.0)
+    x = torch.zeros(8, 6)
+    x[0] = 40.0
+    report = hs.initialize(net, x, "balance")
+    assert any("as far as one gradient can tell" in finding for finding in report.findings)

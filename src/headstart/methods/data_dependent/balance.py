@@ -228,7 +228,7 @@ class Measured:
         The samples are drawn again, with replacement, and the rates estimated from each such draw (the bootstrap).
 
         Returns:
-            None where there is no telling: too few samples, or a layer with a single draw.
+            None where there is no telling: too few samples, too few that reach a layer, or a layer with a single draw.
         """
         layers = {name: layer for name, layer in self.energies.items() if layer.measurable}
         sizes = {len(part) for name in layers for part in self.samples[name].values()}
@@ -246,7 +246,9 @@ class Measured:
             estimate = sum(float(part.sum()) for part in weighted.values())
             with np.errstate(divide="ignore", invalid="ignore"):
                 rates.append(layer.log_rate(scales) + 0.5 * np.log(total / estimate))
-        return float(np.quantile(np.ptp(np.stack(rates), axis=0), 0.95))
+        with np.errstate(invalid="ignore"):
+            found = float(np.quantile(np.ptp(np.stack(rates), axis=0), 0.95))
+        return found if math.isfinite(found) else None
 
 
 def _squares(values: Sequence[tuple[Layer, Tensor]], whole: Collection[str]) -> dict[str, Values]:
