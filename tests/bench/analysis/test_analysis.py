@@ -273,7 +273,10 @@ def test_nothing_has_a_verdict_behind_a_question_that_was_refused_or_decided_wit
     def good_of(results, **plan):
         return next(arm.comparison for arm in fill(results, **plan).methods if arm.label == "good")
 
-    for found in (good_of(refused, primary="same"), good_of(runs, primary="same", kept={"same": "no clear difference"})):
+    for found in (
+        good_of(refused, primary="same"),
+        good_of(runs, primary="same", kept={"same": "no clear difference"}),
+    ):
         assert found.verdict is Verdict.NOT_SETTLED
         assert found.behind
     assert good_of(runs, primary="same", kept={"same": "helps"}).verdict is Verdict.HELPS
