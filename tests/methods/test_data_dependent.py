@@ -554,3 +554,8 @@ def test_the_first_layers_alone_are_written():
     assert list(report.changed) == ["0", "2"]
     assert all(torch.equal(a, b) for a, b in zip(before, net[4].parameters(), strict=True))
     assert hs.WithinLayer(layers=2).key() != hs.WithinLayer().key()
+
+
+def test_layers_are_chosen_by_within_layer_alone():
+    with pytest.raises(hs.HeadstartError, match=r"layers=1 is not possible.*within-layer:layers=N\+balance"):
+        hs.DataDependent(layers=1)

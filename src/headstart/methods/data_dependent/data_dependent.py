@@ -41,7 +41,7 @@ class DataDependent(WithinLayer):
     The same as ``within-layer+balance``.
 
     Args:
-        loss_fn: As for `Balance`. All other options are those of `WithinLayer`.
+        loss_fn: As for `Balance`. All other options are those of `WithinLayer`, but for ``layers``: it fills all layers.
 
     Raises:
         HeadstartError: As `WithinLayer` and `Balance`.
@@ -56,6 +56,10 @@ class DataDependent(WithinLayer):
     loss_fn: LossFunction | None = None
 
     writes_parts: ClassVar[bool] = False  # what balance follows are whole layers
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.layers is None, f"layers={self.layers!r} is not possible", "Pass within-layer:layers=N+balance")
 
     @classmethod
     def paper(cls, **options: Any) -> DataDependent:
