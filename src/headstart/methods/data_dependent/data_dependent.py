@@ -41,7 +41,7 @@ class DataDependent(WithinLayer):
     The same as ``within-layer+balance``.
 
     Args:
-        loss_fn: As for `Balance`. All other options are those of `WithinLayer`, but for ``layers``: it fills all layers.
+        loss_fn: As for `Balance`. All other options are those of `WithinLayer`, but ``layers`` must be None.
 
     Raises:
         HeadstartError: As `WithinLayer` and `Balance`.
