@@ -15,6 +15,7 @@ import csv
 import importlib
 import json
 import multiprocessing
+import re
 import resource
 import signal
 import sys
@@ -118,7 +119,8 @@ def attempt(call: Callable[[], Any], model: nn.Module) -> dict[str, Any]:
         result, ended = error, "foreign exception"
     told: dict[str, Any] = {"ended": ended, "seconds": round(time.perf_counter() - start, 2)}
     if ended != "done":
-        told["error"] = f"{type(result).__name__}: {' '.join(str(result).split())}"
+        message = re.sub(r"/\S*/site-packages/", "", " ".join(str(result).split()))  # no folder of the machine
+        told["error"] = f"{type(result).__name__}: {message}"
         after = model.state_dict()
         told["unharmed"] = all(torch.equal(after[name], value) for name, value in before.items())
     else:
