@@ -14,7 +14,7 @@ from counting import counted
 
 LIMITS = {  # of operations and reads per layer
     "within-layer": (45, 2),
-    "lsuv": (68, 2),
+    "lsuv": (60, 2),
     "within-layer+balance": (90, 1),
     "auto": (300, 5),
 }

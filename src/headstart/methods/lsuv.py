@@ -14,7 +14,7 @@ from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.errors import WriteError
 from headstart.methods.shared.from_data import FromData
-from headstart.methods.shared.normalization import constant_channels, deviations, leave_normed, tell_constant
+from headstart.methods.shared.normalization import largest_variation, leave_normed, tell_constant
 from headstart.methods.shared.orthonormal import orthonormal_draws, orthonormal_weight
 from headstart.model import weights
 from headstart.model.report_builder import ReportBuilder
@@ -37,7 +37,7 @@ from headstart.numerics.fetching import Values
         "Biases are left alone, as in the authors' Caffe script; the PyTorch ports zero them.",
         "Statistics of the whole output tensor, as published: channels may differ (see within-layer).",
     ),
-    revision=2,  # moments in one pass round differently
+    revision=3,  # one layer beside recurrent ones is an output layer; the factor rounds differently
 )
 @dataclass(frozen=True)
 class LSUV(FromData):
@@ -101,40 +101,42 @@ class LSUV(FromData):
         """Find the factor and rescale."""
         moments = visit.moments
         assert visit.output is not None
-        std, level = deviations(moments)
-        dead, bias = constant_channels(moments, visit.output.dtype, (std, level)), weights.look_bias(visit.layer)
-        # Variance of t * z + b over samples, positions and channels: a t^2 + 2 c t + d.
+        bias, n = weights.look_bias(visit.layer), len(moments.var)
+        inside = moments.var.mean()
+        # Sums over channels of the variance of t * z + b over samples, positions and channels: a t^2 + 2 c t + d.
         if bias is None:
-            a = moments.var.mean() + moments.mean.var(correction=0)
-            d = torch.zeros_like(a)
+            a, d = torch.add(moments.mean.var(correction=0), inside), torch.zeros_like(inside)
             factor = self.std * a.rsqrt()
         else:
             parts = torch.stack([moments.mean - bias, bias])
             parts = parts - parts.mean(1, keepdim=True)
-            a, c, _, d = (parts @ parts.mH).real.div_(len(dead)).view(4).unbind()
-            a = torch.addcmul(a, level, level)
-            factor = ((c * c - a * (d - self.std**2)).sqrt() - c) / a  # NaN where there is no solution
+            a, c, _, d = (parts @ parts.mH).real.view(4).unbind()
+            a = torch.add(a, inside, alpha=n)
+            # NaN where there is no solution.
+            factor = (torch.addcmul(c * c, a, d - n * self.std**2, value=-1).sqrt() - c) / a
         # A layer without any variation, or one whose biases alone are beyond the deviation, stays as it is.
-        stays = (factor > 0) <= dead.all()  # not larger than 0, or none alive
-        factor = factor.masked_fill(stays, 1)
+        varies = largest_variation(moments, visit.output.dtype)
+        good = torch.minimum(factor, varies) > 0
+        factor = factor.where(good, 1)
         restore, layer, report = visit.checkpoint(), visit.layer, visit.report
         visit.affine(factor.to(moments.var.dtype), keep_bias=True)
 
         def tell(values: Values) -> None:
-            stayed, square, whole = values[-3:].tolist()
+            alive, written, total, whole = values.tolist()
             if not math.isfinite(whole):
                 raise WriteError(
                     f"The output of {layer.where} is not finite, so there is no factor for its weight.",
                     remedy="Check the calibration data for extreme values; nothing was changed.",
                 )
-            if values[:-3].all():
+            if alive <= 0:
                 restore()
                 tell_constant(self.info.name, layer, report)
-            elif stayed:
+            elif not written:
                 restore()
-                report.skip(layer, f"its biases alone have deviation {math.sqrt(square):.3g}, above {self.std:g}")
+                deviation = math.sqrt(total / n)
+                report.skip(layer, f"its biases alone have deviation {deviation:.3g}, above {self.std:g}")
                 report.add_finding(
                     f"{self.info.name}: '{layer.name}' cannot reach deviation {self.std:g} by its weights alone."
                 )
 
-        visit.later([dead, stays, d, a], tell)
+        visit.later([varies, good, d, a], tell)

@@ -170,7 +170,7 @@ def across_sample_square(output: Tensor, samples: int = ACROSS_SAMPLES) -> Tenso
     if output.is_complex():  # a difference of both parts
         both = across_sample_square(torch.view_as_real(output), samples)
         return None if both is None else 2 * both
-    some, others = output[:pairs], output[pairs : 2 * pairs]
+    some, others, *_ = output.split(pairs)
     if output.dtype not in (torch.float32, torch.float64):
         some, others = some.float(), others.float()
     return mse_loss(some, others)

@@ -62,7 +62,7 @@ from headstart.numerics.fetching import Values
         " leaves the mean).",
         "Dropout is off while measuring; a constant channel is scaled by the layer's deviation and reported.",
     ),
-    revision=3,  # 2: moments in one pass round differently; 3: fills with hardly a number read
+    revision=4,  # 2: moments in one pass round differently; 3: fills with hardly a number read; 4: output layers found
 )
 @dataclass(frozen=True)
 class WithinLayer(FromData):

@@ -62,10 +62,20 @@ def constant_channels(moments: Moments, dtype: torch.dtype, known: tuple[Tensor,
         known: From :func:`deviations`, if they were computed already.
     """
     std, level = known or deviations(moments)
+    return std <= torch.add(moments.mean.abs() * _rounding(dtype), level, alpha=DEAD)
+
+
+def largest_variation(moments: Moments, dtype: torch.dtype) -> Tensor:
+    """The largest variance of a channel beyond the rounding of ``dtype``; not above 0 if no channel varies."""
+    mean = moments.mean.abs() if moments.mean.is_complex() else moments.mean
+    return torch.addcmul(moments.var, mean, mean, value=-(_rounding(dtype) ** 2)).amax()
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """How far a channel's values may lie apart, as a share of their mean, by the rounding of ``dtype`` alone."""
     finfo = torch.finfo(dtype)
     # A half-precision value is rounded once; float32 sums round at every term.
-    rounding = finfo.eps if finfo.bits == 16 else 8 * finfo.eps
-    return std <= torch.add(moments.mean.abs() * rounding, level, alpha=DEAD)
+    return finfo.eps if finfo.bits == 16 else 8 * finfo.eps
 
 
 def tell_constant(method: str, layer: Layer, report: ReportBuilder) -> None:
