@@ -359,7 +359,22 @@ def test_every_operation_that_is_looked_up_is_tried():
     assert known <= names | {"max_pool2d_with_indices", "max_pool3d_with_indices"}
 
 
-@pytest.mark.parametrize("call", [lambda v: v + 1, lambda v: torch.div(v, 3, rounding_mode="floor"), lambda v: v * v])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v: v + 1,
+        lambda v: torch.div(v, 3, rounding_mode="floor"),
+        lambda v: v * v,
+        lambda v: v.view(torch.int32).float(),
+        lambda v: v.sum(3, dtype=torch.int64).float(),
+        lambda v: v.sum(dtype=torch.int64).float(),
+    ],
+)
 def test_what_is_near_a_known_operation_is_not_taken_for_it(call, monkeypatch):
     monkeypatch.setitem(Every.CALLS, "other", call)
     assert output(follow(Every("other"), X), "a") == PINNED
+
+
+def test_a_mean_that_names_its_precision_is_found_by_a_trial(monkeypatch):
+    monkeypatch.setitem(Every.CALLS, "other", lambda v: v.mean(3, dtype=torch.float32))
+    assert output(follow(Every("other"), X), "a") != PINNED

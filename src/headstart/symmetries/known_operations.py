@@ -7,6 +7,7 @@ holds every one of them against the trial that all others go through.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,23 +27,28 @@ _SUMS = {"add", "sub", "maximum", "minimum"}  # of inputs that must have one sca
 _SCALES = {"mul", "div"}  # by a number
 
 
-def is_known(func: Any, args: tuple[Any, ...], several: bool) -> bool:
+def is_known(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], several: bool) -> bool:
     """Whether an operation hands the one class of its inputs on.
 
     Args:
         func: The operation.
         args: Its positional arguments, as it was called.
+        kwargs: Its named arguments.
         several: Whether its inputs come in classes of their own, which a sum makes one.
 
     Example:
         >>> import torch
         >>> x = torch.ones(3)
         >>> aten = torch.ops.aten
-        >>> is_known(aten.relu.default, (x,), False), is_known(aten.add.Tensor, (x, 1), False)
+        >>> is_known(aten.relu.default, (x,), {}, False), is_known(aten.add.Tensor, (x, 1), {}, False)
         (True, False)
+        >>> is_known(aten.sum.default, (x,), {"dtype": torch.int64}, False)
+        False
     """
     name = family(func.overloadpacket.__name__)
     if "mode" in func._overloadname:  # a division that rounds
+        return False
+    if "dtype" in func._overloadname or kwargs.get("dtype") is not None:  # other bits, or rounded to whole numbers
         return False
     beside = args[1:2]
     if name in _OF_ONE or name in _JOINS:

@@ -108,7 +108,7 @@ class Tracer(TorchDispatchMode):
             result = func(*args, **kwargs)
             self._overwritten([leaf for leaf in leaves if id(leaf) in targets], None)
             return result
-        whole = self._whole(func, args, leaves)
+        whole = self._whole(func, args, kwargs, leaves)
         clone = targets if whole is None else ()
         kept = [leaf.clone() if id(leaf) in clone else leaf for leaf in leaves] if clone else leaves
         result = func(*args, **kwargs)
@@ -147,12 +147,14 @@ class Tracer(TorchDispatchMode):
                         self.pin(labels, "it is written into in part")
         return same
 
-    def _whole(self, func: Any, args: Any, leaves: list[Any]) -> int | None:
+    def _whole(self, func: Any, args: Any, kwargs: Any, leaves: list[Any]) -> int | None:
         """The one class that an operation hands on, if it is known and all that it takes is of whole classes."""
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         found = [self._labels[id(t)][1] if self.is_live(t) else PINNED for t in tensors]
         classes = [self.classes.root(labels) for labels in found if isinstance(labels, int)]
-        if PINNED in classes or len(classes) < len(tensors) or not is_known(func, args, len(set(classes)) > 1):
+        if PINNED in classes or len(classes) < len(tensors):
+            return None
+        if not is_known(func, args, kwargs, len(set(classes)) > 1):
             return None
         return self.classes.merge(classes)
 
