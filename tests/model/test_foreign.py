@@ -10,6 +10,7 @@ from torch import nn
 
 import headstart as hs
 from headstart.errors import one_error, origin, quote
+from headstart.model.hooks import hooked
 
 X = torch.randn(32, 3, 10, 10, generator=torch.Generator().manual_seed(0))
 KINDS = [
@@ -180,6 +181,26 @@ def test_an_exception_that_ends_iterations():
     for options in ({"get_inputs": stop}, {"mask": stop}, {"include": stop}):
         with pytest.raises(hs.HeadstartError, match="StopIteration"):
             hs.initialize(nn.Linear(2, 2), torch.randn(8, 2), "lsuv", **options)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda layer, x: layer(x), lambda layer, x: layer(input=x), lambda layer, x: layer([x])],
+    ids=["positional", "named", "nested"],
+)
+def test_a_layer_is_told_of_a_transform_however_it_gets_its_values(call):
+    class Sums(nn.Module):
+        def forward(self, input):
+            return input[0] if isinstance(input, list) else input
+
+    layer = Sums()
+    with (
+        hooked([("a", layer)], lambda *_: None),
+        pytest.raises(hs.ModelError, match=r"inside a transform of torch.func"),
+    ):
+        torch.func.vmap(lambda x: call(layer, x))(torch.ones(4, 3))
+    with hooked([("a", layer)], lambda *_: None):
+        call(layer, torch.ones(4, 3))
 
 
 def test_layers_inside_a_transform():

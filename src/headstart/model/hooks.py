@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from headstart.errors import ModelError
 
@@ -80,13 +81,13 @@ def hooked(
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert before is not None
             with torch.no_grad() if no_grad else nullcontext():
-                hooks.call(_outside_transforms, args)
+                hooks.call(_outside_transforms, args, kwargs)
                 hooks.call(before, key, args, kwargs)
 
         def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             assert after is not None
             with torch.no_grad() if no_grad else nullcontext():
-                hooks.call(_outside_transforms, args)
+                hooks.call(_outside_transforms, args, kwargs)
                 return hooks.call(after, key, args, kwargs, output)
 
         if before is not None:
@@ -104,9 +105,10 @@ def hooked(
         hooks.error = None  # its traceback holds all that the pass computed
 
 
-def _outside_transforms(args: tuple[Any, ...]) -> None:
+def _outside_transforms(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise where a module runs on what stands for many values, or for a value and its derivatives."""
-    if any(isinstance(t, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in args):
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if any(isinstance(leaf, torch.Tensor) and wrapped(leaf) for leaf in tree_flatten((args, kwargs))[0]):
         raise ModelError(
             "The model's forward runs layers inside a transform of torch.func (vmap, grad, jacrev, jvp), where their"
             " values cannot be looked at.",
