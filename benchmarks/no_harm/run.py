@@ -26,7 +26,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from pages.no_harm import FLOOR, paired  # noqa: E402
+from pages.no_harm import doubtful, paired  # noqa: E402
 
 import headstart as hs  # noqa: E402
 from no_harm.networks import CLASSES, every  # noqa: E402
@@ -105,12 +105,6 @@ def finished(out: Path) -> dict[tuple[str, str, int], dict[str, str]]:
         return {(r["network"], r["arm"], int(r["seed"])): r for r in csv.DictReader(file)}
 
 
-def higher() -> set[str]:
-    """Networks whose loss is higher from auto's start by more than counts, over the seeds that are there."""
-    found, _, _ = paired(OUT.parent)
-    return {name for name, runs in found.items() if sum(b - a for a, b in runs.values()) > FLOOR * len(runs)}
-
-
 def main() -> None:
     """Run what is not there yet; auto first: where it writes nothing there is nothing to compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,11 +116,11 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     done = finished(args.out)
-    doubtful = higher() if args.doubtful else set()
+    suspects = doubtful(paired(OUT.parent)[0]) if args.doubtful else []
     for name, build in every():
         if args.only and not any(part in name for part in args.only):
             continue
-        if args.doubtful and name not in doubtful and (name, "auto", MORE[0]) not in done:
+        if args.doubtful and name not in suspects and (name, "auto", MORE[0]) not in done:
             continue
         seeds = MORE if args.doubtful else args.seeds
         wanted = [(arm, seed) for seed in seeds for arm in (*args.arms, "default")]

@@ -65,6 +65,31 @@ def verdict(runs: Runs, pooled: float) -> str:
     return "better" if mean < 0 else "**worse**"
 
 
+def doubtful(found: Mapping[str, Runs]) -> list[str]:
+    """Networks whose loss is higher from auto's start by more than counts, over the seeds that are there."""
+    return [name for name, runs in found.items() if sum(b - a for a, b in runs.values()) > FLOOR * len(runs)]
+
+
+def seeds(found: Mapping[str, Runs]) -> str:
+    """Say which networks were run with more seeds than others, and which of those that should be are not yet.
+
+    Example:
+        >>> few = {seed: (1.0, 2.0) for seed in range(3)}
+        >>> seeds({"a": few, "b": {seed: (2.0, 1.0) for seed in range(3)}}).split(". ")[-1]
+        'Not yet run with nine: a.'
+    """
+    many = sum(len(runs) >= MANY for runs in found.values())
+    waiting = [inert(name) for name in doubtful(found) if len(found[name]) < MANY]
+    told = (
+        f"Seeds are not alike in these sums: a network that looked worse with three seeds gets nine (`--doubtful`), and"
+        f" {many} {'has' if many == 1 else 'have'} them; one that looked better keeps its three. So"
+        " *worse* is counted after a second look, and *better* after the first."
+    )
+    if waiting:
+        told += f" Not yet run with nine: {', '.join(waiting)}."
+    return told
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -101,4 +126,4 @@ def page(folder: Path) -> Blocks:
         f" {lower} of them. Pooled, differences between seeds have a deviation of {pooled:.3f}."
     )
     nothing = f"{len(left)} networks in which auto writes nothing, so that both starts are one, bit for bit:"
-    return {MAIN: [summary, "", *table(head, lines), "", f"{nothing} {', '.join(left)}."]}
+    return {MAIN: [summary, "", seeds(found), "", *table(head, lines), "", f"{nothing} {', '.join(left)}."]}
