@@ -72,6 +72,8 @@ def judged(args: argparse.Namespace, listed: Sequence[Cell], machine: Machine) -
                 task, augment = sized(args.task, cell.images), data.AUGMENT
             else:
                 task = data.task(side, cell.data, cell.images, args.root, FOLDER / "data", args.open_judged_data)
+                if side == data.JUDGING:
+                    protocol.check(FOLDER / "data")  # again, with the pack that was only made now
                 augment = data.SIDES[side][cell.data].augment
             seeds = range(first, first + cells.SEEDS)
             return cells.experiment(
@@ -197,6 +199,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def consistent(args: argparse.Namespace) -> None:
+    """Refuse options that say two things at once, before anything is read.
+
+    Raises:
+        HeadstartError: If they do, or a task is judged data by another way.
+    """
+    if args.rehearse and args.open_judged_data:
+        raise HeadstartError(
+            "--rehearse opens nothing, and --open-judged-data is for the judgement.", remedy="Pass one of the two."
+        )
+    if args.what not in ("core", "every") and (args.rehearse or args.task):
+        raise HeadstartError(
+            f"'{args.what}' takes neither --rehearse nor --task: they belong to core and every.",
+            remedy="Leave it out. What the papers cost is told by: python benchmarks/frozen.py papers --plan",
+        )
+    if args.task:
+        data.not_judged(args.task, args.root, FOLDER / "data")
+
+
 def perform(args: argparse.Namespace, machine: Machine) -> None:
     """Do what was asked.
 
@@ -204,11 +225,12 @@ def perform(args: argparse.Namespace, machine: Machine) -> None:
         HeadstartError: If it may not be done, or cannot.
         OutOfTimeError: If the time is over first.
     """
+    consistent(args)
     opens = args.what in JUDGED and not (args.rehearse or args.plan or args.task)
     if opens:
         data.checked(data.JUDGING, args.open_judged_data)
     if opens and args.what != "papers":
-        protocol.check()
+        protocol.check(FOLDER / "data")
     if args.what == "pack":
         for side in (data.DEVELOPMENT, data.JUDGING, data.PAPERS) if args.open_judged_data else (data.DEVELOPMENT,):
             for path in data.pack(side, args.root, FOLDER / "data", args.open_judged_data):
@@ -216,7 +238,7 @@ def perform(args: argparse.Namespace, machine: Machine) -> None:
     elif args.what in ("lengths", "develop"):
         developed(args, machine)
     elif args.what in ("draft", "freeze"):
-        protocol.write(protocol.DRAFT if args.what == "draft" else protocol.FROZEN)
+        protocol.write(protocol.DRAFT if args.what == "draft" else protocol.FROZEN, FOLDER / "data")
     elif args.what == "papers":
         each(published(args, machine), args.plan)
     elif args.what == "write":

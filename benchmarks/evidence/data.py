@@ -19,6 +19,8 @@ import torch
 
 from headstart.bench.tasks import splits
 from headstart.bench.tasks.data.catalogue import DATASETS, Parts, Request
+from headstart.bench.tasks.loading import OWN
+from headstart.engine import specs
 from headstart.errors import DataError, HeadstartError
 
 DEVELOPMENT, JUDGING, PAPERS = "development", "judging", "papers"
@@ -153,6 +155,33 @@ def checked(side: str, open_judged: bool) -> None:
         )
 
 
+def not_judged(task: str, root: Path, folder: Path) -> None:
+    """Refuse a task of the user's own that reads judged images: a judgement has one way in, which is marked.
+
+    Args:
+        task: A spec.
+        root: The folder that data sets lie in.
+        folder: Of the packs.
+
+    Raises:
+        HeadstartError: If it names a data set of a side that is judged, or a folder of one, by whatever way.
+    """
+    datasets = {source.dataset for side in (JUDGING, PAPERS) for source in SIDES[side].values()}
+    name, rest = specs.head(task)
+    where = Path(specs.path_and_options(rest)[0] if name in OWN else task).expanduser()
+    read = [path.resolve() for path in (where, *where.glob("*"))]
+    places = [path for side in (JUDGING, PAPERS) for path in folder.resolve().glob(f"{side}-*")]
+    files = [root / file for dataset in datasets for layout in DATASETS[dataset].layouts for file in layout]
+    places += [file.resolve() for file in files if file.exists()]
+    judged = any(path.is_relative_to(place) or place.is_relative_to(path) for path in read for place in places)
+    if name in datasets or judged:
+        raise HeadstartError(
+            f"The task '{task}' holds images that are judged: --task is for images of your own.",
+            remedy="Name another folder. --rehearse runs the same on the development side; the judgement itself takes "
+            "--open-judged-data and no --task.",
+        )
+
+
 def pack(side: str, root: Path, folder: Path, open_judged: bool = False) -> list[Path]:
     """Write a side's images into files, one for each source that has none yet.
 
@@ -236,6 +265,30 @@ def task(side: str, name: str, images: int, root: Path, folder: Path, open_judge
             np.save(made / f"{part}-labels.npy", labels.astype(np.int64))
         (made / "complete").touch()
     return f"arrays:{made}:train={images}"
+
+
+def content(side: str, name: str, folder: Path) -> str | None:
+    """Return the hash of the images and labels that trials would read; None where they are not packed yet.
+
+    Args:
+        side: A key of `SIDES`.
+        name: Of the data.
+        folder: Of the packs.
+    """
+    made, packed = folder / f"{side}-{name}", folder / f"{side}-{name}.xz"
+    if (made / "complete").is_file():
+        parts = {p: tuple(np.load(made / f"{p}-{kind}.npy") for kind in ("images", "labels")) for p in PARTS}
+    elif packed.is_file():
+        parts = dict(unpack(packed).parts)
+    else:
+        return None
+    found = hashlib.sha256()
+    for part in PARTS:
+        images, labels = parts[part]
+        found.update(f"{part} {images.shape} {images.dtype}".encode())
+        found.update(np.ascontiguousarray(images).data)
+        found.update(labels.astype("<i8").tobytes())
+    return found.hexdigest()
 
 
 def hashes(images: Array) -> set[bytes]:

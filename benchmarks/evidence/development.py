@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
 
@@ -15,6 +16,7 @@ from evidence.running import Machine, compared
 from headstart.bench import Experiment, Store
 from headstart.bench.store import export
 from headstart.bench.trials.arms import Arm
+from headstart.errors import HeadstartError
 
 LENGTHS = (10, 20, 40, 80, 160, 320)
 ENOUGH = 0.5
@@ -145,7 +147,49 @@ def _accuracies(place: Place, cell: Cell, name: str, arms: Sequence[Arm], epochs
     what = place.experiment(cell, arms, MEASURE_SEEDS, epochs=epochs)
     compared(f"{cell.name}, {name}", replace(what, test=False), store, place.machine)
     rows = export.trials(store)
-    return {arm.label: fmean(row["validation_accuracy"] for row in rows if row["arm"] == arm.label) for arm in arms}
+    return means(rows, [arm.label for arm in arms], f"{cell.name}, {name}")
+
+
+def means(trials: Sequence[Mapping[str, object]], arms: Sequence[str], name: str) -> dict[str, float]:
+    """Return each arm's mean validation accuracy.
+
+    Args:
+        trials: Rows of the arms.
+        arms: Their labels.
+        name: Of the comparison, for the message.
+
+    Raises:
+        HeadstartError: If a trial has no score, or an arm no trial: a mean over what is left would favour arms that
+            fail.
+    """
+    without = [f"{row['arm']}, seed {row['seed']}" for row in trials if not scored(row, "validation_accuracy")]
+    without += [f"{arm}, no trial" for arm in arms if all(row["arm"] != arm for row in trials)]
+    if without:
+        raise HeadstartError(
+            f"{name}: {'; '.join(without)}: no validation accuracy, so rates and lengths cannot be compared.",
+            remedy="Find out why these trials gave none, remove them from the store, and run the same command again.",
+        )
+    found = {arm: [float(str(row["validation_accuracy"])) for row in trials if row["arm"] == arm] for arm in arms}
+    return {arm: fmean(values) for arm, values in found.items()}
+
+
+def scored(row: Mapping[str, object], score: str = "test_accuracy") -> bool:
+    """Whether a trial has a number to compare: a row read from a table has an empty text where there is none.
+
+    Example:
+        >>> scored({"test_accuracy": "50.5"}), scored({"test_accuracy": ""}), scored({"test_accuracy": None})
+        (True, False, False)
+    """
+    return row[score] is not None and row[score] != "" and isfinite(float(str(row[score])))
+
+
+def without_score(trials: Sequence[Mapping[str, object]], round_: str) -> list[str]:
+    """Name the trials of a round that are left out: they did not refuse the network, and have no score."""
+    return [
+        f"{row['cell']}, {row['arm']}, seed {row['seed']}"
+        for row in trials
+        if row["round"] == round_ and row["status"] != "refused" and not scored(row)
+    ]
 
 
 def lengths(place: Place) -> list[dict[str, object]]:
@@ -164,6 +208,7 @@ def lengths(place: Place) -> list[dict[str, object]]:
                 "accuracy": round(row["validation_accuracy"], 3),
             }
             for row in export.trials(store)
+            if scored(row, "validation_accuracy")
         ]
     return made
 
@@ -213,15 +258,18 @@ def _stores(folder: Path) -> list[Store]:
 def differences(trials: Sequence[Mapping[str, object]], round_: str) -> dict[str, dict[str, list[float]]]:
     """Return the candidates' differences from the default with the same seed, by cell and candidate.
 
-    A candidate that refuses the network leaves it as it is: its differences are 0.
+    A candidate that refuses the network leaves it as it is: its differences are 0. Trials that have no score are left
+    out, as `without_score` names them; `finished` does not count them, so a round drops nothing by what is left.
     """
     found: dict[str, dict[str, list[float]]] = {}
     here = [row for row in trials if row["round"] == round_]
-    base = {(row["cell"], row["seed"]): row for row in here if row["arm"] == "default"}
+    base = {(row["cell"], row["seed"]): row for row in here if row["arm"] == "default" and scored(row)}
     for row in here:
         if row["arm"] == "default" or (row["cell"], row["seed"]) not in base:
             continue
         refused = row["status"] == "refused"
+        if not refused and not scored(row):
+            continue
         other = base[row["cell"], row["seed"]]
         change = 0.0 if refused else float(str(row["test_accuracy"])) - float(str(other["test_accuracy"]))
         found.setdefault(str(row["cell"]), {}).setdefault(str(row["arm"]), []).append(change)
@@ -245,9 +293,10 @@ def kind_of(cell: str) -> str:
 
 
 def finished(trials: Sequence[Mapping[str, object]], round_: Round, kind: str, arms: Sequence[str]) -> bool:
-    """Tell whether a round has all trials of a kind: only then does it drop anything."""
+    """Tell whether a round has all trials of a kind, with their scores: only then does it drop anything."""
     own = [cell.name for cell in round_.cells if NETWORKS[cell.network].kind == kind]
-    counted = Counter((row["cell"], row["arm"]) for row in trials if row["round"] == round_.name)
+    here = [row for row in trials if row["round"] == round_.name and (row["status"] == "refused" or scored(row))]
+    counted = Counter((row["cell"], row["arm"]) for row in here)
     return bool(own) and all(counted[cell, arm] == round_.seeds for cell in own for arm in ("default", *arms))
 
 

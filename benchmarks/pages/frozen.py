@@ -68,13 +68,18 @@ def _round(trials: Sequence[Row], name: str) -> list[str]:
         if not own:
             continue
         over = development.finished(trials, development.ROUNDS[number], kind, before[kind])
-        base = {cell: [float(r["test_accuracy"]) for r in trials if _is(r, name, cell, "default")] for cell in own}
+        base = {
+            cell: [float(r["test_accuracy"]) for r in trials if _is(r, name, cell, "default") and development.scored(r)]
+            for cell in own
+        }
         made = [["default", *(f"{fmean(base[cell]):.1f}" for cell in own), "", ""]]
         for arm, score in development.ranking(trials, name, kind):
             shown = [_shown(found[cell].get(arm, []), (cell, arm) in refused) for cell in own]
             goes_on = ("yes" if arm in left[kind] else "no") if over else "open"
             made.append([arm, *shown, signed(score), goes_on])
         lines += ["", f"#### {kind[0].upper()}{kind[1:]}", "", *table(["start", *own, "median", "goes on"], made)]
+    if left_out := development.without_score(trials, name):
+        lines += ["", f"Left out, as they have no score: {'; '.join(left_out)}. The round is not finished there."]
     return lines
 
 

@@ -110,23 +110,105 @@ def test_only_what_was_frozen_is_judged(tmp_path, monkeypatch):
 
     path = tmp_path / "protocol.json"
     with pytest.raises(HeadstartError, match="is not there: nothing is judged"):
-        protocol.check(path)
-    protocol.write(protocol.DRAFT, path)
+        protocol.check(tmp_path, path)
+    protocol.write(protocol.DRAFT, tmp_path, path)
     with pytest.raises(HeadstartError, match=r"is a draft: nothing is judged by it.*frozen.py freeze"):
-        protocol.check(path)
+        protocol.check(tmp_path, path)
     monkeypatch.setattr(cells, "measured", dict)
     with pytest.raises(HeadstartError, match=r"lengths of mlp-gray-500-adamw, .* were not measured"):
-        protocol.write(protocol.FROZEN, path)
+        protocol.write(protocol.FROZEN, tmp_path, path)
     known = {cell.name: {"rate": 0.01, "epochs": 40.0} for cell in cells.CORE}
     monkeypatch.setattr(cells, "measured", lambda: known)
-    protocol.write(protocol.FROZEN, path)
-    protocol.check(path)
+    protocol.write(protocol.FROZEN, tmp_path, path)
+    protocol.check(tmp_path, path)
     with pytest.raises(HeadstartError, match="is frozen"):
-        protocol.write(protocol.DRAFT, path)
+        protocol.write(protocol.DRAFT, tmp_path, path)
     monkeypatch.setattr(cells, "SEEDS", 13)
     monkeypatch.setattr(protocol, "recipe", lambda: "another")
     with pytest.raises(HeadstartError, match="recipe, seeds changed since it was frozen"):
-        protocol.check(path)
+        protocol.check(tmp_path, path)
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch):
+    """A protocol that was frozen, with the folder of its one pack."""
+    import numpy as np
+    from evidence import cells, data, protocol
+
+    folder, path = tmp_path / "packs", tmp_path / "protocol.json"
+    made = folder / "judging-gray"
+    made.mkdir(parents=True)
+    for part in data.PARTS:
+        np.save(made / f"{part}-images.npy", np.zeros((2, 1, 4, 4), np.uint8))
+        np.save(made / f"{part}-labels.npy", np.arange(2))
+    (made / "complete").touch()
+    monkeypatch.setattr(cells, "measured", lambda: {c.name: {"rate": 0.01, "epochs": 40.0} for c in cells.CORE})
+    protocol.write(protocol.FROZEN, folder, path)
+    protocol.check(folder, path)
+    return folder, path
+
+
+@pytest.mark.parametrize("spec", ["lsuv", "kaiming", "prewarm", "matched-random"])
+def test_another_revision_of_any_arms_method_is_seen(settled, monkeypatch, spec):
+    from dataclasses import replace
+
+    from evidence import protocol
+
+    from headstart.engine.registry import parse
+
+    method = type(parse("matched-random:of=whitening" if spec == "matched-random" else spec)[0])
+    monkeypatch.setattr(method, "info", replace(method.info, revision=method.info.revision + 1))
+    changed = "cells" if spec == "matched-random" else "arms"
+    with pytest.raises(HeadstartError, match=f"{changed}.* changed since it was frozen"):
+        protocol.check(*settled)
+
+
+def test_another_text_of_a_networks_code_is_seen(settled, monkeypatch, tmp_path):
+    from evidence import protocol
+
+    own = tmp_path / "benchmarks" / "evidence" / "networks.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("widths = (40, 80, 161)")
+    monkeypatch.setattr(protocol, "ROOT", tmp_path)
+    with pytest.raises(HeadstartError, match=": code changed since it was frozen"):
+        protocol.check(*settled)
+    assert {"networks.py", "plain.py", "cifar_resnets.py", "mobilenets.py"} <= protocol.code().keys()
+
+
+def test_another_content_of_a_pack_is_seen_and_one_that_is_gone_is_made_again(settled):
+    import numpy as np
+    from evidence import protocol
+
+    folder, path = settled
+    labels = folder / "judging-gray" / "test-labels.npy"
+    np.save(labels, np.array([1, 0]))
+    with pytest.raises(HeadstartError, match=r": packs changed since it was frozen.*git log -1"):
+        protocol.check(folder, path)
+    (folder / "judging-gray" / "complete").unlink()
+    protocol.check(folder, path)
+
+
+def test_what_has_no_score_is_left_out_and_named_and_its_round_drops_nothing():
+    from evidence import cells, development
+
+    cell = "small-cnn-cifar-500-adamw"
+    trials = [*scored(cell, auto=1.0, whitening=2.0), trial(cell, "auto", 2, None), trial(cell, "default", 2, 50.0)]
+    trials += [trial(cell, "whitening", 2, "60.0"), trial(cell, "default", 3, ""), trial(cell, "auto", 3, 90.0)]
+    assert development.differences(trials, "1")[cell] == {"auto": [1.0, 1.0], "whitening": [2.0, 2.0, 10.0]}
+    assert development.without_score(trials, "1") == [f"{cell}, auto, seed 2", f"{cell}, default, seed 3"]
+    round_ = development.Round("1", [cells.Cell("small-cnn", "cifar", 500, "adamw")], 3, searched=False)
+    assert development.finished(trials, round_, cells.NORMS, ["whitening"])
+    assert not development.finished(trials[:-1], round_, cells.NORMS, ["auto"])
+
+
+def test_rates_are_not_compared_without_all_scores():
+    from evidence import development
+
+    rows = [{"arm": "a", "seed": seed, "validation_accuracy": score} for seed, score in ((0, 50.0), (1, 60.0))]
+    assert development.means(rows, ["a"], "cell") == {"a": 55.0}
+    rows.append({"arm": "a", "seed": 2, "validation_accuracy": None})
+    with pytest.raises(HeadstartError, match=r"cell: a, seed 2; b, no trial: no validation accuracy"):
+        development.means(rows, ["a", "b"], "cell")
 
 
 @pytest.fixture
@@ -149,11 +231,61 @@ def test_a_draft_judges_nothing_even_when_it_is_marked(frozen, capsys, monkeypat
     from evidence import protocol
 
     path = tmp_path / "protocol.json"
-    protocol.write(protocol.DRAFT, path)
+    protocol.write(protocol.DRAFT, tmp_path, path)
     monkeypatch.setattr(protocol.check, "__defaults__", (path,))
     assert frozen.main(["core", "--open-judged-data"]) == 1
     assert "is a draft" in capsys.readouterr().err
     assert json.loads(path.read_text())["recipe"] == protocol.recipe()
+
+
+@pytest.mark.parametrize("part", ["core", "papers", "pack"])
+def test_a_rehearsal_opens_nothing(frozen, capsys, part):
+    assert frozen.main([part, "--rehearse", "--open-judged-data"]) == 1
+    assert "--rehearse opens nothing" in capsys.readouterr().err
+    assert not frozen.FOLDER.exists()
+
+
+@pytest.mark.parametrize("option", [["--rehearse"], ["--task", "arrays:mine"]])
+def test_the_papers_have_no_rehearsal_and_take_no_task(frozen, capsys, option):
+    assert frozen.main(["papers", *option]) == 1
+    assert "'papers' takes neither --rehearse nor --task" in capsys.readouterr().err
+
+
+@pytest.fixture
+def places(frozen, tmp_path, monkeypatch):
+    """Judged images in a pack and in the original files, and a folder of one's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("frozen/data/judging-cifar", "frozen/data/papers-cifar100", "sets/tiny-imagenet-200/train", "mine"):
+        Path(name).mkdir(parents=True)
+    Path("frozen/data/judging-cifar/train-images.npy").touch()
+    Path("link").symlink_to("frozen/data/judging-cifar")
+    Path("files").mkdir()
+    Path("files/train-images.npy").symlink_to(tmp_path / "frozen/data/judging-cifar/train-images.npy")
+    return frozen
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        *(
+            "arrays:frozen/data/judging-cifar",
+            "frozen/data/judging-cifar",
+            "arrays:mine/../frozen/data/judging-cifar:test=5",
+        ),
+        *("arrays:frozen/data/papers-cifar100", "arrays:link", "arrays:files", "folder:sets/tiny-imagenet-200/train"),
+        *("folder:sets/tiny-imagenet-200:size=32", "fashion-mnist", "cifar100:coarse"),
+    ],
+)
+def test_judged_images_do_not_come_in_as_a_task(places, capsys, task):
+    assert places.main(["core", "--task", task, "--data-root", "sets"]) == 1
+    assert "holds images that are judged" in capsys.readouterr().err
+
+
+def test_own_images_beside_the_judged_ones_do(places):
+    from evidence import data
+
+    for task in ("arrays:mine", "folder:mine:size=32", "digits", "cifar10", "file.py:function"):
+        data.not_judged(task, Path("sets"), places.FOLDER / "data")
 
 
 def test_a_cell_that_does_not_exist_is_named(frozen, capsys):
