@@ -51,7 +51,8 @@ def test_deep_networks_that_have_rows_in_the_results_are_written(spec: str) -> N
 
 
 def test_every_network_of_the_comparisons_is_among_them() -> None:
-    files = [*(ROOT / "benchmarks").glob("*/*.toml")]
+    """But those over sound, volumes, tokens and patches, which compare other starts: pages say why auto leaves."""
+    files = [file for file in (ROOT / "benchmarks").glob("*/*.toml") if file.parent.name not in ("new_starts", "monai")]
     lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("model = ")]
     named = {line.partition(" = ")[2].strip('"') for line in lines} - {"headstart:cifar-resnet20"}
     assert named <= {*ROWS, *SLOW}

@@ -398,11 +398,20 @@ def test_what_is_decomposed_fits_the_limit(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def watch(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-        seen.append(tuple(rows.shape))  # type: ignore[arg-type]
-        return torch.ones(most, dtype=torch.float64), torch.eye(most, rows.shape[1], dtype=torch.float64)
+    class Watched:
+        """In place of a decomposition, which would take long."""
 
-    monkeypatch.setattr(fills, "principal", watch)
+        def __init__(self, rows: Tensor) -> None:
+            seen.append((rows.shape[0], rows.shape[1]))
+            self.values = torch.ones(min(rows.shape), dtype=torch.float64)
+
+        def count(self, values: object, most: int, floor: float) -> int:
+            return most
+
+        def vectors(self, count: int) -> Tensor:
+            return torch.eye(count, seen[0][1], dtype=torch.float64)
+
+    monkeypatch.setattr(fills, "Spectrum", Watched)
     x = torch.rand(1, 1, inputs) * torch.rand(samples // 100, 100, 1)
     filled(nn.Linear(inputs, filters), x, "pca", memory_limit=limit)
     ((n, dimensions),) = seen

@@ -67,13 +67,17 @@ def test_report_and_diagnosis_say_it_in_a_note():
     torch.manual_seed(0)
     model, x = nn.Sequential(Conv1D(16, 8), nn.ReLU(), nn.Linear(16, 4)), torch.randn(64, 8)
     said = "67 % of the weights are in modules that headstart does not treat: Conv1D."
-    report, diagnosis = hs.initialize(model, x, "delta-orthogonal"), hs.diagnose(model, x)
+    report = hs.initialize(model, x, "delta-orthogonal")
     assert hs.initialize(model, x, "within-layer").notes == []  # which treats such layers
     assert report.notes == [said]
-    assert said in diagnosis.notes
-    assert diagnosis.findings == []
     assert said not in report.findings
     assert said in str(report)
     assert said in report.to_html()
     assert report.to_dict()["notes"] == [said]
     assert hs.initialize(nn.Linear(8, 4), x, "lsuv").notes == []
+    assert said not in hs.diagnose(model, x).notes  # which shows such layers
+
+    model[0] = parametrizations.weight_norm(model[0])
+    diagnosis = hs.diagnose(model, x)
+    assert diagnosis.notes[-1:] == [said.replace("67", "68")]  # its sizes count, too
+    assert diagnosis.findings == []

@@ -69,6 +69,7 @@ class AlignedClusters(Method):
 
     Example:
         >>> import torch, headstart as hs
+        >>> _ = torch.manual_seed(0)
         >>> def net():
         ...     return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
         >>> a, b, new = net(), net(), net()
