@@ -80,6 +80,7 @@ ZOO = ["unet", "recurrent", "resnet18", "vit_tiny_patch16_224"]
 LARGE = [
     "mobilenet_v3_small",
     "convnext_atto",
+    "mobilenet_v3_small",
     "densenet121",
     "resnet10t",
     "convnext_tiny",
@@ -199,10 +200,11 @@ def answers(model, data):
     return out["mask"] if isinstance(out, dict) else out
 
 
-BALANCED = ["unet", "resnet18", "mobilenet_v3_small", "squeezenet1_1", "audio"]
+BALANCED = ["unet", "resnet18", "squeezenet1_1", "audio"]
 
 
 LARGE_BALANCED = [
+    "mobilenet_v3_small",
     "densenet121",
     "googlenet",
     "resnet50",

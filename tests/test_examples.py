@@ -134,6 +134,7 @@ def test_every_example_is_tested():
     assert [p.name for p in EXAMPLES.glob("*.toml")] == ["experiment.toml"]
 
 
+@pytest.mark.slow  # four hundred searches
 def test_ackley_counts_what_its_page_says(run, tmp_path):
     out = run("ackley.py", "figure.png", folder=tmp_path)
     direct, by_way = (int(n) for n in re.findall(r"(\d+) of 200 starts", out))

@@ -59,9 +59,7 @@ ALWAYS = {
     "within-layer:fill=keep",
     "within-layer:before_norm=normalize",
     "within-layer:fill=kmeans",
-    "prewarm:paper",
     "structured-covariance:s0=1,v=0.5,a=0.5,depthwise=false",
-    "filter-clusters:draw=gaussian,scale=source,resize=true",
     "orthogonal+prewarm+lsuv:fill=keep",
 }
 

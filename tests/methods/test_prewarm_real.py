@@ -28,7 +28,7 @@ def idx_images(folder: Path) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "folder", "tau", "density", "count"),
     [
-        ("mnist", "MNIST", 0.4434, 0.1373, 58),
+        pytest.param("mnist", "MNIST", 0.4434, 0.1373, 58, marks=pytest.mark.slow),
         pytest.param("fashion-mnist", "FashionMNIST", 0.3809, 0.3602, 22, marks=pytest.mark.slow),
     ],
 )

@@ -283,7 +283,7 @@ def test_calibrate_folds_first_and_undoes_it_on_an_error():
     "name",
     [
         "cifar-resnet20",
-        "mobilenet-v2",
+        pytest.param("mobilenet-v2", marks=pytest.mark.slow),
         pytest.param("resnet18", marks=pytest.mark.slow),
         pytest.param("mobilenet-v3-small", marks=pytest.mark.slow),
     ],

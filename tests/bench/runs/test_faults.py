@@ -255,6 +255,7 @@ def test_a_killed_raylet_ends_the_run_in_one_error_and_the_next_run_goes_on(benc
     check(bench, before, kept, 2, undisturbed)
 
 
+@SLOW
 def test_two_drivers_share_the_work_and_run_nothing_twice(bench, undisturbed):
     drivers = [bench.start(), bench.start()]
     sums = [sum(column) for column in zip(*map(bench.end, drivers), strict=True)]
@@ -306,7 +307,8 @@ def small_disk(size):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("jobs", [0, pytest.param(2, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("jobs", [0, 2])
 def test_a_full_disk_is_one_error_leaves_no_partial_file_and_does_not_cost_what_was_finished(bench, undisturbed, jobs):
     with small_disk("64k") as disk:
         driver = bench.start(jobs, disk / "store")

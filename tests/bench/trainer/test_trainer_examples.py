@@ -47,6 +47,7 @@ def compare(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow  # processes that train
 def test_a_script_like_nnunets(compare):
     found = compare("nnunet_train.py", "--steps", "10")
     assert found["metric"]["name"] == "dice"

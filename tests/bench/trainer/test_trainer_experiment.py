@@ -42,6 +42,7 @@ def scores(store):
     return {(cell["arm"], cell["seed"]): found[cell["key"]].result.get("score") for cell in cells}
 
 
+@pytest.mark.slow  # two workers import torch
 def test_every_executor_gives_the_same_scores_and_a_second_run_runs_nothing(make, tmp_path):
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     assert run(make(), here, executor=InProcess()).ran == 4
