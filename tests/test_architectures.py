@@ -80,7 +80,6 @@ ZOO = ["unet", "recurrent", "resnet18", "vit_tiny_patch16_224"]
 LARGE = [
     "mobilenet_v3_small",
     "convnext_atto",
-    "mobilenet_v3_small",
     "densenet121",
     "resnet10t",
     "convnext_tiny",
