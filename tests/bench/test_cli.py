@@ -229,7 +229,8 @@ def test_a_command_that_does_not_import_leaves_the_others_alone(monkeypatch, cap
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is one of Linux's OpenMP")
 @pytest.mark.parametrize(
-    ("command", "chosen", "patient"), [("compare", {}, True), ("compare", {"GOMP_SPINCOUNT": "7"}, False)]
+    ("command", "chosen", "patient"),
+    [("compare", {}, True), pytest.param("compare", {"GOMP_SPINCOUNT": "7"}, False, marks=pytest.mark.slow)],
 )
 def test_a_command_that_trains_has_threads_that_sleep_while_they_wait(command, chosen, patient):
     launcher = Path(__file__).parents[2] / "src" / "headstart_command.py"

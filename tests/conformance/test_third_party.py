@@ -63,6 +63,7 @@ def test_a_method_with_data_passes():
     conformance.check(make(half_normal, unit, needs_data=True)())
 
 
+@pytest.mark.slow  # all checks once more
 def test_a_deterministic_method_needs_its_one_exception():
     cls = make(lambda method, visit: visit.write(torch.full_like(visit.weight_before, method.scale)))
     assert failing(cls()) == {"other_seed_differs"}

@@ -285,7 +285,7 @@ def test_equals_the_plain_algorithm(kind: str) -> None:
     ("kind", "fill"),
     # A fill sees the patches alone: every kind of layer with one fill, every fill with the kinds that shape patches.
     [
-        pytest.param(kind, fill, marks=() if fill == "pca" or kind in ("grouped", "reflect") else pytest.mark.slow)
+        pytest.param(kind, fill, marks=() if fill == "pca" or kind == "grouped" else pytest.mark.slow)
         for kind in NETS
         for fill in ("orthonormal", "pca", "zca", "kmeans")
     ],

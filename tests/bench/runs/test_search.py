@@ -382,6 +382,7 @@ def test_a_file_says_the_same_words(tmp_path):
         config.read(tmp_path / "e.toml")
 
 
+@pytest.mark.slow  # it trains
 def test_the_documented_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Made(best_at(default=0.003))
