@@ -14,13 +14,15 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pages import new_starts, rates, starts
 from pages.check import write_page
 from pages.studies import STUDIES
+from pages.trials import rows
 
 from headstart.bench import Store
 from headstart.bench.store import export
@@ -40,21 +42,20 @@ def folders(runs: Path, page: str) -> dict[str, dict[str, Path]]:
         where = {page: runs / page, starts.LONGER: runs / "equal-cost"}
         return {stem: {name: folder / name for name in starts.STUDY.panels} for stem, folder in where.items()}
     if page == new_starts.STEM:
-        ended = [name for name in new_starts.PANELS if (runs / page / name / "report.html").exists()]
-        return {page: {name: runs / page / name for name in ended}}
+        return {page: {name: runs / page / name for name in new_starts.PANELS}}
     study = STUDIES[page]
     return {page: {name: runs / (study.runs or page) / name for name in study.panels}}
 
 
 def write(out: Path, stem: str, where: Mapping[str, Path]) -> None:
-    """Write the files of a page's comparisons, those that were run.
+    """Write the files of a page's comparisons. Those that are not finished here keep the rows that the files have.
 
     Args:
         out: Folder of results.
         stem: Of the files.
-        where: Folder of each comparison by its name.
+        where: Folder of each comparison by its name, in the order of the page.
     """
-    stores = {name: Store(folder) for name, folder in where.items() if (folder / "experiment.json").exists()}
+    stores = {name: store for name, folder in where.items() if finished(name, store := Store(folder))}
     trials, points, searches, facts = [], [], [], []
     for name, store in stores.items():
         plan = store.read_experiment()
@@ -63,12 +64,37 @@ def write(out: Path, stem: str, where: Mapping[str, Path]) -> None:
         points += [{"network": name, **row} for row in export.curves(store)]
         searches += searched(name, plan)
         facts.append(known(name, plan, where[name]))
-    _save(out / f"{stem}.csv", ("network", *export.TRIALS, "lr"), trials)
-    _save(out / f"{stem}-curves.csv.gz", POINTS, points)
-    _save(out / f"{stem}-facts.csv", FACTS, facts)
-    if searches:
-        _save(out / f"{stem}-search.csv", SEARCHED, searches)
-    (out / f"{stem}-stated.csv").unlink(missing_ok=True)  # the trials hold now what it stated
+    for file, columns, made in (
+        (f"{stem}.csv", ("network", *export.TRIALS, "lr"), trials),
+        (f"{stem}-curves.csv.gz", POINTS, points),
+        (f"{stem}-facts.csv", FACTS, facts),
+        (f"{stem}-search.csv", SEARCHED, searches),
+    ):
+        merged = _with_kept(out / file, made, stores, list(where))
+        if merged or file != f"{stem}-search.csv":
+            _save(out / file, columns, merged)
+    if not {row["network"] for row in rows(out / f"{stem}-stated.csv")} - stores.keys():
+        (out / f"{stem}-stated.csv").unlink(missing_ok=True)  # the trials hold now what it stated
+
+
+def finished(name: str, store: Store) -> bool:
+    """Tell whether a comparison was run to its end; if it was only begun, say how far it is."""
+    if not (store.folder / "experiment.json").exists():
+        return False
+    keys = [cell["key"] for cell in store.read_experiment()["trials"]]
+    missing = len(keys) - len(store.present(keys))
+    if missing:
+        print(f"{name}: {missing} of {len(keys)} trials are missing, so its rows stay as they are.", file=sys.stderr)
+    return not missing
+
+
+def _with_kept(
+    path: Path, made: Sequence[Mapping[str, Any]], stores: Container[str], order: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Add the rows that a file has of comparisons that are not written anew, and sort all by comparison."""
+    kept = [row for row in rows(path) if row["network"] not in stores]
+    place = {name: number for number, name in enumerate(order)}
+    return sorted([*kept, *made], key=lambda row: place.get(row["network"], len(place)))
 
 
 def searched(name: str, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -102,11 +128,11 @@ def known(name: str, plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _save(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def _save(path: Path, columns: Sequence[str], made: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(made)
     content = text.getvalue().encode()
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 

@@ -66,3 +66,17 @@ def test_what_is_read_back_is_what_the_store_shows(page, store, tmp_path):
     assert "| no | 0.1 | did not run |" in text
     assert not (tmp_path / "bands-stated.csv").exists()
     assert rates.searched(tmp_path, "bands/first") == ({"one": {0.1: [80.0, 81.0], 0.2: [80.0, 81.0]}}, False)
+
+
+def test_a_comparison_that_is_not_finished_here_keeps_its_rows(page, store, tmp_path, capsys):
+    from pages import trials
+
+    first, second = {"first": store.folder}, {"second": store.folder}
+    page.write(tmp_path, "bands", second)
+    page.write(tmp_path, "bands", {**first, "second": tmp_path / "nowhere"})
+    assert list(trials.read(tmp_path, "bands")) == ["first", "second"]
+    next(iter(sorted((store.folder / "trials").glob("*.json")))).unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("bands*")}
+    page.write(tmp_path, "bands", {**first, **second})
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("bands*")} == before
+    assert "first: 1 of 32 trials are missing" in capsys.readouterr().err
