@@ -56,7 +56,7 @@ def initialize(
     """Initialize a model in place from its data, or raise and leave it bit for bit as it was.
 
     Args:
-        model: Any eager module; parameters keep identity, dtype, device and memory format.
+        model: An eager module; its parameters keep identity, dtype, device and memory format.
         data: A tensor, ``(inputs, targets)``, a dict, an iterable of those, a ``DataLoader`` or a ``Dataset``;
             None for methods that need none. See ``headstart.model.inputs.load``.
         method: A name (``"prewarm"``, ``"prewarm:fraction=0.25"``, ``"prewarm:paper"``), a configured method,
@@ -64,12 +64,12 @@ def initialize(
         seed: A number, or a generator (advanced by one draw). Every layer draws from its own stream.
         include: Only these layers: name globs or block names, module types, ``(name, module) -> bool``.
         exclude: Not these layers.
-        samples: How many samples to use; default: the tensor (up to 1,024), the loader's first batch, or 256
+        samples: How many samples to use. By default: the tensor (up to 1,024), the loader's first batch, or 256
             of a dataset.
-        batch_size: Run at most so many of them at a time, where all do not fit into memory. The statistics are still
-            those of all; fills see the first batch. Costs about half as many passes as there are layers.
-        get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
-        mask: Which positions count in all statistics, where the rest is padding: a key of the batch, a function of it,
+        batch_size: Run at most this many at a time, if all do not fit into memory. The statistics are still
+            those of all samples; fills see the first batch. Costs about half as many passes as there are layers.
+        get_inputs: ``batch -> tensor | tuple | dict``, for data of any other form.
+        mask: Which positions count in all statistics; the rest is padding. A key of the batch, a function of it,
             or a tensor beside data that are tensors. Attention masks, padding masks and lengths are recognized by name;
             False ignores them. See ``headstart.model.inputs.load``.
         memory_limit: MB (2**20 bytes) that a sparse tensor of the samples may take once it is dense.
@@ -78,10 +78,10 @@ def initialize(
         A report: one row per layer, findings in plain words.
 
     Raises:
-        HeadstartError: With what failed, where, and what to do. Nothing was changed then.
+        HeadstartError: Says what failed, where, and what to do. The model is then unchanged.
 
-    Cost: one forward pass of two samples, then one of the batch, ended after the last layer that the method
-    writes; one more of the batch where two samples do not reach all layers; the memory of one more copy of the model.
+    Cost: one forward pass of two samples, then one of the batch, which ends after the last layer that the method
+    writes. One more of the batch where two samples do not reach all layers. Memory for one more copy of the model.
 
     Example:
         >>> import torch, headstart as hs
@@ -141,16 +141,16 @@ def apply(model: nn.Module, init: Init) -> Report:
     """Write a computed initialization into a model.
 
     Args:
-        model: Must have every parameter that ``init`` names, in the same shape. It may be sharded over processes by
-            ``fully_shard`` (FSDP2) or as DTensors: then every process calls it with the same ``init``, and writes its
-            part. Nothing is sent.
+        model: It must have every parameter that ``init`` names, in the same shape. It may be sharded over processes by
+            ``fully_shard`` (FSDP2) or DTensors. Then every process makes this call with the same ``init``; each writes
+            its own part. Nothing is sent.
         init: From :func:`compute` or ``Init.load``, of an unsharded copy.
 
     Returns:
         A report of what was written.
 
     Raises:
-        HeadstartError: A name or shape does not fit; nothing was changed then.
+        HeadstartError: A name or shape does not fit. The model is then unchanged.
     """
     if not isinstance(init, Init):
         raise HeadstartError(
@@ -189,7 +189,7 @@ def apply(model: nn.Module, init: Init) -> Report:
 
 
 def _placed(name: str, target: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """What is written where in this process."""
+    """The tensors that this process writes, with their new values."""
     if not shards.is_sharded(target):
         return target, value
     if not torch.isfinite(value.to(target.dtype)).all():  # of all parts, so that all processes say the same
@@ -240,11 +240,11 @@ class _Call:
         return batch
 
     def check(self) -> None:
-        """Raise on what is wrong without a look at the model."""
+        """Check what can be checked without the model."""
         needing = [m.info.name for m in self.methods if m.info.needs_data]
         size = self.batch_size
         if size is not None and not (isinstance(size, int) and size > 1):
-            raise DataError(f"batch_size={size!r} is not possible.", remedy="Pass a whole number from 2, or None.")
+            raise DataError(f"batch_size={size!r} is not possible.", remedy="Pass a whole number from 2 on, or None.")
         if self.data is None and needing:
             raise DataError(
                 f"Method '{needing[0]}' works from data and got none.",
@@ -270,7 +270,7 @@ def _run(model: nn.Module, call: _Call, *, keep: bool) -> Init:
 
 
 def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:
-    """Run the methods; with ``keep`` in place, else as copies of what they wrote, with provenance."""
+    """Run the methods: in place with ``keep``, else return copies of what they wrote, with provenance."""
     start = time.perf_counter()
     with Transaction(model) as transaction, full_precision(model):
         trace = trace_model(model, batch, call.batch_size)
@@ -314,13 +314,13 @@ def _inside(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> I
 
 
 def _treated(trace: ModelTrace, methods: Sequence[Method]) -> list[Layer]:
-    """The layers that are treated, parts of modules among them if all methods write such."""
+    """The layers that are treated; parts of modules too, if all methods can write them."""
     parts = trace.parts if all(m.writes_parts for m in methods) else ()
     return [*trace.layers, *parts, *trace.unreached]
 
 
 def _run_lazy(model: nn.Module, batch: Batch | None, call: _Call, keep: bool) -> Init:
-    """Give lazy modules their shapes first; they are lazy again if that, or anything after it, fails."""
+    """Give lazy modules their shapes first. They become lazy again if this or a later step fails."""
     if batch is None:
         raise DataError("The model has lazy modules, whose shapes come from data.", remedy="Pass a batch.")
     with Transaction(model) as transaction:

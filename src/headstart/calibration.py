@@ -1,4 +1,4 @@
-"""The call ``calibrate``: a trained network's channels and layers at even scales, batch norms folded first if asked."""
+"""The call ``calibrate``: brings a trained network's channels and layers to even scales; can fold batch norms first."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def calibrate(
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
 ) -> Report:
-    """Calibrate a trained network in place, keeping its function: ``initialize`` with `Calibrate`, after folding.
+    """Calibrate a trained network in place without changing its function: fold, then ``initialize`` with `Calibrate`.
 
-    Replace the head first if it will be replaced, and exclude what will be initialized anew.
+    If you will replace the head, do so first, and exclude the layers that you will initialize anew.
 
     Args:
-        model: Trained; parameters keep identity, dtype, device and memory format.
+        model: A trained model; its parameters keep identity, dtype, device and memory format.
         data: As for :func:`headstart.initialize`.
-        balance: Also bring the layers to one rate of learning.
+        balance: Also make all layers learn at one rate.
         fold: First fold trained batch norms into the layers before them, see :func:`headstart.fold_batch_norms`.
-        loss_fn: Whose gradients count for that; random ones by default.
+        loss_fn: The loss whose gradients ``balance`` measures; random gradients by default.
         include: Only these layers.
         exclude: Not these layers.
         samples: How many samples to use.
-        get_inputs: For data of any other form.
+        get_inputs: Takes the model's inputs out of data of any other form.
 
     Returns:
-        A report; ``statistics`` names the batch norms that followed.
+        A report; ``statistics`` names the batch norms whose running statistics were adapted.
 
     Raises:
-        HeadstartError: Nothing was changed then.
+        HeadstartError: It failed. The model is then unchanged.
     """
     method = Calibrate(balance=balance, loss_fn=loss_fn)
     options: dict[str, Any] = {"samples": samples, "get_inputs": get_inputs}

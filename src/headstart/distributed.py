@@ -1,6 +1,6 @@
-"""One initialization for all processes of a group: the first computes it, one broadcast carries it to the others.
+"""One initialization for all processes of a group: one process computes it and sends it to the others in one broadcast.
 
-No method communicates. Call this on the plain model, before it is wrapped or sharded.
+Methods themselves do not communicate. Call this on the plain model, before it is wrapped or sharded.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def initialize(
 ) -> Report:
     """Initialize a model on one rank and give every rank the same bits, or raise the same error on all of them.
 
-    Every rank of the group calls it, with the same model in whatever state. Rank ``src`` runs
-    :func:`headstart.initialize`; the others wait, and never touch their ``data``. All parameters and
-    buffers are then those of ``src``, so ranks agree even where their constructors drew differently.
+    Every rank of the group calls it with the same model; its values may differ. Rank ``src`` runs
+    :func:`headstart.initialize`; the others wait and never touch their ``data``. All parameters and
+    buffers are then those of ``src``, so ranks agree even if their constructors drew different values.
     Without a process group it is :func:`headstart.initialize`, so a script also runs on its own.
 
     Args:
@@ -57,15 +57,15 @@ def initialize(
         get_inputs: Likewise.
         mask: Likewise.
         memory_limit: Likewise.
-        src: The rank that computes, by its number in the whole world.
+        src: The global rank of the process that computes.
         group: The process group; all processes by default.
 
     Returns:
         The report of rank ``src``, on every rank.
 
     Raises:
-        HeadstartError: As :func:`headstart.initialize`, on every rank; the models are as they were then.
-        ModelError: On a rank whose model has other parameters than that of ``src``.
+        HeadstartError: As :func:`headstart.initialize`, on every rank. The models are then unchanged.
+        ModelError: On a rank whose model has other parameters than the model of ``src``.
 
     Cost: that of :func:`headstart.initialize` on ``src``, and one broadcast of the model's values.
 
@@ -124,7 +124,7 @@ def initialize(
 
 
 def _broadcast(message: list[Any], model: nn.Module, src: int, group: Any) -> None:
-    """Send the message to all ranks; through the model's device where the backend sends from devices."""
+    """Send the message to all ranks, from the model's device where the backend needs that."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     accelerated = device.type != "cpu" and "nccl" in torch.distributed.get_backend(group)
     torch.distributed.broadcast_object_list(message, src, group, device if accelerated else None)
@@ -137,7 +137,7 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _write(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Take over all values, or none."""
+    """Write all values, or none."""
     own = _named(model)
     for name in sorted({*own, *values}):
         mine, theirs = own.get(name), values.get(name)
@@ -145,14 +145,14 @@ def _write(model: nn.Module, values: dict[str, Tensor]) -> None:
             forms = [None if t is None else (*t.shape, t.dtype) for t in (mine, theirs)]
             raise ModelError(
                 f"Rank {torch.distributed.get_rank()} has '{name}' as {forms[0]},"
-                f" the rank that computed as {forms[1]}.",
+                f" the rank that computed has it as {forms[1]}.",
                 remedy="Build the same model on every rank.",
             )
     store(model, {name: (own[name], value) for name, value in values.items()})
 
 
 def _pack(error: Exception) -> Any:
-    """Return what an exception is made again from in another process, with its type and message."""
+    """Turn an exception into data from which another process can raise it again, with its type and message."""
     if isinstance(error, HeadstartError):
         return type(error), error.message, error.remedy, error.args
     try:

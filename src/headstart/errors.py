@@ -1,7 +1,7 @@
 """The one exception of the package and its few children.
 
-A message says what failed, where (the layer's qualified name), with which shapes or values, and what to
-do about it. Whatever raises, the model is left bit for bit as it was.
+A message says what failed, where (the layer's qualified name), with which shapes or values, and what you can
+do about it. After any error, the model is bit for bit as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PYTHON = sysconfig.get_path("stdlib")
 
 
 class HeadstartError(RuntimeError):
-    """Something could not be done; nothing was changed.
+    """The base of all errors. The call failed, and nothing was changed.
 
     Args:
         message: What failed, where and with which shapes or values.
@@ -40,15 +40,15 @@ class HeadstartError(RuntimeError):
 
 
 class DataError(HeadstartError):
-    """The data cannot serve: empty, not finite, constant, of the wrong shape or kind."""
+    """The data cannot be used: empty, not finite, constant, or of the wrong shape or kind."""
 
 
 class ModelError(HeadstartError):
-    """The model cannot be walked or written: meta, wrapped, quantized, scripted, or its forward fails."""
+    """The model cannot be run or written: on the meta device, wrapped, quantized or scripted, or its forward fails."""
 
 
 class WriteError(HeadstartError):
-    """A weight could not be written so that reading it back gives what was asked."""
+    """A weight cannot be written, or reads back different from what was written."""
 
 
 class UnknownNameError(HeadstartError):
@@ -59,9 +59,9 @@ class MissingExtraError(HeadstartError):
     """A feature needs an optional dependency; the message names the extra that brings it.
 
     Args:
-        package: What is not installed, by the name that pip knows.
-        extra: Of headstart, which brings it.
-        what: What needs it.
+        package: The missing package, by its name on the package index.
+        extra: The extra of headstart that installs it.
+        what: The feature that needs it.
 
     Example:
         >>> print(MissingExtraError(package="ray", extra="ray", what="--ray"))
@@ -78,7 +78,7 @@ class MissingExtraError(HeadstartError):
 
 @contextmanager
 def needs_extra(*, package: str, extra: str, what: str) -> Iterator[None]:
-    """Turn a failing import in here into one error that names the extra.
+    """Turn a failed import inside the context into one error that names the extra.
 
     Args:
         package: As for `MissingExtraError`.
@@ -99,17 +99,17 @@ def needs_extra(*, package: str, extra: str, what: str) -> Iterator[None]:
 
 
 class MissingHostError(HeadstartError, ImportError):
-    """An integration is imported where its host is not installed; an ``ImportError``, too."""
+    """An integration was imported, but its host is not installed. Also an ``ImportError``."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = ()) -> UnknownNameError:
-    """Build the error for a name that is not known, with the nearest names that are.
+    """Build the error for an unknown name; it lists the nearest known names.
 
     Args:
-        kind: What has names.
-        name: The one that is not known.
-        known: Those that are.
-        notes: Sentences on why it may be missing.
+        kind: The kind of thing, such as ``"method"``.
+        name: The unknown name.
+        known: The known names.
+        notes: Sentences that say why it may be missing.
 
     Example:
         >>> print(unknown("method", "prewram", ["prewarm", "lsuv"]))
@@ -124,17 +124,17 @@ def unknown(kind: str, name: str, known: Iterable[str], notes: Iterable[str] = (
 
 
 class one_error(ContextDecorator):  # noqa: N801 - reads as a verb phrase in a with statement and as a decorator
-    """Turn whatever other code raises in here into one error that quotes it and says where it came from.
+    """Turn any other exception inside the context into one error that quotes it and says where it came from.
 
-    A class, because a generator with ``contextmanager`` lets a ``StopIteration`` pass that it has turned into another.
+    This is a class because a generator with ``contextmanager`` cannot turn a ``StopIteration`` into another error.
 
     Args:
-        what: What failed, to be followed by a colon and the quotation.
+        what: What failed. A colon and the quotation follow it.
         kind: Of the error.
-        remedy: What to do; by default to mend the code that raised, or to report a defect if that is this package.
+        remedy: What to do. By default: correct the code that raised it, or report a defect if that is this package.
 
     Raises:
-        HeadstartError: As ``kind``, unless it is one already.
+        HeadstartError: Of the type ``kind``; one that is already a HeadstartError passes unchanged.
 
     Example:
         >>> with one_error("The reader failed on batch 3"):
@@ -193,6 +193,6 @@ def origin(error: BaseException) -> str:
 
 
 def _is_theirs(file: str) -> bool:
-    """Whether code is neither of the package, nor of torch, nor of Python itself."""
+    """Whether code belongs neither to this package, nor to torch, nor to Python itself."""
     python = file.startswith(_PYTHON) and "site-packages" not in file and "dist-packages" not in file
     return not python and not file.startswith(_OURS)

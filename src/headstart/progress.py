@@ -1,4 +1,4 @@
-"""How far something long is: told to whoever listens, or drawn on a terminal."""
+"""Progress of long work: reported to a listener, or drawn on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def report_progress_to(listener: Listener) -> Iterator[None]:
-    """Hand progress to a function of what is being done, how many are done, and of how many.
+    """Send progress to a function. It gets what is being done, how many steps are done, and how many there are.
 
     Example:
         >>> seen = []
@@ -32,13 +32,13 @@ def report_progress_to(listener: Listener) -> Iterator[None]:
 
 
 def no_progress() -> AbstractContextManager[None]:
-    """Return a context in which nothing is drawn: for code that draws itself."""
+    """Return a context in which no progress is drawn, for code that draws its own."""
     return report_progress_to(lambda *_: None)
 
 
 @contextmanager
 def progress_reporter() -> Iterator[Listener]:
-    """Yield a function to tell progress with: to the listener, or else to a bar, on a terminal, after two seconds."""
+    """Yield a function that reports progress: to the listener, or else to a bar on a terminal after two seconds."""
     listener = _listener.get()
     if listener is not None:
         yield listener

@@ -1,4 +1,4 @@
-"""Restoring that never stops half-way: every step is taken, and what failed is one error in the end."""
+"""Restoring that never stops half-way: every step is tried, and all failures become one error at the end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _ROUNDS = 3  # a step may need what a later one mends; an interrupt may end one 
 
 
 def every(steps: Iterable[Step]) -> tuple[list[Failure], BaseException | None]:
-    """Take every step, whatever fails or interrupts; those that fail are tried again after the others.
+    """Take every step, whatever fails or interrupts; steps that fail are tried again after the others.
 
     Args:
-        steps: Named; they may be taken twice.
+        steps: Functions by name; they may run twice.
 
     Returns:
-        The steps that failed in the end, with their errors, and what interrupted (None if nothing did).
+        The steps that still failed, with their errors, and the interrupt if there was one.
     """
     failed: list[tuple[str, Callable[[], object], BaseException]] = []
     todo, interrupt = list(steps), None
@@ -41,14 +41,14 @@ def every(steps: Iterable[Step]) -> tuple[list[Failure], BaseException | None]:
 
 
 def raise_lost(failures: list[Failure], after: BaseException | None = None) -> None:
-    """Raise one error for all that could not be put back, if there is any.
+    """Raise one error for everything that could not be restored, if there is any.
 
     Args:
         failures: From :func:`every`.
-        after: What ended the call before; an interrupt is raised as itself.
+        after: The error that ended the call before; an interrupt is raised as itself.
 
     Raises:
-        ModelError: Naming each.
+        ModelError: It names each.
     """
     if not failures:
         return
@@ -58,8 +58,8 @@ def raise_lost(failures: list[Failure], after: BaseException | None = None) -> N
         text = after.message if isinstance(after, HeadstartError) else f"{type(after).__name__}: {after}"
         before = f" That came after another error: {text}"
     error = ModelError(
-        f"The call disturbed what cannot be put back as it was: {told}. Everything else is as it was.{before}",
-        remedy="Set this anew, or build the model again.",
+        f"The call changed what cannot be restored: {told}. Everything else was restored.{before}",
+        remedy="Set these to the values you need, or build the model again.",
     )
     if after is None or isinstance(after, Exception):
         raise error from after or failures[0][1]
@@ -67,14 +67,14 @@ def raise_lost(failures: list[Failure], after: BaseException | None = None) -> N
 
 
 def put_back(steps: Iterable[Step], after: BaseException | None = None) -> None:
-    """Take every step back, whatever fails.
+    """Take every restoring step, whatever fails.
 
     Args:
-        steps: Named.
-        after: The error that this is for, if it is for one; the caller raises it again.
+        steps: Functions by name.
+        after: The error that made this necessary, if any; the caller raises it again.
 
     Raises:
-        ModelError: Some could not be taken; all others were.
+        ModelError: Some steps failed; all others were taken.
     """
     failures, interrupt = every(steps)
     raise_lost(failures, interrupt or after)

@@ -1,4 +1,4 @@
-"""Named random streams, and a guard that leaves the global ones as they were.
+"""Named random streams, and a guard that restores the global ones.
 
 Every random draw comes from a stream named by (seed, qualified parameter name, purpose). So adding,
 excluding or reordering layers changes no other layer's draw, and the user's own random state never moves.
@@ -44,7 +44,7 @@ def seed_of(seed: int | torch.Generator) -> int:
     """Turn the public ``seed`` argument into an integer; a generator is advanced by one draw.
 
     Raises:
-        HeadstartError: It is neither.
+        HeadstartError: It is neither a whole number nor a generator.
     """
     if isinstance(seed, torch.Generator):
         return int(torch.randint(0, 2**62, (), generator=seed, device=seed.device))
@@ -58,10 +58,10 @@ def seed_of(seed: int | torch.Generator) -> int:
 
 @contextlib.contextmanager
 def untouched(seed: int | None = None) -> Iterator[None]:
-    """Restore the global torch, numpy and Python random states on exit, whatever happens inside.
+    """Restore the global random states of torch, numpy and Python on exit, whatever happens inside.
 
     Args:
-        seed: Start the global streams from it inside, so that what draws from them (a loader's shuffling, a
+        seed: Seed the global streams inside, so that code that draws from them (a loader's shuffling, a
             stochastic forward) depends on the seed alone.
     """
     with _LOCK:

@@ -164,7 +164,7 @@ def test_an_option_out_of_range_is_told_with_the_choices(spec):
 
 def test_wrong_kinds_are_told_for_configured_methods_too():
     model = nn.Linear(2, 2)
-    with pytest.raises(hs.HeadstartError, match="xavier: gain='1' is not of the kind float"):
+    with pytest.raises(hs.HeadstartError, match="xavier: gain='1' is not of type float"):
         hs.initialize(model, method=hs.Xavier(gain="1"))
     assert hs.initialize(model, method=hs.Xavier(gain=np.float32(1))).changed == [""]
     assert hs.initialize(model, method=hs.Xavier(gain=2)).changed == [""]
@@ -337,5 +337,5 @@ def test_a_kind_is_told_in_the_same_words_on_every_python(hint, text):
 
 
 def test_a_function_that_is_none_is_told_before_anything_runs():
-    with pytest.raises(hs.HeadstartError, match=r"^balance: loss_fn='mse' is not of the kind callable \| None\."):
+    with pytest.raises(hs.HeadstartError, match=r"^balance: loss_fn='mse' is not of type callable \| None\."):
         registry.parse("balance:loss_fn=mse")

@@ -107,14 +107,14 @@ def test_masks_that_are_none_are_told():
     data = {"input_ids": IDS, "attention_mask": REAL}
     for mask, match in [
         ("no", r"no 'no' for mask=.*'input_ids', 'attention_mask'"),
-        (lambda b: torch.ones(64, 3), r"mask= has shape \(64, 3\), which is no mask of the batch"),
+        (lambda b: torch.ones(64, 3), r"mask= has shape \(64, 3\), which is not a mask of this batch"),
         (lambda b: torch.zeros(64, 40), "no position of the batch counts"),
         (lambda b: b["x"], "mask= failed on the batch: KeyError"),
-        (REAL[:5], "does not go with data"),
+        (REAL[:5], "does not fit data"),
     ]:
         with pytest.raises(hs.DataError, match=match):
             hs.initialize(Tokens(), data, "lsuv", mask=mask)
-    with pytest.raises(hs.DataError, match="does not go with data of type DataLoader"):
+    with pytest.raises(hs.DataError, match="does not fit data of type DataLoader"):
         hs.initialize(Tokens(), DataLoader(IDS), "lsuv", mask=REAL)
 
 
@@ -173,7 +173,7 @@ def test_positions_are_followed_through_shapes():
     for name, value in values.items():
         assert float(value.std(correction=0)) == pytest.approx(1, rel=1e-3), name
         assert report.row(name).across_sample_std < 2
-    assert "All positions count in extra: theirs are not those of the mask." in report.findings
+    assert "All positions count in extra: their positions are not those of the mask." in report.findings
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 16}])

@@ -301,7 +301,7 @@ def test_what_cannot_be_restored_is_named_and_keeps_nothing_else_from_it(call):
 def test_the_error_before_is_told_too():
     model = Remembers()
     model.f.register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises(hs.ModelError, match=r"cannot be put back as it was: 'state'.*ZeroDivisionError") as caught:
+    with pytest.raises(hs.ModelError, match=r"cannot be restored: 'state'.*ZeroDivisionError") as caught:
         hs.initialize(model, X, "lsuv")
     assert isinstance(caught.value.__cause__, hs.ModelError)
     assert isinstance(caught.value.__cause__.__cause__, ZeroDivisionError)
@@ -496,7 +496,7 @@ def test_folding_goes_back_as_far_as_it_can():
     folded = hs.fold_batch_norms(model, X)
     assert set(folded.layers) == {"1", "4"}
     model[3].weight.data = torch.zeros(3)  # by the user
-    with pytest.raises(hs.ModelError, match="cannot be put back as it was: '3'"):
+    with pytest.raises(hs.ModelError, match="cannot be restored: '3'"):
         folded.undo()
     assert [model[1], model[4]] == norms
     assert torch.equal(model[0].weight, weight)

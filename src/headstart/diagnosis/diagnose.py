@@ -162,7 +162,7 @@ def _look(
         diagnosis.notes.extend([*batch.findings, *passes.notes])
         if passes.probe.positions.whole:
             unmasked = ", ".join(passes.probe.positions.whole)
-            diagnosis.notes.append(f"All positions count in {unmasked}: theirs are not those of the mask.")
+            diagnosis.notes.append(f"All positions count in {unmasked}: their positions are not those of the mask.")
     if sentence := unseen(model, everything):
         diagnosis.notes.append(sentence)
     transaction.rewind()  # what the passes have set off is no part of the start, and its memory may be gone

@@ -25,9 +25,9 @@ class Draw:
 
     Attributes:
         layer: Its name.
-        purpose: Names the stream, with the seed and the layer.
-        shape: Of the values.
-        dtype: Of the values.
+        purpose: Names the stream, together with the seed and the layer.
+        shape: The shape of the values.
+        dtype: The dtype of the values.
     """
 
     layer: str
@@ -52,11 +52,11 @@ class DrawsAhead:
     """Draws values in the order in which layers will ask for them.
 
     Args:
-        seed: Of the call.
-        wanted: In the order of execution.
+        seed: The seed of the call.
+        wanted: The draws, in the order of execution.
         pin: Draw into pinned memory, from which an accelerator copies while it computes.
-        threads: That draw at the same time.
-        ahead: Bytes that may wait; one draw may be larger.
+        threads: How many threads draw at the same time.
+        ahead: How many bytes may wait; a single draw may be larger.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class DrawsAhead:
 
     @property
     def waiting(self) -> int:
-        """Bytes that are drawn, or being drawn, and not taken yet."""
+        """Bytes that are drawn or being drawn, and not yet taken."""
         return sum(wanted.size for wanted, _ in self._drawn)
 
     def take(self, wanted: Draw) -> Tensor | None:
-        """What was drawn for a layer; None if nothing such was asked for beforehand. What came before it is dropped."""
+        """Take what was drawn for a layer; None if it was not asked for ahead. Drops the draws before it."""
         if all(drawn != wanted for drawn, _ in self._drawn):
             return None
         found = None

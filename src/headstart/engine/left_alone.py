@@ -1,4 +1,4 @@
-"""What methods from data leave unless they are told otherwise: all-zero weights, and recurrences."""
+"""What data-driven methods leave as it is by default: all-zero weights, and recurrent layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGAIN = "it runs again on its own earlier outputs"
 
 @torch.no_grad()
 def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
-    """Names of layers whose weights are all zero; one read for all."""
+    """Names of layers whose weights are all zero; the device is read once for all."""
     kinds: dict[tuple[torch.device, torch.dtype], list[tuple[str, torch.Tensor]]] = {}
     for layer in layers:
         weight = layer.stored
@@ -33,10 +33,10 @@ def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
 def without_recurrent(
     method: Method, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder
 ) -> Sequence[Layer]:
-    """Drop the layers that run on their own earlier outputs, for a method that leaves those.
+    """Drop the layers that run on their own earlier outputs, for a method that leaves them as they are.
 
     Raises:
-        HeadstartError: Nothing else is there.
+        HeadstartError: There are no other layers.
     """
     if method.recurrences != "leave":
         return layers
@@ -59,7 +59,7 @@ def without_recurrent(
 
 
 def require_other_than_zeros(method: Method, layers: Sequence[Layer], report: ReportBuilder) -> None:
-    """Raise if a method wrote nothing because all it was to write is zero.
+    """Raise if a method wrote nothing because all its layers are zero.
 
     Raises:
         HeadstartError: With what to do.
@@ -70,7 +70,7 @@ def require_other_than_zeros(method: Method, layers: Sequence[Layer], report: Re
 
 
 def nothing_but_zeros(method: Method, layers: Sequence[Layer]) -> HeadstartError:
-    """The error of a method that leaves zeros and finds nothing else."""
+    """The error of a method that leaves all-zero layers and finds no others."""
     name = method.info.name
     return HeadstartError(
         f"{name}: the weights of every layer that it may write are all zero ({_named(layers)}), which is taken for a"

@@ -23,7 +23,7 @@ Scope = Literal["first convolution", "convolutions", "all layers"]
 
 @dataclass(frozen=True)
 class Info:
-    """What the registry tells about a method.
+    """What the registry knows of a method.
 
     Attributes:
         name: Registered name.
@@ -34,7 +34,7 @@ class Info:
         cost: Forward passes and memory, in words.
         presets: Named configurations (class methods), the published form among them.
         deviations: What differs from the source, each a sentence.
-        depends_on_other_layers: Whether what a layer gets depends on the layers behind it, or all others, too.
+        depends_on_other_layers: Whether what a layer gets also depends on the layers behind it, or on all others.
         revision: Raised whenever the method's bits change for the same options and seed.
     """
 
@@ -66,7 +66,7 @@ class Method:
     """Whether it also writes layers that are parts of modules: attention's projections, gates, embeddings."""
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """Choose which of the selected layers to visit; say why others are left with ``report.skip``.
+        """Choose which of the selected layers to visit; ``report.skip`` says why others are left.
 
         Args:
             layers: Layers that may be written, in execution order.
@@ -79,7 +79,7 @@ class Method:
         return layers
 
     def on_complex(self) -> OnComplex:
-        """What becomes of complex weights: ``"written"``, ``"left"`` with a note, or ``"refused"``.
+        """What the method does with complex weights: ``"written"``, ``"left"`` with a note, or ``"refused"``.
 
         A method that writes them gets and gives complex tensors; ``visit.normal`` draws them with half of the variance
         in each part, ``visit.moments`` has the variance of both together.
@@ -91,7 +91,7 @@ class Method:
         return ()
 
     def studied(self, trace: ModelTrace) -> Sequence[Layer]:
-        """Layers of which ``trace.behaviour`` is wanted: what takes their outputs; that costs a small pass."""
+        """Layers of which ``trace.behaviour`` is wanted: what their outputs go into. That costs a small pass."""
         return ()
 
     def start(self, view: ModelView) -> None:
@@ -118,33 +118,33 @@ class Method:
         return f"{text[:-1]}{'' if text.endswith('()') else ', '}{added})" if late else text
 
     def identity(self) -> str:
-        """What the benchmark names trials by: the options, and the content of the files that they name."""
+        """The text by which the benchmark names trials: the options, and the content of the files that they name."""
         return self.spelled()
 
     def key(self) -> str:
-        """The identity, with the revision from the second on: what two versions of a method wrote is not mixed."""
+        """The identity, with the revision from the second on: so trials of two versions of a method are not mixed."""
         return self.identity() if self.info.revision == 1 else f"{self.identity()}, revision {self.info.revision}"
 
     def training_steps(self, samples: int, batch_size: int) -> int | None:
-        """Count the training steps that the start takes; None if it is not training, or not in the caller's way.
+        """Count the training steps that the start takes; None if it does not train, or not as the caller does.
 
         Args:
             samples: In the data set.
-            batch_size: Of the training that follows.
+            batch_size: The batch size of the training that follows.
         """
         return None
 
     def trained_by(self, fit_with: FitWith) -> Method:
-        """The same method with the training of the caller, for methods that train and were given none.
+        """The same method with the caller's training, for methods that train and were given no training of their own.
 
         Args:
-            fit_with: ``(settings, frozen) -> fit``: a training as the caller's but for some settings (``lr``,
+            fit_with: ``(settings, frozen) -> fit``: training like the caller's except for some settings (``lr``,
                 ``weight_decay``, ``batch_size``), which repeats its first epoch's batches if ``frozen``.
         """
         return self
 
     def on_all_data(self) -> Method | None:
-        """The control that takes as many steps on all of the data; None for methods that do not draw samples."""
+        """The control: as many steps, on all of the data. None for methods that do not draw samples."""
         return None
 
     @property
@@ -154,7 +154,7 @@ class Method:
 
     @property
     def recurrences(self) -> str:
-        """What becomes of recurrent layers, for methods with an option ``recurrent``; others write at the first use."""
+        """What a method with an option ``recurrent`` does with recurrent layers; others write at the first use."""
         return str(getattr(self, "recurrent", "first"))
 
     def check(self, ok: bool, problem: str, remedy: str) -> None:

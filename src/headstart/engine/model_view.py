@@ -1,4 +1,4 @@
-"""The whole model, as a method meets it before and after the walk."""
+"""The whole model, as a method sees it before and after the walk."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ModelView:
         model: In evaluation mode, inside the transaction.
         batch: The calibration batch; None without data.
         trace: What is known of the model.
-        report: What the call will say.
+        report: The report of the call, being written.
         layers: Those that the method selected, in execution order.
-        transaction: Restores the model if anything fails.
-        seed: Names the streams.
-        method: The method's name, for the report.
-        data: What the user passed, of which ``batch`` is a part.
-        get_inputs: Likewise, for what it holds.
+        transaction: Restores the model on any failure.
+        seed: The call's seed, which names the random streams.
+        method: The name of the method, for the report.
+        data: The data that the user passed; ``batch`` is a part of them.
+        get_inputs: What the user passed to unpack them.
         ahead: Random values that are drawn while the device computes.
     """
 
@@ -61,9 +61,9 @@ class ModelView:
         """Set a layer's weight, and its bias if one is given and may be written; before the walk or after.
 
         Args:
-            layer: Which.
-            weight: Canonical.
-            bias: Left out where the layer has none, or one that is frozen or belongs to a layer before it.
+            layer: The layer to write.
+            weight: The weight, canonical.
+            bias: The bias; ignored where the layer has none, or one that is frozen or belongs to an earlier layer.
 
         Raises:
             WriteError: The weight cannot be written or is not finite.
@@ -85,8 +85,8 @@ class ModelView:
 
         Args:
             name: Its name in the model.
-            tensor: Itself.
-            value: Of its shape.
+            tensor: The tensor to write.
+            value: Its new values, of the same shape.
 
         Raises:
             WriteError: The value is not finite.
@@ -99,7 +99,7 @@ class ModelView:
             self.report.other_tensors.append(name)
 
     def rescale(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
-        """Multiply a layer's output channels by factors, given that its inputs were multiplied by theirs.
+        """Multiply a layer's output channels by factors, where its inputs have already been multiplied by theirs.
 
         Args:
             layer: Each weight is multiplied by ``output / input`` of its channels, the bias by ``output``.
@@ -123,10 +123,10 @@ class ModelView:
         self._tell(layer, outputs)
 
     def rescale_whole(self, factors: Sequence[tuple[Layer, float, float]]) -> None:
-        """Multiply whole layers by factors, all together: a few operations and one read, however many layers there are.
+        """Multiply whole layers by one factor each, all at once: a few operations and one read for all layers.
 
         Args:
-            factors: Layers, each with the factor of all its inputs and that of all its outputs, as in :meth:`rescale`.
+            factors: Layers, each with one factor for all its inputs and one for all its outputs, as in :meth:`rescale`.
 
         Raises:
             WriteError: A weight cannot be written or would not be finite.
@@ -157,7 +157,7 @@ class ModelView:
             self._tell_scaled(layer, out / into, out)
 
     def rescale_statistics(self, name: str, factors: Tensor) -> None:
-        """Make the batch norm of that name expect inputs that were multiplied by a factor per channel."""
+        """Adapt the running statistics of a batch norm to inputs that were multiplied by one factor per channel."""
         norm = self.model.get_submodule(name)
         assert isinstance(norm, _BatchNorm)
         if name not in self.report.statistics:
@@ -207,5 +207,5 @@ class ModelView:
 
 
 def _is_simple(layer: Layer) -> bool:
-    """Whether a factor of the parameter is one of the weight, and of the layer's alone."""
+    """Whether scaling the parameter scales the weight by the same factor, and no other layer."""
     return weights.is_plain(layer) and not layer.inside and not layer.is_complex

@@ -1,7 +1,7 @@
-"""Methods that installed packages bring: entry points of the group ``headstart.methods``.
+"""Methods from installed packages: entry points of the group ``headstart.methods``.
 
-They are imported when the registry is first asked for its list, or for a name that it does not have. Not with the
-package itself: its import stays quick, and who uses its own methods runs no other package's code.
+They are imported when the registry is first asked for its list, or for a name that it does not have, and not with the
+package itself. So the import stays quick, and built-in methods run no other package's code.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ GROUP = "headstart.methods"
 
 
 class Plugins:
-    """The plug-ins of a process, each imported once, in the order of their names.
+    """The plug-ins of a process. Each is imported once, in the order of names.
 
-    One that fails changes nothing: what it registered before it failed is taken out again, and the others are loaded.
+    A plug-in that fails changes nothing: what it registered is removed again, and the others are loaded.
 
     Attributes:
-        problems: What is wrong with plug-ins, a sentence each.
+        problems: One sentence per plug-in that could not be loaded.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Plugins:
         self._done = False
 
     def load(self, methods: MutableMapping[str, Any]) -> None:
-        """Import what was not imported yet.
+        """Import what has not been imported yet.
 
         Args:
             methods: Name -> class; importing a plug-in adds its own.
@@ -49,7 +49,7 @@ class Plugins:
 
 
 def _load_all(methods: MutableMapping[str, Any]) -> list[str]:
-    """Import all, in an order that does not depend on where they are installed; return what is wrong with them."""
+    """Import all, in an order that does not depend on where they are installed; return their problems."""
     try:
         points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value, _package(p)))
     except Exception as error:
@@ -58,7 +58,7 @@ def _load_all(methods: MutableMapping[str, Any]) -> list[str]:
 
 
 def _load(point: metadata.EntryPoint, methods: MutableMapping[str, Any]) -> str:
-    """Import a plug-in; say what is wrong with it, or nothing."""
+    """Import a plug-in; return its problems, if any."""
     before = dict(methods)
     what = f"The plug-in {point.name!r} ({_package(point)}: {point.value})"
     try:

@@ -1,7 +1,7 @@
 """Layers that run on their own earlier outputs, calibrated over all of their steps.
 
-What such a layer gives at one step changes what it sees at the next, so no rescale is known in closed form. All steps
-are measured together, the layer is rescaled, and the model runs again, until nothing moves.
+The output of such a layer at one step changes its input at the next, so no rescale has a closed form. All steps
+are measured together, the layer is rescaled, and the model runs again, until the outputs no longer change.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def settle(view: ModelView, batch: Batch, layers: Sequence[Layer], methods: Mapp
     """Fill the layers from their inputs of all steps, and rescale them until their outputs of all steps agree.
 
     Args:
-        view: Of the call.
-        batch: Runs whole, once for the fill and once for every round.
-        layers: Recurrent ones, which are calibrated together.
-        methods: By layer name.
+        view: The view of the call.
+        batch: Runs as a whole, once for the fill and once for every round.
+        layers: The recurrent layers, which are calibrated together.
+        methods: The methods of each layer, by layer name.
 
     Raises:
         ModelError: A layer does not run on the whole batch.
@@ -63,12 +63,12 @@ def settle(view: ModelView, batch: Batch, layers: Sequence[Layer], methods: Mapp
         names = ", ".join(f"'{layer.name}'" for layer in layers)
         view.report.add_finding(
             f"The recurrent layers {names} still moved by {moved:.1%} after {ROUNDS} rounds: their deviation over all"
-            " steps is near what was asked for, not at it."
+            " steps is close to the target, not at it."
         )
 
 
 def _halfway(visit: Visit, weight: Tensor, bias: Tensor | None) -> None:
-    """Go back half of the last step: where steps swing about the place that they look for, they meet there."""
+    """Take back half of the last step, so that steps which jump to and fro across the solution converge to it."""
     filled, now = visit.filled, visit.bias
     between = None if visit.bias_free or bias is None or now is None else (bias + now) / 2
     visit.write((weight + visit.weight) / 2, between)
@@ -78,7 +78,7 @@ def _halfway(visit: Visit, weight: Tensor, bias: Tensor | None) -> None:
 def _calls(
     view: ModelView, batch: Batch, layers: Sequence[Layer]
 ) -> dict[str, list[tuple[Tensor, Tensor, tuple[Any, Any]]]]:
-    """Input, output and arguments of every call, by layer; arguments of the first call alone."""
+    """Input and output of every call, by layer, and the arguments of the first call."""
     found: dict[str, list[tuple[Tensor, Tensor, tuple[Any, Any]]]] = {layer.name: [] for layer in layers}
     where = CurrentLayer()
 

@@ -39,19 +39,19 @@ def register(
     depends_on_other_layers: bool = False,
     revision: int = 1,
 ) -> Callable[[M], M]:
-    """Register a method class under a name; third parties use it on theirs.
+    """Register a method class under a name; also for methods of other packages.
 
     Args:
         name: Lower case, words joined by hyphens.
         summary: One line.
         reference: Authors, year and title of the source.
-        scope: ``"first convolution"``, ``"convolutions"`` (of more than one tap, as far as the method knows filters
-            for their kernels) or ``"all layers"``.
+        scope: ``"first convolution"``, ``"convolutions"`` (of more than one tap, where the method needs filters with
+            an extent) or ``"all layers"``.
         needs_data: Whether it works from a batch.
         cost: Forward passes and memory, in words.
         presets: Names of class methods that return published or otherwise named configurations.
         deviations: What differs from the source.
-        depends_on_other_layers: Whether what one layer gets depends on which others are written, too.
+        depends_on_other_layers: Whether what one layer gets also depends on which other layers are written.
         revision: Raise it whenever the method's bits change for the same options and seed.
 
     Returns:
@@ -78,7 +78,7 @@ def _origin(cls: type[Method]) -> tuple[str, str]:
 
 
 def list_methods() -> list[str]:
-    """Return the names of all registered methods, sorted; those of installed plug-ins are among them.
+    """Return the names of all registered methods, sorted, those of installed plug-ins included.
 
     Example:
         >>> "prewarm" in list_methods()
@@ -89,7 +89,7 @@ def list_methods() -> list[str]:
 
 
 def plugin_problems() -> list[str]:
-    """Say which plug-ins could not be loaded and why, a sentence each."""
+    """Say which plug-ins could not be loaded, and why: one sentence each."""
     _PLUGINS.load(_METHODS)
     return list(_PLUGINS.problems)
 
@@ -131,11 +131,11 @@ def describe(name: str) -> str:
 
 
 def resolve(method: str | Method | type[Method] | Sequence[str | Method]) -> list[Method]:
-    """Turn whatever names methods into a list of configured ones.
+    """Turn a name, a configured method or a list of those into a list of configured methods.
 
     Raises:
         UnknownNameError: A name or an option is not known.
-        HeadstartError: Something else than a method was given.
+        HeadstartError: Something that is not a method was given.
     """
     if isinstance(method, str):
         return parse(method)
@@ -185,7 +185,7 @@ def _parse_one(spec: str) -> Method:
 
 
 def _check_types(cls: type[Method], options: Mapping[str, Any]) -> None:
-    """Raise unless every option is of the kind that its field declares."""
+    """Raise unless every option has the type that its field declares."""
     try:
         hints = get_type_hints(cls)
     except (NameError, AttributeError, TypeError, SyntaxError):
@@ -193,17 +193,17 @@ def _check_types(cls: type[Method], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if key in hints and not _fits(value, hints[key]):
             raise HeadstartError(
-                f"{cls.info.name}: {key}={value!r} is not of the kind {_spelled(hints[key])}.",
+                f"{cls.info.name}: {key}={value!r} is not of type {_spelled(hints[key])}.",
                 remedy=f"headstart.describe({cls.info.name!r}) lists the options.",
             )
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of the kind that a type hint says.
+    """Tell whether a value has the type of a hint.
 
-    Hints are read by their parts and never given to ``isinstance``: what it takes of them differs from one Python to
-    the next. A number may be of any library, a list stands for a tuple, a bool is no number. Of a callable nothing is
-    asked but that it can be called, and what cannot be asked of a value fits.
+    Hints are read part by part and never given to ``isinstance``, which accepts other hints in every version of
+    Python. A number may come from any library, a list counts as a tuple, a bool is not a number. A callable only has
+    to be callable. A hint that cannot be checked always fits.
     """
     if hint is Any:
         return True
@@ -236,7 +236,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _fit_each(value: Sequence[Any], hint: Any, args: tuple[Any, ...]) -> bool:
-    """Tell whether each item fits what a tuple's hint says of its place."""
+    """Tell whether each item fits the hint for its place in a tuple."""
     if not hasattr(hint, "__args__"):  # a bare tuple
         return True
     if len(args) == 2 and args[1] is ...:
@@ -256,7 +256,7 @@ def _is_a(value: Any, cls: type) -> bool:
 
 
 def _spelled(hint: Any) -> str:
-    """A type hint in few words: classes by their names, in the same way on every Python."""
+    """A type hint in short: classes by name, the same in every version of Python."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " | ".join(_spelled(h) for h in args)

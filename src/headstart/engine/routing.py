@@ -1,4 +1,4 @@
-"""Layers that not every part of the data reaches, such as the experts that a router chooses between, or padding."""
+"""Layers that only a part of the data reaches, such as the experts behind a router."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from headstart.numerics.moments import MIN_VALUES
 
 
 def too_few(view: ModelView, layer: Layer, value: Any) -> bool:
-    """Tell whether a layer that a router chooses gets less of a batch than its statistics need."""
+    """Tell whether a layer behind a router gets too few values of a batch for its statistics."""
     if not view.trace.routed or not isinstance(value, Tensor):
         return False
     return value.numel() // layer.in_channels < MIN_VALUES
 
 
 def leave_alone(view: ModelView, layer: Layer) -> None:
-    """Say of such a layer why it stays as it is."""
+    """Report why such a layer stays as it is."""
     view.report.skip(layer, f"too little of the batch reaches it: its statistics need {MIN_VALUES} values")
 
 
 def not_reached(view: ModelView, left: Sequence[Layer], what: str) -> None:
-    """Say of layers that a router left out after all that they stay as they are.
+    """Report that layers stay as they are because the router left them out after all.
 
     Raises:
-        ModelError: It is no router that leaves them out.
+        ModelError: Something other than a router leaves them out.
     """
     if left and not view.trace.routed:
         raise ModelError(
@@ -43,31 +43,31 @@ def not_reached(view: ModelView, left: Sequence[Layer], what: str) -> None:
 
 
 def reached_late(view: ModelView, layers: Iterable[str]) -> None:
-    """Say that layers which the model left out as it was are called now."""
+    """Report layers that the model did not call before this start, and calls now."""
     if names := sorted(layers):
         view.report.add_finding(
-            f"Called only since the layers before them were written, and left as they were: {', '.join(names)}."
-            " Initialize once more to include them, or exclude what routes."
+            f"Called only after the layers before them were written, so left as they were: {', '.join(names)}."
+            " Initialize once more to include them, or exclude the router."
         )
 
 
 def tell_whole(view: ModelView, positions: Sequence[Positions]) -> None:
-    """Say which layers have positions that no mask fits."""
+    """Report the layers whose positions fit no mask."""
     names = list(dict.fromkeys(name for p in positions for name in p.whole))
     if names:
         more = " …" if len(names) > 5 else ""
         view.report.add_finding(
-            f"All positions count in {', '.join(names[:5])}{more}: theirs are not those of the mask."
+            f"All positions count in {', '.join(names[:5])}{more}: their positions are not those of the mask."
         )
 
 
 def detached(value: Any) -> Any:
-    """A layer's input without the graph that a forward with gradients puts behind it."""
+    """A layer's input, detached from the graph of a forward pass with gradients."""
     return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def with_graph(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The output of a layer once more, with gradients."""
+    """The output of a layer, computed again with gradients."""
     with torch.enable_grad():
         output: Tensor = layer.module.forward(*args, **kwargs)
     return output

@@ -1,4 +1,4 @@
-"""Which layers a method visits: those that it selects, as far as it knows what to do with complex weights."""
+"""Which layers a method visits: those that it selects, without complex ones where it cannot treat them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report:
     """Let a method choose its layers.
 
     Args:
-        method: Any.
+        method: The method.
         layers: Layers that may be written.
         trace: What is known of the model.
         report: Gets the reasons for layers that are left.
 
     Raises:
-        ModelError: It would write layers with complex weights, and knows real ones alone.
-        HeadstartError: It failed.
+        ModelError: It would write layers with complex weights, and is made for real ones only.
+        HeadstartError: The method failed.
     """
     name, on_complex = method.info.name, method.on_complex()
     layers = without_recurrent(method, _served(method, layers, report), trace, report)
     if on_complex == "left":
         for layer in layers:
             if layer.is_complex:
-                report.skip(layer, f"its weights are complex, and nothing that {name} does was tried on such")
+                report.skip(layer, f"its weights are complex, and {name} was not tested on complex weights")
         layers = [layer for layer in layers if not layer.is_complex]
     with one_error(f"{name} failed while it chose its layers"):
         chosen = method.select(layers, trace, report)
@@ -39,7 +39,7 @@ def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report:
     if refused:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise ModelError(
-            f"{name} is made for real weights; those of {refused[0].where}{more} are complex.",
+            f"{name} is made for real weights. The weights of {refused[0].where}{more} are complex.",
             remedy="Use 'kaiming', 'orthogonal' or another plain start, 'lsuv' or 'within-layer', which take complex"
             " weights, or exclude= these layers.",
         )
@@ -47,7 +47,7 @@ def selected(method: Method, layers: Sequence[Layer], trace: ModelTrace, report:
 
 
 def _served(method: Method, layers: Sequence[Layer], report: ReportBuilder) -> list[Layer]:
-    """The layers that a method can write; parts of modules get their reason if it cannot write them."""
+    """The layers that a method can write; parts of modules that it cannot write get their reason."""
     chosen = []
     for layer in layers:
         reason = ""

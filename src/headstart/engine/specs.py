@@ -1,4 +1,4 @@
-"""The grammar of a name with options, the same for methods, arms, models, tasks and searches.
+"""The grammar of a name with options: one for methods, arms, models, tasks and searches.
 
 A spec is ``name``, ``name:key=value,...`` or ``name:word,...``; ``+`` joins several, ``label=`` names one::
 
@@ -6,8 +6,8 @@ A spec is ``name``, ``name:key=value,...`` or ``name:word,...``; ``+`` joins sev
     mine=zero-dc-random:of='prewarm:fraction=1,norm=filter'
     cifar100:coarse,train=10000
 
-A separator inside brackets or quotes belongs to a value. Which names, options and words there are is no part of the
-grammar: whoever reads a spec says so.
+A separator inside brackets or quotes belongs to a value. The grammar does not know which names, options and words
+exist: the caller that reads a spec checks them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Item(NamedTuple):
     """One of the texts behind a name.
 
     Attributes:
-        key: What stands before the equals sign, or all of a word.
-        value: What stands behind it; None for a word.
+        key: The text before the equals sign, or the whole word.
+        value: The text behind it; None for a word.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 def head(spec: str) -> tuple[str, str]:
-    """Part a name from its options, of which there may be none.
+    """Split a name from its options, if there are any.
 
     Example:
         >>> head("plain-cnn:depth=20"), head("lsuv")
@@ -56,7 +56,7 @@ def item(text: str) -> Item:
 
 
 def items(text: str) -> list[Item]:
-    """Read what stands behind a name: texts parted by commas.
+    """Read what follows a name: items separated by commas.
 
     Example:
         >>> [str(each) for each in items("paper, std=(1, 2)")]
@@ -101,7 +101,7 @@ def literal(text: str) -> Any:
 
 
 def labelled(text: str) -> tuple[str, str]:
-    """Part ``label=spec``; without a label, the spec is its own.
+    """Split ``label=spec``; without a label, the spec is its own label.
 
     Example:
         >>> labelled("quarter=prewarm:fraction=0.25"), labelled("prewarm:fraction=0.25")[0]
@@ -113,7 +113,7 @@ def labelled(text: str) -> tuple[str, str]:
 
 
 def path_and_options(text: str) -> tuple[str, str]:
-    """Part a path, which may hold colons, from the options behind it.
+    """Split a path, which may hold colons, from the options behind it.
 
     Example:
         >>> path_and_options("C:/cats:size=64,train=100"), path_and_options("C:/cats")
@@ -136,7 +136,7 @@ def write(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Write a value so that it reads back; a text that would be cut or read as something else is quoted."""
+    """Write a value so that it reads back. Text that would otherwise be split or read as another type is quoted."""
     if not isinstance(value, str):
         return repr(value)
     whole = value == value.strip() and all(split(f"{value}{sign}", sign) == [value, ""] for sign in ",+")

@@ -31,13 +31,13 @@ from headstart.numerics.moments import Moments, channel_moments, pooled
 def stream(
     view: ModelView, parts: Sequence[Batch], wanted: Sequence[Layer], methods: Mapping[str, Sequence[Method]]
 ) -> None:
-    """Run the methods over their layers with the statistics of all parts together.
+    """Run the methods over their layers, with statistics over all parts together.
 
     Args:
-        view: Of the call.
+        view: The view of the call.
         parts: Batches; fills are made from the first.
         wanted: Layers that a method wants, in execution order.
-        methods: By layer name.
+        methods: The methods of each layer, by layer name.
 
     Raises:
         HeadstartError: A method, a write or the model's forward failed.
@@ -76,7 +76,7 @@ def _layer(
     methods: Sequence[Method],
     positions: Sequence[Positions],
 ) -> Moments | None:
-    """Run a layer's methods; returns what was measured of its output, None if too little of the data reaches it."""
+    """Run a layer's methods; return the moments of its output, or None if too little of the data reaches it."""
     if not layer.sees_input:
         visit = Visit(layer, view, None)
         visit.run(methods, "before")
@@ -135,7 +135,7 @@ def _sweep(
     positions: Sequence[Positions] = (),
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Run every part, or those of some numbers, up to the first use of a layer or a module."""
+    """Run every part, or some of them, up to the first use of a layer or module."""
     number = 0
 
     def before(key: Any, args: Any, kwargs: Any) -> None:
@@ -170,7 +170,7 @@ def _sweep(
 def _order(
     view: ModelView, parts: Sequence[Batch], layers: Sequence[Layer], norms: Iterable[_BatchNorm]
 ) -> list[Layer | _BatchNorm]:
-    """The layers and norms that two samples reach, or all where it depends on them, in the order of their first use."""
+    """The layers and norms that two samples reach, in the order of first use. All, where it depends on the samples."""
     order: dict[Any, None] = {}
     seen = [part.head(part.size) for part in parts] if view.trace.routed else [parts[0].head(2)]
 

@@ -1,4 +1,4 @@
-"""One layer, as a method meets it: what it sees, and how it writes."""
+"""One layer, as a method sees it: what it receives, and how it writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ZEROS = "all its weights are zero, which is taken for a choice"
 
 
 class Steps(Protocol):
-    """What a visit asks of a method."""
+    """What a visit needs from a method."""
 
     info: ClassVar[Any]
 
@@ -44,18 +44,18 @@ class Steps(Protocol):
 
 
 class Visit:
-    """One layer, as a method meets it.
+    """One layer, as a method sees it.
 
     Attributes:
         layer: Name, module and geometry.
         view: The model and the data of the call.
         trace: What is known of the whole model.
-        report: What the call will say.
-        input: The layer's real input; None without data. Of a linear layer whose batch has a mask, the rows that count.
-        counted: Of a convolution whose batch has a mask, which places of its output count; None for all.
-        counted_inputs: Likewise, of its input.
+        report: The report of the call, being written.
+        input: The layer's real input; None without data. For a linear layer under a mask, only the rows that count.
+        counted: For a convolution under a mask, which places of its output count; None for all.
+        counted_inputs: The same for its input.
         output: Its output, inside :meth:`Method.after`; None before.
-        method: Name of the method whose turn it is.
+        method: Name of the method that works now.
     """
 
     method: str
@@ -108,7 +108,7 @@ class Visit:
 
     @property
     def bias_free(self) -> bool:
-        """Whether there is no bias that may be written (none at all, frozen, or that of a layer before)."""
+        """Whether no bias may be written: there is none, it is frozen, or it belongs to an earlier layer."""
         bias = self.layer.bias_parameter
         return bias is None or not bias.requires_grad or self.layer.name in self.trace.tied_biases
 
@@ -134,11 +134,11 @@ class Visit:
 
     @property
     def measured(self) -> Moments | None:
-        """The output's moments over all positions if something asked for them: a norm that follows takes no mask."""
+        """The output's moments over all positions, if they were needed: a norm that follows ignores masks."""
         return None if self._positions else self._now()
 
     def _now(self) -> Moments | None:
-        """The moments with what was done to the output since."""
+        """The moments, with the rescales since then applied."""
         found = self._moments
         for scale, shift in self._since if found is not None else ():
             assert found is not None
@@ -151,7 +151,7 @@ class Visit:
         return rng.generator(self._seed, self.layer.name, purpose)
 
     def integer(self, purpose: str) -> int:
-        """A 31-bit seed from the same stream, for libraries that want a number."""
+        """A 31-bit seed from the same stream, for libraries that take a number."""
         return rng.derive(self._seed, self.layer.name, purpose) & 0x7FFFFFFF
 
     def normal(self, *shape: int, purpose: str = "weight") -> Tensor:
@@ -162,9 +162,9 @@ class Visit:
         return (draw(self._seed, wanted) if drawn is None else drawn).to(like.device, non_blocking=True)
 
     def normal_weight(self, std: float = 1.0) -> Tensor:
-        """Draw normal values in the weight's shape, into the parameter itself where that is possible.
+        """Draw normal values in the weight's shape, straight into the parameter where possible.
 
-        Large networks spend more time on fresh memory than on the draw. :meth:`write` must follow.
+        In large networks, new memory costs more time than the draw. :meth:`write` must follow.
         """
         place = weights.in_place(self.layer)
         if place is None or self.view.ahead is not None:
@@ -173,7 +173,7 @@ class Visit:
         return place.normal_(0.0, std, generator=self.generator())
 
     def write(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-        """Set the weight, the bias or both; what reads back different raises. The tensors become the visit's own."""
+        """Set the weight, the bias or both; raise if they read back different. The visit takes over the tensors."""
         if weight is not None:
             self._transaction.mark(self.layer)
             weights.write(self.layer, weight, finite=False, later=self.report.later)  # finish looks once for all
@@ -190,7 +190,7 @@ class Visit:
         self._wrote("written")
 
     def zero_bias(self) -> None:
-        """Set the bias to zero where there is one that may be written."""
+        """Set the bias to zero, if there is one that may be written."""
         if not self.bias_free:
             self._transaction.mark(self.layer, bias=True)
             bias = self.layer.bias
@@ -199,12 +199,12 @@ class Visit:
             self._wrote("written")
 
     def affine(self, scale: Tensor, shift: Tensor | None = None, *, keep_bias: bool = False) -> None:
-        """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias; once exact, no second pass.
+        """Turn the output ``y`` into ``scale * y + shift`` by rescaling weight and bias: exact, without a second pass.
 
         Args:
             scale: Per channel, or one number.
             shift: Per channel; needs a bias that may be written.
-            keep_bias: Rescale only what the weights make, ``scale * (y - bias) + bias``; the bias stays bit for bit.
+            keep_bias: Rescale only what the weights make, ``scale * (y - bias) + bias``; the bias keeps its bits.
                 A frozen bias stays in any case.
 
         Raises:
@@ -260,19 +260,19 @@ class Visit:
         if ZEROS not in self.row.notes:
             self.skip(ZEROS)
             self.add_finding(
-                f"{self.method}: layers whose weights are all zero were left as their author's choice;"
+                f"{self.method}: layers whose weights are all zero were left, as a choice of their author;"
                 " zeros='write' writes them."
             )
 
     def later(self, values: Tensor | Sequence[Tensor], then: Then) -> None:
-        """Leave numbers on the device, to be looked at when the walk is over: see :meth:`Later.add`.
+        """Leave numbers on the device, to be read when the walk is over: see :meth:`Later.add`.
 
-        What waits should not hold the visit, and with it the layer's input.
+        ``then`` should not hold the visit, which would keep the layer's input in memory.
         """
         self.report.later.add(values, then)
 
     def checkpoint(self) -> Callable[[], None]:
-        """Remember what is said of the layer; the function that is returned goes back to it, after a rescale by 1."""
+        """Remember the layer's row; the function that is returned restores it, after a rescale by 1."""
         row, action, methods = self.row, self.row.action, list(self.row.methods)
         transaction, layer = self._transaction, self.layer
 
@@ -287,7 +287,7 @@ class Visit:
         self.report.wrote(self.layer, self.method, action)
 
     def run(self, methods: Sequence[Steps], step: str) -> None:
-        """Let the methods take their step, one after the other, and charge the layer with the time.
+        """Let the methods take their step, one after the other, and add the time to the layer's row.
 
         Raises:
             HeadstartError: A method failed.
@@ -310,13 +310,13 @@ class Visit:
         self.row.seconds += time.perf_counter() - start
 
     def complete(self, output: Tensor, methods: Sequence[Steps], inputs: Any, moments: Moments | None = None) -> None:
-        """Let the methods rescale the layer now that its output is there, and fill the row.
+        """Let the methods rescale the layer once its output is known, and fill the row.
 
         Args:
-            output: Of the layer.
-            methods: Whose turn it is.
+            output: The output of the layer.
+            methods: The methods that work on the layer.
             inputs: Positional and keyword arguments that the layer was called with.
-            moments: Of the output over more data than this; measured here by default.
+            moments: The moments of the output over more data than this; measured here by default.
 
         Raises:
             HeadstartError: A method failed, or the layer is not affine in its weight.
@@ -331,7 +331,7 @@ class Visit:
         self.input = self.output = self._weight = None
 
     def finish(self) -> None:
-        """Leave for later to fill the row with what the report shows, and to raise where a weight is not finite."""
+        """Fill the row and check that the weight is finite, both once the numbers are read."""
         row, layer, report, count = self.row, self.layer, self.report, self._weight_before.numel()
         changed = row.action in ("written", "scaled")
         first = self.trace.first_convolution

@@ -38,13 +38,13 @@ def walk(view: ModelView, jobs: Jobs, batch_size: int | None = None) -> None:
     """Run the methods over their layers in one forward pass (or none, without data).
 
     Args:
-        view: Of the call: its model, in evaluation mode inside the transaction, its batch (without one the fills run in
-            registration order), and what is known of the model.
+        view: The view of the call: its model, in evaluation mode inside the transaction, its batch (without one the
+            fills run in registration order), and what is known of the model.
         jobs: Methods with the layers that each wants.
         batch_size: Run at most so many samples at a time: see :mod:`headstart.engine.streamed_walk`.
 
     Raises:
-        HeadstartError: A method, a write or the model's forward failed. Of several failures it is the first.
+        HeadstartError: A method, a write or the model's forward failed. Of several failures, the first is raised.
     """
     try:
         _walk(view, jobs, batch_size)
@@ -113,7 +113,7 @@ def _pass(view: ModelView, batch: Batch, wanted: list[Layer], methods: dict[str,
         value = first_input(args, kwargs)
         where.enter(layer, value)
         if layer.name in left and not (layer.sees_input and (args or kwargs)):
-            visit = Visit(layer, view, None)  # nothing will be seen of its output
+            visit = Visit(layer, view, None)  # its output will not be seen
             visit.run(methods[layer.name], "before")
             visit.finish()
             left.discard(layer.name)

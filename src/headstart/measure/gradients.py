@@ -39,7 +39,7 @@ class Passes:
 
     Attributes:
         probe: What it saw of every layer's output, if it looked.
-        gradients: Of every layer's effective weight, as the layer stores it; None where there is none, or for all if
+        gradients: Gradients of the effective weights, as the layers store them; None where there is none, or for all if
             they could not be measured.
         notes: Why not.
         returned: Of every floating-point tensor that the model returned: deviation between samples, and over all; a
@@ -67,7 +67,7 @@ def forward_backward(
 
     Args:
         model: In evaluation mode, inside a transaction. Fresh batch norms act as in training.
-        trace: Of the model.
+        trace: The trace of the model.
         batch: The inputs.
         raw: The batch with its targets, for the loss.
         loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs. With a mask

@@ -29,10 +29,10 @@ class Node:
 
     Attributes:
         index: Its place in the order of execution.
-        name: Of the operation, without overload and underscores around it: ``add``, ``convolution``.
+        name: The name of the operation, without overload and underscores around it: ``add``, ``convolution``.
         inputs: Indices of the operations whose outputs it takes, in the order of its arguments.
         parameters: Names of the parameters that it takes, itself or computed from them, in that order.
-        shape: Of its output, the first one of several.
+        shape: The shape of its output, the first one of several.
         call: The function, its arguments and keyword arguments, with activations as :class:`Ref`.
         outputs: What it returned.
     """

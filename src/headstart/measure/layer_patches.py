@@ -27,8 +27,8 @@ def taps(layer: Layer, axis: int, size: int) -> Integers:
 
     Args:
         layer: A convolution or transposed convolution.
-        axis: Of the kernel, from 0.
-        size: Of the input along that axis.
+        axis: The axis of the kernel, from 0.
+        size: The size of the input along that axis.
 
     Returns:
         ``(outputs, kernel)``; -1 where a tap reads nothing (zero padding, gaps of a stride).

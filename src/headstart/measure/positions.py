@@ -27,7 +27,7 @@ class Places:
 
     Args:
         counted: ``(N, *places)``.
-        axis: Of the channels; None if it has none.
+        axis: The axis of the channels; None if it has none.
 
     Example:
         >>> places = Places(torch.tensor([[True, False], [True, False]]), axis=1)  # values are (N, C, T)

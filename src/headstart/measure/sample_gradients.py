@@ -117,7 +117,7 @@ class SampleGradients:
         That is where a weight is used by more than its layer, or the layer's output is no product with it.
 
         Args:
-            gradients: Of the effective weights, as the layers store them, by name.
+            gradients: The gradients of the effective weights, as the layers store them, by name.
 
         Returns:
             Names of the layers whose samples cannot be told apart.

@@ -1,4 +1,4 @@
-"""A user's model as the package sees it: layers and weights, inputs, trace, selection, checkpoints, transaction.
+"""The user's model: layers and weights, inputs, trace, selection, checkpoints, transaction.
 
 Imports `results`, `numerics` and the ground. Every room above may import it.
 """

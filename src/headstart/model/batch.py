@@ -1,4 +1,4 @@
-"""One batch for one forward call, and what can be cut of it."""
+"""One batch for one forward call, and how to cut it into samples."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Batch:
         kwargs: Keyword arguments.
         size: Samples along the first axis of the first tensor.
         note: How the samples were chosen, for the report ("" when all were used).
-        raw: The batch as the data gave it, targets and all.
-        whole: Why the batch is not cut into samples ("" where it may be): see :func:`indivisible`.
-        masks: Which positions count, ``(N, *positions)`` each; none if all do.
-        findings: What to say of them.
-        needs_grad: Whether the forward takes gradients itself, and so runs with them switched on. The first pass that
+        raw: The batch as the data gave it, with targets.
+        whole: Why the batch cannot be cut into samples, see :func:`indivisible`; "" if it can.
+        masks: Which positions count, each ``(N, *positions)``; empty if all do.
+        findings: Sentences on the masks, for the report.
+        needs_grad: Whether the forward computes gradients itself, and so runs with them enabled. The first pass that
             fails without them sets it.
     """
 
@@ -51,13 +51,13 @@ class Batch:
         return size_of((self.args, self.kwargs))
 
     def head(self, n: int) -> Batch:
-        """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut; all of them if it is whole."""
+        """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut. All if it cannot be cut."""
         part = self._cut(slice(self.size if self.whole else n))
         args, kwargs = map_tensors((part.args, part.kwargs), lambda t: t.detach().clone())
         return replace(part, args=args, kwargs=kwargs)
 
     def parts(self, n: int) -> list[Batch]:
-        """Views of the batch, ``n`` samples each and the last as many as are left; one if it is whole."""
+        """Views of the batch with ``n`` samples each; the last has the rest. A single one if it cannot be cut."""
         step = max(1, self.size) if self.whole else n
         return [self._cut(slice(start, start + step)) for start in range(0, self.size, step)]
 
@@ -82,9 +82,9 @@ def rows_of(value: Any, which: slice | Tensor, size: int) -> Any:
 
 
 def indivisible(value: Any) -> str:
-    """Say why data cannot be cut along the first axis of its first tensor, as a graph cannot; "" if it can.
+    """Say why data, such as a graph, cannot be cut along the first axis of its first tensor; "" if they can.
 
-    A graph comes as values of nodes and a tensor of integers that points at them (``(x, edge_index)``), or as a square
+    A graph comes as the values of its nodes and a tensor of integers that points at them (``(x, edge_index)``), or
     matrix between them. Some nodes without the others are another graph, and numbers that point at what was cut off are
     an error.
 

@@ -1,4 +1,4 @@
-"""What takes a layer's output: activations, norms, and what is not understood, found by probing each operation."""
+"""What a layer's output goes into: activations, norms, or unknown operations. Found by probing each operation."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from headstart.model.weights import LAYERS, Layer, is_plain
 from headstart.numerics.fetching import fetch
 
 _LOSSES = {"softmax", "log_softmax"}  # over classes: as in the loss that recipes were judged by
-CLOSED = "so that its branch begins closed: its author's choice"
-LOST = "what takes its output could not be followed"
+CLOSED = "so that its branch begins closed, as its author chose"
+LOST = "the operations on its output could not be followed"
 
 
 def study_behaviour(
     model: nn.Module, batch: Batch, trace: ModelTrace, wanted: Sequence[Layer] | None = None
 ) -> Behaviour:
-    """Follow layers' outputs to the first operation that is not linear, and probe that.
+    """Follow layers' outputs to the first nonlinear operation, and probe that.
 
     Args:
         model: In evaluation mode.
-        batch: Two samples of it are run; all where they decide on what runs.
-        trace: Of the model.
+        batch: Two samples of it are run; all of it where the samples decide which layers run.
+        trace: The trace of the model.
         wanted: Layers to follow; None for all.
 
     Returns:
-        What was seen; every layer is strange where the model does not run on two samples.
+        What was seen. Every layer is strange if the model does not run on two samples.
 
-    Cost: one pass of two samples, in which every operation up to the activations runs a few times.
+    Cost: one pass of two samples. Every operation up to the activations runs a few times.
     """
     names = [layer.name for layer in (trace.layers if wanted is None else wanted)]
     follower = _Follower(set(names), trace.outputs)
@@ -65,10 +65,10 @@ def study_behaviour(
 
 
 def _before_trained_norms(model: nn.Module, trace: ModelTrace, names: Sequence[str]) -> set[str]:
-    """Those of the layers that a trained norm follows.
+    """The layers that are followed by a trained norm.
 
-    A norm begins with one value for all channels, in one parameter at least: some authors draw its factors, and none
-    its shifts.
+    A new norm has one value for all channels in at least one parameter: some authors draw its factors at random, but
+    none draws its shifts.
     """
     norms = {name: model.get_submodule(trace.norm_after[name]) for name in names if name in trace.norm_after}
     owned = {name: [p for p in norm.parameters() if p.numel() > 1] for name, norm in norms.items()}
@@ -79,7 +79,7 @@ def _before_trained_norms(model: nn.Module, trace: ModelTrace, names: Sequence[s
 
 @dataclass(frozen=True)
 class _Source:
-    """Layers that a value comes of, and the line ``scale * z + shift`` that it went through since."""
+    """The layers that a value comes from, and the line ``scale * z + shift`` that it has gone through since."""
 
     names: frozenset[str]
     scale: float = 1.0
@@ -87,16 +87,16 @@ class _Source:
 
 
 class _Follower(TorchFunctionMode):
-    """Marks what comes of layers' outputs, call by call.
+    """Marks the values that come from layers' outputs, call by call.
 
     Args:
         wanted: Names of the layers.
-        outputs: Names of those at the end of the model.
+        outputs: Names of the layers at the end of the model.
 
     Attributes:
-        verdicts: Layer name -> why its activation is strange; empty where it is not.
+        verdicts: Layer name -> why its activation is strange; "" if it is not.
         fixed: Names of layers that do not use their weight as it is.
-        evened: Names of layers whose output's size an operation outside of norms takes away.
+        evened: Names of layers whose output is normalized by an operation that is no norm module.
     """
 
     def __init__(self, wanted: set[str], outputs: Set[str]) -> None:
@@ -113,7 +113,7 @@ class _Follower(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Look at the call, then make it."""
+        """Examine the call, then make it."""
         kwargs = kwargs or {}
         sources = [] if self._hidden else self._found((args, kwargs))
         if not sources:
@@ -132,7 +132,7 @@ class _Follower(TorchFunctionMode):
         return result
 
     def enter(self, layer: Layer, args: Any, kwargs: Any) -> None:
-        """A layer takes what came of others: nothing bent it."""
+        """Note that a layer takes the output of others, with only linear operations between."""
         self.arrive([first_input(args, kwargs)])
         if self._wanted <= self.verdicts.keys() and not len(self._sources):
             raise EndOfPass  # nothing is left to follow
@@ -152,9 +152,9 @@ class _Follower(TorchFunctionMode):
             self._record(source, "")
 
     def open(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Judge a module without weight layers as a whole, if it makes each value another by itself.
+        """Judge a module without weight layers as a whole, if it maps each value by itself.
 
-        What it is made of may be steep (the cube in GELU's formula) or out of sight (scripts).
+        Its parts may be steep (the cube in GELU's formula) or invisible (scripts).
         """
         value = first_input(args, kwargs)
         source = None if self._hidden else self._source(value)
@@ -171,13 +171,13 @@ class _Follower(TorchFunctionMode):
             self._judged[module] = self._bent(curve, source, type(module).__name__)
 
     def close(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Follow what such a module gives."""
+        """Follow the output of such a module."""
         if module in self._judged:
             self._hidden -= 1
             self._mark(all_tensors(output), self._judged.pop(module))
 
     def _curve(self, module: nn.Module, args: Any, kwargs: Any, source: _Source) -> Curve | None:
-        """The curve of a module; of one of torch's without parameters it is the same behind every layer."""
+        """The curve of a module. Modules of torch without parameters have the same curve behind every layer."""
         value = first_input(args, kwargs)
         plain = type(module).__module__.startswith("torch.nn.") and not module.state_dict() and not module._modules
         key = (type(module), module.extra_repr(), value.dtype, source.scale, source.shift) if plain else None
@@ -190,7 +190,7 @@ class _Follower(TorchFunctionMode):
         return curve
 
     def _after(self, shown: Shown, source: _Source, name: str) -> _Source | None:
-        """What the result of a call comes of; None if that is settled."""
+        """The source of a call's result; None if its layers already have a verdict."""
         if shown.curve is not None:
             return self._bent(shown.curve, source, name)
         if shown.lines:
@@ -199,7 +199,7 @@ class _Follower(TorchFunctionMode):
             self.evened |= source.names
             return _Source(source.names)
         at_end = name in _LOSSES and source.names <= self._outputs
-        self._record(source, "" if at_end else f"'{name}' takes its output, on which nothing was shown")
+        self._record(source, "" if at_end else f"'{name}' takes its output, and was never tested behind a layer")
         return None
 
     def _bent(self, curve: Curve, source: _Source, name: str) -> _Source | None:
@@ -208,7 +208,7 @@ class _Follower(TorchFunctionMode):
                 self._record(source, f"'{name}' behind it makes it zero, {CLOSED}")
                 return None
             return _Source(source.names, *curve.line)
-        shown = "" if curve.shown else f"'{name}' behind it is no activation that recipes were shown on"
+        shown = "" if curve.shown else f"'{name}' behind it is no activation that the recipes were tested on"
         self._record(source, shown)
         return None
 
@@ -220,7 +220,7 @@ class _Follower(TorchFunctionMode):
         return [s for t in tree_flatten(values)[0] if (s := self._source(t)) is not None]
 
     def _source(self, value: Any) -> _Source | None:
-        """What a value comes of, unless something wrote into it since."""
+        """The source of a value, unless something has written into it since."""
         if not isinstance(value, Tensor):
             return None
         source, version = self._sources.get(value, (None, None))
@@ -242,7 +242,7 @@ def _merged(sources: Sequence[_Source]) -> _Source:
 
 
 def _linear_in_weight(layer: Layer, args: Any, kwargs: Any) -> bool:
-    """Whether a layer with its own forward gives twice as much for twice the weight, its bias apart."""
+    """Whether a layer with its own forward gives twice the output for twice the weight, its bias apart."""
     if not is_plain(layer):
         return True
     try:

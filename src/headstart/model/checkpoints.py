@@ -1,4 +1,4 @@
-"""Trained weights: a model, its ``state_dict`` or a file of it; read without running code, written whole or not."""
+"""Trained weights: a model, a ``state_dict`` or a file. Files are read without running code, and written atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: Path) -> tuple[Any, Mapping[str, str]]:
-    """Read what a checkpoint holds: tensors in containers, nothing that could run.
+    """Read what a checkpoint holds: tensors in containers, and no code.
 
     Args:
         path: ``.safetensors``, or a file that ``torch.load(weights_only=True)`` reads.
@@ -61,7 +61,7 @@ def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         path: Names it in errors.
 
     Returns:
-        Tensors by name, without the prefix of a data-parallel wrapper, and what was done, for a sentence on it.
+        Tensors by name, without the prefix of a data-parallel wrapper, and a note on where they were found.
 
     Raises:
         HeadstartError: There is none.
@@ -79,14 +79,14 @@ def state_dict(found: Any, path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Write tensors: safetensors with metadata where the name ends so, or else what ``torch.load`` reads.
+    """Write tensors: as safetensors with metadata if the name ends so, else as a file for ``torch.load``.
 
     The file appears complete or not at all.
 
     Args:
-        path: Where to.
-        tensors: Contiguous, on the CPU, none sharing memory with another.
-        metadata: For a safetensors file.
+        path: The file to write.
+        tensors: Contiguous tensors on the CPU that do not share memory.
+        metadata: Metadata for a safetensors file.
 
     Raises:
         HeadstartError: It cannot be written there.
@@ -108,10 +108,10 @@ def save_model(model: nn.Module, path: Path, provenance: dict[str, Any], under: 
     The file appears complete or not at all. Tied weights are written under each of their names.
 
     Args:
-        model: Whose.
-        path: Where to.
-        provenance: For a safetensors file.
-        under: The key that holds the ``state_dict`` in the file, which is no safetensors file then; none by default.
+        model: The model to save.
+        path: The file to write.
+        provenance: Metadata for a safetensors file.
+        under: Key under which the file holds the ``state_dict``, in formats other than safetensors; none by default.
 
     Raises:
         HeadstartError: It cannot be written there, or holds more than tensors.
@@ -146,7 +146,7 @@ class Source:
         """The tensors by name, without the prefixes of data-parallel and compiled wrappers.
 
         Args:
-            model: That will be written.
+            model: The model that will be written.
 
         Raises:
             HeadstartError: No such file, a damaged one, or something else than named tensors.
@@ -155,7 +155,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all values; of a function, its name."""
+        """A short hash of all values; for a function, its name."""
         if callable(self.given) and not isinstance(self.given, nn.Module):
             return repr(self)
         digest = hashlib.sha256()
@@ -175,10 +175,10 @@ class Source:
 
 
 def source_of(given: Any) -> Source:
-    """The same, as a source.
+    """Wrap what the user gave as a source.
 
     Raises:
-        HeadstartError: It is nothing that weights can come from.
+        HeadstartError: Weights cannot be read from it.
     """
     if isinstance(given, Source):
         return given
@@ -190,9 +190,9 @@ def source_of(given: Any) -> Source:
 
 
 def weight_in(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
-    """A layer's weight among named tensors, in working precision and as it is stored; None if it is not there.
+    """A layer's weight among named tensors, in working precision, laid out as stored; None if it is not there.
 
-    Of attention's packed projections and of gates it is the same block as in the layer's own parameter.
+    For attention's packed projections and for gates, it is the layer's block of the parameter.
     """
     value = state.get(layer.key())
     if value is None or not value.is_floating_point() or value.dim() != len(layer.shape) + (layer.form == "pairs"):

@@ -1,4 +1,4 @@
-"""How much of a model's weights lie outside of the layers that are treated, and in modules of which kinds."""
+"""How much of a model's weights lie outside the treated layers, and in which kinds of modules."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SHOWN = 4
 
 
 def outside(model: nn.Module, layers: Iterable[Layer]) -> dict[str, float]:
-    """Shares of the model's weights by the kind of module that holds them, without those of some layers.
+    """Shares of the model's weights that lie outside some layers, by the kind of module that holds them.
 
-    Weights are parameters of two or more dimensions, those of normalizations apart: biases and gains do not count. What
-    is tied counts once, with the layer if one has it.
+    Weights are parameters of two or more dimensions, except those of normalizations. Biases and gains do not count. A
+    tied weight counts once, with the layer if one holds it.
 
     Args:
-        model: Any.
-        layers: Those that are treated.
+        model: Any model.
+        layers: The treated layers.
 
     Returns:
-        By the modules' type, the largest first.
+        Share by module type, the largest first.
 
     Example:
         >>> net = nn.Sequential(nn.Embedding(30, 10), nn.Linear(10, 10))
@@ -50,7 +50,7 @@ def outside(model: nn.Module, layers: Iterable[Layer]) -> dict[str, float]:
 
 
 def unseen(model: nn.Module, layers: Iterable[Layer]) -> str:
-    """The sentence that says so; empty if the layers hold all weights.
+    """A sentence on these shares; empty if the layers hold all weights.
 
     Example:
         >>> net = nn.Sequential(nn.Embedding(30, 10), nn.Linear(10, 10))

@@ -1,4 +1,4 @@
-"""One forward pass of a user's model: where it is, and what it raises as one clear error."""
+"""One forward pass of the user's model: which layer it is in, and one clear error for whatever it raises."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 def full_precision(model: nn.Module) -> torch.autocast:
-    """Switch off an autocast that the caller may be in: statistics want the model's own precision."""
+    """Switch off the caller's autocast, if any: statistics need the model's own precision."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     return torch.autocast(device, enabled=False)
 
 
 class CurrentLayer:
-    """Which layer is computing, for errors."""
+    """The layer that is computing, for error messages."""
 
     layer: Layer | None = None
     shape: tuple[int, ...] = ()
@@ -50,20 +50,20 @@ class CurrentLayer:
 
 
 def by_layer(layers: Iterable[Layer]) -> list[tuple[Layer, nn.Module]]:
-    """Layers with their modules, as :func:`headstart.model.hooks.hooked` wants them."""
+    """Layers with their modules, as :func:`headstart.model.hooks.hooked` takes them."""
     return [(layer, layer.module) for layer in layers]
 
 
 @contextmanager
 def layers_hooked(layers: Iterable[Layer], before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[Hooks]:
-    """Call functions before and after layers compute, parts of modules among them; see :func:`hooked`.
+    """Call functions before and after layers compute, including parts of modules; see :func:`hooked`.
 
-    A projection of attention is computed beside the module, from what it takes and its weights as they are then; of the
-    output projection the module's own output is handed on. Parts whose input cannot be had are met before their
-    module runs, without input, and not after.
+    A projection of attention is computed beside the module, from its input and its present weights; for the output
+    projection, the module's own output is passed on. For a part whose input cannot be had, ``before`` is called
+    before its module runs, without input, and ``after`` is not called.
 
     Args:
-        layers: Which.
+        layers: The layers to watch.
         before: ``before(layer, args, kwargs)``.
         after: ``after(layer, args, kwargs, output)``.
     """
@@ -104,28 +104,28 @@ def layers_hooked(layers: Iterable[Layer], before: Callable[..., Any], after: Ca
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The tensor that a layer is called with."""
+    """The first tensor that a layer is called with."""
     return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
 
 
 def run(
     model: Callable[..., Any], batch: Batch, where: CurrentLayer | None = None, *, until: Hooks | None = None
 ) -> Any:
-    """Run a user's model once.
+    """Run the user's model once.
 
     Args:
-        model: Takes what the batch holds.
-        batch: The model may write into it.
-        where: Knows which layer is computing, for errors.
-        until: Callbacks of which one may end the pass, by :class:`headstart.model.hooks.EndOfPass` or any error. That
+        model: The model; it takes what the batch holds.
+        batch: The batch; the model may write into it.
+        where: The layer that is computing, for error messages.
+        until: Callbacks that may end the pass, by :class:`headstart.model.hooks.EndOfPass` or by an error. That
             holds even if the model's own code catches the exception and goes on, or raises another.
 
     Returns:
-        What the model returns, without gradients unless they are switched on; None if a callback ended the pass.
+        The model's output, without gradients unless they are enabled; None if a callback ended the pass.
 
     Raises:
-        HeadstartError: A callback failed, or the model's own code did (a ModelError that says where). If that was for
-            want of gradients, ``batch.needs_grad`` is set, and another run has them.
+        HeadstartError: A callback failed, or the model's own code did (a ModelError that says where). If it failed for
+            lack of gradients, ``batch.needs_grad`` is set, and the next run has them.
     """
     hooks, where = until or Hooks(), where or CurrentLayer()
     wanted, returned = torch.is_grad_enabled(), None
@@ -155,7 +155,7 @@ def run(
 
 
 def _inside(model: Callable[..., Any], where: CurrentLayer, error: BaseException) -> str:
-    """Which layer was computing, or else the innermost module whose code an error came through."""
+    """The layer that was computing, or else the innermost module whose code the error came through."""
     if where.layer is not None:
         return f" in {where.layer.where}, given an input of shape {where.shape}"
     candidates = (model, *getattr(model, "args", ()))  # it may be bound to more
@@ -170,12 +170,12 @@ def _inside(model: Callable[..., Any], where: CurrentLayer, error: BaseException
 
 
 def run_small(batch: Batch, n: int, attempt: Callable[[Batch], T]) -> T:
-    """Try something on a few samples of a batch; again with gradients if the forward takes some itself.
+    """Try something on a few samples of a batch; try again with gradients if the forward needs them.
 
     Args:
-        batch: Learns whether it does.
-        n: How many samples.
-        attempt: Runs the model once on what it gets.
+        batch: Its ``needs_grad`` is set if so.
+        n: The number of samples.
+        attempt: Runs the model once on the batch that it gets.
 
     Raises:
         ModelError: The forward failed.

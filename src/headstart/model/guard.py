@@ -1,4 +1,4 @@
-"""Refuse models that cannot be initialized in place, with the lines that mend each case."""
+"""Refuse models that cannot be initialized in place, and say how to solve each case."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def check(model: nn.Module, *, sharded: bool = False) -> None:
     """Raise if the parameters of ``model`` cannot be read and written as plain tensors here.
 
     Args:
-        model: Whatever a user passes.
-        sharded: Let parameters pass that are sharded over processes by DTensor or FSDP2.
+        model: Whatever the user passed.
+        sharded: Accept parameters that are sharded over processes by DTensor or FSDP2.
 
     Raises:
         ModelError: The model is scripted, wrapped for data-parallel training, quantized, or has parameters
@@ -79,8 +79,8 @@ def check(model: nn.Module, *, sharded: bool = False) -> None:
         if tensor.is_meta:
             raise ModelError(
                 f"Parameter '{name}' is on the meta device and has no storage.",
-                remedy="Materialize it first: hs.materialize(model, device='cpu'). It gives every module memory and its"
-                " own start, and names the tensors that have none.",
+                remedy="Materialize it first: hs.materialize(model, device='cpu'). It gives every module memory and"
+                " its own default start, and names the tensors that have none.",
             )
         if is_sharded(tensor) and not sharded:
             raise ModelError(
@@ -96,10 +96,10 @@ def check(model: nn.Module, *, sharded: bool = False) -> None:
 
 
 def check_not_capturing() -> None:
-    """Raise inside of a CUDA graph that is being captured: a start reads numbers, which a graph cannot.
+    """Raise while a CUDA graph is being captured: a start reads numbers from the device, and a graph cannot.
 
     Raises:
-        HeadstartError: One is being captured.
+        HeadstartError: A CUDA graph is being captured.
     """
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise HeadstartError(
@@ -109,10 +109,10 @@ def check_not_capturing() -> None:
 
 
 def is_lazy(model: nn.Module) -> bool:
-    """Tell whether some parameter or buffer still waits for its shape (``nn.Lazy...`` modules)."""
+    """Tell whether any parameter or buffer still has no shape (``nn.Lazy...`` modules)."""
     return any(map(is_lazy_itself, model.modules()))
 
 
 def is_lazy_itself(module: nn.Module) -> bool:
-    """Tell whether that holds for the module's own parameters and buffers."""
+    """Tell the same of the module's own parameters and buffers only."""
     return any(waits(t) for t in [*module._parameters.values(), *module._buffers.values()] if t is not None)

@@ -1,4 +1,4 @@
-"""Callbacks around modules while a model runs: registered, called without gradients, and removed whatever happens."""
+"""Callbacks around modules while a model runs: registered, called without gradients, and always removed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ After = Callable[[Key, tuple[Any, ...], dict[str, Any], Any], Any]
 
 
 class EndOfPass(BaseException):
-    """Raised by a callback: the forward pass has shown what it was run for. See :func:`headstart.model.forward.run`."""
+    """Raised by a callback once it has seen enough of the forward pass. See :func:`headstart.model.forward.run`."""
 
 
 class Hooks:
-    """Callbacks that are registered at present.
+    """The callbacks that are registered now.
 
     Attributes:
         ended: Whether one of them ended the pass.
-        error: What one of them raised else, which ends the pass as well.
+        error: Any other exception that one of them raised; it also ends the pass.
 
-    None is called once the pass is over: the model's own code may catch all exceptions and go on.
+    Once the pass is over, none is called: the model's own code may catch all exceptions and continue.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Hooks:
         self.error: BaseException | None = None
 
     def call(self, callback: Callable[..., Any], *args: Any) -> Any:
-        """Call one, unless the pass is over."""
+        """Call a callback, unless the pass is over."""
         if self.ended or self.error is not None:
             return None
         try:
@@ -61,12 +61,12 @@ def hooked(
     """Call functions before and after modules run, for as long as the context lasts.
 
     Args:
-        modules: Pairs of a key, which the functions get, and a module.
+        modules: Pairs of a key and a module. The functions get the key.
         before: ``before(key, args, kwargs)``, with what the module is called with.
-        after: ``after(key, args, kwargs, output)``; what it returns takes the place of the output, unless it is None.
-        place: Among the user's own hooks. ``"inside"``: next to the module, so that the functions see what the module
-            itself takes and makes; ``"first"``: ahead of all others; ``"last"``: behind them.
-        no_grad: Call the functions without gradients, which the model's forward may have switched on.
+        after: ``after(key, args, kwargs, output)``; what it returns replaces the output, unless it is None.
+        place: Order among the user's own hooks. ``"inside"``: next to the module, so that the functions see what the
+            module itself takes and returns. ``"first"``: before all others. ``"last"``: after them.
+        no_grad: Call the functions without gradients, even if the model's forward has enabled them.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
@@ -106,12 +106,12 @@ def hooked(
 
 
 def _outside_transforms(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise where a module runs on what stands for many values, or for a value and its derivatives."""
+    """Raise where a module runs inside a transform of torch.func, whose tensors have no plain values."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if any(isinstance(leaf, torch.Tensor) and wrapped(leaf) for leaf in tree_flatten((args, kwargs))[0]):
         raise ModelError(
             "The model's forward runs layers inside a transform of torch.func (vmap, grad, jacrev, jvp), where their"
-            " values cannot be looked at.",
-            remedy="Initialize the network that runs inside by itself, on a whole batch of what it takes; or use"
+            " values cannot be read.",
+            remedy="Initialize the inner network by itself, on a whole batch of its inputs; or use"
             " torch.autograd.grad instead.",
         )

@@ -1,4 +1,4 @@
-"""Turn what users hold (tensor, pair, dict, loader, dataset) into one checked batch for the model."""
+"""Turn the user's data (tensor, pair, dict, loader, dataset) into one checked batch for the model."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def load(
         data: A tensor or numpy array (the batch; above 1,024 samples a random subset drawn by ``seed``), a
             pair ``(inputs, targets)`` of those, a dict of keyword arguments, a ``DataLoader`` or another iterable of
             such batches (the first is used), a ``Dataset`` or a list of samples (256 drawn by ``seed``), or an
-            ``IterableDataset`` or another iterable of samples (the first 256). How samples are told from batches:
-            :func:`headstart.model.sample_rule.are_samples`. A graph ``(x, edge_index)`` is not cut.
+            ``IterableDataset`` or another iterable of samples (the first 256). For how samples and batches are told
+            apart see :func:`headstart.model.sample_rule.are_samples`. A graph ``(x, edge_index)`` is not cut.
         model: The model that will take the batch; its forward signature tells inputs from targets.
-        seed: Names the draw.
-        samples: Use this many samples: as many batches of a loader as it takes, or a draw of that size.
-        get_inputs: ``batch -> tensor | tuple (positional) | dict (keyword)`` for anything else. It gets samples
-            collated, too.
+        seed: The seed of the draw.
+        samples: Use this many samples: from as many batches of a loader as needed, or drawn.
+        get_inputs: ``batch -> tensor | tuple (positional) | dict (keyword)``, for any other form. It gets samples
+            after they are collated.
         mask: Which positions count in all statistics; the rest is padding. A key of the batch or the name of an
             argument; a function of the raw batch; or, beside data that are tensors, a tensor. True or nonzero counts,
             ``(N, T)``; integers ``(N,)`` are lengths. In what is named ``..._padding_mask`` True is padding. By default
@@ -70,7 +70,7 @@ def load(
         The batch, checked to be non-empty and finite.
 
     Raises:
-        DataError: Nothing in it, a kind that is not understood, or values that are not finite.
+        DataError: The data are empty, of an unknown kind, or not finite.
     """
     raw, note, mask = take_masked(data, mask, seed=seed, samples=samples, model=model, memory_limit=memory_limit)
     return as_batch(raw, model, note=note, get_inputs=get_inputs, mask=mask, memory_limit=memory_limit)
@@ -86,18 +86,18 @@ def take_masked(
     most: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Any, str, Mask]:
-    """Take a raw batch, and of a mask that came beside the data the same samples.
+    """Take a raw batch, and the same samples of a mask that was given beside the data.
 
     Raises:
-        DataError: As :func:`take`, or the mask does not go with the data.
+        DataError: As :func:`take`, or the mask does not fit the data.
     """
     taking = partial(take, seed=seed, samples=samples, most=most, model=model, memory_limit=memory_limit)
     if not isinstance(mask, (Tensor, np.ndarray)):
         return *taking(data), mask
     if not isinstance(data, (Tensor, np.ndarray, Mapping, tuple)) or len(mask) != size_of(data):
         raise DataError(
-            f"mask= of shape {tuple(mask.shape)} does not go with data of type {type(data).__name__}.",
-            remedy="A tensor needs data that are tensors of as many samples. Else pass a key of the batch, or a"
+            f"mask= of shape {tuple(mask.shape)} does not fit data of type {type(data).__name__}.",
+            remedy="A mask tensor needs data tensors with as many samples. Otherwise pass a key of the batch, or a"
             " function of it.",
         )
     both, note = taking({"data": data, "mask": mask})
@@ -113,18 +113,18 @@ def as_batch(
     mask: Mask = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Batch:
-    """Find the model's inputs in a raw batch and bring them to its device and precision.
+    """Find the model's inputs in a raw batch, and move them to its device and precision.
 
     Args:
         raw: As the data gave it, collated.
         model: Its forward signature tells inputs from targets.
         note: How the batch was drawn.
         get_inputs: Takes the inputs out of the raw batch.
-        mask: As for :func:`load`, but a tensor is of this batch; by default no mask is looked for.
+        mask: As for :func:`load`, but a tensor belongs to this batch; by default no mask is looked for.
         memory_limit: As for :func:`load`.
 
     Raises:
-        DataError: ``get_inputs`` failed, nothing is in it, or values are not finite.
+        DataError: ``get_inputs`` failed, the batch is empty, or values are not finite.
     """
     given = raw
     if get_inputs is not None:
@@ -156,7 +156,7 @@ def fingerprint(batch: Batch) -> str:
 
 
 def require_variation(batch: Batch) -> None:
-    """Raise unless the samples differ from each other, as every data-dependent statistic needs.
+    """Raise unless the samples differ from each other: every data-dependent statistic needs that.
 
     Raises:
         DataError: All values are equal, or all samples are the same.
@@ -171,13 +171,13 @@ def require_variation(batch: Batch) -> None:
             return
     values = {f"{t.flatten()[0].item():.3g}" for t in batch.tensors if t.numel()}
     raise DataError(
-        f"The batch is constant: {batch}, one value ({', '.join(sorted(values))}) or one sample throughout.",
+        f"The batch is constant: {batch}, one value ({', '.join(sorted(values))}) or the same sample repeated.",
         remedy="Pass real, varied samples; a placeholder of zeros or ones has no statistics to initialize from.",
     )
 
 
 def _split(raw: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tell inputs from targets by the forward signature."""
+    """Separate inputs from targets by the forward signature."""
     positional, names, open_ended = _signature(model)
     if isinstance(raw, Mapping):
         keys = {str(k): v for k, v in raw.items()}
@@ -239,13 +239,13 @@ def _check(batch: Batch, model: nn.Module) -> None:
         if bad and not _masks(name, t, first=i == 0):
             raise DataError(
                 f"The batch holds {bad} NaN or infinite values of {t.numel()} (shape {tuple(t.shape)}).",
-                remedy="Clean or mask the data before initializing from it. (-inf passes where the argument is named a"
-                " mask or a bias, and in a later one that holds nothing else but zeros.)",
+                remedy="Clean or mask the data before initializing from it. (-inf is accepted in an argument named a"
+                " mask or a bias, and in a later argument that otherwise holds only zeros.)",
             )
 
 
 def _named_tensors(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All tensors with the name of the argument that each comes in."""
+    """All tensors, each with the name of its argument."""
     for name, value in _named_arguments(batch, model):
         yield from ((name, t) for t in tensors_in(value))
 
@@ -262,7 +262,7 @@ def _named_arguments(batch: Batch, model: nn.Module) -> Iterator[tuple[str, Any]
 
 
 def _masks(name: str, t: Tensor, first: bool) -> bool:
-    """Whether a tensor that is not finite is added to attention's scores: -inf hides, the rest is kept."""
+    """Whether a non-finite tensor is a mask that is added to attention's scores: -inf hides a position."""
     hidden = torch.isneginf(t)
     rest = t[~hidden]
     if not bool(hidden.any()) or not bool(torch.isfinite(rest).all()):

@@ -1,4 +1,4 @@
-"""Numbers that stay on the device until they are wanted: collected while methods work, and read all at once."""
+"""Numbers that stay on the device until they are needed: collected while methods work, then read all at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Then = Callable[[Values], None]
 
 
 class Later:
-    """What waits for numbers that the device has not told yet: rows of the report, notes, checks.
+    """Work that waits for numbers on the device: rows of the report, notes, checks.
 
-    A read stops until the device has done all work. So a walk asks for nothing on its way: it leaves here what it would
-    look at, and what to do then.
+    A read waits until the device has finished all its work. So the walk reads nothing on its way. It leaves the numbers
+    here, with what to do once they are read.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class Later:
         """Leave numbers for later.
 
         Args:
-            values: Of no or one axis; not to be changed any more.
-            then: Gets them one after the other in one array. It may raise, as a check does.
+            values: Tensors with no axis or one. They must not change any more.
+            then: Gets all values in one array. It may raise, as a check does.
         """
         self._waiting.append(((values,) if isinstance(values, Tensor) else tuple(values), then))
 
     def settle(self) -> None:
-        """Read all numbers, once for each device, and do what waits for them, in the order in which it was left.
+        """Read all numbers, once for each device, and do the waiting work in the order in which it was added.
 
         Raises:
-            HeadstartError: The first check that fails.
+            HeadstartError: A check failed; the first one is raised.
         """
         waiting, self._waiting = self._waiting, []
         found = fetch([tensor for values, _ in waiting for tensor in values])
@@ -51,8 +51,8 @@ def checked(values: Tensor | Sequence[Tensor], require: Then, later: Later | Non
 
     Args:
         values: As for :meth:`Later.add`.
-        require: Raises if they are wrong.
-        later: Where to leave it; None makes it now.
+        require: Raises if the numbers are wrong.
+        later: Where to leave the check; None makes it now.
     """
     own = Later() if later is None else later
     own.add(values, require)

@@ -1,4 +1,4 @@
-"""A weight layer: its name, its module, and its geometry; a module of its own, or a part of one."""
+"""A weight layer: its name, its module and its geometry. It is a module, or a part of one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Layer:
         in_channels: Input channels or features.
         parameter: The module's name for the parameter that holds the weight.
         form: How the weight is stored: ``"plain"``; ``"transposed"``, inputs first; ``"pairs"``, with one axis more.
-        inside: Whether the module computes it by itself, without calling it as a module.
-        sees_input: Whether what it takes can be had as numbers that it multiplies.
+        inside: Whether its host computes it directly, without calling it as a module.
+        sees_input: Whether its input can be had, as numbers that the weight multiplies.
     """
 
     parameter = "weight"
@@ -68,7 +68,7 @@ class Layer:
 
     @property
     def bias_parameter(self) -> Tensor | None:
-        """What holds the bias: itself, or what it is a part of."""
+        """The parameter that holds the bias, whole or in part."""
         return self.bias
 
     @property
@@ -81,7 +81,7 @@ class Layer:
         return parameter
 
     def own_of(self, value: Tensor, what: str = "weight") -> Tensor | None:
-        """The layer's part of a tensor of that name in another network, of any size; None if it has none."""
+        """The layer's part of a tensor of that name in another network, of any size; None if there is none."""
         return value
 
     def key(self, what: str = "weight") -> str:
@@ -89,7 +89,7 @@ class Layer:
         return f"{self.name}.{what}" if self.name else what
 
     def tie(self, parameter: Tensor) -> object:
-        """What two layers have in common that use the same part of one parameter."""
+        """A key that is the same for layers that use the same part of one parameter."""
         return id(parameter)
 
     @property
@@ -108,7 +108,7 @@ class Layer:
 
     @property
     def fan_out(self) -> float:
-        """Outputs that one input value reaches (as He et al. and ``torch.nn.init`` count them, for a stride of 1)."""
+        """Outputs that one input value reaches, counted as by He et al. and ``torch.nn.init``, for a stride of 1."""
         return max(1.0, (self.out_channels // self.groups) * math.prod(self.kernel))
 
     @property

@@ -1,4 +1,4 @@
-"""Which positions of a batch count: the masks that a user names or a batch brings along."""
+"""Which positions of a batch count: masks that the user names, or that the batch contains."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def find_masks(
     """Find the masks of a batch.
 
     Args:
-        mask: What the user asked for: a key, a function of the raw batch, the values themselves; None looks for names;
-            False for none.
+        mask: What the user passed: a key, a function of the raw batch, or the values. None looks for known names;
+            False ignores masks.
         raw: The batch as the data gave it.
         arguments: The model's inputs by name.
-        model: Tells where the positions of ``(N, C, T)`` inputs are.
+        model: It shows which axis of ``(N, C, T)`` inputs holds the positions.
 
     Returns:
         Masks ``(N, *positions)``, True where a position counts, and sentences about them.
 
     Raises:
-        DataError: There is no such key, or the values are no mask of this batch.
+        DataError: There is no such key, or the values are not a mask of this batch.
     """
     if mask is False:
         return (), []
@@ -48,7 +48,7 @@ def find_masks(
         made = _as_mask(name, value, arguments, model)
         if made is None:
             raise DataError(
-                f"{name} has shape {tuple(_tensor(value).shape)}, which is no mask of the batch:"
+                f"{name} has shape {tuple(_tensor(value).shape)}, which is not a mask of this batch:"
                 f" {', '.join(str(tuple(t.shape)) for t in tensors_in(arguments))}.",
                 remedy="A mask has one entry per sample and position, (N, T); lengths have one per sample, (N,).",
             )
@@ -157,7 +157,7 @@ def _as_mask(name: str, value: Any, arguments: Mapping[str, Any], model: nn.Modu
 
 
 def _steps(inputs: list[Tensor], longest: int, model: nn.Module) -> Iterator[int]:
-    """How many positions samples have that are ``longest`` at most: most likely first."""
+    """How many positions samples may have when the longest has ``longest``; the most likely first."""
     first: Any = next((m for m in model.modules() if isinstance(m, LAYERS)), None)
     last = isinstance(first, (*CONVS, *TRANSPOSED))
     sizes = [size for t in inputs for size in ((t.shape[-1], t.shape[1]) if last else (t.shape[1], t.shape[-1]))]

@@ -1,4 +1,4 @@
-"""Models that were built on the meta device: memory for them, and the start that their authors gave them."""
+"""Models built on the meta device: give them memory, and the default start of their modules."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _BLANK = {torch.bool: True, torch.uint8: 255}
 
 
 def materialize(model: nn.Module, device: str | torch.device = "cpu", *, seed: int | torch.Generator = 0) -> list[str]:
-    """Give a model of the meta device memory, and the start that its modules' own code gives them.
+    """Give a model on the meta device memory, and let its modules initialize themselves.
 
-    ``model.to_empty`` alone leaves whatever lay in that memory, in norms, embeddings and buffers too. This calls
-    ``reset_parameters`` of every module that has it, else ``_reset_parameters``, the inner modules first, as
-    constructors do. Tied tensors stay tied. Tensors that are not on the meta device keep their values.
+    ``model.to_empty`` alone leaves arbitrary values in that memory, also in norms, embeddings and buffers. This calls
+    ``reset_parameters`` of every module that has it, else ``_reset_parameters``; inner modules come first, as in
+    constructors. Tied tensors stay tied. Tensors that are not on the meta device keep their values.
 
     Args:
-        model: With parameters or buffers on the meta device; changed in place. It gets new parameters, so build its
+        model: Has parameters or buffers on the meta device; changed in place. It gets new parameters, so build its
             optimizer afterwards.
-        device: Where the memory is.
-        seed: What is drawn depends on it alone; the global random states stay as they are.
+        device: The device of the memory.
+        seed: The draws depend on it alone; the global random states do not change.
 
     Returns:
-        The names of the tensors that no such method has written, such as class tokens, tables of positions, and weights
+        The names of the tensors that no such method has written, such as class tokens, position tables, and weights
         behind parametrizations. They hold NaN, or the most negative number of their type (bytes 255, booleans True), so
-        that none passes for a start: write them, call the model's own ``init_weights``, or load a checkpoint.
+        that nobody takes them for a start. Write them, call the model's own ``init_weights``, or load a checkpoint.
 
     Raises:
         ModelError: A module's reset failed; the model is on the meta device again.
@@ -72,7 +72,7 @@ def materialize(model: nn.Module, device: str | torch.device = "cpu", *, seed: i
 
 
 def _memory(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """Memory for a tensor, filled with what is no start."""
+    """Memory for a tensor, filled with values that cannot pass for a start."""
     fresh = torch.empty_like(tensor.detach(), device=device).fill_(_blank(tensor.dtype))
     made = nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh
     made.__dict__.update(tensor.__dict__)
@@ -97,7 +97,7 @@ def _put(places: list[tuple[nn.Module, str, Tensor]], choose: Callable[[Tensor],
 
 
 def _reset(model: nn.Module, fresh: set[int]) -> None:
-    """Let modules write themselves, the inner ones first; what was there before keeps its values."""
+    """Let modules initialize themselves, inner ones first. Tensors that existed before keep their values."""
     for name, module in reversed(list(model.named_modules())):
         inside = [*module.parameters(), *module.buffers()]
         reset = next((f for f in (getattr(module, n, None) for n in _RESETS) if callable(f)), None)

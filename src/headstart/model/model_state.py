@@ -1,6 +1,6 @@
-"""What the modules of a model hold at one moment, each thing on its own, so that it can be put back.
+"""The state of a model's modules at one moment, piece by piece, so that it can be restored.
 
-A forward pass may take away what is there, put something beside it, or put something else in its place.
+A forward pass may remove, add or replace pieces.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OWN = {"_parameters", "_buffers", "_modules"}  # what a module's attributes giv
 
 
 class HeldContainer:
-    """A dict, list, deque or set as it is now; its items are restored by themselves."""
+    """The present content of a dict, list, deque or set; the items themselves are restored separately."""
 
     __slots__ = ("_content", "_kind", "container", "name", "owner")  # a module has some twenty of these
 
@@ -42,13 +42,13 @@ class HeldContainer:
         self._content = self._items() if self._kind.__len__(container) else []
 
     def _items(self) -> list[Any]:
-        """Return what it holds, in order; keys and values in turn."""
+        """Return what it holds, in order: keys and values in turn."""
         if issubclass(self._kind, dict):
             return [x for item in self._kind.items(self.container) for x in item]
         return list(self._kind.__iter__(self.container))
 
     def restore(self) -> None:
-        """Put back what was in it, if anything differs."""
+        """Put its items back, if anything differs."""
         then, kind = self._content, self._kind
         now = self._items() if then or kind.__len__(self.container) else []
         if len(now) == len(then) and all(map(operator.is_, now, then)):
@@ -64,7 +64,7 @@ class HeldContainer:
 
 
 class HeldGenerator:
-    """A random generator of torch, numpy or Python as it is now."""
+    """The present state of a random generator of torch, numpy or Python."""
 
     def __init__(self, name: str, generator: Any, owner: nn.Module | None = None) -> None:
         self.name, self.owner = name, owner
@@ -76,25 +76,25 @@ class HeldGenerator:
             self._restore = partial(generator.set_state, generator.get_state())
 
     def restore(self) -> None:
-        """Take it back to where it was."""
+        """Return it to its earlier state."""
         self._restore()
 
 
 class HeldArray:
-    """A numpy array as it is now, but for one that lies in a file or may not be written."""
+    """The present content of a numpy array, unless it lies in a file or is read-only."""
 
     def __init__(self, name: str, array: np.ndarray[Any, Any], owner: nn.Module | None = None) -> None:
         self.name, self.owner, self._array, self._copy = name, owner, array, array.copy()
 
     def restore(self) -> None:
-        """Give it its shape and values again."""
+        """Restore its shape and values."""
         if self._array.shape != self._copy.shape:
             self._array.resize(self._copy.shape, refcheck=False)
         self._array[...] = self._copy
 
 
 class HeldSlots:
-    """What an object without a dict of attributes holds in its slots."""
+    """The slots of an object without a dict of attributes."""
 
     def __init__(self, name: str, thing: Any, owner: nn.Module | None = None) -> None:
         self.name, self.owner, self._thing = name, owner, thing
@@ -107,11 +107,11 @@ class HeldSlots:
             return _EMPTY
 
     def content(self) -> Iterator[tuple[str, Any]]:
-        """What is in them, with names."""
+        """Their values, with names."""
         return ((f"{self.name}.{slot.__name__}", value) for slot, value in self._slots.items())
 
     def restore(self) -> None:
-        """Put back what was in them; past what the class makes of setting an attribute, as a frozen one does."""
+        """Put their values back, past any ``__setattr__`` of the class (a frozen class forbids setting)."""
         for slot, value in self._slots.items():
             if self._value(slot) is value:
                 continue
@@ -126,7 +126,7 @@ def _slots(thing: Any) -> list[MemberDescriptorType]:
 
 
 class HeldClass:
-    """The class of a module: some make themselves another one when they first run."""
+    """The class of a module: some modules change their class when they first run."""
 
     owner: nn.Module | None
 
@@ -134,7 +134,7 @@ class HeldClass:
         self.name, self.owner, self._kind = name, module, type(module)
 
     def restore(self) -> None:
-        """Make it of that class again."""
+        """Give it that class again."""
         if type(self.owner) is not self._kind:
             self.owner.__class__ = self._kind
 
@@ -144,15 +144,15 @@ Copies = dict[Any, Tensor]
 
 
 def hold(model: nn.Module, copies: Copies | None = None) -> list[Held]:
-    """Take down everything that the modules of a model hold: tensors, containers, generators, and what is in them.
+    """Record everything that the modules of a model hold: tensors, containers, generators, and their contents.
 
-    Containers are dicts, lists, deques, sets and tuples, and objects with attributes that are state: dataclasses,
-    namespaces, modules that are not registered, and objects of classes from the packages that the model's own classes
-    are from, data sets apart. All in each other to any depth. What is reached in several ways is there once.
+    Containers are dicts, lists, deques, sets and tuples, and objects whose attributes are state: dataclasses,
+    namespaces, unregistered modules, and objects of classes from the same packages as the model's own classes,
+    except data sets. They are searched to any depth. What is reached in several ways is recorded once.
 
     Args:
-        model: Its modules, and what they reach.
-        copies: Copies of tensors that were made before and still hold, by ``HeldTensor.key``.
+        model: The model; its modules and what they reach are recorded.
+        copies: Earlier copies of tensors that are still valid, by ``HeldTensor.key``.
     """
     found = _Holding(model).found
     copy_together((h for h in found if isinstance(h, HeldTensor)), copies)
@@ -160,7 +160,7 @@ def hold(model: nn.Module, copies: Copies | None = None) -> list[Held]:
 
 
 class _Holding:
-    """A walk over what a model holds."""
+    """A walk over everything that a model holds."""
 
     def __init__(self, model: nn.Module) -> None:
         self.found: list[Held] = []
@@ -183,7 +183,7 @@ class _Holding:
             waiting += self._thing(name, value, module)
 
     def _thing(self, name: str, value: Any, module: nn.Module) -> Iterable[tuple[str, Any]]:
-        """Hold one thing; return what is in it."""
+        """Record one object; return what is in it."""
         if isinstance(value, Tensor):
             return self._tensor(name, value, module)
         if isinstance(value, _CONTAINERS):
@@ -223,7 +223,7 @@ class _Holding:
 
 
 def _inside(name: str, container: Any, own: bool) -> Iterator[tuple[str, Any]]:
-    """What a container holds, with names; the attributes of a module without the dicts that it keeps them in."""
+    """What a container holds, with names. For a module: its attributes, without the dicts that hold them."""
     if not isinstance(container, dict):
         yield from ((f"{name}[{i}]", value) for i, value in enumerate(container) if type(value) not in _ATOMS)
         return

@@ -1,7 +1,7 @@
-"""Batch norms that were hardly trained, made to act as they will in training.
+"""Batch norms that were hardly trained are made to act as they will in training.
 
-In evaluation mode a fresh batch norm passes everything through, so the layers behind it would be fitted to a
-scale that training never shows them.
+In evaluation mode a new batch norm passes its input through, so the layers behind it would be fitted to a
+scale that they never see in training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAME = 0.02  # of the output's deviation: what its epsilon may leave of the fac
 def is_norm(module: nn.Module) -> bool:
     """Tell whether a module normalizes activations (local response normalization does not set a scale).
 
-    A block that holds weight layers is none, whatever its name (ConvNormAct, PreNorm): the norm inside it counts.
+    A block that holds weight layers is not a norm, whatever its name (ConvNormAct, PreNorm): the norm inside it counts.
     """
     name = type(module).__name__.lower()
     named = "norm" in name and "response" not in name and "parametriz" not in type(module).__module__
@@ -40,7 +40,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def may_normalize(module: nn.Module) -> bool:
-    """Tell whether a module is worth a probe by :func:`normalizes`: none of torch's others, no weight layer in it."""
+    """Tell whether :func:`normalizes` should probe a module: it is not one of torch's own, and holds no weight layer."""
     if isinstance(module, NORMS):
         return True
     foreign = not type(module).__module__.startswith("torch.nn.")
@@ -48,14 +48,14 @@ def may_normalize(module: nn.Module) -> bool:
 
 
 def normalizes(module: nn.Module, value: Any) -> bool:
-    """Tell whether a module normalizes, by what it does to a probe: the size of its input is lost, and values mix.
+    """Tell by a probe whether a module normalizes: it removes the scale of its input, and it mixes values.
 
-    A name is no evidence: a module called ``Normalize`` that subtracts and divides by fixed numbers sets no scale, and
-    one of another name may. Tried as it is and as in training, on a copy, so that what the module keeps stays.
+    A name is not evidence. A module called ``Normalize`` may subtract and divide by fixed numbers, which sets no scale;
+    a norm may have any other name. The probe runs on a copy, in its present mode and in training mode.
 
     Args:
-        module: One for which :func:`may_normalize` holds.
-        value: What it is called with.
+        module: A module for which :func:`may_normalize` holds.
+        value: The input that it is called with.
     """
     if isinstance(module, NORMS) or {"running_mean", "running_var"} <= module._buffers.keys():  # a frozen batch norm
         return True
@@ -85,8 +85,8 @@ def normalizes(module: nn.Module, value: Any) -> bool:
 def fresh_batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Batch norms whose running statistics are mostly those of the constructor, by qualified name.
 
-    A shape check or a summary runs a batch or two through a new model in training mode: with the usual momentum
-    the constructor's values then still weigh most, and they fade below a tenth after 22 batches.
+    A shape check or a summary may run a batch or two through a new model in training mode. With the usual momentum
+    the constructor's values then still have the largest weight; after 22 batches it is below a tenth.
     """
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     counted = [m.num_batches_tracked for m in norms.values() if m.num_batches_tracked is not None]
@@ -107,7 +107,7 @@ def never_run(norm: _BatchNorm) -> bool:
 
 
 def _untouched(norms: Sequence[_BatchNorm]) -> Iterator[bool]:
-    """For each, whether its running statistics are the constructor's; one read for all."""
+    """For each norm, whether its running statistics are the constructor's; the device is read once for all."""
     found = iter(fetch([b for m in norms for b in (m.running_mean, m.running_var) if b is not None]))
     for mean, var in zip(found, found, strict=True):
         yield not mean.any() and bool((var == 1).all())
@@ -115,14 +115,14 @@ def _untouched(norms: Sequence[_BatchNorm]) -> Iterator[bool]:
 
 @contextmanager
 def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[None]:
-    """Give fresh batch norms the statistics of the batch as running ones, each when data reaches it.
+    """Give new batch norms the statistics of the batch as running statistics, each when data reaches it.
 
-    Much faster than their training mode and without its side effects on other processes. The running statistics
-    are as before afterwards.
+    This is much faster than training mode, and has no side effects on other processes. The running statistics
+    are restored afterwards.
 
     Args:
         model: In evaluation mode.
-        known: Moments of an input that were measured already, by the norm's name; looked up at its turn.
+        known: Moments of inputs that are already measured, by the norm's name; looked up when the norm runs.
     """
     fresh = fresh_batch_norms(model)
 
@@ -142,7 +142,7 @@ def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[No
 
 @contextmanager
 def settled(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Put the running statistics of batch norms back as they were, at the end."""
+    """Restore the running statistics of batch norms at the end."""
     kept = [(m, n, getattr(m, n)) for m in norms for n in ("running_mean", "running_var")]
     with restored((f"{type(m).__name__}.{n}", b) for m, n, b in kept if b is not None):
         yield
@@ -156,9 +156,9 @@ def _set(buffer: Tensor | None, value: Tensor) -> None:
 
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Put fresh batch norms in training mode, for passes whose gradients should run through the statistics.
+    """Put new batch norms in training mode, for passes whose gradients should flow through the statistics.
 
-    Flags and running statistics are as before afterwards.
+    Flags and running statistics are restored afterwards.
     """
     fresh = [m for m in fresh_batch_norms(model).values() if not isinstance(m, nn.SyncBatchNorm)]
     flags = [(m, m.training) for m in fresh]

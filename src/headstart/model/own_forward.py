@@ -1,4 +1,4 @@
-"""Layers of a class with a forward of its own, which may use the weight otherwise than torch's do."""
+"""Layers whose class has its own forward, which may use the weight in another way than torch's layers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _PLAIN = {getattr(cls, name) for cls in LAYERS for name in ("forward", "_conv_fo
 
 
 def has_own_forward(layer: Layer) -> bool:
-    """Whether a subclass, or the module itself, computes in its own way."""
+    """Whether a subclass, or the module itself, has its own forward."""
     cls = type(layer.module)
     own = {getattr(cls, n) for n in ("forward", "_conv_forward") if hasattr(cls, n)}
     return not own <= _PLAIN or "forward" in layer.module.__dict__
 
 
 def require_affine(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-    """A subclass with its own forward may not be affine in its weight: compute two samples again and compare.
+    """Check that a subclass with its own forward is affine in its weight: compute two samples again and compare.
 
     Args:
-        layer: After its weight was rescaled.
-        args: What it was called with.
-        kwargs: Likewise.
-        output: Of the call, rescaled likewise.
+        layer: The layer, after its weight was rescaled.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        output: The output of the call, rescaled likewise.
 
     Raises:
-        WriteError: The layer gives something else.
+        WriteError: The layer's output is another one.
     """
     module, cls = layer.module, type(layer.module)
     if layer.inside:  # its output was computed from its weight, or by torch's own code

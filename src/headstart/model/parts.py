@@ -1,4 +1,4 @@
-"""Layers that are parts of a module: attention's projections, a recurrent layer's gates, embeddings, bilinear layers.
+"""Layers that are parts of modules: attention's projections, a recurrent layer's gates, embeddings, bilinear layers.
 
 A part names a piece of a parameter, and reads and writes it in the canonical layout like any other layer.
 """
@@ -22,7 +22,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True)
 class OwnStart:
-    """How a module draws the part itself.
+    """How the module itself draws the part.
 
     Attributes:
         distribution: ``"uniform"`` or ``"normal"``.
@@ -43,16 +43,16 @@ class Part(Layer):
         module: Holds the parameter.
         parameter: Its name there.
         own_start: How the module draws it.
-        rows: Which of the parameter's first axis; all by default.
-        bias: Name of the bias there, of which the same rows belong to the layer; "" for none.
+        rows: The rows of the parameter's first axis; all by default.
+        bias: Name of the bias there; the same rows of it belong to the layer. "" for none.
         form: How the weight is stored.
-        inside: Whether the module computes it without calling a module.
-        sees_input: Whether what it takes can be had.
+        inside: Whether the module computes it directly, without calling a module.
+        sees_input: Whether its input can be had.
 
     Attributes:
         host: The module whose call computes it.
         host_name: Its qualified name.
-        block: Which of the parameter's blocks it is: ``"q"``, ``"f"``; "" where there is one.
+        block: Which block of the parameter it is, such as ``"q"`` or ``"f"``; "" if there is only one.
         padding: Input whose weights stay zero, or None.
     """
 
@@ -92,7 +92,7 @@ class Part(Layer):
         return parameter if self.rows is None else parameter[slice(*self.rows)]
 
     def own_of(self, value: Tensor, what: str = "weight") -> Tensor | None:
-        """The same block of as many, whatever their size."""
+        """The same block of a tensor with as many blocks, whatever their size."""
         mine = self.bias_parameter if what == "bias" else getattr(self.module, self.parameter)
         if self.rows is None or mine is None or self.own(mine) is mine:
             return value
@@ -101,7 +101,7 @@ class Part(Layer):
         return value.unflatten(0, (count, -1))[place] if value.dim() and len(value) % count == 0 else None
 
     def key(self, what: str = "weight") -> str:
-        """The name of the whole parameter."""
+        """The name of the whole parameter in a ``state_dict``."""
         path = self.name if self.block == "out" else self.host_name
         return _join(path, self._bias if what == "bias" else self.parameter)
 
@@ -113,16 +113,16 @@ class Part(Layer):
 
     @property
     def bias_parameter(self) -> Tensor | None:
-        """What holds the bias: itself, or what it is a part of."""
+        """The parameter that holds the bias, whole or in part."""
         return getattr(self.module, self._bias, None) if self._bias else None
 
     def tie(self, parameter: Tensor) -> object:
-        """What two layers have in common that use the same part of one parameter."""
+        """A key that is the same for layers that use the same part of one parameter."""
         return id(parameter) if self.rows is None else (id(parameter), self.rows)
 
     @property
     def is_called(self) -> bool:
-        """Whether it is a module's whole call: input times weight, as of a linear layer."""
+        """Whether it is the whole call of a module: input times weight, as in a linear layer."""
         return self.sees_input and not self.inside
 
     @property
@@ -146,10 +146,10 @@ class Part(Layer):
 
 
 class Projection(Part):
-    """A projection in ``nn.MultiheadAttention``, which computes it inside."""
+    """A projection in ``nn.MultiheadAttention``, which computes it internally."""
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """What it takes in a call of the module; for the output projection that needs a run of its own."""
+        """Its input in a call of the module; for the output projection this needs a separate run."""
         if self.block == "out":
             return self._attended(args, kwargs)
         name, place = {"q": ("query", 0), "k": ("key", 1), "v": ("value", 2)}[self.block]
@@ -157,11 +157,11 @@ class Projection(Part):
         return value if isinstance(value, Tensor) and not value.is_nested else None
 
     def output(self, value: Tensor) -> Tensor:
-        """What it makes of its input, with the weights as they are now."""
+        """Its output for its input, with the present weights."""
         return F.linear(value, self.stored, self.bias)
 
     def _attended(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """Run the attention with an identity in the place of the output projection."""
+        """Run the attention with an identity in place of the output projection."""
         linear = self.module
         kept = dict(linear._parameters)
         try:
@@ -204,7 +204,7 @@ def _parts(name: str, module: nn.Module) -> Iterator[Part]:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """Hugging Face's linear layer with the inputs first, told by its name and by what it has."""
+    """Whether it is Hugging Face's linear layer with the inputs first: by its name and attributes."""
     if type(module).__name__ != "Conv1D" or isinstance(module, nn.Conv1d):
         return False  # before the weight is looked at: a parametrization may compute, and count, when it is
     weight = getattr(module, "weight", None)
@@ -240,11 +240,11 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Part]:
 
 
 class _Packed(Projection):
-    """One of three in one parameter."""
+    """One of three projections in one parameter."""
 
 
 class _Separate(Projection):
-    """A parameter of its own, and a third of the bias."""
+    """A projection with its own parameter, and a third of the bias."""
 
     @property
     def stored(self) -> Tensor:
@@ -253,7 +253,7 @@ class _Separate(Projection):
         return weight
 
     def own(self, parameter: Tensor) -> Tensor:
-        """The weight is whole; of the bias the block's rows."""
+        """The whole weight; for the bias, the block's rows."""
         assert self.rows is not None
         return parameter if parameter.dim() > 1 else parameter[slice(*self.rows)]
 

@@ -1,4 +1,4 @@
-"""One operation on values that come of a layer: run again on probes to learn what it does to them."""
+"""One operation on values that come from a layer, run again on probes to learn what it does."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CLOSE = 1e-3  # of the largest value: what rounding may leave of a rule
 
 @dataclass(frozen=True)
 class Curve:
-    """What an operation makes of each value alone.
+    """The function by which an operation maps each value.
 
     Attributes:
-        z: Values in order, in deviations of the layer's output.
-        y: What they become.
+        z: Inputs in rising order, in standard deviations of the layer's output.
+        y: The outputs.
         scale: Of what the operation itself took, per ``z``.
     """
 
@@ -36,7 +36,7 @@ class Curve:
 
     @cached_property
     def line(self) -> tuple[float, float] | None:
-        """Slope and shift where it is a straight line."""
+        """Slope and shift, if it is a straight line."""
         slope = float((self.y[-1] - self.y[0]) / (self.z[-1] - self.z[0]))
         shift = float(self.y.mean()) - slope * float(self.z.mean())
         off = (self.y - slope * self.z - shift).abs().max()
@@ -44,9 +44,9 @@ class Curve:
 
     @cached_property
     def shown(self) -> bool:
-        """Whether it is shaped as the activations on which recipes were shown: ReLU and its smooth kin, tanh, sigmoid.
+        """Whether its shape is that of an activation that the recipes were tested on: ReLU and the like, tanh, sigmoid.
 
-        They rise, or fall a little before, and nowhere steeply; a sine, a square or a step does not.
+        These rise, perhaps after a small fall, and nowhere steeply. A sine, a square or a step does not.
         """
         slopes = self.y.diff() / self.z.diff() / self.scale
         return bool(slopes.isfinite().all() and slopes.max() <= STEEPEST and slopes.min() >= FALLING)
@@ -54,12 +54,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Shown:
-    """What an operation was seen to do.
+    """What the probes showed of an operation.
 
     Attributes:
-        curve: By which each value alone becomes another; None where values mix or move.
-        lines: Whether it keeps straight lines.
-        sizeless: Whether it takes the size of its input away.
+        curve: The function that maps each value by itself; None if values are mixed or moved.
+        lines: Whether it maps straight lines to straight lines.
+        sizeless: Whether it removes the scale of its input.
     """
 
     curve: Curve | None = None
@@ -68,7 +68,7 @@ class Shown:
 
 
 def probe_key(func: Any, args: Any, kwargs: Any, wanted: Callable[[Tensor], bool]) -> Any:
-    """What calls have in common that do the same to values; None where other tensors have a part, or values are few."""
+    """A key shared by all calls that do the same to values; None if other tensors take part, or values are few."""
     leaves, spec = tree_flatten((args, kwargs))
     parts: list[Any] = []
     for leaf in leaves:
@@ -84,13 +84,13 @@ def probe_key(func: Any, args: Any, kwargs: Any, wanted: Callable[[Tensor], bool
 
 
 class ProbedCall:
-    """An operation with copies of its arguments, which can be run again on others in place of some.
+    """An operation with copies of its arguments. It can be run again with some of them replaced.
 
     Args:
         func: The function, or a module's forward.
-        args: Positional arguments, as they are before the call.
+        args: Positional arguments, before the call.
         kwargs: Keyword arguments.
-        wanted: Tells which tensors among them are replaced.
+        wanted: Says which tensors among them are replaced.
     """
 
     def __init__(self, func: Callable[..., Any], args: Any, kwargs: Any, wanted: Callable[[Tensor], bool]) -> None:
@@ -104,11 +104,11 @@ class ProbedCall:
         return str(getattr(self._func, "__name__", type(self._func).__name__))
 
     def curve(self, scale: float, shift: float) -> Curve | None:
-        """The curve by which each value becomes another, or None where values mix or move.
+        """The function that maps each value by itself, or None if values are mixed or moved.
 
         Args:
-            scale: Of the value that comes in, per deviation of the layer's output.
-            shift: Added to it.
+            scale: The scale of the operation's input, per deviation of the layer's output.
+            shift: The shift of the operation's input.
         """
         if len(self._places) != 1:
             return None
@@ -136,7 +136,7 @@ class ProbedCall:
         return Curve(z[order], y[order], scale)
 
     def shows(self, scale: float, shift: float) -> Shown:
-        """Find out what the operation does; arguments as for :meth:`curve`."""
+        """Probe what the operation does; arguments as for :meth:`curve`."""
         curve = self.curve(scale, shift)
         if curve is not None:
             return Shown(curve)
@@ -144,14 +144,14 @@ class ProbedCall:
         return Shown(lines=lines, sizeless=not lines and self.loses_size())
 
     def keeps_lines(self) -> bool:
-        """Whether inputs twice as large have outputs that went on by as much: sums, means, views, largest values."""
+        """Whether equal steps of the input change the output by equal amounts: sums, means, views, maxima."""
         nothing, once, twice = (self._scaled(factor) for factor in (0.0, 1.0, 2.0))
         if nothing is None or once is None or twice is None or not nothing.shape == once.shape == twice.shape:
             return False
         return _near(twice - once, once - nothing, float(twice.abs().max()) if twice.numel() else 0.0)
 
     def loses_size(self) -> bool:
-        """Whether outputs stay what they are when inputs grow: a normalization."""
+        """Whether outputs do not change when inputs grow: a normalization."""
         once, more = self._scaled(1.0), self._scaled(4.0)
         if once is None or more is None or once.shape != more.shape or once.numel() < 2:
             return False
@@ -162,7 +162,7 @@ class ProbedCall:
         return self._run([factor * self._leaves[i] for i in self._places])
 
     def _run(self, values: Sequence[Tensor]) -> Tensor | None:
-        """All numbers that come out; in the shape of the output if it is one tensor."""
+        """All numbers of the output; in its shape if it is one tensor."""
         leaves = [_copied(leaf) for leaf in self._leaves]
         for place, value in zip(self._places, values, strict=True):
             leaves[place] = value.clone()  # the function may write into it
@@ -176,7 +176,7 @@ class ProbedCall:
 
 
 def _shift(count: int) -> int:
-    """How far to move values so that no row, channel or sample lands on another: about a third, and no divisor."""
+    """How far to move values so that no row, channel or sample lands on another: about a third, and not a divisor."""
     return next(far for far in range(int(0.3 * count) + 1, count + 1) if math.gcd(far, count) == 1)
 
 

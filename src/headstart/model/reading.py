@@ -1,4 +1,4 @@
-"""Reading what users' loaders and data sets give: what they raise is one error that says at which batch or sample."""
+"""Read the user's loaders and data sets. Whatever they raise becomes one error that names the batch or sample."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch.utils.data import DataLoader
 from headstart.errors import DataError, one_error
 
 _COLLATE = (
-    "Where its samples differ in shape or kind, give the loader a collate_fn that pads or crops; else mend the data"
+    "If its samples differ in shape or kind, give the loader a collate_fn that pads or crops; otherwise correct the"
+    " data"
     " set that raises it."
 )
 
 
 def batches(source: Iterable[Any]) -> Iterator[Any]:
-    """Go through a loader or another iterable.
+    """Iterate over a loader or another iterable.
 
     Args:
-        source: Gives batches or samples.
+        source: It gives batches or samples.
 
     Raises:
-        DataError: It failed; with the number of the batch or sample, from 0.
+        DataError: It failed. The error has the number of the batch or sample, from 0.
 
     Example:
         >>> next(batches(1 / n for n in [0]))
@@ -48,7 +49,7 @@ def samples(dataset: Any, index: Iterable[int]) -> list[Any]:
     """Read some samples of a data set.
 
     Raises:
-        DataError: It failed; with the sample's number.
+        DataError: It failed. The error has the sample's number.
     """
     return [_sample(dataset, i) for i in index]
 
@@ -59,7 +60,7 @@ def _sample(dataset: Any, i: int) -> Any:
 
 
 def length(dataset: Any) -> int | None:
-    """How many samples a data set has; None if it does not tell.
+    """The number of samples of a data set; None if it has no length.
 
     Raises:
         DataError: Its ``__len__`` failed.

@@ -1,4 +1,4 @@
-"""Modules that run several times in one forward pass: again on their own earlier outputs, or on other inputs."""
+"""Modules that run several times in one forward pass: on their own earlier outputs, or on other inputs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _SAME = 1e-5  # of the largest value: what arithmetic in another order may chang
 def study_calls(
     model: nn.Module, batch: Batch, layers: Sequence[Layer], calls: Mapping[str, int]
 ) -> tuple[set[str], set[str]]:
-    """Tell which layers of several calls depend on an earlier step, and which see inputs of different sizes.
+    """Of the layers that run several times, tell which depend on an earlier step, and which see inputs of other scales.
 
-    Two passes, in the second of which the first outputs of such layers are moved: where a later input moves too, it
-    came of an earlier step. So nothing need be known of how the model hands its state on.
+    This takes two passes. The second changes the first output of each such layer: a later input that changes too
+    depends on an earlier step. So it does not matter how the model passes its state on.
 
     Args:
         model: In evaluation mode.
         batch: Two samples or so.
-        layers: Of the model.
-        calls: How often each ran.
+        layers: The layers of the model.
+        calls: How often each layer ran.
 
     Returns:
-        Names of layers that run again on their own earlier outputs, and of others whose inputs are not alike.
+        Names of layers that run on their own earlier outputs, and names of others whose inputs differ in scale.
 
-    Cost: none if no layer runs twice, two passes of the batch otherwise.
+    Cost: nothing if no layer runs twice, else two passes of the batch.
     """
     several = [layer for layer in layers if calls.get(layer.name, 0) > 1]
     if not several:
@@ -54,7 +54,7 @@ def study_calls(
 
 
 def _inputs(model: nn.Module, batch: Batch, layers: Sequence[Layer], *, move: bool) -> dict[str, list[Tensor]]:
-    """What the layers are called with, call by call."""
+    """The inputs of the layers, call by call."""
     seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     noise = torch.Generator().manual_seed(0)
 

@@ -16,16 +16,16 @@ from headstart.results.report import Report, Row
 
 @dataclass
 class ReportBuilder:
-    """What methods say while they work; :meth:`build` makes the report of it.
+    """Collects what methods report while they work; :meth:`build` makes the report from it.
 
     Attributes:
         rows: One per weight layer, by name.
         findings: Sentences about the call.
-        filters: The first convolution's filters (before, after), once it was written.
-        statistics: Names of batch norms whose running statistics moved with a rescale.
-        other_tensors: Names of written parameters and buffers outside of the weight layers.
-        notes: Sentences on what was not looked at.
-        later: What waits for numbers that are still on the device, rows and checks among them.
+        filters: The first convolution's filters (before, after), if it was written.
+        statistics: Names of batch norms whose running statistics were adapted to a rescale.
+        other_tensors: Names of written parameters and buffers that are not in weight layers.
+        notes: Sentences on what was not examined.
+        later: Work that waits for numbers on the device, such as rows and checks.
     """
 
     rows: dict[str, Row]
@@ -45,13 +45,13 @@ class ReportBuilder:
             rows[layer.name].notes.append("the forward pass does not call this module")
         for name, n in trace.calls.items():
             if name in trace.recurrent:
-                rows[name].notes.append(f"runs {n} times, again on its own earlier outputs")
+                rows[name].notes.append(f"runs {n} times, on its own earlier outputs")
             elif n > 1:
                 rows[name].notes.append(f"runs {n} times; treated on its first use")
         return cls(rows)
 
     def skip(self, layer: Layer, reason: str) -> None:
-        """Say why a layer is left as it is."""
+        """Report why a layer is left as it is."""
         row = self.rows[layer.name]
         if row.action == "left":
             row.action = "skipped"
@@ -76,7 +76,7 @@ class ReportBuilder:
         return row
 
     def checkpoint(self) -> Callable[[], None]:
-        """Remember what is said of layers so far; the function that is returned goes back to it, findings apart."""
+        """Remember the rows so far; the function that is returned restores them, but not the findings."""
         rows, filters, statistics = copy.deepcopy(self.rows), self.filters, list(self.statistics)
 
         def restore() -> None:
@@ -89,13 +89,13 @@ class ReportBuilder:
         """Make the report.
 
         Args:
-            trace: Of the model.
+            trace: The trace of the model.
             methods: Names.
-            options: How they were configured, as each shows itself.
-            seed: Of the call.
+            options: Their configurations, as each method prints itself.
+            seed: The seed of the call.
 
         Raises:
-            HeadstartError: A check that was left for later fails.
+            HeadstartError: A check that was left for later failed.
         """
         self.later.settle()
         rows = [self.rows[layer.name] for layer in _everything(trace)]
@@ -103,7 +103,7 @@ class ReportBuilder:
         report.findings, report.notes = list(self.findings), list(self.notes)
         report.statistics, report.other_tensors = list(self.statistics), list(self.other_tensors)
         if self.statistics:
-            report.findings.append(f"Running statistics moved with the rescale in: {', '.join(self.statistics)}.")
+            report.findings.append(f"Running statistics were adapted to the rescale in: {', '.join(self.statistics)}.")
         if trace.unreached:
             report.findings.append(
                 f"{len(trace.unreached)} weight layers are never called by the forward pass and were left alone:"

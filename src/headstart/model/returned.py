@@ -1,4 +1,4 @@
-"""What a model returns, whatever it is wrapped in."""
+"""The tensors in what a model returns, in any container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_HOLDERS = (type, FunctionType, MethodType, ModuleType, nn.Module, str, bytes
 
 
 def all_tensors(value: Any) -> list[Tensor]:
-    """All tensors in what a model returns: in dicts, sequences, data classes and other objects, in each other.
+    """All tensors in what a model returns: in dicts, sequences, data classes and other objects, also nested.
 
     Example:
         >>> import torch

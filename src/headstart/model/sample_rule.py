@@ -1,4 +1,4 @@
-"""Which iterables give samples and which give batches: the rule, in one place."""
+"""The rule that decides whether an iterable gives samples or batches."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ TARGET_KEYS = {"label", "labels", "target", "targets", "y"}
 
 
 def are_samples(data: Any, first: Any, model: nn.Module | None = None) -> bool:
-    """Tell whether an iterable gives samples, which are collated, or batches, of which the first is used.
+    """Tell whether an iterable gives samples (which are collated) or batches (of which the first is used).
 
-    A ``DataLoader`` gives batches; a ``Dataset`` with a length gives samples; neither comes here. For lists,
-    generators and ``IterableDataset`` the first thing that they give decides, by the first of these that applies. (What
-    holds no tensor, or objects that torch cannot collate, is a batch, for ``get_inputs=`` to unpack.)
+    A ``DataLoader`` gives batches, and a ``Dataset`` with a length gives samples: neither needs this rule. For lists,
+    generators and ``IterableDataset`` the first item decides, by the first of these that applies. (An item without
+    tensors, or with objects that torch cannot collate, is a batch, and ``get_inputs=`` must unpack it.)
 
-    1. A number or a string beside a tensor (``(image, 3)``, ``{"image": ..., "label": 3}``): a sample. A batch holds a
-       tensor or a list of those.
-    2. No tensor of two axes or more (``torch.randn(8)``, ``(features, target)``, rows of numbers): a sample.
-    3. The model starts with a convolution of *d* dimensions: with *d + 2* axes the first tensor is a batch, with
-       *d + 1* axes, of which the first has as many entries as the convolution has channels, a sample.
-    4. Tensors of several lengths along the first axis that is not that of a graph: a sample.
-    5. Else an ``IterableDataset`` gives samples, as a ``DataLoader`` would read it, and all others give batches.
+    1. A number or a string beside a tensor (``(image, 3)``, ``{"image": ..., "label": 3}``): a sample. (A batch has a
+       tensor or a list of those there.)
+    2. No tensor with two axes or more (``torch.randn(8)``, ``(features, target)``, rows of numbers): a sample.
+    3. The model starts with a convolution of *d* dimensions. With *d + 2* axes, the first tensor is a batch. With
+       *d + 1* axes, and as many entries on the first as the convolution has channels, it is a sample.
+    4. Tensors with different lengths along the first axis, unless they are a graph: a sample.
+    5. Otherwise: an ``IterableDataset`` gives samples, as a ``DataLoader`` would read it; all others give batches.
 
-    A tuple, a dict and a list of two arrays of one length are never asked: they are one batch, unless the two arrays
-    are samples by 2 or 3.
+    The rule is not applied to a tuple, a dict or a list of two arrays of one length: they are one batch, unless the two
+    arrays are samples by 2 or 3.
 
     Args:
         data: The iterable.
-        first: The first thing that it gives.
-        model: The model that will take it; None leaves rule 3 out.
+        first: Its first item.
+        model: The model that will take it; None skips rule 3.
 
     Example:
         >>> image = torch.zeros(3, 8, 8)
@@ -51,7 +51,7 @@ def are_samples(data: Any, first: Any, model: nn.Module | None = None) -> bool:
 
 
 def _by_content(first: Any, model: nn.Module | None) -> bool | None:
-    """What the rules but the last say; None if nothing."""
+    """The answer of all rules but the last; None if none applies."""
     tensors = list(tensors_in(as_row(first)))
     if not tensors or not _collates(first):
         return False
@@ -69,7 +69,7 @@ def _by_content(first: Any, model: nn.Module | None) -> bool | None:
 
 
 def _collates(value: Any) -> bool:
-    """Whether there is nothing in it that only ``get_inputs=`` can know what to do with."""
+    """Whether torch can collate it, so that it does not need ``get_inputs=``."""
     if isinstance(value, Mapping):
         return all(_collates(v) for v in value.values())
     if isinstance(value, (tuple, list)):
@@ -78,7 +78,7 @@ def _collates(value: Any) -> bool:
 
 
 def as_row(sample: Any) -> Any:
-    """A sample whose rows of numbers are tensors, as data sets of Hugging Face give them in lists."""
+    """A sample with its lists of numbers turned into tensors: data sets of Hugging Face give such lists."""
     if isinstance(sample, Mapping):
         return {k: as_row(v) for k, v in sample.items()}
     if isinstance(sample, (list, tuple)) and sample and all(_numbers(v) for v in sample):
@@ -98,7 +98,7 @@ def _numbers(value: Any) -> bool:
 
 
 def _has_scalar(first: Any) -> bool:
-    """Whether a number or a string stands beside tensors: the label or the name of one sample."""
+    """Whether there is a number or a string beside tensors: the label or the name of one sample."""
     if isinstance(first, Mapping):
         return any(_scalar(v) for k, v in first.items() if str(k).lower() in TARGET_KEYS)
     if isinstance(first, (tuple, list)):
@@ -114,7 +114,7 @@ def _scalar(value: Any) -> bool:
 
 
 def _by_model(value: Tensor, model: nn.Module | None) -> bool | None:
-    """What the axes of a model's first convolution say; None if it starts with another layer."""
+    """The answer from the axes of the model's first convolution; None if it starts with another layer."""
     layers = () if model is None else (m for m in model.modules() if isinstance(m, LAYERS))
     first: Any = next(iter(layers), None)
     if not isinstance(first, (*CONVS, *TRANSPOSED)) or not value.is_floating_point():

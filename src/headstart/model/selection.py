@@ -1,4 +1,4 @@
-"""Which layers a call may write: patterns, frozen and loaded weights, ties."""
+"""Which layers a call may write, by patterns, frozen and loaded weights, and ties."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _KEEP_FLAGS = ("_is_hf_initialized", "_no_reinit")
 def select(
     trace: ModelTrace, report: ReportBuilder, model: nn.Module, include: Selection, exclude: Selection
 ) -> tuple[ModelTrace, list[Layer]]:
-    """Choose the layers that may be written; every other one gets its reason.
+    """Choose the layers that may be written; the report says why each other layer is left.
 
     A text pattern is a glob over qualified names, or the name of a block that holds layers. Frozen layers
     (``requires_grad=False``) and those flagged as already loaded are left alone unless ``include`` names them in
     full. Of tied weights and biases, the first in execution order is the owner.
 
     Args:
-        trace: Of the model.
+        trace: The trace of the model.
         report: Gets the reasons.
-        model: Itself.
+        model: The model.
         include: Only these layers.
         exclude: Not these layers.
 
     Returns:
-        The trace with what was found out of frozen and excluded layers and of tied biases, and the layers.
+        The trace, completed with frozen and excluded layers and tied biases; and the chosen layers.
 
     Raises:
         UnknownNameError: A pattern matches no layer.
@@ -73,7 +73,7 @@ def select(
 
 
 def named(layers: Sequence[Layer], include: Selection, exclude: Selection) -> list[Layer]:
-    """Filter layers by patterns alone, frozen ones included.
+    """Filter layers by patterns only; frozen layers are included.
 
     Raises:
         UnknownNameError: A pattern matches no layer.
@@ -84,7 +84,7 @@ def named(layers: Sequence[Layer], include: Selection, exclude: Selection) -> li
 
 
 def _known(layers: Sequence[Layer], include: Selection, exclude: Selection) -> tuple[list[Pattern], list[Pattern]]:
-    """List the patterns, each of which must match a layer."""
+    """List the patterns; each must match a layer."""
     includes, excludes = _patterns(include), _patterns(exclude)
     for pattern in [*includes, *excludes]:
         if not any(_matches(pattern, layer) for layer in layers):
@@ -150,5 +150,5 @@ def _matches(pattern: Pattern, layer: Layer) -> bool:
         return fnmatch.fnmatchcase(layer.name, pattern) or layer.name.startswith(pattern + ".")
     if isinstance(pattern, type):
         return isinstance(layer.module, pattern)
-    with one_error(f"include= or exclude= failed on {layer.where}", remedy="Mend the function that you passed."):
+    with one_error(f"include= or exclude= failed on {layer.where}", remedy="Correct the function that you passed."):
         return bool(pattern(layer.name, layer.module))

@@ -1,4 +1,4 @@
-"""Parameters that are sharded over processes (DTensor, FSDP2): each process writes its part."""
+"""Parameters that are sharded over processes (DTensor, FSDP2). Each process writes its part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, of which this process holds a part."""
+    """Whether a tensor is a DTensor, so that this process holds only a part of it."""
     if type(tensor) in (Tensor, nn.Parameter):  # a look into it takes time
         return False
     return type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor"
 
 
 def reshard(model: nn.Module) -> None:
-    """Let FSDP2 drop what it has gathered: what is written there would not stay."""
+    """Let FSDP2 drop the parameters that it has gathered: a write to them would be lost."""
     for module in model.modules():
         if any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
             module.reshard()  # type: ignore[operator]
@@ -29,7 +29,7 @@ def own_part(target: Any, value: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         target: A DTensor.
-        value: All values, the same on every process.
+        value: All values of the parameter, the same on every process.
 
     Returns:
         The local tensor, which shares the parameter's memory, and its new values. Nothing is sent.

@@ -1,4 +1,4 @@
-"""Sparse data: made dense as far as memory allows, since statistics and patches are taken of dense tensors."""
+"""Sparse data are made dense, within a memory limit: statistics and patches need dense tensors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def dense(tensor: Tensor, memory_limit: int = MEMORY_LIMIT, samples: int | None 
     """A sparse tensor as a dense one; a dense one is returned as it is.
 
     Args:
-        tensor: Any.
+        tensor: A tensor of any layout.
         memory_limit: MB that it may take.
-        samples: So many like it become one tensor, which may take that much.
+        samples: The number of such tensors that become one batch, to which the limit applies.
 
     Raises:
-        DataError: It would take more.
+        DataError: It would need more memory.
 
     Example:
         >>> dense(torch.eye(2).to_sparse())
@@ -43,14 +43,13 @@ def dense(tensor: Tensor, memory_limit: int = MEMORY_LIMIT, samples: int | None 
         raise DataError(
             f"The batch holds a sparse tensor of shape {shape}, which takes {size:,.0f} MB once dense;"
             f" the limit is {memory_limit} MB.",
-            remedy="Pass fewer samples (samples=) or a larger memory_limit=, or make something smaller of them by"
-            " get_inputs=.",
+            remedy="Pass fewer samples (samples=) or a larger memory_limit=, or reduce them with get_inputs=.",
         )
     return tensor.to_dense()
 
 
 def rows(tensor: Tensor, which: Tensor | slice) -> Tensor:
-    """Some rows of a tensor; of a sparse one as a sparse tensor."""
+    """Some rows of a tensor; they stay sparse if the tensor is sparse."""
     if not is_sparse(tensor):
         return tensor[which]
     index = torch.arange(len(tensor))[which] if isinstance(which, slice) else which
@@ -59,7 +58,7 @@ def rows(tensor: Tensor, which: Tensor | slice) -> Tensor:
 
 
 def holds_sparse(value: Any) -> bool:
-    """Whether there is a sparse tensor in nested tuples, lists and dicts.
+    """Whether nested tuples, lists and dicts hold a sparse tensor.
 
     Example:
         >>> holds_sparse({"x": [torch.eye(2).to_sparse()]}), holds_sparse((torch.eye(2), 1))

@@ -1,4 +1,4 @@
-"""Take one raw batch from whatever gives data, and say how it was taken."""
+"""Take one raw batch from any kind of data, and say how it was taken."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def take(
     model: nn.Module | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Any, str]:
-    """Take one raw batch from ``data``, targets and all, as ``headstart.model.inputs.load`` does.
+    """Take one raw batch, with targets, from ``data``, as ``headstart.model.inputs.load`` does.
 
     Args:
-        data: Likewise.
+        data: As for ``load``.
         seed: Names the draw.
-        samples: So many; by default as many as :func:`~headstart.model.inputs.load` says.
-        most: If ``samples`` is None, at most so many where samples are drawn; a batch is taken as it is.
-        model: Helps to tell samples from batches.
+        samples: The number of samples; by default as for :func:`~headstart.model.inputs.load`.
+        most: If ``samples`` is None, draw at most this many. A batch is taken as it is.
+        model: Helps to decide between samples and batches.
         memory_limit: MB that a sparse tensor may take once it is dense.
 
     Returns:
         The batch, and how it was drawn.
 
     Raises:
-        DataError: Nothing in it, or a kind that is not understood.
+        DataError: The data are empty or of an unknown kind.
     """
     if samples is not None and not (isinstance(samples, int) and samples > 0):
         raise DataError(f"samples={samples!r} asks for no data.", remedy="Pass samples=None or a whole number from 1.")
@@ -56,7 +56,7 @@ def take(
 
 
 def densified(raw: Any, memory_limit: int = MEMORY_LIMIT, samples: int | None = None) -> Any:
-    """The same with dense tensors for sparse ones, as far as memory allows."""
+    """The data with sparse tensors made dense, within the memory limit."""
     return map_tensors(raw, lambda t: dense(t, memory_limit, samples)) if holds_sparse(raw) else raw
 
 
@@ -81,7 +81,7 @@ def _take(
 
 
 def cut(raw: Any, limit: int) -> tuple[Any, str]:
-    """The first samples of a raw batch, and what to say of that; a graph stays whole."""
+    """The first samples of a raw batch, and a note on it. A graph stays whole."""
     size = size_of(raw)
     if size <= limit:
         return raw, ""
@@ -97,7 +97,7 @@ def _is_pair(items: list[Any]) -> bool:
 
 
 def lists_samples(data: Any, model: nn.Module | None) -> bool:
-    """Tell whether data are a list of samples, by the rule of :func:`~headstart.model.sample_rule.are_samples`."""
+    """Tell whether data are a list of samples, by :func:`~headstart.model.sample_rule.are_samples`."""
     if not isinstance(data, list) or not data or not are_samples(data, data[0], model):
         return False
     return not _is_pair(data) or (data[0].shape == data[1].shape and are_samples(data, data[1], model))
@@ -106,7 +106,7 @@ def lists_samples(data: Any, model: nn.Module | None) -> bool:
 def _of_iterable(
     data: Iterable[Any], samples: int | None, draws: int, model: nn.Module | None, memory_limit: int
 ) -> tuple[Any, str]:
-    """Samples or batches, as the first thing that comes shows."""
+    """Samples or batches; the first item decides."""
     with _generators_kept(data):
         given = reading.batches(data)
         first = list(islice(given, 1))
@@ -159,7 +159,7 @@ def _first_batches(loader: Iterable[Any], given: Iterable[Any], samples: int | N
 
 
 class _generators_kept:  # noqa: N801 - reads as a verb phrase in a with statement
-    """Restore the random generators that a DataLoader owns, so that peeking moves no training order."""
+    """Restore the random generators that a DataLoader owns, so that reading it does not change the order of training."""
 
     def __init__(self, loader: object) -> None:
         owners = [

@@ -1,6 +1,6 @@
-"""What a tensor is at one moment, and how to make it that again.
+"""The state of a tensor at one moment, and how to restore it.
 
-A forward pass may write a tensor, resize it, give it other memory, flags, a gradient or hooks.
+A forward pass may write a tensor, resize it, or give it other memory, flags, a gradient or hooks.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class HeldTensor:
-    """A tensor as it is now: memory, shape, values, class, flags, gradient and hooks.
+    """The present state of a tensor: memory, shape, values, class, flags, gradient and hooks.
 
-    Its memory is kept beside a copy of the values. So a tensor that was given other memory finds its own again, and
-    goes on sharing it with whatever shares it.
+    A reference to its memory is kept beside a copy of the values. So a tensor that was given other memory gets its own
+    back, and still shares it with the tensors that share it.
 
     Args:
         name: For errors.
-        tensor: Any; its values are copied.
-        owner: The module that it was found in.
-        copy: Whether to copy the values at once, and not with those of others by :func:`copy_together`.
+        tensor: A tensor of any kind; its values are copied.
+        owner: The module that holds it.
+        copy: Whether to copy the values now, and not together with others by :func:`copy_together`.
     """
 
     def __init__(self, name: str, tensor: Tensor, owner: nn.Module | None = None, *, copy: bool = True) -> None:
@@ -53,16 +53,16 @@ class HeldTensor:
 
     @property
     def key(self) -> Any:
-        """What tensors that can share a copy have in common; None for those that cannot."""
+        """A key that is the same for tensors that can share a copy; None if it cannot share one."""
         return self._form
 
     def is_untouched(self) -> bool:
-        """Whether nothing that counts has written the tensor since, or moved it."""
+        """Whether nothing has written the tensor since, or moved it, as far as autograd counts."""
         return form(self.tensor) == self._form and _version(self.tensor) == self._version
 
     @property
     def alias(self) -> Tensor:
-        """A tensor that lies where this one did."""
+        """A tensor on the memory that this one had."""
         if self._alias is None:
             assert self._form is not None
             assert self._storage is not None
@@ -76,10 +76,10 @@ class HeldTensor:
         return self.alias if self._copy is None else self._copy
 
     def require_form(self) -> None:
-        """Raise if the present values do not fit into the form that the tensor had.
+        """Raise if the present values do not fit the shape that the tensor had.
 
         Raises:
-            ModelError: It has another shape, or its memory is gone.
+            ModelError: It has another shape, or its memory was released.
         """
         if not self.has_form():
             was, now = tuple(self._shape or ()), tuple(self.tensor.shape)
@@ -90,14 +90,14 @@ class HeldTensor:
             )
 
     def has_form(self) -> bool:
-        """Whether the present values fit into the form that the tensor had."""
+        """Whether the present values fit the shape that the tensor had."""
         room = _memory(self.tensor)[1]
         gone = room is not None and room < self.tensor.numel() * self.tensor.element_size()
         return self.tensor.shape == self._shape and not gone
 
     @torch.no_grad()
     def now(self) -> Tensor:
-        """A copy of the present values, in the form that the tensor had."""
+        """A copy of the present values, in the shape that the tensor had."""
         return self.tensor.detach().to(self._device, self._dtype, copy=True)
 
     def changed(self) -> bool:
@@ -106,13 +106,13 @@ class HeldTensor:
 
     @torch.no_grad()
     def restore(self, keep: bool = False) -> None:
-        """Make the tensor what it was.
+        """Restore the tensor.
 
         Args:
-            keep: All but its values, which are taken to its own memory.
+            keep: Keep its present values; they are moved to its own memory.
 
         Raises:
-            RuntimeError: That is not possible.
+            RuntimeError: It cannot be restored.
         """
         tensor = self.tensor
         with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(self._inference):
@@ -163,7 +163,7 @@ class HeldTensor:
         tensor.data = self.alias
 
     def is_simple(self) -> bool:
-        """Whether it may get its values back with others: it lies where it did, in memory of torch's own."""
+        """Whether it can be restored together with others: it is still where it was, in memory of torch's own."""
         there = self._copy is not None and self._storage is not None and self._storage.nbytes() == self._room
         return there and form(self.tensor) == self._form and may_be_written(self.tensor)
 
@@ -188,7 +188,7 @@ class HeldTensor:
 
 @contextmanager
 def restored(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
-    """Put tensors back as they were, at the end.
+    """Restore tensors at the end.
 
     Raises:
         ModelError: One could not be restored; all others were.
@@ -205,18 +205,18 @@ def restored(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
 
 
 def hold_tensors(tensors: Iterable[tuple[str, Tensor]]) -> list[HeldTensor]:
-    """Hold tensors by their names, with all copies at once."""
+    """Record tensors by their names; all copies are made at once."""
     held = [HeldTensor(name, tensor, copy=False) for name, tensor in tensors]
     copy_together(held)
     return held
 
 
 def copy_together(held: Iterable[HeldTensor], known: Mapping[Any, Tensor] | None = None) -> None:
-    """Copy the values of all that have no copy yet; those of the same place and form have one together.
+    """Copy the values of all that have no copy yet; tensors on the same memory with the same form share one copy.
 
     Args:
         held: The tensors.
-        known: Copies that were made before and still hold, by ``HeldTensor.key``.
+        known: Earlier copies that are still valid, by ``HeldTensor.key``.
     """
     waiting: dict[Any, list[HeldTensor]] = {}
     for h in held:
@@ -233,7 +233,7 @@ def copy_together(held: Iterable[HeldTensor], known: Mapping[Any, Tensor] | None
 
 
 def restore_together(held: Iterable[HeldTensor]) -> None:
-    """Give as many tensors as possible their values back at once; :meth:`HeldTensor.restore` does what is left."""
+    """Restore the values of as many tensors as possible at once; :meth:`HeldTensor.restore` does the rest."""
     with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
         simple = [h for h in held if h.is_simple()]
         with suppress(RuntimeError):  # each by itself then, so that those that fail are named
@@ -243,12 +243,12 @@ def restore_together(held: Iterable[HeldTensor]) -> None:
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written; None where torch does not count (inference tensors)."""
+    """How often a tensor was written; None if torch does not count (inference tensors)."""
     return None if tensor.is_inference() else tensor._version
 
 
 def _memory(tensor: Tensor) -> tuple[int | None, int | None]:
-    """Address and size in bytes of what a tensor lies in; None for those that lie in nothing of their own."""
+    """Address and size in bytes of a tensor's memory; None if it has no memory of its own."""
     try:
         storage = tensor.untyped_storage()
         return storage.data_ptr() or None, storage.nbytes()
@@ -265,7 +265,7 @@ def _copied(alias: Tensor) -> Tensor | None:
 
 
 def _is_at(tensor: Tensor, alias: Tensor) -> bool:
-    """Whether a tensor still lies where its alias does, in the same form."""
+    """Whether a tensor is still on the memory of its alias, in the same form."""
     try:
         same = tensor.dtype == alias.dtype and tensor.is_conj() == alias.is_conj() and tensor.is_neg() == alias.is_neg()
         return same and tensor.is_set_to(alias)
@@ -285,7 +285,7 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _write_once(tensor: Tensor, values: Tensor) -> None:
-    """Write a tensor, but not what expanding repeats."""
+    """Write a tensor; each memory cell of an expanded tensor is written once."""
     plain = tensor.layout is torch.strided and not tensor.is_nested
     for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True) if plain else ()):
         if step == 0 and size > 1:
@@ -294,7 +294,7 @@ def _write_once(tensor: Tensor, values: Tensor) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool | None:
-    """Whether two tensors agree in every bit, without a copy; None where torch cannot tell."""
+    """Whether two tensors agree in every bit, compared without a copy; None if torch cannot tell."""
     try:
         pairs = list(zip(_parts(a), _parts(b), strict=True))
         return all(torch.equal(_bits(x), _bits(y)) for x, y in pairs)
@@ -303,7 +303,7 @@ def _same(a: Tensor, b: Tensor) -> bool | None:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """A tensor's values as whole numbers, so that NaN equals itself and 0 differs from -0."""
+    """A tensor's bits as integers, so that NaN equals itself and 0 differs from -0."""
     if tensor.is_quantized:
         return tensor.int_repr()
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor

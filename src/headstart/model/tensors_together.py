@@ -1,4 +1,4 @@
-"""Many tensors at once: copied, and given their values back, in one operation for each kind and device."""
+"""Copy and restore many tensors at once, with one operation for each dtype and device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Form = tuple[Any, ...]
 
 
 def form(tensor: Tensor) -> Form | None:
-    """Where a plain tensor lies and in which shape; None for those whose values are not simply in memory.
+    """The memory and shape of a plain tensor; None for tensors that are not plain.
 
-    Plain are dense tensors in memory of their own: not lazy, sparse, nested, quantized, conjugated or inference
-    tensors, nor of a class that dispatches by itself.
+    Plain tensors are dense, in memory of their own: not lazy, sparse, nested, quantized, conjugated or inference
+    tensors, and not of a class with its own dispatch.
     """
     odd = (
         waits(tensor)
@@ -40,13 +40,13 @@ def form(tensor: Tensor) -> Form | None:
 
 
 def at(storage: torch.UntypedStorage, where: Form) -> Tensor:
-    """A tensor that lies there."""
+    """A tensor on that memory."""
     _, shape, stride, offset, dtype, device = where
     return torch.empty(0, dtype=dtype, device=device).set_(storage, offset, shape, stride)
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies of plain tensors, one operation for each kind and device."""
+    """Copy plain tensors, with one operation for each dtype and device."""
     found: list[Tensor | None] = [None] * len(tensors)
     for members in _by_kind(tensors):
         some = [tensors[i] for i in members]
@@ -56,9 +56,9 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give plain tensors values of their kind, one operation for each kind and device.
+    """Write values of the same dtype into plain tensors, with one operation for each dtype and device.
 
-    Autograd does not count this as a write: what is put back is what was there when a graph was made.
+    Autograd does not count this as a write: the values are those from which the graph was made.
     """
     versions = [tensor._version for tensor in tensors]
     for members in _by_kind(tensors):
@@ -67,13 +67,13 @@ def write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def may_be_written(tensor: Tensor) -> bool:
-    """Whether a plain tensor lies in memory that torch gave it, not in a file or a read-only array, and only once."""
+    """Whether a plain tensor is in torch's own memory, not in a file or a read-only array, without overlap."""
     repeats = any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return not repeats and tensor.untyped_storage().resizable()
 
 
 def set_versions(tensors: Sequence[Tensor], versions: Sequence[int]) -> None:
-    """Set how often autograd takes tensors for written."""
+    """Set autograd's counts of how often tensors were written."""
     setter: Any = torch._C._autograd._unsafe_set_version_counter
     try:
         setter(tuple(tensors), tuple(versions))

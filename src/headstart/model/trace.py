@@ -1,4 +1,4 @@
-"""What is known of a model before anything is written: order, ties, norms, and who may be written."""
+"""What is known of a model before anything is written: order, ties, norms, and which layers may be written."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RECENT = 16  # layer outputs held alive while looking for the norm that takes t
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What probing the operations behind layers showed, see :mod:`headstart.model.behaviour`.
+    """Results of probing the operations behind layers, see :mod:`headstart.model.behaviour`.
 
     Attributes:
-        strange: Layer name -> why what takes its output is not one of the activations that recipes were shown on.
+        strange: Layer name -> why its output does not go into one of the activations on which the recipes were tested.
         fixed: Names of layers whose forward does not use the weight as it is (weight standardization).
-        evened: Names of layers whose output's size an operation takes away: a normalization that is no module.
-        trained: Names of layers before a norm all of whose parameters differ from channel to channel.
+        evened: Names of layers whose output is normalized by an operation that is not a module.
+        trained: Names of layers before a trained norm: one whose parameters all differ from channel to channel.
     """
 
     strange: Mapping[str, str] = field(default_factory=dict)
@@ -49,22 +49,22 @@ class ModelTrace:
         layers: Weight layers that run, in execution order (registration order without data).
         unreached: Weight layers that the forward never calls.
         parts: Layers that are parts of modules that run, as :mod:`headstart.model.parts` finds them: projections,
-            gates, embeddings. Methods that say so write them, too.
-        order: Layer or part -> its place in the order of execution.
+            gates, embeddings. Only methods that say so write them.
+        order: Layer or part -> its position in the order of execution.
         calls: How often each layer runs.
-        recurrent: Names of layers that run again on their own earlier outputs.
-        unlike: Names of other layers that run several times, on inputs of different sizes.
+        recurrent: Names of layers that run on their own earlier outputs.
+        unlike: Names of other layers that run several times, on inputs of different scales.
         norm_after: Layer name -> name of the normalization module that takes its output directly.
         norms: Names of all normalization modules that run.
-        channel_norms: Those that bring every channel to one scale by itself: batch and instance norms.
-        outputs: Names of layers whose output the model returns.
-        traced: Whether a forward pass was seen.
-        frozen: Names of selected layers left alone because they do not train.
-        excluded: Names of layers that the caller left out, or that are flagged as loaded: they stay as they are.
-        tied_biases: Names of layers whose bias belongs to a layer before them.
-        zeros: Names of layers whose weights are all zero when the call begins, where a method asks for it.
-        behaviour: What takes the layers' outputs, where a method asked for it (``Method.studied``).
-        routed: Names of layers that the batch reaches, but not each part of it: what runs depends on the data.
+        channel_norms: Names of norms that treat every channel separately: batch and instance norms.
+        outputs: Names of layers whose output is returned by the model.
+        traced: Whether a forward pass was run.
+        frozen: Names of selected layers that are left alone because they do not train.
+        excluded: Names of layers that the caller excluded, or that are flagged as loaded; they stay as they are.
+        tied_biases: Names of layers whose bias belongs to an earlier layer.
+        zeros: Names of layers whose weights are all zero when the call begins, if a method needs to know.
+        behaviour: What the layers' outputs go into, if a method needs to know (``Method.studied``).
+        routed: Names of layers that only parts of the batch reach: the data decide which layers run.
     """
 
     layers: Sequence[Layer]
@@ -95,16 +95,16 @@ class ModelTrace:
 def trace_model(model: nn.Module, batch: Batch | None, batch_size: int | None = None) -> ModelTrace:
     """Trace one small forward pass (two samples), or list the layers where there is no data.
 
-    If that pass leaves out some layers, the whole batch shows whether they run: those of experts, for instance, to
-    which a router sends none of the two samples.
+    If that pass misses some layers, a pass of the whole batch shows whether they run, such as experts to which a
+    router sends neither of the two samples.
 
     Args:
-        model: Whatever it does.
-        batch: Learns whether the forward takes gradients itself.
-        batch_size: Run at most so many samples at a time.
+        model: Any model.
+        batch: The batch; its ``needs_grad`` is set if the forward computes gradients itself.
+        batch_size: Run at most this many samples at a time.
 
     Raises:
-        ModelError: No weight layer, or the forward fails.
+        ModelError: There is no weight layer, or the forward fails.
     """
     parts = parts_of(model)
     named = {part.name for part in parts}
@@ -138,7 +138,7 @@ def _trace(model: nn.Module, layers: list[Layer], parts: list[Part], batch: Batc
 
 
 def _joined(traces: Sequence[ModelTrace], layers: Sequence[Layer], small: ModelTrace) -> ModelTrace:
-    """What several batches show together, of which another pass ran only a part of the layers."""
+    """Join the traces of several batches, each of which ran only some of the layers."""
     reached = {layer.name: layer for trace in traces for layer in trace.layers}
     known = {layer.name for layer in small.layers}
     parts = {part.name: part for trace in traces for part in trace.parts}
@@ -236,7 +236,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def _sources(value: Any, recent: deque[tuple[str, Tensor, int, int]]) -> list[str]:
-    """Names of the layers whose unmodified output ``value`` is, or is a view of."""
+    """Names of the layers whose unmodified output is ``value``, or of which ``value`` is a view."""
     if not isinstance(value, Tensor):
         return []
     return [n for n, t, place, version in recent if place == _place(value) and t._version == version]

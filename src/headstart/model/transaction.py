@@ -1,4 +1,4 @@
-"""Put a model back as it was: everything on an error, everything but what was marked as written otherwise."""
+"""Restore a model: everything after an error, and otherwise everything that was not marked as written."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from headstart.restoring import Step, every, put_back, raise_lost
 
 
 class Transaction:
-    """Everything a call may disturb, restored on exit; the weights too unless :meth:`commit` was called.
+    """Restores on exit everything that a call may change; the weights too, unless :meth:`commit` was called.
 
-    Restores what the modules hold (see :func:`~headstart.model.model_state.hold`): parameters that were not marked as
-    written, buffers, gradients, other tensors, attributes, hooks, training flags and the modules themselves, and
-    attention's fast path. Copies every tensor once, so it needs the memory of one more model.
+    This covers what the modules hold (see :func:`~headstart.model.model_state.hold`): parameters that were not marked
+    as written, buffers, gradients, other tensors, attributes, hooks, training flags and the modules themselves, and
+    attention's fast path. Every tensor is copied once, which needs the memory of one more model.
 
-    All of it is tried, whatever fails. What cannot be restored is an error in the end, which names it, and then
-    nothing is kept.
+    Every step is tried, whatever fails. If something cannot be restored, an error names it at the end, and then
+    no written value is kept.
 
     Args:
         model: The model to protect. It is put in evaluation mode inside.
@@ -42,10 +42,10 @@ class Transaction:
         self._tensors: dict[int, HeldTensor] = {}
 
     def mark(self, layer: Layer, *, bias: bool = False) -> None:
-        """Say that the layer's weight (or bias) is meant to change.
+        """Mark the layer's weight (or bias) as meant to change.
 
         Raises:
-            WriteError: The forward pass has put another tensor in its place, which will not stay.
+            WriteError: The forward pass has put another tensor in its place, which will be removed.
         """
         own = layer.bias_parameter
         tensors = ([] if own is None else [own]) if bias else [*layer.weight_parameters(), *layer.weight_buffers()]
@@ -55,18 +55,18 @@ class Transaction:
         self._written.update(id(t) for t in tensors)
 
     def forget(self, layer: Layer) -> None:
-        """Say that the layer's weight and bias were not changed after all: they are put back."""
+        """Unmark the layer's weight and bias: they will be restored."""
         if not layer.inside:  # what several share may be written by others
             tensors = [*layer.weight_parameters(), *layer.weight_buffers(), layer.bias_parameter]
             self._written.difference_update(map(id, tensors))
 
     def mark_tensor(self, tensor: Tensor) -> None:
-        """Say that a buffer, or a parameter that no weight layer has, is meant to change.
+        """Mark a buffer, or a parameter outside the weight layers, as meant to change.
 
-        If the forward pass puts others in its place, the tensor gets the values of the last one.
+        If the forward pass replaces it, the original tensor gets the values of the last replacement.
 
         Raises:
-            WriteError: It was not there on entry, nor another in its place.
+            WriteError: Neither the tensor nor one that it replaced was there on entry.
         """
         if not self.holds(tensor):
             before = next((h.tensor for h in self._tensors.values() if _present(h) is tensor), None)
@@ -77,13 +77,13 @@ class Transaction:
         self._followed.add(id(tensor))
 
     def mark_shaped(self, modules: Iterable[nn.Module]) -> None:
-        """Say that these lazy modules got their shapes in here, to stay."""
+        """Mark lazy modules that got their shapes inside: they keep them."""
         for module in modules:
             self._shaped.add(id(module))
             self._written.update(id(t) for t in [*module._parameters.values(), *module._buffers.values()])
 
     def at_success(self, action: Callable[[], None]) -> None:
-        """Do something when the call has ended without an error."""
+        """Call a function once the call has ended without an error."""
         self._at_success.append(action)
 
     def commit(self) -> None:
@@ -96,18 +96,19 @@ class Transaction:
         self._committed = True
 
     def begin(self) -> None:
-        """Take the model as it is now for what :meth:`rewind` goes back to."""
+        """Remember the present state of the model, to which :meth:`rewind` returns."""
         same = {h.key: h.values for h in self._tensors.values() if h.key is not None and h.is_untouched()}
         self._start = hold(self.model, same)
 
     def rewind(self, keep: Iterable[Tensor] = ()) -> None:
-        """Take back what passes did to the model so far, written values apart, so that the next one meets it fresh.
+        """Undo what forward passes have changed so far, except written values: the next pass starts from a fresh model.
 
-        What a pass of two samples sets off (a first-batch initialization, a cache, a counter) would else shape what is
-        measured on the batch. Not inside of hooks, or of anything else that has changed the model for a while.
+        What a pass of two samples starts (a first-batch initialization, a cache, a counter) would otherwise influence
+        the measurements on the batch. Do not call this inside hooks, or while anything else has changed the model
+        temporarily.
 
         Args:
-            keep: Tensors whose values stay, besides those that were marked as written.
+            keep: Tensors whose values stay, in addition to those marked as written.
 
         Raises:
             HeadstartError: A pass has changed the shape of a parameter that was written.
@@ -122,7 +123,7 @@ class Transaction:
             raise interrupt  # what cannot be restored is named in the end
 
     def _settle(self) -> list[HeldTensor]:
-        """Bring the new values to the tensors that were there on entry, and list those."""
+        """Move the new values to the tensors that were there on entry, and list those."""
         marked = [h for h in self._tensors.values() if id(h.tensor) in self._written]
         for held in marked:
             if id(held.owner) in self._shaped:
@@ -136,7 +137,7 @@ class Transaction:
         return [h for h in marked if id(h.tensor) in self._written]
 
     def _follow(self, held: HeldTensor) -> bool:
-        """Give a tensor the values of what is now in its place; whether it is in its place, or may be and could."""
+        """Give a tensor the values of what is now in its place; return whether that was possible."""
         present = _present(held)
         if present is None or present is held.tensor:
             return True
@@ -186,7 +187,7 @@ class Transaction:
             raise stop
 
     def _steps(self, keep: set[int]) -> list[Step]:
-        """The way back to what the model was on entry, but for the values of these tensors."""
+        """The steps that restore the model's state on entry, except for the values of these tensors."""
         steps = self._restoring(self._held, keep)
         for module, training in self._training if self._held else ():
             if id(module) in self._shaped:
@@ -208,11 +209,11 @@ class Transaction:
         return steps + [(type(m).__name__, partial(refresh, m)) for m in written]
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether a parameter or buffer was there on entry, and not put there by a forward pass."""
+        """Whether a parameter or buffer was there on entry, and was not created by a forward pass."""
         return id(tensor) in self._registered
 
     def original(self, layer: Layer) -> Tensor | None:
-        """The layer's weight as it was on entry, canonical (not to be written); None if it is not a parameter.
+        """The layer's weight on entry, canonical (read-only); None if it is not a parameter.
 
         Raises:
             WriteError: The forward pass has put another parameter in its place.
@@ -239,13 +240,13 @@ def _way_back(held: Held, keep: set[int]) -> Callable[[], None]:
 
 
 def _present(held: HeldTensor) -> Tensor | None:
-    """The parameter or buffer that is now where a tensor was on entry."""
+    """The parameter or buffer that is now in the place of a tensor on entry."""
     key, owner = held.name.rpartition(".")[2], held.owner
     return None if owner is None else owner._parameters.get(key, owner._buffers.get(key))
 
 
 def _replaced(what: str) -> WriteError:
     return WriteError(
-        f"The model's forward has put another tensor in the place of {what}, so what is written there would not stay.",
+        f"The model's forward has put another tensor in the place of {what}, so a write to it would be lost.",
         remedy="Exclude the layer that it belongs to, or let its forward write in place.",
     )

@@ -1,4 +1,4 @@
-"""Memory that looks as if nobody had written it, as ``model.to_empty`` leaves it."""
+"""Memory that looks uninitialized, as ``model.to_empty`` leaves it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHOWN = 3
 
 @torch.no_grad()
 def unwritten(model: nn.Module) -> list[str]:
-    """Name tensors of norms and embeddings that hold what nobody writes: NaN, numbers out of all range, no variance.
+    """Name tensors of norms and embeddings with values that nobody writes: NaN, extreme numbers, zero variance.
 
-    What lies in fresh memory may also pass for values, so that this finds some of it and not all.
+    Uninitialized memory may also look like plausible values, so this finds only some of it.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -42,14 +42,14 @@ def unwritten(model: nn.Module) -> list[str]:
 
 
 def warning(names: list[str]) -> str:
-    """The sentence that says so; empty if there are none."""
+    """A sentence that names them; empty if there are none."""
     if not names:
         return ""
     shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     what = "1 tensor of a norm or an embedding looks" if len(names) == 1 else f"{len(names)} tensors look"
     return (
-        f"{what} like memory that nobody has written ({shown}). After model.to_empty that is so: call"
-        " hs.materialize(model) on the model of the meta device instead, or load a checkpoint."
+        f"{what} like uninitialized memory ({shown}). That happens after model.to_empty: call"
+        " hs.materialize(model) on the meta-device model instead, or load a checkpoint."
     )
 
 

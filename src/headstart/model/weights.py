@@ -2,8 +2,8 @@
 
 Weights are read and written in one *canonical* layout, ``(out, in/groups, *kernel)``, whatever the layer
 stores: transposed convolutions keep ``(in, out/groups, *kernel)``, weight norm keeps a length and a
-direction. Everything is computed in float32 or better, cast once, and read back: what comes back
-different raises. ``transaction.Transaction`` puts the whole model back as it was on any exception.
+direction. Everything is computed in float32 or better, cast once, and read back. If the value read back
+differs, an error is raised, and ``transaction.Transaction`` restores the whole model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from headstart.restoring import put_back
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision statistics and linear algebra run in: double stays, the rest becomes single; complex as real."""
+    """The precision of statistics and linear algebra: double stays double, all else is single. Complex likewise."""
     if dtype.is_complex:
         return torch.complex128 if dtype == torch.complex128 else torch.complex64
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -64,17 +64,17 @@ def read(layer: Layer) -> Tensor:
 
 @torch.no_grad()
 def look(layer: Layer) -> Tensor:
-    """Return the effective weight, canonical, as it is: not to be written, without a copy where possible."""
+    """Return the effective weight, canonical, without a copy where possible. It must not be written."""
     return to_canonical(layer, layer.stored.detach())
 
 
 def is_plain(layer: Layer) -> bool:
-    """Whether the weight is the parameter itself, not made by a parametrization or a hook."""
+    """Whether the weight is the parameter itself, not computed by a parametrization or a hook."""
     return layer.parameter in layer.module._parameters
 
 
 def in_place(layer: Layer) -> Tensor | None:
-    """The parameter itself, where a canonical weight in working precision can be drawn straight into it."""
+    """The parameter itself, if a canonical weight in working precision can be drawn straight into it."""
     if not is_plain(layer) or layer.kind == "transposed" or layer.form != "plain":
         return None
     w = layer.stored  # written without gradients
@@ -82,10 +82,10 @@ def in_place(layer: Layer) -> Tensor | None:
 
 
 def require_finite(layer: Layer, weight: Tensor) -> None:
-    """Raise if a value is NaN or infinite; one fast sum, and a second look only if that overflows.
+    """Raise if a value is NaN or infinite. One fast sum; an exact count only if the sum is not finite.
 
     Raises:
-        WriteError: With the number of such values.
+        WriteError: It says how many such values there are.
     """
     if torch.isfinite(weight.sum()):
         return
@@ -105,23 +105,23 @@ def read_bias(layer: Layer) -> Tensor | None:
 
 
 def look_bias(layer: Layer) -> Tensor | None:
-    """Return the bias in working precision, without a copy where possible (not to be written), or None."""
+    """Return the bias in working precision, without a copy where possible (it must not be written), or None."""
     bias = layer.bias
     return bias if bias is None or bias.dtype == working_dtype(bias.dtype) else read_bias(layer)
 
 
 @torch.no_grad()
 def write(layer: Layer, weight: Tensor, *, finite: bool = True, later: Later | None = None) -> None:
-    """Write a canonical weight through whatever parametrizes it, and check what reads back.
+    """Write a canonical weight, through its parametrization if it has one, and check what reads back.
 
     Args:
-        layer: Where to.
+        layer: The layer to write.
         weight: ``(out, in/groups, *kernel)``.
-        finite: Look for values that are not finite; a caller that looks itself saves a pass.
-        later: Where to leave the check of what reads back; None makes it now.
+        finite: Check that all values are finite; a caller that has checked them saves a pass.
+        later: Where to leave the check of what reads back; None checks it now.
 
     Raises:
-        WriteError: Shape or values are wrong, or the parametrization gives something else back.
+        WriteError: Shape or values are wrong, or the parametrization returns other values.
     """
     if tuple(weight.shape) != layer.shape:
         raise WriteError(f"A weight of shape {tuple(weight.shape)} does not fit {layer.where}.")
@@ -143,7 +143,7 @@ def write(layer: Layer, weight: Tensor, *, finite: bool = True, later: Later | N
 
 @torch.no_grad()
 def write_bias(layer: Layer, bias: Tensor, later: Later | None = None) -> None:
-    """Write a bias that must be finite; ``later`` is where to leave that check, None makes it now."""
+    """Write a bias that must be finite; ``later`` is where to leave that check, None checks it now."""
     target = layer.bias
     if not isinstance(layer.bias_parameter, nn.Parameter) or target is None or target.shape != bias.shape:
         shape = None if target is None else tuple(target.shape)
@@ -163,17 +163,17 @@ def write_bias(layer: Layer, bias: Tensor, later: Later | None = None) -> None:
 
 @torch.no_grad()
 def scale(factors: Sequence[tuple[Layer, float]]) -> None:
-    """Multiply whole weights by one number each, all of one device and format in one operation.
+    """Multiply whole weights by one number each, in one operation per device and format.
 
     Args:
-        factors: Layers whose weights are plain parameters, each once, and what to multiply with.
+        factors: Layers whose weights are plain parameters, each once, with their factors.
     """
     _multiply([(layer.stored, factor) for layer, factor in factors])
 
 
 @torch.no_grad()
 def scale_bias(factors: Sequence[tuple[Layer, float]]) -> None:
-    """Multiply biases by one number each, likewise."""
+    """Multiply biases by one number each, in the same way."""
     _multiply([(bias, factor) for layer, factor in factors if (bias := layer.bias) is not None])
 
 
@@ -192,11 +192,11 @@ def _require_finite_bias(layer: Layer, values: Values) -> None:
 
 @torch.no_grad()
 def store(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Write raw parameters and buffers, all or none of them.
+    """Write raw parameters and buffers: all of them, or none.
 
     Args:
         model: Owns the tensors.
-        values: By name, the tensor to write and its new values, of the same shape.
+        values: Name -> the tensor to write and its new values, of the same shape.
 
     Raises:
         WriteError: A value does not fit the precision of its tensor.
@@ -251,7 +251,7 @@ def _write_parametrized(layer: Layer, stored: Tensor) -> None:
 
 
 def _write_hooked(layer: Layer, stored: Tensor) -> None:
-    """Write through the older hook form of weight norm; other hooks that make the weight are refused."""
+    """Write through the older hook form of weight norm; other hooks that compute the weight are refused."""
     module = layer.module
     hook = _weight_norm_hook(module)
     if hook is None:

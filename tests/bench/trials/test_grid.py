@@ -48,7 +48,7 @@ def test_texts_are_read_with_the_type_that_the_value_has():
         ("prewarn.fraction=1,2", "no arm 'prewarn'. Did you mean 'prewarm'"),
         ("prewarm.fractoin=0.5,1", "no option of the arm 'prewarm': 'fractoin'. Did you mean 'fraction'"),
         ("prewarm.fraction=0.5,7", "'prewarm.fraction=0.5,7.0': prewarm: fraction"),
-        ("prewarm.bound=true,7", "is not of the kind"),
+        ("prewarm.bound=true,7", "is not of type"),
         ("default.fraction=0.5", "no option of the arm 'default'"),
         ("matched-random of prewarm.fraction=0.5,1", "takes the options of 'prewarm'. Write prewarm.fraction="),
     ],

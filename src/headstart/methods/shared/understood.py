@@ -77,7 +77,7 @@ def leave_not_understood(
         named = ", ".join(f"'{layer.name}'" for layer in left[:3]) + (", …" if len(left) > 3 else "")
         wider = "" if force else "; hs.Auto(force=True) leaves only what cannot be measured"
         report.add_finding(
-            f"{method}: {len(left)} layers were left as their author's choice, or as not understood ({named}: the rows"
-            f" say why){wider}."
+            f"{method}: {len(left)} layers were left, as a choice of their author or as not understood ({named}: the"
+            f" rows say why){wider}."
         )
     return [layer for layer in layers if not reasons[layer.name]]
