@@ -299,7 +299,7 @@ def test_a_frozen_stem_stays_frozen_and_is_told():
     model[0].weight.requires_grad_(False)
     report = hs.adapt_conv(model, 4)
     assert not model[0].weight.requires_grad
-    assert any("is frozen, and stays so" in f for f in report.findings)
+    assert any("is frozen and stays frozen" in f for f in report.findings)
 
 
 def test_zeros_and_identity_maps_keep_outputs_bit_for_bit():
@@ -418,7 +418,7 @@ def test_frozen_forms_of_batch_norm_know_as_well():
 def test_fresh_batch_norms_say_nothing():
     report = hs.adapt_conv(net(), 4, data=draw(16, 4, 10, 10))
     assert report.responses[0].match == "the original layer on the same data"
-    with pytest.raises(hs.HeadstartError, match="behind it is '1', without trained statistics"):
+    with pytest.raises(hs.HeadstartError, match="'1' behind it has no trained statistics"):
         hs.adapt_conv(net(), 4, data=draw(16, 4, 10, 10), match="batch-norm")
 
 
@@ -431,7 +431,7 @@ def test_filters_for_colour_alone_do_not_explode_per_layer():
     grey = draw(32, 1, 10, 10)
     report = hs.adapt_conv(model.eval(), 1, data=grey, per="channel")
     assert report.responses[0].factors[1] > 100
-    assert any("tell old channels apart" in f for f in report.findings)
+    assert any("respond to differences of old channels" in f for f in report.findings)
 
 
 def test_rules_measure_and_leave():
@@ -465,7 +465,7 @@ def test_all_stems_are_found_and_matched_by_running_the_model():
     assert [c.layer for c in report.channels] == ["fine"] * 5 + ["coarse"] * 5
     again = hs.adapt_conv(model, 5, mapping=[4, 3, 2, 1, 0], data=data)
     assert again.changed == ["fine"]  # the other one takes a pooled copy, at a count that fits already
-    assert any("These take 5 channels too, maybe of the input: coarse." in f for f in again.findings)
+    assert any("These layers also take 5 channels, perhaps from the input: coarse." in f for f in again.findings)
 
 
 class SlowFast(nn.Module):
@@ -505,14 +505,14 @@ def test_a_named_layer_is_the_only_one():
 def test_a_layer_that_mixes_the_input_with_features_is_refused():
     model = TwoPaths(mixes=True)
     before = snapshot(model)
-    with pytest.raises(hs.ModelError, match="mixes the input with other features: 9 channels come to it instead of 7"):
+    with pytest.raises(hs.ModelError, match="mixes the input with other features: 9 channels reach it instead of 7"):
         hs.adapt_conv(model, 5, data=draw(16, 5, 8, 8))
     assert_unchanged(model, before)
 
 
 def test_without_data_the_first_registered_is_taken_and_the_others_are_named():
     report = hs.adapt_conv(TwoPaths(), 5, layer="fine")
-    assert any("These take 3 channels too, maybe of the input: coarse." in f for f in report.findings)
+    assert any("These layers also take 3 channels, perhaps from the input: coarse." in f for f in report.findings)
     model = TwoPaths()
     assert hs.adapt_conv(model, 5).changed == ["later"]  # registered first, and told so
     assert model.later.in_channels == 5
@@ -535,7 +535,7 @@ def test_models_that_hold_their_channels_elsewhere():
         hs.adapt_conv(model, 4, data=draw(8, 4, 6, 6))
     assert_unchanged(model, before)
     report = hs.adapt_conv(model, 4)
-    assert any("Still told for 3 channels: the buffer pixel_mean" in f for f in report.findings)
+    assert any("Still set for 3 channels: the buffer pixel_mean" in f for f in report.findings)
 
 
 class Checks(nn.Module):
@@ -586,7 +586,7 @@ def test_silent_filters_keep_their_scale_and_hooks_are_told():
     model[0].weight.register_hook(lambda gradient: gradient)
     report = hs.adapt_conv(model, 4, data=draw(16, 4, 10, 10), match="unit", per="channel")
     assert "1 output channels hardly vary on the data and keep their scale." in report.findings
-    assert "Hooks on the old weight of '0' do not come along." in report.findings
+    assert "Hooks on the old weight of '0' were not carried over." in report.findings
     expected = torch.ones(8)
     expected[2] = 0
     assert torch.allclose(variances(model[0](draw(16, 4, 10, 10))), expected, atol=1e-5)
@@ -615,7 +615,7 @@ def test_a_named_layer_that_does_not_run_is_told():
 def test_a_configuration_that_modules_share_is_told_once():
     model = net()
     model.config = model[0].config = model[3].config = {"num_channels": 3, "image_mean": 0}
-    (told,) = [f for f in hs.adapt_conv(model, 4).findings if f.startswith("Still told")]
+    (told,) = [f for f in hs.adapt_conv(model, 4).findings if f.startswith("Still set")]
     assert told.count("config") == 1
     assert "config (num_channels)" in told
 
@@ -687,11 +687,11 @@ def pruned():
         (net, {"data": draw(8, 4, 10, 10), "recentre": True}, "needs a trained batch norm"),
         (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 3, 10, 10), "match": "unit"}, "does not use"),
         (net, {"data": draw(8, 4, 10, 10), "reference": draw(8, 4, 10, 10)}, "forward failed"),
-        (net, {"data": draw(8, 5, 10, 10)}, "takes the input: 5 channels come to it instead of 3"),
+        (net, {"data": draw(8, 5, 10, 10)}, "takes the input: 5 channels reach it instead of 3"),
         (net, {"data": draw(8, 4, 10, 10), "layer": "3"}, r"takes the input as well.*\['3', '0'\]"),
         (net, {"data": draw(8, 5, 10, 10), "layer": "0"}, "The data gives 5 channels to layer '0'"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), {"data": draw(2, 4, 4, 3)}, "gives 4 values per channel"),
-        (silent, {"data": draw(8, 4, 10, 10), "match": "unit"}, "does not vary on the data, or should not"),
+        (silent, {"data": draw(8, 4, 10, 10), "match": "unit"}, "does not vary on the data, or its target is zero"),
         (own_parameter, {}, "is a Buffered, not a plain parameter"),
         (net, {"data": torch.zeros(8, 4, 10, 10)}, "differ|same|constant|vary"),
         (net, {"data": draw(8, 4, 10, 10).index_fill(0, torch.tensor(3), math.nan)}, "NaN"),
@@ -791,7 +791,7 @@ def test_timm(timm, name):
     data = draw(2, 4, size, size)
     report = hs.adapt_conv(model, 4, data=data, match="response")
     assert (first.in_channels, first.weight.shape[1]) == (4, 4)
-    assert any("Still told for 3 channels: pretrained_cfg (input_size, mean, std)" in f for f in report.findings)
+    assert any("Still set for 3 channels: pretrained_cfg (input_size, mean, std)" in f for f in report.findings)
     with torch.no_grad():
         assert model(data).shape == (2, 5)
 

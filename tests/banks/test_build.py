@@ -43,11 +43,11 @@ class TestByLayer:
     @pytest.mark.parametrize(
         ("clusters", "message"),
         [
-            (0, "not a number from 1"),
-            (-1, "not a number from 1"),
-            (True, "not a number from 1"),
-            ({}, "not a number from 1"),
-            ({"*": 0}, "not a number from 1"),
+            (0, "neither a number of at least 1"),
+            (-1, "neither a number of at least 1"),
+            (True, "neither a number of at least 1"),
+            ({}, "neither a number of at least 1"),
+            ({"*": 0}, "neither a number of at least 1"),
             ({"0": 3}, r"says nothing about layer '2\.0'"),
             ({"conv*": 3, "*": 1}, r"no layer that matches 'conv\*'"),
         ],
@@ -153,7 +153,7 @@ class TestNotes:
         bank = FilterBank.from_models({"conv.weight": conv.weight}, clusters=5)
         assert bank.entries[0].sizes.tolist() == [3, 3]
         (note,) = bank.provenance["notes"]
-        assert note == "Layer 'conv': 2 clusters instead of 5, as no more filters are distinct."
+        assert note == "Layer 'conv': 2 clusters instead of 5: there are no more distinct filters."
         assert note in str(bank)
 
     def test_sample(self, net):

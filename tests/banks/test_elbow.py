@@ -70,5 +70,5 @@ def test_table_and_json():
 
 @pytest.mark.parametrize("ks", [(), (0, 2), (-1,)])
 def test_numbers_that_are_none(ks):
-    with pytest.raises(HeadstartError, match="numbers of clusters"):
+    with pytest.raises(HeadstartError, match="numbers of at least 1"):
         elbow(layer(), ks)

@@ -77,7 +77,7 @@ def test_what_a_map_says():
     [
         (("--in-channels", 5), "--out is missing"),
         (("--in-channels", 5, "--out", "old.safetensors"), "'old.safetensors' exists. Pass --force"),
-        (("--in-channels", 4, "--data", "bands.npy", "--dry-run"), "5 channels come to it instead of 3"),
+        (("--in-channels", 4, "--data", "bands.npy", "--dry-run"), "5 channels reach it instead of 3"),
         (("--in-channels", 5, "--strategy", "repaet", "--dry-run"), "Did you mean 'repeat'"),
         (("--in-channels", 4, "--map", "0", "1", "--dry-run"), "2 entries for 4 new channels"),
         (("--in-channels", 4, "--map", "0", "3=1", "--dry-run"), "names the new channel of some entries"),

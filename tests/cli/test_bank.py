@@ -146,7 +146,7 @@ def test_merge(nets, headstart, result):
         ("build empty --out a.safetensors", "has no weights"),
         ("build bad.pt --out a.safetensors", "'bad.pt' was refused"),
         ("build nets --clusters many --out a.safetensors", "--clusters: 'many' is not a whole number"),
-        ("build nets --clusters 0 --out a.safetensors", "is not a number from 1"),
+        ("build nets --clusters 0 --out a.safetensors", "is neither a number of at least 1"),
         ("build nets --clusters conv1=3 --out a.safetensors", "no layer that matches 'conv1'"),
         ("build nets --include conv1 --out a.safetensors", "that matches 'conv1'"),
         ("build nets headstart:prewarm-cnn --out a.safetensors", "do not match"),

@@ -238,7 +238,7 @@ def test_too_few_weights_to_tell_leave_their_layer_alone() -> None:
     )
     report = hs.initialize(model, ROWS)
     assert report.changed == ["0", "2"]
-    assert "its 20 weights are too few to tell" in report.row("3").notes
+    assert "its 20 weights are too few to judge" in report.row("3").notes
 
 
 def test_a_siamese_network_is_written_and_a_shared_layer_on_inputs_of_two_sizes_is_not() -> None:

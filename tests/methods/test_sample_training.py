@@ -370,7 +370,7 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
         with pytest.raises(HeadstartError, match="another call"):
             hs.initialize(model, data, replace(method, **options), seed=seed)
     path.write_bytes(b"no tensors")
-    with pytest.raises(HeadstartError, match="no readable checkpoint"):
+    with pytest.raises(HeadstartError, match="not a readable checkpoint"):
         hs.initialize(net(), DATA, quick(checkpoint=str(path)))
     with pytest.raises(HeadstartError, match="cannot be written"):
         hs.initialize(net(), DATA, quick(checkpoint="stages.pt"))
@@ -485,10 +485,10 @@ def test_a_frozen_model_cannot_train():
     [
         (X, "no classes to train on"),
         ({"input": X}, "no classes to train on"),
-        ((X[:2], Y[:1]), "is no logits"),
+        ((X[:2], Y[:1]), "is not a tensor of logits"),
         (TensorDataset(X), "no classes to train on"),
         ((X, torch.rand(N)), "no classes to train on"),
-        ((X, Y.unsqueeze(1).expand(-1, 5).clone()), "is no logits"),
+        ((X, Y.unsqueeze(1).expand(-1, 5).clone()), "is not a tensor of logits"),
     ],
 )
 def test_data_that_cannot_train(data, words):

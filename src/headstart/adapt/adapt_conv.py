@@ -1,4 +1,4 @@
-"""First convolutions that take another number of channels: ``adapt_conv`` and its report."""
+"""Change the number of input channels of a first convolution: ``adapt_conv`` and its report."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class NewChannel:
     """One new input channel.
 
     Attributes:
-        layer: Which takes it.
+        layer: The layer that takes it.
         name: Its name, or its index as text.
         made_of: Old channels by name, and their weights; empty for zeros.
-        drawn: Whether it was drawn at random instead.
+        drawn: Whether it was drawn at random.
     """
 
     layer: str
@@ -62,7 +62,7 @@ class AdaptReport(Report):
     """The result of :func:`adapt_conv`: a report with a row per adapted layer.
 
     Attributes:
-        old_channels, new_channels: How many channels the layers took, and take.
+        old_channels, new_channels: How many channels the layers took before, and take now.
         channels: What every new channel is made of.
         responses: Deviations of the outputs on the data, per layer; empty without data.
     """
@@ -73,11 +73,11 @@ class AdaptReport(Report):
     responses: list[Response] = field(default_factory=list)
 
     def plot_filters(self) -> Figure:
-        """Draw the filters before and after, where they take as many channels.
+        """Draw the filters before and after, if the number of channels is the same.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            HeadstartError: They take another number.
+            HeadstartError: The number of channels changed.
         """
         if self.filters is None:
             raise HeadstartError(
@@ -132,33 +132,33 @@ def adapt_conv(
 ) -> AdaptReport:
     """Make a (pre-trained) model take another number of input channels, in place.
 
-    The first convolution gets a weight for the new channels, made of that for the old ones; with data it is then
+    The first convolution gets a weight for the new channels, made from the old weight. With data, it is then
     rescaled so that its output has the deviation that the rest of the network expects. Its class, attributes, device,
     precision and memory format stay. Its weight is a new parameter, so make the optimizer afterwards.
 
     Args:
-        model: Any eager module with a convolution (1-3 dimensions, grouped, transposed) that takes the input.
-        in_channels: How many channels it shall take.
+        model: An eager module with a convolution (1-3 dimensions, grouped, transposed) that takes the input.
+        in_channels: The new number of channels.
         strategy: ``repeat`` (default), ``sum``, ``mean``, ``select`` or ``zeros``; see `headstart.adapt_weight`.
-        mapping: Instead of a strategy, what every new channel is made of; see `headstart.adapt_weight`.
-        names: Of the new channels.
-        source_names: Of the old ones.
+        mapping: What every new channel is made of, instead of a strategy; see `headstart.adapt_weight`.
+        names: The names of the new channels.
+        source_names: The names of the old channels.
         fill: What a new channel without a source gets: ``zeros``, ``mean`` or ``random``.
         data: A batch with the new channels, in any form that `headstart.initialize` takes. The layers that take the
             input are then found by running the model, which must work afterwards. Without it, the first registered
             convolution is taken.
         reference: A batch with the old channels, for ``original``.
-        match: What the output's deviation on the data shall be. ``batch-norm``: what the trained batch norm behind
-            the layer expects. ``original``: what the original
-            layer gives on ``reference``; without one, on the data itself, each old channel fed the new one that
-            comes closest to it. ``unit``: 1. ``response``, ``energy``, ``nothing``: no look at the data, see
+        match: The target for the output's deviation on the data. ``batch-norm``: what the trained batch norm behind
+            the layer expects. ``original``: that of the original
+            layer on ``reference``; without one, on the data itself, where each old channel gets the new one that
+            is closest to it. ``unit``: 1. ``response``, ``energy``, ``nothing``: the data are not used, see
             `headstart.adapt_weight`. ``auto``: ``original`` with a reference, else ``batch-norm`` where there is one,
             else ``original``; without data ``response``.
         per: One factor for the ``layer``, or one per output ``channel``.
-        recentre: Move the running mean of the trained batch norm behind the layer to that of the new output, for data
-            that cannot be centred as the old was.
+        recentre: Set the running mean of the trained batch norm behind the layer to that of the new output, for data
+            that cannot be centred as the old data were.
         layer: Names of the convolutions to adapt, instead of those that are found.
-        seed: Names the draws.
+        seed: The seed of the draws.
         samples: How many samples to use.
         get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
 
@@ -166,7 +166,7 @@ def adapt_conv(
         What every new channel is made of, deviations before and after, and what else to know.
 
     Raises:
-        HeadstartError: With what failed, where, and what to do. Nothing was changed then.
+        HeadstartError: Says what failed, where, and what to do. The model is then unchanged.
 
     Example:
         >>> import torch, headstart as hs
@@ -185,7 +185,7 @@ def adapt_conv(
     check_per(per)
     if data is None and (reference is not None or recentre or match in ("batch-norm", "original", "unit")):
         what = "reference=" if reference is not None else "recentre=" if recentre else f"match={match!r}"
-        raise DataError(f"{what} is about outputs on new data, and there is none.", remedy="Pass data=.")
+        raise DataError(f"{what} needs new data, and there is none.", remedy="Pass data=.")
     if reference is not None and match not in ("auto", "original"):
         raise HeadstartError(f"match={match!r} does not use reference=.", remedy="Leave one of them out.")
     model = guard.unwrap(model)
@@ -238,7 +238,7 @@ def adapt_conv(
 
 
 def _keep(stems: InputLayers, responder: ResponseMatcher) -> None:
-    """Make the changes for good, all or none."""
+    """Make all changes permanent, or none."""
     kept = [HeldTensor(f"{norm}.running_mean", buffer) for norm, buffer, _ in responder.means]
     try:
         stems.redo()
@@ -250,7 +250,7 @@ def _keep(stems: InputLayers, responder: ResponseMatcher) -> None:
 
 
 def _report(stems: InputLayers, responder: ResponseMatcher, batch: Batch | None) -> AdaptReport:
-    """Tell what was done; the model is as it was."""
+    """Report what was done, while the model is in its old state."""
     old = stems.found[0].layer.in_channels
     report = AdaptReport("headstart: adapt_conv", old_channels=old, new_channels=stems.channels)
     report.responses = responder.responses
@@ -284,24 +284,26 @@ def _report(stems: InputLayers, responder: ResponseMatcher, batch: Batch | None)
     elsewhere = stems.elsewhere(old)
     if elsewhere and old != stems.channels:
         report.findings.append(
-            f"Still told for {old} channels: {'; '.join(elsewhere)}. Normalize the new channels by their own"
+            f"Still set for {old} channels: {'; '.join(elsewhere)}. Normalize the new channels by their own"
             " statistics."
         )
     if batch is None:
-        report.findings.append(f"Without data nothing was run: {names} is the layer named, or the first registered.")
+        report.findings.append(f"Without data the model was not run: {names} is the layer you named, or the first"
+        " registered.")
     others = stems.others(old) if batch is None or old == stems.channels else []
     if others:
-        report.findings.append(f"These take {old} channels too, maybe of the input: {', '.join(others[:5])}.")
+        report.findings.append(f"These layers also take {old} channels, perhaps from the input:"
+        f" {', '.join(others[:5])}.")
     return report
 
 
 def _about(stem: Stem) -> list[str]:
-    """What else to know of one layer."""
+    """Further findings on one layer."""
     found = []
     if stem.mix.unused:
         found.append(f"'{stem.name}' no longer uses the old channels {', '.join(stem.mix.unused)}.")
     if not stem.old.requires_grad:
-        found.append(f"The weight of '{stem.name}' is frozen, and stays so: it will not learn the new channels.")
+        found.append(f"The weight of '{stem.name}' is frozen and stays frozen: it will not learn the new channels.")
     if stem.old._backward_hooks or getattr(stem.old, "_post_accumulate_grad_hooks", None):
-        found.append(f"Hooks on the old weight of '{stem.name}' do not come along.")
+        found.append(f"Hooks on the old weight of '{stem.name}' were not carried over.")
     return found

@@ -1,4 +1,4 @@
-"""What every new input channel of a layer is made of: a matrix, new channels by old ones, and its use on a weight."""
+"""What every new input channel of a layer is made of: a matrix of new by old channels, and its use on a weight."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _sum(new: int, old: int) -> Tensor:
 def _select(new: int, old: int) -> Tensor:
     if new > old:
         raise HeadstartError(
-            f"'select' keeps the first channels, and {new} are more than the {old} there are.",
+            f"'select' keeps the first channels, but there are only {old}, fewer than {new}.",
             remedy="Use 'zeros' to keep them all and start the others at zero, or 'repeat'.",
         )
     return torch.eye(new, old, dtype=torch.float64)
@@ -46,7 +46,7 @@ def _select(new: int, old: int) -> Tensor:
 def _zeros(new: int, old: int) -> Tensor:
     if new < old:
         raise HeadstartError(
-            f"'zeros' adds channels, and {new} are fewer than the {old} there are.",
+            f"'zeros' adds channels, but {new} are fewer than the {old} that exist.",
             remedy="Use 'select' to keep the first ones, or 'repeat' or 'sum' to lose none.",
         )
     return torch.eye(new, old, dtype=torch.float64)
@@ -67,10 +67,10 @@ class Mix:
 
     Attributes:
         matrix: ``(new, old)`` in float64: new channel ``t`` starts as the sum of ``matrix[t, s] * old channel s``.
-        names: Of the new channels.
-        source_names: Of the old ones.
-        groups: Of the layer; the matrix is zero outside of its blocks.
-        random: New channels that are drawn instead.
+        names: The names of the new channels.
+        source_names: The names of the old channels.
+        groups: The groups of the layer; the matrix is zero outside of its blocks.
+        random: New channels that are drawn at random instead.
     """
 
     matrix: Tensor
@@ -96,7 +96,7 @@ class Mix:
         return {name: value for name, value in zip(self.source_names, row, strict=True) if value}
 
     def stand_ins(self) -> list[int]:
-        """For every old channel the new one that comes closest to it; where several do, the first that is free."""
+        """For every old channel, the closest new one; among equals, the first that is free."""
         new, old = (n // self.groups for n in self.matrix.shape)
         found: list[int] = []
         for s, column in enumerate(self.matrix.abs().T):
@@ -120,19 +120,19 @@ def mix(
     even: bool = True,
     groups: int = 1,
 ) -> Mix:
-    """Say what the new channels are made of. The arguments are those of :func:`adapt_weight`.
+    """Build the mix. The arguments are those of :func:`adapt_weight`.
 
     Args:
         new: Number of new channels.
         old: Number of old ones.
-        strategy: See :func:`adapt_weight`, as the following.
+        strategy: See :func:`adapt_weight`.
         mapping: Instead of a strategy.
-        names: Of the new channels.
-        source_names: Of the old ones.
+        names: The names of the new channels.
+        source_names: The names of the old channels.
         fill: For new channels without a source.
-        even: Divide every old channel among the new ones, so that the layer responds as before to an input that is
-            the same in all channels.
-        groups: Of the layer.
+        even: Divide every old channel among the new ones, so that the layer's response does not change to an input that
+            is the same in all channels.
+        groups: The groups of the layer.
 
     Raises:
         HeadstartError: The arguments do not fit each other or the layer.
@@ -170,7 +170,7 @@ def mix(
 
 
 def evened(matrix: Tensor) -> Tensor:
-    """Divide every column by its sum: an old channel is shared among the new ones, none of it lost or doubled.
+    """Divide every column by its sum, so that the shares of an old channel add up to 1.
 
     Raises:
         HeadstartError: An old channel is used with weights that do not sum to something positive.
@@ -208,28 +208,29 @@ def adapt_weight(
 ) -> Tensor:
     """Make a convolution's weight take another number of input channels.
 
-    For those who load a ``state_dict`` themselves; :func:`headstart.adapt_conv` does it in a model.
+    Use this if you load a ``state_dict`` yourself; :func:`headstart.adapt_conv` changes a whole model.
 
     Args:
         weight: ``(out, in / groups, *kernel)``, with any number of dimensions of the kernel.
         in_channels: How many input channels the new weight takes.
-        strategy: ``repeat`` (default): new and old channels go round in turns, ``sum``: neighbours are summed or split,
-            as a spectrum is resampled, ``mean``: every new channel gets the mean filter, ``select``: the first ones,
-            ``zeros``: the old ones and zeros.
-        mapping: Instead of a strategy, what each new channel is made of: an old channel by index or name, a dict
-            of weights of those, or None for ``fill``. A sequence, or a dict by new channel (index or name): what is
-            not in it is looked up by equal names.
-        names: Of the new channels, such as bands. With ``source_names`` and nothing else, equal names meet.
-        source_names: Of the old ones.
-        fill: What a new channel without a source gets: ``zeros`` (the function is kept on the known channels, and the
-            others learn from there), ``mean`` or ``random`` (normal, every filter at the size it has).
-        match: ``response``: every old channel is divided among the new ones, so an input that is the same in all
-            channels gets the response it had. ``energy``: sums of squares as before, right for channels that
-            are independent. ``nothing``: as the strategy says.
+        strategy: ``repeat`` (default): the old channels are repeated in turn. ``sum``: neighbours are summed or split,
+            as when a spectrum is resampled. ``mean``: every new channel gets the mean filter. ``select``: the first
+            ones. ``zeros``: the old channels, then zeros.
+        mapping: What each new channel is made of, instead of a strategy: an old channel by index or name, a dict
+            of weights of old channels, or None for ``fill``. Pass a sequence, or a dict by new channel (index or name):
+            a channel that is not in the dict is made from the old one of the same name.
+        names: The names of the new channels, such as bands. With only ``source_names`` besides, equal names are
+            matched.
+        source_names: The names of the old channels.
+        fill: What a new channel without a source gets: ``zeros`` (the function of the known channels is kept, and the
+            others are learned), ``mean`` or ``random`` (normal, at the present scale of every filter).
+        match: ``response``: every old channel is divided among the new ones, so that an input that is the same in all
+            channels gets the same response as before. ``energy``: sums of squares are kept, which is right for channels
+            that are independent. ``nothing``: the strategy alone decides.
         per: One factor for the ``layer`` or one per output ``channel``, for ``energy``.
-        groups: Of the layer. New channels divide evenly among them; a strategy works within each.
-        transposed: The weight is that of a transposed convolution, ``(in, out / groups, *kernel)``.
-        seed: Names the draw of random channels.
+        groups: The groups of the layer. New channels are divided evenly among them; a strategy works within each.
+        transposed: Whether the weight is that of a transposed convolution, ``(in, out / groups, *kernel)``.
+        seed: The seed of random channels.
 
     Returns:
         A new tensor with the precision, device and memory format of ``weight``.
@@ -276,10 +277,10 @@ def mixed(
     seed: int = 0,
     stream: str = "",
 ) -> Tensor:
-    """Make the weight that a mix says, as :func:`adapt_weight` does."""
+    """Make the weight for a mix, as :func:`adapt_weight` does."""
     check_per(per)
     if not bool(torch.isfinite(weight).all()):
-        raise HeadstartError("The weight holds values that are not finite.", remedy="Load a sound checkpoint first.")
+        raise HeadstartError("The weight holds values that are not finite.", remedy="Load a valid checkpoint first.")
     grouped = _by_input(weight.detach().cpu().double(), found.groups, transposed)  # not every device has float64
     result = torch.einsum("gts,gs...->gt...", found.blocks, grouped)
     rms = grouped.square().mean(dim=(1, *range(3, grouped.dim())), keepdim=True).sqrt()
@@ -306,7 +307,7 @@ def check_per(per: str) -> None:
 
 
 def memory_format(weight: Tensor) -> torch.memory_format:
-    """The memory format of a weight: channels-last where it was asked for, else contiguous."""
+    """The memory format of a weight: channels-last if it has that, else contiguous."""
     if not weight.is_contiguous():
         for dims, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
             if weight.dim() == dims and weight.is_contiguous(memory_format=layout):
@@ -352,7 +353,7 @@ def _rows(mapping: ChannelMap, labels: list[str], sources: list[str]) -> list[En
 
 
 def _row(entry: Entry, t: int, labels: list[str], sources: list[str], fill: str, new: int, groups: int) -> Tensor:
-    """The row of the matrix that an entry stands for."""
+    """The row of the matrix for an entry."""
     row = torch.zeros(len(sources), dtype=torch.float64)
     per_group = len(sources) // groups
     start = t // (new // groups) * per_group
@@ -369,7 +370,7 @@ def _row(entry: Entry, t: int, labels: list[str], sources: list[str], fill: str,
             raise HeadstartError(
                 f"New channel {labels[t]!r} cannot take old channel {sources[s]!r}: the layer has {groups} groups, and"
                 " they are in different ones.",
-                remedy=f"Of old channels {start} to {start + per_group - 1}, or fill=, it can be made.",
+                remedy=f"It can be made of old channels {start} to {start + per_group - 1}, or by fill=.",
             )
         row[s] += weight
     return row

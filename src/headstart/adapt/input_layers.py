@@ -1,4 +1,4 @@
-"""The layers that take a model's input, and a change of how many channels they take."""
+"""The layers that take a model's input, and how their number of channels is changed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _CONFIGS = ("pretrained_cfg", "default_cfg", "config")
 
 @dataclass(frozen=True)
 class Stem:
-    """A layer that takes another number of channels.
+    """A layer whose number of input channels changes.
 
     Attributes:
-        layer: As it was.
+        layer: The layer before the change.
         mix: What the new channels are made of.
-        old: The weight that it had.
-        new: The weight that it has now.
+        old: Its old weight.
+        new: Its new weight.
     """
 
     layer: Layer
@@ -46,18 +46,18 @@ class Stem:
 class InputLayers:
     """Layers whose number of input channels changes.
 
-    The changes are made in dictionaries of the modules, so that they can be undone and made again: the parameter is a
-    new object, everything else of the module stays. Every pass meets the model as it was, these changes apart.
+    The changes are made in the dictionaries of the modules, so that they can be undone and redone: the parameter is a
+    new object, and everything else of the module stays. Apart from these changes, every pass meets the original model.
 
     Args:
-        transaction: Of the model, to go back after passes.
-        channels: How many input channels they shall take.
+        transaction: The transaction of the model; it undoes what passes change.
+        channels: The new number of input channels.
         make: ``layer -> (mix, weight)``, the weight as the layer stores it.
 
     Attributes:
         channels: How many input channels they take now.
-        found: Those that were changed.
-        records: Attributes of modules around them that were changed, as sentences.
+        found: The layers that were changed.
+        records: Attributes of surrounding modules that were changed too.
     """
 
     def __init__(self, transaction: Transaction, channels: int, make: Callable[[Layer], tuple[Mix, Tensor]]) -> None:
@@ -96,7 +96,7 @@ class InputLayers:
         holder[key] = value
 
     def undo(self) -> None:
-        """Put everything back."""
+        """Undo all changes."""
         for holder, key, old, _ in reversed(self._edits):
             holder[key] = old
 
@@ -107,7 +107,7 @@ class InputLayers:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """The model as it was, for a while."""
+        """A context in which the changes are undone."""
         self.undo()
         try:
             yield
@@ -115,14 +115,14 @@ class InputLayers:
             self.redo()
 
     def find(self, batch: Batch | None, chosen: Sequence[Layer]) -> None:
-        """Adapt the layers that take the input: those that the forward pass stumbles over, until it does not.
+        """Adapt the layers that take the input: run the model, adapt the layer that fails, and repeat until none fails.
 
         Args:
-            batch: Of the new channels; without it the first convolution in registration order is taken.
-            chosen: Adapt these instead, and no other.
+            batch: A batch with the new channels; without it the first convolution in registration order is taken.
+            chosen: Adapt exactly these instead.
 
         Raises:
-            HeadstartError: There is none, or the forward pass fails elsewhere.
+            HeadstartError: There is no such layer, or the forward pass fails elsewhere.
         """
         for named in chosen:
             self.adapt(named)
@@ -143,12 +143,12 @@ class InputLayers:
             else:
                 raise ModelError(
                     f"With {self.channels} input channels in {self._names()}: {error.message}",
-                    remedy="The model has its number of channels elsewhere too (a normalization of the input, a sum"
-                    " with it): change that first, or look at the data.",
+                    remedy="The model fixes the number of channels elsewhere too (a normalization of the input, a"
+                    " sum with it): change that first, or check the data.",
                 ) from error
 
     def _first_taking(self, batch: Batch) -> bool:
-        """Adapt what takes the input of a model that has as many channels already."""
+        """Adapt the layer that takes the input of a model whose number of channels does not change."""
         order: list[Layer] = []
         small = batch.head(2)
         places = {t.untyped_storage().data_ptr() for t in small.tensors}
@@ -185,13 +185,13 @@ class InputLayers:
         )
 
     def _is_stem(self, layer: Layer, shape: tuple[int, ...], closed: bool) -> bool:
-        """Tell whether a layer fails because it takes the new channels; raise where that cannot be mended."""
+        """Tell whether a layer fails because it takes the new channels; raise if it cannot be adapted."""
         axis = len(shape) - 1 - len(layer.kernel)
         if layer.kind == "linear" or axis < 0 or any(layer.module is stem.layer.module for stem in self.found):
             if axis >= 0 and layer.kind != "linear" and shape[axis] != self.channels:
                 raise DataError(
                     f"The data gives {shape[axis]} channels to {layer.where}, not in_channels={self.channels}.",
-                    remedy="Pass data of the new kind, channels first.",
+                    remedy="Pass data with the new channels, channels first.",
                 )
             return False
         if shape[axis] == layer.in_channels:
@@ -199,7 +199,7 @@ class InputLayers:
         if shape[axis] != self.channels:
             what = "mixes the input with other features" if self.found else "takes the input"
             raise ModelError(
-                f"{layer.where} {what}: {shape[axis]} channels come to it instead of {layer.in_channels}.",
+                f"{layer.where} {what}: {shape[axis]} channels reach it instead of {layer.in_channels}.",
                 remedy=f"Pass data of {self.channels} channels, channels first; a layer that mixes the input with"
                 " features has to be changed by hand (hs.adapt_weight with a mapping).",
             )
@@ -211,16 +211,16 @@ class InputLayers:
         return True
 
     def others(self, channels: int) -> list[str]:
-        """Names of further convolutions that take so many channels."""
+        """Names of further convolutions that take this many channels."""
         mine = {id(stem.layer.module) for stem in self.found}
         rest = [la for la in _convolutions(self._model) if id(la.module) not in mine]
         return [la.name for la in rest if la.in_channels == channels]
 
     def _names(self) -> str:
-        return ", ".join(f"'{stem.name}'" for stem in self.found) or "no layer yet"
+        return ", ".join(f"'{stem.name}'" for stem in self.found) or "no layer so far"
 
     def elsewhere(self, old: int) -> list[str]:
-        """Name what else in the model tells of the old channels: it is not changed."""
+        """List what else in the model is set for the old channels; it is not changed."""
         found = []
         seen: list[Any] = []  # modules may share one configuration
         for name, module in self._model.named_modules():
@@ -238,7 +238,7 @@ class InputLayers:
 
 
 def _told(config: Any, old: int) -> list[str]:
-    """The entries of a configuration that are about so many input channels."""
+    """The entries of a configuration that state this number of input channels."""
     names = ("input_size", "mean", "std", *RECORDS)
     entries = {k: config.get(k) if isinstance(config, dict) else getattr(config, k, None) for k in names}
     size = entries.pop("input_size")
@@ -269,7 +269,7 @@ def _convolutions(model: nn.Module) -> list[Layer]:
 
 
 def _stumble(transaction: Transaction, batch: Batch) -> tuple[Layer | None, tuple[int, ...], ModelError | None]:
-    """Run two samples (all, where the model wants a fixed number): the layer that fails, its input, and the error."""
+    """Run two samples, or all if the model needs a fixed number; return the layer that fails, its input, the error."""
     found: tuple[Layer | None, tuple[int, ...], ModelError | None] = (None, (), None)
     for part in (batch.head(2), batch)[: 1 + (batch.size > 2)]:
         where = CurrentLayer()
@@ -288,7 +288,7 @@ def _stumble(transaction: Transaction, batch: Batch) -> tuple[Layer | None, tupl
 
 def _own_weight(model: nn.Module, layer: Layer) -> nn.Parameter:
     remedy = (
-        "Remove what makes the weight (torch.nn.utils.parametrize.remove_parametrizations, or the remove_... function"
+        "Remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations, or the remove_... function"
         " of the older forms), adapt, and apply it again."
     )
     if not is_plain(layer):

@@ -1,4 +1,4 @@
-"""Outputs of layers whose input channels changed: measured on new data, and brought to a deviation that fits."""
+"""Outputs of layers whose input channels changed: measure them on new data, and rescale them to a target deviation."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Response:
 
     Attributes:
         layer: Qualified name.
-        match: What it was matched to; empty where nothing was.
-        wanted: Deviation that this asks for.
-        before: Deviation with the weights that the channels were made of.
+        match: What it was matched to; empty if nothing was matched.
+        wanted: The target deviation.
+        before: Deviation before the rescale.
         after: Deviation after the rescale.
-        factors: Smallest and largest factor of the weights; None where there was no rescale.
+        factors: Smallest and largest factor of the weights; None without a rescale.
     """
 
     layer: str
@@ -49,19 +49,19 @@ class Response:
 
 
 class ResponseMatcher:
-    """Measures and rescales.
+    """Measures outputs and rescales layers.
 
     Args:
-        transaction: Of the model, which has its new layers.
-        stems: Those.
+        transaction: The transaction of the model, which has its new layers.
+        stems: The changed layers.
         match: See `headstart.adapt_conv`.
         per: ``layer`` or ``channel``.
         recentre: Also move the running means of trained batch norms.
 
     Attributes:
         responses: One per layer that ran.
-        moments: Of each layer's output, after the rescale.
-        means: Running means of batch norms, and their new values.
+        moments: The moments of each layer's output, after the rescale.
+        means: Running means of batch norms, with their new values.
         findings: Sentences for the report.
     """
 
@@ -76,7 +76,7 @@ class ResponseMatcher:
         self._originals: dict[str, Moments] = {}
 
     def run(self, batch: Batch, reference: Batch | None) -> None:
-        """Look at the layers on the data, and rescale them.
+        """Measure the layers on the data, and rescale them.
 
         Raises:
             HeadstartError: There is nothing to match, or it cannot be reached.
@@ -95,7 +95,7 @@ class ResponseMatcher:
                 self.findings.append(f"'{stem.name}' is not run by the forward pass, so its output was not measured.")
 
     def _pass(self, batch: Batch, visit: Callable[[Stem, Any, Any, Tensor], Tensor]) -> None:
-        """Run the model up to the last stem; each is visited on its first use."""
+        """Run the model up to the last changed layer; each is visited on its first use."""
         waiting = {stem.name for stem in self._stems.found}
 
         def look(stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
@@ -116,7 +116,7 @@ class ResponseMatcher:
         return output
 
     def _adapt(self, stem: Stem, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        """Measure a layer, rescale it, and compare with what takes its output."""
+        """Measure a layer, rescale it, and compare with what the layer behind it expects."""
         found = _moments(stem, output)
         response = Response(stem.name, "", None, _std(found.var), _std(found.var))
         self.responses.append(response)
@@ -133,8 +133,8 @@ class ResponseMatcher:
         response.wanted = _std(wanted)
         if not response.before > 0 or not response.wanted > 0:
             raise DataError(
-                f"The output of {stem.layer.where} does not vary on the data, or should not"
-                f" ({response.before:.3g}, to be {response.wanted:.3g} by {response.match}).",
+                f"The output of {stem.layer.where} does not vary on the data, or its target is zero"
+                f" ({response.before:.3g}, target {response.wanted:.3g} by {response.match}).",
                 remedy="Pass data that varies, or match='response'.",
             )
         factors = self._factors(found.var, wanted)
@@ -154,13 +154,13 @@ class ResponseMatcher:
         least, most = response.factors = (float(factors.min()), float(factors.max()))
         if most > 10 * least:
             self.findings.append(
-                f"The factors of the channels of '{stem.name}' differ up to {most / least:.3g}-fold: some filters tell"
-                " old channels apart that the new ones do not. per='layer' keeps those quiet."
+                f"The factors of the channels of '{stem.name}' differ up to {most / least:.3g}-fold: some filters"
+                " respond to differences of old channels that the new ones do not have. per='layer' keeps those small."
             )
         return again, after
 
     def _wanted(self, stem: Stem, args: Any, kwargs: Any) -> tuple[str, Tensor]:
-        """Say by what, and which variance each output channel should have."""
+        """The target variance of each output channel, and where it comes from."""
         norm = self._plan.norm_after.get(stem.name)
         match = self._match
         trained = self._trained(stem)
@@ -168,7 +168,7 @@ class ResponseMatcher:
             match = "batch-norm" if trained is not None and not self._originals else "original"
         if match == "batch-norm":
             if trained is None:
-                behind = f"behind it is '{norm}', without trained statistics" if norm else "there is none behind it"
+                behind = f"'{norm}' behind it has no trained statistics" if norm else "there is none behind it"
                 raise HeadstartError(
                     f"match='batch-norm' needs a trained batch norm that takes the output of {stem.layer.where};"
                     f" {behind}.",
@@ -184,7 +184,7 @@ class ResponseMatcher:
         return "the original layer on the same data", self._on_stand_ins(stem, args, kwargs).var
 
     def _trained(self, stem: Stem) -> Any:
-        """The trained batch norm that takes the layer's output, frozen forms included; None if there is none."""
+        """The trained batch norm that takes the layer's output, also a frozen one; None if there is none."""
         norm = self._plan.norm_after.get(stem.name)
         module: Any = None if norm is None else self._model.get_submodule(norm)
         mean, var = (getattr(module, name, None) for name in ("running_mean", "running_var"))
@@ -192,7 +192,7 @@ class ResponseMatcher:
         return module if has and norm not in self._fresh and not never_run(module) else None
 
     def _on_stand_ins(self, stem: Stem, args: Any, kwargs: Any) -> Moments:
-        """Run the original layer on the new data, each old channel fed the new one that comes closest."""
+        """Run the original layer on the new data; each old channel gets the closest new one."""
         value = first_input(args, kwargs)
         axis = value.dim() - 1 - len(stem.layer.kernel)
         picked = value.index_select(axis, torch.tensor(stem.mix.stand_ins(), device=value.device))
@@ -212,17 +212,17 @@ class ResponseMatcher:
         return torch.where(heard, (wanted / variance).sqrt(), torch.ones_like(variance))
 
     def _not_affine(self, stem: Stem, response: Response) -> None:
-        """A layer that standardizes its weight has the scale it has."""
+        """Report a layer that standardizes its weight: its scale cannot be changed."""
         what = (
             f"Rescaling the weight of {stem.layer.where} does not rescale its output (weight standardization,"
             f" for instance), which has a deviation of {response.before:.3g} instead of {response.wanted:.3g}"
         )
         if self._match != "auto":
-            raise WriteError(f"{what}.", remedy="Pass match='response' to leave it.")
+            raise WriteError(f"{what}.", remedy="Pass match='response' to leave it as it is.")
         self.findings.append(f"{what}; it was left.")
 
     def _centre(self, stem: Stem, found: Moments) -> None:
-        """Compare the means with those that a trained batch norm expects; move its own if that was asked for."""
+        """Compare the means with those that a trained batch norm expects; adapt the norm if ``recentre`` is set."""
         norm, module = self._plan.norm_after.get(stem.name, ""), self._trained(stem)
         if module is None:
             if self._recentre:

@@ -1,4 +1,4 @@
-"""Filter banks: clusters of the filters of trained networks, which new networks start from.
+"""Filter banks: clusters of the filters of trained networks, from which new networks start.
 
 Imports `model` and what lies below it. The engine, the methods and everything above may import it.
 """

@@ -1,4 +1,4 @@
-"""A filter bank: clusters of trained filters, layer by layer or pooled, that new networks are filled from."""
+"""A filter bank: clusters of trained filters, by layer or pooled, from which new networks are filled."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FilterBank:
-    """Clusters of the filters of trained networks, and where they came from.
+    """Clusters of the filters of trained networks, with their provenance.
 
     Args:
         entries: One per layer, or per kind of layer.
         provenance: Sources, distance, clusters, seed, versions, licence, command, title; ready for JSON.
 
     Raises:
-        HeadstartError: No entries.
+        HeadstartError: There are no entries.
 
     Example:
         >>> models = (torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 5)) for _ in range(4))
@@ -64,31 +64,32 @@ class FilterBank:
         sample: int = SAMPLE,
         progress: Progress | None = None,
     ) -> FilterBank:
-        """Cluster the filters of networks: those of every convolution with a kernel of more than one tap.
+        """Cluster the filters of networks, for every convolution with a kernel of more than one tap.
 
-        Sources are read one after the other, and only filters are kept, at most ``sample`` weights per entry.
+        Sources are read one after the other. Only filters are kept, at most ``sample`` weights per entry.
 
         Args:
             models: Modules, state dicts, ``.safetensors`` files, files that ``torch.load(weights_only=True)``
-                reads, or folders of files; several in any iterable, also a generator.
-            clusters: For each entry, or ``{glob of layer names: number}``, of which the first that matches counts.
+                reads, or folders of files. Several may come in any iterable, also a generator.
+            clusters: The number for each entry, or ``{glob of layer names: number}``; the first glob that matches
+                counts.
             distance: ``"euclidean"``, ``"cosine"``, ``"even"`` (the published "Fourier") or ``"magnitude"``.
-            pool: Put layers of one kernel size, depth and kind together, whatever their names, so that one
+            pool: Put layers with the same kernel size, depth and kind together, whatever their names, so that one
                 architecture's filters serve another. Otherwise all sources need the same layers.
             whole: Cluster whole filters, all input channels at once, instead of slices.
             include: Only these layers: names, globs or blocks.
             exclude: Not these layers.
-            seed: Names every draw.
-            bins: Bins of relative depth when pooled; the first convolution is one of its own.
-            sample: At most so many weights per entry are clustered, drawn uniformly from all sources (64 MiB).
+            seed: The seed of every draw.
+            bins: Bins of relative depth when pooled; the first convolution has its own bin.
+            sample: At most this many weights per entry are clustered, drawn uniformly from all sources (64 MiB).
             progress: Called as ``progress(what, done, total)``.
 
         Returns:
-            The bank. What was left out or sampled is in its provenance under ``notes``.
+            The bank. ``notes`` in its provenance says what was left out or sampled.
 
         Raises:
-            HeadstartError: No source, one that cannot be read or holds weights that are not finite, layers that
-                do not match, or an option that does not fit.
+            HeadstartError: There is no source, one cannot be read or holds weights that are not finite, layers
+                do not match, or an option does not fit.
         """
         entries, provenance = build(
             models,
@@ -107,7 +108,7 @@ class FilterBank:
 
     @classmethod
     def merge(cls, *banks: FilterBank) -> FilterBank:
-        """Join banks of one kind: the clusters of a layer, or of a kernel size and depth bin, stand side by side.
+        """Join banks of one kind: the clusters of a layer, or of a kernel size and depth bin, are put together.
 
         Each cluster keeps its number of filters, so larger banks weigh more. A centroid that several banks
         share becomes one.
@@ -116,7 +117,7 @@ class FilterBank:
             banks: Built with the same distance, pooling and kind of atoms.
 
         Raises:
-            HeadstartError: None, or not of one kind.
+            HeadstartError: There are no banks, or they differ in kind.
         """
         return cls(*merged([(bank.entries, bank.provenance) for bank in banks]))
 
@@ -132,14 +133,14 @@ class FilterBank:
 
         Args:
             kernel: The layer's kernel size.
-            depth: Its place among the network's convolutions of more than one tap, from 0 to 1.
+            depth: Its relative position among the network's convolutions of more than one tap, from 0 to 1.
             depthwise: Whether it is depthwise. Depthwise filters serve depthwise layers only.
             layer: Its qualified name.
             whole_channels: Its input channels per group, for an entry of whole filters; None for one of slices.
 
         Returns:
-            The entry of that name, kernel and kind if there is one; or else that of the nearest depth (the
-            first of equals) with this kernel and kind; None if there is none.
+            The entry with that name, kernel and kind if there is one; otherwise the entry of the nearest depth (the
+            first among equals) with this kernel and kind; None if there is none.
         """
         wanted = () if whole_channels is None else (whole_channels,)
         fitting = [
@@ -155,7 +156,7 @@ class FilterBank:
         """Write a safetensors file.
 
         Args:
-            path: Where to.
+            path: The file to write.
             half: Store centroids and deviations in half precision.
 
         Raises:
@@ -171,7 +172,7 @@ class FilterBank:
             path: A file, or a shipped name such as ``"cifar10-resnets"``.
 
         Raises:
-            HeadstartError: There is none, or it is damaged or of another format.
+            HeadstartError: There is no such bank, or it is damaged or of another format.
         """
         return cls(*storage.read(storage.locate(path)))
 
@@ -191,12 +192,12 @@ class FilterBank:
 
     @property
     def title(self) -> str:
-        """What the bank calls itself."""
+        """The title of the bank."""
         return str(self.provenance.get("title") or "filter bank")
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the clusters, the same wherever they are stored."""
+        """A short hash of the clusters; it does not depend on where they are stored."""
         digest = hashlib.sha256()
         for entry in self.entries:
             digest.update(repr((entry.kernel, entry.depth, entry.depthwise, entry.layer, entry.whole)).encode())

@@ -1,4 +1,4 @@
-"""Make the entries of a bank: gather filters, cluster each group, say where they came from."""
+"""Make the entries of a bank: gather filters, cluster each group, record the provenance."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def build(
 def _check_clusters(clusters: int | Mapping[str, int], pool: bool) -> None:
     counts = [clusters] if isinstance(clusters, int) else list(clusters.values())
     if not counts or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in counts):
-        raise HeadstartError(f"clusters={clusters!r} is not a number from 1 on, or {{layer glob: number}}.")
+        raise HeadstartError(f"clusters={clusters!r} is neither a number of at least 1 nor {{layer glob: number}}.")
     if pool and not isinstance(clusters, int):
         raise HeadstartError("Pooled filters have no layer names.", remedy="Pass one number as clusters=.")
 
 
 def _asked(clusters: int | Mapping[str, int], groups: list[Group]) -> dict[str, int]:
-    """Clusters for each group: those of the first glob that matches its layer."""
+    """The number of clusters for each group, by the first glob that matches its layer."""
     if isinstance(clusters, int):
         return {group.name: clusters for group in groups}
     layers = [group.layer for group in groups]
@@ -107,7 +107,7 @@ def _asked(clusters: int | Mapping[str, int], groups: list[Group]) -> dict[str, 
 
 
 def _entry(group: Group, found: Found, kept: int, whole: bool) -> Entry:
-    """An entry whose sizes and inertia stand for all filters that were seen, kept or not."""
+    """An entry. Its sizes and inertia stand for all filters, also those that were not sampled."""
     seen = group.filters.seen
     alive = round((kept - found.left_out) * seen / kept)
     weights = seen * found.centroids[0].numel()
@@ -126,7 +126,7 @@ def _entry(group: Group, found: Found, kept: int, whole: bool) -> Entry:
 
 
 def _share_out(sizes: torch.Tensor, total: int) -> torch.Tensor:
-    """Sizes in the same proportions that add up to ``total``: rounded down, what is left to the largest remainders."""
+    """Sizes in the same proportions that add up to ``total``, rounded by largest remainders."""
     if int(sizes.sum()) == total:
         return sizes
     exact = sizes.double() * total / sizes.sum()
@@ -140,7 +140,7 @@ def _notes(group: Group, found: Found, kept: int, asked: int) -> list[str]:
     what = group.name[0].upper() + group.name[1:]
     notes = []
     if len(found.sizes) < asked:
-        notes.append(f"{what}: {len(found.sizes)} clusters instead of {asked}, as no more filters are distinct.")
+        notes.append(f"{what}: {len(found.sizes)} clusters instead of {asked}: there are no more distinct filters.")
     if kept < group.filters.seen:
         notes.append(f"{what}: clustered on a sample of {kept:,} of {group.filters.seen:,}.")
     if found.left_out:

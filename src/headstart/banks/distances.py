@@ -1,4 +1,4 @@
-"""What "alike" means for filters: four distances, each with its clusters.
+"""Four distances between filters, each with its clustering.
 
 - ``euclidean``: k-means on the weights as they are.
 - ``cosine``: spherical k-means on directions; each centroid gets the mean norm of its cluster back.
@@ -35,9 +35,9 @@ class Found:
         deviations: Within each cluster, ``(found, *atom)``.
         sizes: Atoms in each cluster.
         labels: Cluster of each atom that took part.
-        points: What was compared, ``(n, dimensions)``.
-        inertia: Sum of squared distances to the centroids, as compared.
-        left_out: Atoms without a direction, which ``cosine`` cannot place.
+        points: The vectors that were compared, ``(n, dimensions)``.
+        inertia: Sum of squared distances to the centroids, in the distance used.
+        left_out: Atoms that are zero: they have no direction, so ``cosine`` cannot place them.
     """
 
     centroids: Tensor
@@ -53,14 +53,14 @@ def require_distance(name: str) -> None:
     """Raise unless there is a distance of that name.
 
     Raises:
-        UnknownNameError: There is none.
+        UnknownNameError: There is no such distance.
     """
     if name not in DISTANCES:
         raise unknown("distance", name, DISTANCES)
 
 
 def even_part(kernels: Tensor, dims: int) -> Tensor:
-    """The part of kernels that mirroring them circularly, ``x -> -x mod K`` on all axes, does not change.
+    """The part of kernels that does not change when they are mirrored circularly, ``x -> -x mod K`` on all axes.
 
     Args:
         kernels: ``(..., *kernel)``.
@@ -90,11 +90,11 @@ def cluster(atoms: Tensor, clusters: int, distance: str, dims: int, seed: int, n
 
     Args:
         atoms: ``(n, *atom)`` float32 on the CPU, finite; the last ``dims`` axes are the kernel's.
-        clusters: How many are asked for. Fewer come back when fewer atoms are distinct.
+        clusters: How many to make. There are fewer if there are fewer distinct atoms.
         distance: One of :data:`DISTANCES`.
         dims: Axes of the kernel.
-        seed: With ``name``, names the random stream.
-        name: Of the entry.
+        seed: Names the random stream, together with ``name``.
+        name: The name of the entry.
 
     Raises:
         DataError: All weights are zero, which leaves ``cosine`` no direction.
@@ -138,7 +138,7 @@ def cluster(atoms: Tensor, clusters: int, distance: str, dims: int, seed: int, n
 
 
 def _medoid(points: Tensor, members: Tensor) -> Tensor:
-    """The member with the least sum of squared distances to the others, which is the one nearest to the mean."""
+    """The member with the least sum of squared distances to the others: the one nearest to the mean."""
     own = points[members]
     return members[(own - own.mean(0)).square().sum(1).argmin()]
 

@@ -1,4 +1,4 @@
-"""How many clusters? What each number explains, and how well its clusters stand apart."""
+"""How many clusters to choose: what each number explains, and how well its clusters are separated."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Tried:
 
     Attributes:
         group: Name of the layer or pool.
-        clusters: How many were asked for.
-        found: How many came back.
+        clusters: How many were requested.
+        found: How many there are.
         inertia: Sum of squared distances to the centroids.
-        explained: Share of the inertia of a single cluster that is gone: 0 for one cluster, 1 for exact copies.
+        explained: The share by which a single cluster's inertia is reduced: 0 for one cluster, 1 for exact copies.
         silhouette: Between -1 and 1, on a sample of filters: 1 if clusters are far apart, about 0 if they
             touch, as they do in a cloud without gaps. None for a single cluster.
     """
@@ -57,7 +57,7 @@ class Elbow(Displayable):
     tried: list[Tried]
 
     def best(self) -> dict[str, int]:
-        """For each group, the number of clusters with the largest silhouette (the least of equals)."""
+        """For each group, the number of clusters with the largest silhouette (the smallest among equals)."""
         found: dict[str, Tried] = {}
         for row in self.tried:
             known = found.get(row.group)
@@ -70,7 +70,7 @@ class Elbow(Displayable):
         return {"title": self.title, "best": self.best(), "tried": [asdict(row) for row in self.tried]}
 
     def sentences(self) -> list[str]:
-        """What to make of it."""
+        """How to read the tables."""
         best = self.best()
         if not best or len({row.clusters for row in self.tried if row.silhouette is not None}) < 2:
             return []
@@ -78,8 +78,8 @@ class Elbow(Displayable):
         return [
             f"The silhouette is largest at {counts[len(counts) // 2]} clusters in the median"
             f" (from {counts[0]} to {counts[-1]} over the groups).",
-            "Below about 0.25 there are no clusters to speak of, only a cloud that any number cuts up: then"
-            " more clusters keep more of it, and fewer average more away.",
+            "Below about 0.25 there are no real clusters, only a cloud that can be cut into any number: then more"
+            " clusters keep more detail, and fewer average more away.",
         ]
 
     def to_tables(self) -> list[Table]:
@@ -110,16 +110,16 @@ def elbow(
     """Cluster with several numbers of clusters, to choose one.
 
     Args:
-        models: As for ``FilterBank.from_models``, like all that is not named here.
+        models: As for ``FilterBank.from_models``, like all arguments that are not described here.
         ks: Numbers of clusters to try.
-        distance: Of the clusters and of the silhouette.
+        distance: The distance of the clusters and of the silhouette.
         pool: Pool filters of a kernel size and depth.
         whole: Cluster whole filters.
         include: Only these layers.
         exclude: Not these layers.
         seed: The same seed gives the same table.
-        bins: Of relative depth, when pooled.
-        sample: At most so many weights per group.
+        bins: The bins of relative depth, when pooled.
+        sample: At most this many weights per group.
         progress: Called as ``progress(what, done, total)``.
 
     Returns:
@@ -138,7 +138,7 @@ def elbow(
     """
     require_distance(distance)
     if not ks or min(ks) < 1:
-        raise HeadstartError(f"ks={list(ks)} are not numbers of clusters from 1 on.")
+        raise HeadstartError(f"ks={list(ks)} are not all numbers of at least 1.")
     seed = rng.seed_of(seed)
     how: dict[str, Any] = {"pool": pool, "bins": bins, "whole": whole, "include": include, "exclude": exclude}
     groups = gather(models, **how, sample=sample, seed=seed, progress=progress).groups

@@ -15,11 +15,11 @@ from headstart.errors import HeadstartError
 class Entry:
     """Clusters of the filters of one layer, or of one kind of layer.
 
-    An *atom* is what was clustered: a slice, the kernel of one filter on one input channel, or a whole filter.
+    An *atom* is one clustered item: a slice (the kernel of one filter on one input channel), or a whole filter.
 
     Args:
-        kernel: Kernel size in one, two or three dimensions, of more than one tap.
-        depth: Place among the source's convolutions of more than one tap: 0 the first, 1 the last.
+        kernel: Kernel size in one, two or three dimensions, with more than one tap.
+        depth: Relative position among the source's convolutions of more than one tap: 0 the first, 1 the last.
         depthwise: The atoms come from depthwise convolutions.
         layer: Qualified name in the source; "" where several layers were pooled.
         centroids: ``(k, *atom)``, float32 on the CPU. An atom has the shape ``kernel``, or
@@ -31,7 +31,7 @@ class Entry:
         whole: The atoms are whole filters.
 
     Raises:
-        HeadstartError: A value is out of range, or shapes do not belong together.
+        HeadstartError: A value is out of range, or shapes do not fit together.
 
     Example:
         >>> atoms, sizes = torch.eye(9).reshape(9, 3, 3), torch.ones(9, dtype=torch.int64)
@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def form(self) -> str:
-        """What its atoms are, in words."""
+        """A description of its atoms."""
         kernel = "×".join(map(str, self.kernel))
         if not self.whole:
             return f"{kernel} {'depthwise ' * self.depthwise}slices"

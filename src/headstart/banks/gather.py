@@ -1,4 +1,4 @@
-"""The filters of all sources, brought together by layer, or pooled by kernel and depth."""
+"""Gather the filters of all sources, by layer, or pooled by kernel and depth."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Group:
     """Filters that are clustered together.
 
     Attributes:
-        name: For messages and random streams.
+        name: Its name in messages and random streams.
         layer: Qualified name; "" when pooled.
         kernel: Kernel size.
-        depthwise: Of depthwise convolutions.
+        depthwise: Whether they are those of depthwise convolutions.
         filters: What was gathered.
-        depths: Of the layers that went in.
+        depths: The depths of their layers.
     """
 
     name: str
@@ -76,7 +76,8 @@ def gather(
     """Read all sources once, keeping at most ``sample`` weights per group.
 
     Raises:
-        HeadstartError: A source cannot be read, its layers do not match the first's, or nothing is left of it.
+        HeadstartError: A source cannot be read, its layers differ from those of the first, or no layer of it is
+            selected.
     """
     for name, number in (("bins", bins), ("sample", sample)):
         if number < 1:
@@ -117,7 +118,7 @@ def _atoms(weight: Tensor, whole: bool) -> Tensor:
 
 
 def _key(convolution: Convolution, whole: bool) -> Key:
-    """What has to agree for filters to be clustered together."""
+    """The key of a group: filters with the same key are clustered together."""
     channels = (convolution.weight.shape[1],) if whole else ()
     return (convolution.kernel, convolution.depthwise, *channels)
 

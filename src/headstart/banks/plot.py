@@ -17,11 +17,11 @@ _CELL = 0.75  # inches
 
 
 def plot_bank(title: str, entries: Sequence[Entry]) -> Figure:
-    """Draw a row per entry and a column per cluster, the largest first, with the share of its filters below.
+    """Draw a row per entry and a column per cluster, the largest first, with its share of the filters below.
 
-    Each row has its own scale, from blue (negative) over white (zero) to red (positive), as rows differ much in
-    size. Whole filters of three channels are colours, of others the first four channels side by side;
-    one-dimensional kernels are lines, three-dimensional ones their centre slice.
+    Each row has its own scale, from blue (negative) over white (zero) to red (positive), since rows differ much in
+    size. Whole filters of three channels are in colour; of others the first four channels are side by side.
+    One-dimensional kernels are lines; of three-dimensional ones the centre slice is drawn.
     """
     shown = entries[:ROWS]
     columns = min(COLUMNS, max(len(entry) for entry in shown))

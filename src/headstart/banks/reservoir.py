@@ -1,4 +1,4 @@
-"""A uniform sample of a stream of filters, of bounded size, the same however the stream is cut."""
+"""A uniform sample of a stream of filters, of bounded size. It does not depend on how the stream is cut."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class Reservoir:
-    """Filters seen so far: all of them, or from a bound on, a uniform sample.
+    """The filters seen so far: all of them, or a uniform sample once there are too many.
 
-    Each filter draws a number as it comes; those with the smallest numbers are kept.
+    Each filter gets a random number; the filters with the smallest numbers are kept.
 
     Args:
-        weights: At most so many weights are kept (a quarter more while filters come in).
+        weights: At most this many weights are kept (a quarter more while filters are added).
         generator: Draws the numbers.
 
     Attributes:
-        seen: Filters that came.
-        squares: Sum of squares of all their weights.
+        seen: The number of filters seen.
+        squares: The sum of squares of all their weights.
     """
 
     def __init__(self, weights: int, generator: torch.Generator) -> None:
@@ -27,7 +27,7 @@ class Reservoir:
         self.seen, self.squares = 0, 0.0
 
     def add(self, atoms: Tensor) -> None:
-        """Take in filters, ``(n, *atom)``; those that are kept are copied."""
+        """Add filters, ``(n, *atom)``; the kept ones are copied."""
         self.seen += len(atoms)
         self.squares += float(torch.linalg.vector_norm(atoms, dtype=torch.float64)) ** 2
         keys = torch.rand(len(atoms), generator=self._generator, dtype=torch.float64)
@@ -38,7 +38,7 @@ class Reservoir:
             self._shrink()
 
     def take(self) -> Tensor:
-        """The sample, in the order in which its filters came."""
+        """The sample, in the order in which its filters were added."""
         self._shrink()
         ((atoms, _),) = self._parts
         return atoms

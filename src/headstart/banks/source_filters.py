@@ -1,4 +1,4 @@
-"""Where filters come from: the convolutions of modules, state dicts, files and folders, one source at a time."""
+"""The sources of filters: convolutions of modules, state dicts, files and folders, one source at a time."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Convolution:
 
     Attributes:
         name: Qualified name of the layer.
-        weight: ``(out, in/groups, *kernel)``; not to be written.
-        depthwise: Each input channel has filters of its own.
-        depth: Place among the source's convolutions of more than one tap: 0 the first, 1 the last.
+        weight: ``(out, in/groups, *kernel)``; read-only.
+        depthwise: Whether each input channel has its own filters.
+        depth: Relative position among the source's convolutions of more than one tap: 0 the first, 1 the last.
     """
 
     name: str
@@ -94,7 +94,7 @@ def require_known(include: Names, exclude: Names, names: Iterable[str], where: s
     """Raise if a pattern matches no layer.
 
     Raises:
-        UnknownNameError: With the layers that come near.
+        UnknownNameError: It lists the nearest layer names.
     """
     known = list(names)
     for pattern in [*_patterns(include), *_patterns(exclude)]:
@@ -106,7 +106,7 @@ def chosen(convolutions: Sequence[Convolution], include: Names, exclude: Names, 
     """Select convolutions by name: globs, or blocks that hold layers.
 
     Raises:
-        HeadstartError: Nothing is left, or a weight is not finite.
+        HeadstartError: No convolution is left, or a weight is not finite.
     """
     found = [c for c in convolutions if include is None or any(matches(p, c.name) for p in _patterns(include))]
     found = [c for c in found if not any(matches(p, c.name) for p in _patterns(exclude))]
@@ -167,7 +167,7 @@ def _of_module(model: nn.Module, label: str) -> list[Convolution]:
 
 
 def _of_state(state: Mapping[str, Tensor], label: str) -> list[Convolution]:
-    """The convolutions of a state dict, which has no layer types: by shapes, names and order."""
+    """The convolutions of a state dict, recognized by shapes, names and order, since it has no layer types."""
     named = [(name, w) for name, w in _weights(state, label) if 3 <= w.dim() <= 5]
     keys = [key for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()]
     if keys == sorted(keys):
@@ -183,7 +183,7 @@ def _of_state(state: Mapping[str, Tensor], label: str) -> list[Convolution]:
 
 
 def _weights(state: Mapping[str, Tensor], label: str) -> Iterator[tuple[str, Tensor]]:
-    """Effective weights by layer name, those with weight norm put together."""
+    """Effective weights by layer name; weight norm is applied."""
     for key, value in state.items():
         if not isinstance(value, Tensor):
             continue
@@ -207,9 +207,9 @@ def _weights(state: Mapping[str, Tensor], label: str) -> Iterator[tuple[str, Ten
 
 
 def _unsorted(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Put alphabetical names, as safetensors keeps them, into a likely order of layers.
+    """Put alphabetical names, as in safetensors files, into a plausible order of layers.
 
-    Numbers count as numbers, and the least nested convolution of more than one tap, the stem, comes first.
+    Numbers are sorted as numbers. The stem comes first: the least nested convolution of more than one tap.
     """
 
     def natural(name: str) -> list[int | str]:

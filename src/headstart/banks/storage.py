@@ -1,4 +1,4 @@
-"""A bank as a file: safetensors, with what describes it as JSON in the metadata.
+"""A bank as a file: safetensors, with its description as JSON in the metadata.
 
 The schema, ``headstart-bank-1``, is documented in ``docs/banks.md``. A file is read without running any code
 in it, and refused if anything in it does not fit.
@@ -34,7 +34,7 @@ def locate(path: str | Path) -> Path:
     """Find a bank's file: a shipped name, or else a path.
 
     Raises:
-        HeadstartError: There is none.
+        HeadstartError: There is no such bank.
     """
     if str(path) in shipped():
         return _SHIPPED / f"{path}{checkpoints.SAFETENSORS}"
@@ -49,7 +49,7 @@ def write(path: str | Path, entries: Sequence[Entry], provenance: dict[str, Any]
     """Write a bank. The file appears complete or not at all.
 
     Raises:
-        HeadstartError: It cannot be written there, or not in half precision.
+        HeadstartError: It cannot be written there, or its values do not fit half precision.
     """
     if Path(path).suffix != checkpoints.SAFETENSORS:
         raise HeadstartError(
@@ -74,7 +74,7 @@ def read(path: Path) -> tuple[tuple[Entry, ...], dict[str, Any]]:
     """Read and check a bank's file.
 
     Raises:
-        HeadstartError: It is damaged, of another format, or its values do not belong together.
+        HeadstartError: It is damaged, of another format, or its values do not fit together.
     """
     try:
         with safe_open(str(path), framework="pt") as file:

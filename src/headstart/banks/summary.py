@@ -1,4 +1,4 @@
-"""A bank as a table: what each entry holds, and where the bank came from."""
+"""A bank as a table: what each entry holds, and where the bank comes from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Summary(Displayable):
     """The table of a bank.
 
     Attributes:
-        title: Of the bank.
-        entries: One row each.
-        provenance: Of the bank.
+        title: The title of the bank.
+        entries: The entries; each gets a row.
+        provenance: The provenance of the bank.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Summary(Displayable):
     provenance: dict[str, Any]
 
     def sentences(self) -> list[str]:
-        """Where it came from, and what to know of it."""
+        """Where the bank comes from, and its notes."""
         known = self.provenance
         lines = [f"Clusters by {known['distance']} distance, seed {known['seed']}."] if "seed" in known else []
         if known.get("sources"):
@@ -38,11 +38,11 @@ class Summary(Displayable):
         return [*lines, *map(str, known.get("notes", []))]
 
     def to_tables(self) -> list[Table]:
-        """One table, a row per entry."""
+        """One table with a row per entry."""
         return [Table(_COLUMNS, [_cells(entry) for entry in self.entries])]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the filters as plain values, ready for JSON."""
+        """Everything except the filters as plain values, ready for JSON."""
         rows = [
             {
                 "layer": entry.layer,

@@ -37,7 +37,7 @@ def filter_metrics(weight: Tensor, groups: int = 1) -> FilterMetrics:
 
     Args:
         weight: ``(out, in/groups, *kernel)``, in one, two or three dimensions.
-        groups: Of the convolution.
+        groups: The groups of the convolution.
 
     Returns:
         Sparsity and variance entropy for kernels of more than one tap, orthogonality for any; None for

@@ -59,7 +59,7 @@ def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: se
     Or the only such convolution of a network, the first and depthwise ones left out.
 
     Args:
-        rows: Of the diagnosis.
+        rows: The rows of the diagnosis.
         normed: Names of the layers that a norm follows.
         aside: Names of layers that do not count: those of the output and behind a pool over all places.
 

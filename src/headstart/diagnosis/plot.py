@@ -20,7 +20,7 @@ def plot_signals(title: str, rows: Sequence[LayerHealth]) -> Figure:
 
     Args:
         title: Above the picture.
-        rows: Of a diagnosis with data, a layer each.
+        rows: The rows of a diagnosis with data, a layer each.
 
     Returns:
         Above, each layer's output deviation and how much of it tells samples apart; below, its gradient/weight
@@ -53,7 +53,7 @@ def plot_rates(title: str, before: Sequence[LayerHealth], after: Sequence[LayerH
     """Draw how fast each layer would learn relative to its size, as in the paper on data-dependent initialization.
 
     Args:
-        title: Of the model.
+        title: The title of the model.
         before: Rows of a diagnosis with gradients.
         after: Those of the same model later, beside it.
 

@@ -1,4 +1,4 @@
-"""Training of a classifier on a sample: the loop of starts by training, where the user brings none."""
+"""Training of a classifier on a sample: the default training loop of starts by training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OnEpoch = Callable[[nn.Module, int], None]
 
 @runtime_checkable
 class Fit(Protocol):
-    """Train a model in place on a data set for some epochs, with an optimizer and a schedule of its own.
+    """Train a model in place on a data set for some epochs, with its own optimizer and schedule.
 
-    One with a true attribute ``takes_epochs`` also takes a list of data sets, one for each epoch.
+    If its attribute ``takes_epochs`` is true, it also takes a list of data sets, one for each epoch.
     """
 
     def __call__(self, model: nn.Module, dataset: Dataset[Any], epochs: int) -> object:
-        """Train; what is returned is not used."""
+        """Train. The return value is not used."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Classify:
     Args:
         lr: Learning rate.
         decay: Its factor after every epoch.
-        weight_decay: Of AdamW.
-        batch_size: Images per step; the batches of an epoch are equal but for one image.
+        weight_decay: The weight decay of AdamW.
+        batch_size: Images per step; the batches of an epoch differ in size by at most one image.
         frozen_batches: Draw batches and augmentations once and repeat them in every epoch (as published), instead
-            of anew.
+            of new ones.
         get_inputs: For batches of any other form.
 
     Example:
@@ -73,10 +73,10 @@ class Classify:
 
         Args:
             model: Trained in place; it stays in training mode.
-            dataset: Gives ``(inputs, class)`` or a dict with ``labels``; or one for each epoch.
+            dataset: Gives ``(inputs, class)`` or a dict with ``labels``; or a list with one data set per epoch.
             epochs: Passes over it.
-            seed: Names the order of samples.
-            on_epoch: Called with the model and the number of finished epochs, also before the first.
+            seed: The seed of the order of samples.
+            on_epoch: Called with the model and the number of finished epochs, also before the first epoch.
 
         Raises:
             HeadstartError: The loss is not finite.
@@ -116,7 +116,7 @@ class Classify:
 
 
 def name_of(fit: Fit) -> str:
-    """Name a training so that the same one has the same name in another process: options, or where it is defined."""
+    """Name a training by its options, or by where it is defined: the name is the same in another process."""
     if is_dataclass(fit):
         return repr(fit)
     kind = fit if hasattr(fit, "__qualname__") else type(fit)
@@ -136,7 +136,7 @@ def predict(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -
         The logits, in float32 or better, and the classes.
 
     Raises:
-        DataError: The batch has no classes, or the model gives no logits that fit them.
+        DataError: The batch has no classes, or the model's output is not logits for them.
     """
     output = run(model, batch, get_inputs)
     output = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
@@ -146,7 +146,7 @@ def predict(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -
     if not isinstance(output, Tensor) or not _fits(output, target):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
-            f"The model's output ({found}) is no logits (samples, classes, ...) for classes of shape"
+            f"The model's output ({found}) is not a tensor of logits (samples, classes, ...) for classes of shape"
             f" {tuple(target.shape)}.",
             remedy="Pass fit=, a function (model, dataset, epochs) that trains your model.",
         )
@@ -160,7 +160,7 @@ def _fits(output: Tensor, target: Tensor) -> bool:
 
 
 def run(model: nn.Module, batch: Any, get_inputs: GetInputs | None = None) -> Any:
-    """Return what the model gives for the inputs in a raw batch."""
+    """Return the model's output for the inputs in a raw batch."""
     given = inputs.as_batch(batch, model, get_inputs=get_inputs)
     return model(*given.args, **given.kwargs)
 
@@ -177,10 +177,10 @@ def _target(batch: Any) -> Tensor:
 
 @contextmanager
 def training(model: nn.Module, frozen: list[nn.Parameter]) -> Iterator[None]:
-    """Let a model train, and take the traces of it away: gradients, flags of what is frozen for the time.
+    """Let a model train, then remove the traces: gradients, and flags of parameters that were frozen meanwhile.
 
     Args:
-        model: In any mode; its mode is the caller's to restore.
+        model: In any mode; the caller restores its mode.
         frozen: Parameters that must not train.
     """
     before = {n: (p, p.requires_grad, p.grad) for n, p in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Curves of training on a sample: on the sample itself, on all of the training data, and on data apart from it."""
+"""Curves of training on a sample: on the sample, on all training data, and on separate data."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _MOST = 2048  # samples of a set that are looked at
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One look.
+    """One measurement.
 
     Attributes:
         epoch: Finished epochs; 0 before any training.
         data: ``"sample"``, ``"training"`` (all of it) or ``"validation"``.
-        norm: How batch norms acted: ``"evaluation"`` by their running statistics, ``"training"`` by those of the batch.
+        norm: What batch norms used: ``"evaluation"``: their running statistics; ``"training"``: those of the batch.
         loss: Mean cross-entropy.
         accuracy: In percent.
     """
@@ -48,12 +48,12 @@ class CurvePoint:
 
 @dataclass
 class SampleCurves:
-    """What training on a sample did, epoch by epoch.
+    """The progress of training on a sample, epoch by epoch.
 
     Attributes:
         size: Samples that were trained on.
-        fraction: Of the data.
-        points: In order of epochs.
+        fraction: The fraction of the data.
+        points: The measurements, in the order of epochs.
     """
 
     size: int
@@ -69,7 +69,7 @@ class SampleCurves:
         return {"size": self.size, "fraction": self.fraction, "points": [asdict(p) for p in self.points]}
 
     def plot(self) -> Figure:
-        """Draw loss and accuracy over the epochs: solid by running statistics, dashed by those of the batch.
+        """Draw loss and accuracy over the epochs: solid with running statistics, dashed with those of the batch.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -115,24 +115,24 @@ def sample_curves(
     seed: int = 0,
     get_inputs: GetInputs | None = None,
 ) -> SampleCurves:
-    """Train a copy of a model on a sample and look at it after every epoch; the model stays as it is.
+    """Train a copy of a model on a sample and measure it after every epoch; the model itself does not change.
 
-    The idea: a start by training may over-fit its sample. Loss that rises on the sample itself is something else: batch
-    norms' running statistics no longer fit the weights. So everything is looked at twice, with running statistics
+    The idea: a start by training may over-fit its sample. A loss that rises on the sample itself has another cause:
+    batch norms' running statistics no longer fit the weights. So everything is measured twice, with running statistics
     and with those of the batch.
 
     Args:
         model: A classifier.
         data: As for `SampleTraining`.
-        validation: Likewise, apart from it; None for none.
+        validation: Separate data, in the same forms; None for none.
         fraction: Share of the data to train on.
         epochs: Passes over the sample.
         fit: How to train.
-        seed: Names the draw of the sample and of its order.
+        seed: The seed of the sample and of its order.
         get_inputs: For batches of any other form.
 
     Returns:
-        The curves. Of each set the first 2,048 samples of a random order are looked at.
+        The curves. They are measured on at most 2,048 random samples of each set.
 
     Raises:
         HeadstartError: No classes to train on, or a loss that is not finite.
@@ -150,7 +150,7 @@ def sample_curves(
     model = guard.unwrap(model)
     guard.check(model)
     if not 0 < fraction <= 1:
-        raise HeadstartError(f"fraction={fraction!r} is no share.", remedy="Pass a number above 0 and up to 1.")
+        raise HeadstartError(f"fraction={fraction!r} is not a share.", remedy="Pass a number above 0 and up to 1.")
     whole = samples.as_dataset(data)
     (indices,) = samples.draw(len(whole), (fraction,), "independent", seed)  # type: ignore[arg-type]
     sample: Dataset[Any] = Subset(whole, indices.tolist())
@@ -192,7 +192,7 @@ def _look(model: nn.Module, dataset: Dataset[Any], norm: str, fit: Classify, see
 
 @contextmanager
 def _acting(model: nn.Module, norm: str) -> Iterator[None]:
-    """Evaluation mode, with batch norms by the batch if they are to act as in training; buffers stay."""
+    """Evaluation mode; batch norms use the batch if they should act as in training. Buffers do not change."""
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
     with restored((f"{name}.{key}", b) for name, m in norms.items() for key, b in m.named_buffers()):
         model.eval()

@@ -32,7 +32,7 @@ DRAWS = ("nested", "disjoint", "independent")
 
 
 def sample_count(dataset: Dataset[Any]) -> int:
-    """The number of samples of a data set that has one, which torch's own type does not promise.
+    """The number of samples of a data set; torch's own type does not promise a length.
 
     Example:
         >>> sample_count(TensorDataset(torch.zeros(3)))
@@ -42,10 +42,10 @@ def sample_count(dataset: Dataset[Any]) -> int:
 
 
 class Rows(Dataset[Any]):
-    """Samples along the first axis of tensors, nested in tuples, lists or dicts as they came.
+    """Samples along the first axis of tensors, which may be nested in tuples, lists or dicts.
 
     Args:
-        value: What holds the tensors; those of another length are handed on whole.
+        value: What holds the tensors; tensors of another length are passed on whole.
 
     Example:
         >>> rows = Rows({"x": torch.arange(6).reshape(3, 2), "label": torch.tensor([0, 1, 0])})
@@ -68,7 +68,7 @@ class Listed(Dataset[Any]):
     """A list of samples.
 
     Args:
-        samples: As the user holds them.
+        samples: The list of the user.
     """
 
     def __init__(self, samples: list[Any]) -> None:
@@ -82,13 +82,13 @@ class Listed(Dataset[Any]):
 
 
 def as_dataset(data: Any, batch: Any = None, model: nn.Module | None = None) -> Dataset[Any]:
-    """Return the data set behind what a user holds: itself, that of a ``DataLoader``, or the rows of tensors.
+    """Return the data set behind the user's data: itself, that of a ``DataLoader``, or the rows of tensors.
 
     Args:
         data: A ``Dataset`` with a length, a ``DataLoader`` of one, tensors such as ``(inputs, targets)``, or a list of
             samples.
-        model: Helps to tell samples from batches in a list.
-        batch: What stands for any other data, such as the first batch of an iterable.
+        model: Helps to decide whether a list holds samples or batches.
+        batch: Used in place of any other kind of data, such as the first batch of an iterable.
 
     Raises:
         DataError: There are fewer than two samples.
@@ -107,7 +107,7 @@ def as_dataset(data: Any, batch: Any = None, model: nn.Module | None = None) -> 
         found = Rows(data if holds_rows(data) else batch)
     else:
         raise DataError(
-            f"{type(data).__name__} is no data set.", remedy="Pass a Dataset with a length, or (inputs, targets)."
+            f"{type(data).__name__} is not a data set.", remedy="Pass a Dataset with a length, or (inputs, targets)."
         )
     if len(found) < 2:
         raise DataError(f"There are {len(found)} samples to train on.", remedy="Pass two or more.")
@@ -115,13 +115,13 @@ def as_dataset(data: Any, batch: Any = None, model: nn.Module | None = None) -> 
 
 
 def holds_rows(data: Any) -> bool:
-    """Tell whether data are tensors or arrays themselves, not something that gives batches."""
+    """Tell whether data are tensors or arrays, and not an object that gives batches."""
     pair = isinstance(data, list) and len(data) == 2 and all(isinstance(v, (Tensor, np.ndarray)) for v in data)
     return pair or isinstance(data, (Tensor, np.ndarray, Mapping, tuple))
 
 
 class Collated(Dataset[Any]):
-    """A data set with the function that makes a batch of its samples.
+    """A data set, with the function that makes a batch of its samples.
 
     Args:
         dataset: Gives samples.
@@ -139,10 +139,10 @@ class Collated(Dataset[Any]):
 
 
 def _of_loader(loader: DataLoader[Any]) -> Dataset[Any]:
-    """Return the data set of a loader, with its way to make batches; the order is drawn anew."""
+    """Return the data set of a loader, with its collate function; the order is drawn anew."""
     if not isinstance(loader.sampler, (SequentialSampler, RandomSampler)):
         raise DataError(
-            f"The DataLoader draws by a {type(loader.sampler).__name__}, and samples are drawn from all alike.",
+            f"The DataLoader draws by a {type(loader.sampler).__name__}, but samples are drawn uniformly from all.",
             remedy="Pass its dataset to train on samples of all of it.",
         )
     plain = loader.collate_fn in (None, default_collate, default_convert)
@@ -153,17 +153,17 @@ def draw(size: int, fractions: Sequence[float], how: str, seed: int) -> list[Ten
     """Draw the samples of all stages, as indices.
 
     Args:
-        size: Of the data set.
+        size: The size of the data set.
         fractions: Share of it, stage by stage.
         how: ``"nested"``: a larger sample holds the smaller ones; ``"disjoint"``: no element twice;
             ``"independent"``: each from all.
-        seed: Names the draw.
+        seed: The seed of the draw.
 
     Returns:
         One vector of distinct indices per stage, at least two of them.
 
     Raises:
-        DataError: Disjoint samples that are more than there is.
+        DataError: Disjoint samples would need more data than there are.
 
     Example:
         >>> small, large = draw(100, (0.1, 0.5), "nested", seed=0)
@@ -178,7 +178,7 @@ def draw(size: int, fractions: Sequence[float], how: str, seed: int) -> list[Ten
         return [order[:count] for count in counts]
     if sum(counts) > size:
         raise DataError(
-            f"Disjoint samples of {', '.join(map(str, counts))} are more than the {size} there are.",
+            f"Disjoint samples of {', '.join(map(str, counts))} are more than the {size} available.",
             remedy="Pass smaller fractions, or draw='nested' or 'independent'.",
         )
     return list(order.split([*counts, size - sum(counts)]))[: len(counts)]
@@ -191,7 +191,7 @@ def _order(size: int, seed: int, name: str) -> Tensor:
 def batches(indices: Tensor, batch_size: int, seed: int, *names: str) -> list[Tensor]:
     """Split a sample, shuffled, into ``ceil(n / batch_size)`` batches whose sizes differ by one at most.
 
-    Equal batches leave no small remainder: a batch norm cannot train on a single sample.
+    So there is no small remainder: a batch norm cannot train on a single sample.
 
     Example:
         >>> [len(b) for b in batches(torch.arange(10), 4, 0, "epoch-0")]
@@ -207,7 +207,7 @@ def steps(samples: int, batch_size: int) -> int:
 
 
 def fetch(dataset: Dataset[Any], chosen: Sequence[Tensor]) -> Iterator[Any]:
-    """Collate batches of a data set, in turn; what its transforms draw is drawn anew every time."""
+    """Collate batches of a data set, one after the other; random transforms draw anew every time."""
     whole, places = dataset, None
     if type(dataset) is Subset:  # a class of the user's may give something else
         whole, places = dataset.dataset, torch.as_tensor(dataset.indices)
@@ -225,7 +225,7 @@ def fetch(dataset: Dataset[Any], chosen: Sequence[Tensor]) -> Iterator[Any]:
 
 
 def labels(dataset: Dataset[Any]) -> Tensor | None:
-    """Return the class of every sample where that can be known without loading them: ``targets`` or ``labels``.
+    """Return the class of every sample if it is known without loading them, from ``targets`` or ``labels``.
 
     Example:
         >>> labels(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 1]))).tolist()
@@ -249,13 +249,13 @@ def labels(dataset: Dataset[Any]) -> Tensor | None:
 
 
 def target_of(batch: Any) -> Any:
-    """Return what a batch holds beside the inputs: its second part, or what stands under ``labels`` or the like."""
+    """Return the targets of a batch: its second part, or the value under ``labels`` or the like."""
     if isinstance(batch, Mapping):
         return next((batch[key] for key in _TARGETS if key in batch), None)
     return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
 
 
 def missing_classes(dataset: Dataset[Any], indices: Tensor) -> int:
-    """Count the classes of which a sample has none; 0 where classes are not known."""
+    """Count the classes that a sample misses; 0 if classes are not known."""
     found = labels(dataset)
     return 0 if found is None else len(found.unique()) - len(found[indices].unique())

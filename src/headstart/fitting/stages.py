@@ -1,4 +1,4 @@
-"""Stages of a start by training: what each trains on, and a file to go on from after an interruption."""
+"""Stages of a start by training: what each one trains on, and a file from which an interrupted start resumes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Stage:
     """One stage.
 
     Args:
-        number: From 1.
+        number: Its number, from 1.
         of: How many there are.
-        share: Of the data.
+        share: The share of the data.
         indices: The sample.
         epochs: Passes over it.
     """
@@ -53,7 +53,7 @@ def require_finite(model: nn.Module, when: str) -> None:
     """Raise if a parameter or buffer holds NaN or infinite values.
 
     Raises:
-        HeadstartError: Which one.
+        HeadstartError: It names the tensor.
     """
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -68,11 +68,11 @@ class Checkpoint:
 
     Args:
         path: A ``.safetensors`` file, or None.
-        model: As it is before the first stage.
-        work: What, together with the model's state, determines the result.
+        model: The model before the first stage.
+        work: Everything besides the model's state that determines the result.
 
     Raises:
-        HeadstartError: The path has another ending, or lies in no folder.
+        HeadstartError: The path has another ending, or its folder does not exist.
     """
 
     def __init__(self, path: str | None, model: nn.Module, work: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class Checkpoint:
         self._key = digest.hexdigest()
 
     def resume(self) -> int:
-        """Load what is there, and return the number of finished stages.
+        """Load the file if it exists, and return the number of finished stages.
 
         Raises:
             HeadstartError: The file is of another call, or damaged.
@@ -109,7 +109,8 @@ class Checkpoint:
                     )
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
-            raise HeadstartError(f"'{self._path}' is no readable checkpoint: {error}.", remedy="Remove it.") from error
+            raise HeadstartError(f"'{self._path}' is not a readable checkpoint: {error}.", remedy="Remove"
+            " it.") from error
         own = dict([*self._model.named_parameters(), *self._model.named_buffers()])
         with torch.no_grad():
             for name, value in found.items():
@@ -124,7 +125,7 @@ class Checkpoint:
         checkpoints.write(self._path, {name: value.clone() for name, value in self._tensors().items()}, facts)
 
     def remove(self) -> None:
-        """Take the file away, when all stages are done."""
+        """Remove the file when all stages are done."""
         if self._path is not None:
             try:
                 self._path.unlink(missing_ok=True)

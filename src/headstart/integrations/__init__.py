@@ -1,5 +1,5 @@
-"""Callbacks that start a model inside the trainers that people use, one module per host, each imported by hand alone.
+"""Callbacks that start a model inside other trainers: one module per host. Import the one you need.
 
-They may import the front door (`headstart.distributed`, `headstart.api`) and what lies below it, and each its own host;
-nothing of the package may import them, so that no host is ever needed to use the rest.
+They may import the front door (`headstart.distributed`, `headstart.api`) and what lies below it, and their own host.
+Nothing else in the package may import them, so that the rest never needs a host.
 """

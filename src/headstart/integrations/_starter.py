@@ -1,4 +1,4 @@
-"""What every callback is told, and the one call that all of them make."""
+"""The options of every callback, and the one call that all of them make."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SAMPLES, _BATCHES = 256, 8
 
 
 def missing_host(name: str, package: str, error: ImportError) -> MissingHostError:
-    """The error of an integration whose host does not import.
+    """The error of an integration whose host cannot be imported.
 
     Args:
-        name: Of the host, and of its module here.
-        package: What pip installs.
-        error: What importing it raised.
+        name: The name of the host, and of its module here.
+        package: Its name for pip.
+        error: The error of the import.
     """
     return MissingHostError(
         f"headstart.integrations.{name} needs the package '{package}', which is not installed or does not import"
@@ -43,7 +43,7 @@ class Starter:
         **options: The others of :func:`headstart.initialize`: ``include``, ``exclude``, ``samples``, ...
 
     Attributes:
-        report: Of the start; None as long as there was none, also after a resumed training.
+        report: The report of the start; None before the start, and in a resumed training.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Starter:
         self.report: Report | None = None
 
     def start(self, model: nn.Module, data: Any, **options: Any) -> None:
-        """Start the model on rank 0 and give all ranks its values; parameters stay the objects that they are.
+        """Start the model on rank 0 and send its values to all ranks. Parameters stay the same objects.
 
         Args:
-            model: The host's, in its own device and mode.
-            data: The host's training data, which is used if the callback was given none.
-            **options: What the host knows better than the defaults, and less well than the user.
+            model: The host's model, on its own device and in its own mode.
+            data: The host's training data, used if the callback was given none.
+            **options: Defaults of the host; the user's options override them.
         """
         given = data if self.data is None else self.data
         chosen = {**(options if self.data is None else {}), **self.options}
@@ -69,12 +69,12 @@ class Starter:
 
 
 def fresh(loader: Any, seed: int, samples: int | None = None) -> Any:
-    """Return a loader of some of the same samples, drawn by seed, so that the host's own is not advanced.
+    """Return a loader of some of the same samples, drawn by seed, so that the host's own loader does not advance.
 
     Args:
-        loader: The host's. One without a map-style data set is returned as it is.
-        seed: Names the draw.
-        samples: How many; by default 8 of the loader's batches, and no more than 256.
+        loader: The host's loader. It is returned as it is if its data set is not map-style.
+        seed: The seed of the draw.
+        samples: How many; by default 8 batches of the loader, at most 256 samples.
     """
     dataset = getattr(loader, "dataset", None)
     if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and hasattr(loader, "collate_fn")):

@@ -17,10 +17,10 @@ except ImportError as error:
 
 
 class HeadstartCallback(Starter, Callback):
-    """Start a learner's model before its first fit, and never again, nor when a fit begins at a later epoch.
+    """Start a learner's model before its first fit only, and not if that fit begins at a later epoch.
 
-    The optimizer keeps its parameters, which are written in place. ``lr_find`` counts as a fit: it sees the start, and
-    puts the start's weights back.
+    Parameters are written in place, so the optimizer keeps them. ``lr_find`` counts as a fit: it runs from the start,
+    and restores the start's weights.
 
     Args:
         method: As for :func:`headstart.initialize`.
@@ -33,7 +33,7 @@ class HeadstartCallback(Starter, Callback):
 
         learn = Learner(dls, model, loss_func=loss, cbs=HeadstartCallback("auto"))
         learn.fit_one_cycle(5)                # starts
-        learn.fit(10, start_epoch=5)          # goes on, and starts nothing
+        learn.fit(10, start_epoch=5)          # continues; no start
     """
 
     order = -20  # before the learning rate finder keeps the weights that it puts back

@@ -16,9 +16,9 @@ except ImportError:
 
 
 class HeadstartCallback(Starter, Callback):
-    """Start a module when its fit starts: once, and never when it goes on from a checkpoint.
+    """Start a module when its fit begins: once, and not when it resumes from a checkpoint.
 
-    Rank 0 computes and broadcasts. The optimizers exist already and keep their parameters, which are written in place.
+    Rank 0 computes and broadcasts. Parameters are written in place, so the optimizers keep them.
 
     Args:
         method: As for :func:`headstart.initialize`.
@@ -31,7 +31,7 @@ class HeadstartCallback(Starter, Callback):
 
         trainer = Trainer(callbacks=[HeadstartCallback("auto")])
         trainer.fit(module, loader)                      # starts
-        trainer.fit(module, loader, ckpt_path="last")    # goes on, and starts nothing
+        trainer.fit(module, loader, ckpt_path="last")    # continues; no start
     """
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -45,5 +45,5 @@ class HeadstartCallback(Starter, Callback):
         self.start(pl_module, data)
 
     def state_dict(self) -> dict[str, Any]:
-        """Say in the checkpoint how the module was started."""
+        """Record in the checkpoint how the module was started."""
         return {} if self.report is None else {"method": str(self.method), "seed": self.seed}

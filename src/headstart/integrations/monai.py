@@ -13,10 +13,10 @@ except ImportError as error:
 
 
 class HeadstartHandler(Starter):
-    """Start a trainer's network when its run starts: once, and never when it goes on from a checkpoint.
+    """Start a trainer's network when its run begins: once, and not when it resumes from a checkpoint.
 
     Attach it before MONAI's ``CheckpointLoader``, whose weights then replace the start. Rank 0 computes and broadcasts.
-    The optimizer keeps its parameters, which are written in place.
+    Parameters are written in place, so the optimizer keeps them.
 
     Args:
         method: As for :func:`headstart.initialize`.

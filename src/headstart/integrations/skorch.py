@@ -14,10 +14,10 @@ except ImportError as error:
 
 
 class HeadstartCallback(Starter, Callback):
-    """Start a net when its training begins, and never when it goes on (``partial_fit``, ``LoadInitState``).
+    """Start a net when its training begins, and not when it continues (``partial_fit``, ``LoadInitState``).
 
-    Each ``fit`` that begins anew is started anew, as its weights are. The optimizer keeps its parameters, which are
-    written in place.
+    Each new ``fit`` has new weights, so it gets a new start. Parameters are written in place, so the optimizer keeps
+    them.
 
     Args:
         method: As for :func:`headstart.initialize`.
@@ -44,6 +44,6 @@ class HeadstartCallback(Starter, Callback):
         self.start(net.module_, loader)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return what the constructor takes, the options too, so that a clone, as of a grid search, has them."""
+        """Return the constructor's arguments, with the options, so that a clone (in a grid search) has them too."""
         own = {"method": self.method, "data": self.data, "seed": self.seed, "module": self.module}
         return {**own, **self.options}

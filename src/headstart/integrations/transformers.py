@@ -20,7 +20,7 @@ except ImportError as error:
 class HeadstartCallback(Starter, TrainerCallback):
     """Start a model when its training begins: once, before the first step, and never on resume.
 
-    Rank 0 computes and broadcasts. The optimizer keeps its parameters, which are written in place.
+    Rank 0 computes and broadcasts. Parameters are written in place, so the optimizer keeps them.
 
     Args:
         method: As for :func:`headstart.initialize`.
@@ -33,7 +33,7 @@ class HeadstartCallback(Starter, TrainerCallback):
 
         trainer = Trainer(model, args, train_dataset=data, callbacks=[HeadstartCallback("auto")])
         trainer.train()                                # starts
-        trainer.train(resume_from_checkpoint=True)     # goes on, and starts nothing
+        trainer.train(resume_from_checkpoint=True)     # continues; no start
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -47,9 +47,9 @@ class HeadstartCallback(Starter, TrainerCallback):
 def model_init(
     build: Callable[[], nn.Module], data: Any = None, method: MethodLike = "auto", *, seed: int = 0, **options: Any
 ) -> Callable[[], nn.Module]:
-    """Wrap a function that builds a model, for ``Trainer(model_init=...)``: what it builds is started.
+    """Wrap a function that builds a model, for ``Trainer(model_init=...)``, so that the model gets a start.
 
-    A trainer that resumes loads its checkpoint over the start.
+    When the trainer resumes, its checkpoint replaces the start.
 
     Args:
         build: Takes nothing, returns the model.

@@ -1,4 +1,4 @@
-"""What one pass shows of a layer: patches, probes, gradients.
+"""Measurements of layers in one pass: patches, probes, gradients.
 
 Imports `model` and what lies below it. The engine, the methods and everything above may import it.
 """

@@ -1,4 +1,4 @@
-"""Attention, found by what a forward pass computes: which layers make queries, keys, values and outputs, by head."""
+"""Find attention in a forward pass: which layers make queries, keys, values and outputs, head by head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rows:
 
     Attributes:
         layer: Its name.
-        rows: Which of its outputs, one tuple for each head.
+        rows: Which of its outputs each head takes, one tuple per head.
     """
 
     layer: str
@@ -33,9 +33,9 @@ class Attention:
     """One attention.
 
     Attributes:
-        query, key, value: The layers that make them, and which outputs each head takes. Keys and values have fewer
-            heads where groups of queries share them.
-        output: The layer that takes the heads' results, side by side; "" if there is none.
+        query, key, value: The layers that make them, and which outputs each head takes. There are fewer heads of keys
+            and values where groups of queries share them.
+        output: The layer that takes the concatenated results of the heads; "" if there is none.
     """
 
     query: Rows
@@ -45,17 +45,17 @@ class Attention:
 
     @property
     def heads(self) -> int:
-        """How many heads ask."""
+        """The number of query heads."""
         return len(self.query.rows)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a pass showed.
+    """The attentions that a pass showed.
 
     Attributes:
         attentions: Those that are understood, in the order of execution.
-        left: Why others are not, a sentence each.
+        left: One sentence for each attention that is not understood.
     """
 
     attentions: tuple[Attention, ...]
@@ -65,9 +65,9 @@ class Found:
 def find_attention(model: nn.Module, batch: Batch) -> Found:
     """Find the attentions of a model by running two samples.
 
-    An attention is torch's own operation, or a softmax between two products of activations. Who makes its queries is
-    told by following them up to a weight layer, and which outputs belong to which head by the gradient: so rotations,
-    scalings and norms on the way do not matter, nor how heads are laid out.
+    An attention is torch's own operation, or a softmax between two products of activations. Its queries are followed
+    back to a weight layer, and gradients show which outputs belong to which head. So rotations,
+    scalings and norms on the way do not matter, nor does the layout of heads.
 
     Args:
         model: In evaluation mode, inside a transaction.
@@ -95,7 +95,7 @@ class _UnclearError(Exception):
 
 
 def _makers(graph: Graph, model: nn.Module) -> Mapping[int, tuple[Layer, ...]]:
-    """Operation -> the layers whose weights it multiplies by."""
+    """Operation -> the layers whose weights it uses."""
     names = {id(p): n for n, p in model.named_parameters()}
     owners: dict[str, list[Layer]] = {}
     parts = [part for part in parts_of(model) if part.sees_input]
@@ -111,7 +111,7 @@ def _makers(graph: Graph, model: nn.Module) -> Mapping[int, tuple[Layer, ...]]:
 
 
 def _taken(graph: Graph, node: Node) -> tuple[Ref, Ref, Ref, int] | None:
-    """Queries, keys, values and the operation that mixes the values; None if the node is no attention."""
+    """Queries, keys, values and the operation that mixes the values; None if the node is not an attention."""
     _, args, kwargs = node.call
     if "scaled_dot_product" in node.name:
         refs = [a for a in (*args, *kwargs.values()) if isinstance(a, Ref)]
@@ -132,7 +132,7 @@ _PRODUCTS = ("bmm", "matmul", "baddbmm")
 
 
 def _product_above(graph: Graph, index: int) -> int | None:
-    """The product of two activations behind scores: scaled, masked and moved."""
+    """The product of two activations from which the scores are made, through scaling, masking and reshaping."""
     for _ in range(20):
         node = graph.nodes[index]
         if node.name in _PRODUCTS and len(node.inputs) >= 2 and not node.parameters:
@@ -144,7 +144,7 @@ def _product_above(graph: Graph, index: int) -> int | None:
 
 
 def _product_below(graph: Graph, index: int) -> int | None:
-    """The product of the weights with the values."""
+    """The product of attention weights and values."""
     for _ in range(20):
         users = graph.users[index]
         found = next((u for u in users if graph.nodes[u].name in _PRODUCTS), None)
@@ -178,7 +178,8 @@ def _rows(graph: Graph, makers: Mapping[int, tuple[Layer, ...]], ref: Ref, what:
         elif heads.dim() == 3 and len(made) and heads.shape[0] % max(1, _samples(graph)) == 0:
             pieces = heads.unflatten(0, (_samples(graph), -1)).unbind(1)
         else:
-            raise _UnclearError(f"the {what} of an attention have {heads.dim()} axes, which tells no heads")
+            raise _UnclearError(f"the {what} of an attention have {heads.dim()} axes, so the heads cannot be told"
+            " apart")
         found = []
         for piece in pieces:
             weights = torch.rand(piece.shape, generator=torch.Generator().manual_seed(0)).to(piece)
@@ -191,12 +192,12 @@ def _rows(graph: Graph, makers: Mapping[int, tuple[Layer, ...]], ref: Ref, what:
     # Groups of queries may share keys: what is repeated counts once.
     found = list(dict.fromkeys(found))
     if len({r for rows in found for r in rows}) != sum(map(len, found)):
-        raise _UnclearError(f"heads share outputs of '{layers[0].name}' in part")
+        raise _UnclearError(f"some outputs of '{layers[0].name}' belong to several heads")
     return _within(layers, found)
 
 
 def _within(layers: tuple[Layer, ...], rows: list[tuple[int, ...]]) -> Rows:
-    """Rows of one layer, where several lie in one parameter: those of the projection that makes them."""
+    """Rows of the one projection that makes them, where several projections share a parameter."""
     begin = 0
     together = sum(layer.out_channels for layer in layers)
     if len(layers) == 1 or max(map(max, rows)) >= together:
@@ -206,7 +207,7 @@ def _within(layers: tuple[Layer, ...], rows: list[tuple[int, ...]]) -> Rows:
         if all(r in own for row in rows for r in row):
             return Rows(layer.name, tuple(tuple(r - begin for r in row) for row in rows))
         begin += layer.out_channels
-    raise _UnclearError(f"heads take outputs of several layers beside '{layers[0].name}'")
+    raise _UnclearError(f"heads take outputs of other layers than '{layers[0].name}' too")
 
 
 def _samples(graph: Graph) -> int:
@@ -214,13 +215,13 @@ def _samples(graph: Graph) -> int:
 
 
 def _maker(graph: Graph, makers: Mapping[int, tuple[Layer, ...]], index: int) -> int | None:
-    """The last operation with a layer's weight above another, if there is one on every way."""
+    """The last operation with a layer's weight before a node, if one lies on every path to it."""
     candidates = [i for i in sorted(graph.above(index), reverse=True) if i in makers]
     return candidates[0] if candidates else None
 
 
 def _output(graph: Graph, makers: Mapping[int, tuple[Layer, ...]], index: int) -> str:
-    """The layer that takes the result as it is: moved, and nothing else."""
+    """The layer that takes the result unchanged, or only reshaped."""
     for _ in range(12):
         users = graph.users[index]
         if len(users) != 1:

@@ -1,4 +1,4 @@
-"""Residual branches, found by what a forward pass adds up: the layers of each, and what ends it."""
+"""Find residual branches from the sums in a forward pass: the layers of each branch, and what ends it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _SHIFTS = ("bias", "beta", "shift")
 
 @dataclass(frozen=True)
 class Branch:
-    """What is added to a skip connection.
+    """A branch that is added to a skip connection.
 
     Attributes:
-        layers: Names of its weight layers, in the order of execution; the last is the one that ends it, where that is
+        layers: Names of its weight layers, in the order of execution. The last one ends the branch, if that layer is
             known.
-        depth: How many of them follow one another.
-        gain: Name of the parameter that scales the branch behind its last layer: a norm's gain, a layer scale; or "".
-        norms: Whether a norm runs in it.
-        problem: What lies between the end and the sum and is not linear, in words; or "".
-        scales: Whether a positive factor on the end is one on the branch: so also through a ReLU.
+        depth: How many of them are in sequence.
+        gain: Name of the parameter that scales the branch after its last layer (a norm's gain, a layer scale), or "".
+        norms: Whether it has a norm.
+        problem: The nonlinear operation between the end and the sum, in words; or "".
+        scales: Whether a positive factor on the end scales the whole branch. A ReLU in between allows that.
     """
 
     layers: tuple[str, ...]
@@ -61,9 +61,9 @@ class Branch:
 def find_branches(model: nn.Module, batch: Batch) -> list[Branch]:
     """Find the residual branches of a model by running two samples.
 
-    Where values are added up, of which one is what another was computed from (or made from the same by at most one
-    weight layer, while the other takes more), the other is a branch. A sum around others is left out: the branches
-    inside are those that repeat.
+    In a sum of two values, one may be computed from the other (or both from the same value, one of them by at most one
+    weight layer and the other by more). Then the longer one is a branch. A sum around others is left out: only the
+    innermost branches repeat.
 
     Args:
         model: In evaluation mode, inside a transaction.
@@ -106,7 +106,7 @@ class _Finder:
     gains: Mapping[str, bool]
 
     def spans(self, node: Node) -> list[_Span]:
-        """The branches that a sum adds."""
+        """The branches that end in a sum."""
         users = self.graph.users[node.index]
         if len(users) == 1 and _adds(self.graph.nodes[users[0]], self.graph):
             return []  # a part of that sum
@@ -134,7 +134,7 @@ class _Finder:
         return terms
 
     def _projected(self, terms: Sequence[int], above: Mapping[int, set[int]]) -> list[_Span]:
-        """A skip connection with a layer of its own, as where a residual network changes its size."""
+        """A skip connection with its own layer, as where a residual network changes its width."""
         shared = above[terms[0]] & above[terms[1]]
         if not shared:
             return []
@@ -172,7 +172,7 @@ class _Finder:
         return next((p for p in node.parameters if p in self.gains and (self.gains[p] or not norms)), "")
 
     def _end(self, span: _Span) -> tuple[str, str, str, bool]:
-        """Walk back from the sum to the first gain or layer: the two, what is not linear on the way, and its kind."""
+        """Walk back from the sum to the first gain or layer. Return both, and any nonlinear operation on the way."""
         index, problem, scales = span.end, "", True
         gain = ""
         while index in span.inside:
@@ -187,7 +187,7 @@ class _Finder:
                 problem = problem or f"'{node.name}' lies between its last layer and the sum"
                 scales = scales and node.name in _HOMOGENEOUS
             if len(node.inputs) != 1:
-                problem = problem or "several values are joined behind its last layer"
+                problem = problem or "several values are joined after its last layer"
                 scales = False
                 break
             index = node.inputs[0]
@@ -195,7 +195,7 @@ class _Finder:
 
 
 def _adds(node: Node, graph: Graph) -> bool:
-    """Whether a node adds several values of one shape, none of them spread."""
+    """Whether a node adds several values of one shape, without broadcasting."""
     alike = all(graph.nodes[i].shape == node.shape for i in node.inputs)
     return node.name in _SUMS and len(node.inputs) > 1 and alike and len(node.shape) > 1
 

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, in which a probe looks at every layer and nothing is changed."""
+"""One forward and one backward pass in which a probe measures every layer. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Passes:
     """What the forward and backward pass showed.
 
     Attributes:
-        probe: What it saw of every layer's output, if it looked.
+        probe: Its measurements of every layer's output, if outputs were measured.
         gradients: Gradients of the effective weights, as the layers store them; None where there is none, or for all if
             they could not be measured.
-        notes: Why not.
-        returned: Of every floating-point tensor that the model returned: deviation between samples, and over all; a
-            tensor without values has none.
+        notes: Why they could not be measured.
+        returned: For every floating-point tensor that the model returned: its deviation between samples and over all. A
+            tensor without values has neither.
     """
 
     probe: Probe
@@ -63,18 +63,18 @@ def forward_backward(
     *,
     look: bool = True,
 ) -> Passes:
-    """Run the model forward and backward on stand-ins for its parameters.
+    """Run the model forward and backward on copies of its parameters.
 
     Args:
-        model: In evaluation mode, inside a transaction. Fresh batch norms act as in training.
+        model: In evaluation mode, inside a transaction. New batch norms act as in training.
         trace: The trace of the model.
         batch: The inputs.
         raw: The batch with its targets, for the loss.
         loss_fn: ``loss_fn(outputs, raw) -> scalar``; None for independent normal gradients at the outputs. With a mask
-            these are zero where a position does not count, and no gradient passes through such a position of a layer.
-        seed: Names their draw.
-        samples: Watches both passes; gradients at the outputs are then drawn at right angles to each other.
-        look: Whether outputs are measured; otherwise there are gradients alone.
+            these are zero at positions that do not count, and no gradient passes through such a position of a layer.
+        seed: The seed of these gradients.
+        samples: Watches both passes; the gradients at the outputs are then drawn orthogonal to each other.
+        look: Whether outputs are measured too, and not only gradients.
 
     Raises:
         HeadstartError: The forward or the loss failed.
@@ -123,7 +123,7 @@ def forward_backward(
 
 @torch.no_grad()
 def _stand_ins(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters, whose gradients touch neither flags nor the user's gradient hooks."""
+    """Copies of the parameters. Their gradients touch neither flags nor the user's gradient hooks."""
     named = dict(model.named_parameters())
     plain = [name for name, p in named.items() if form(p) is not None]
     found = dict(zip(plain, copies([named[name] for name in plain]), strict=True))
@@ -154,7 +154,7 @@ def _call(model: nn.Module, stand_ins: dict[str, Tensor], *args: Any, **kwargs: 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Keep the user's backward hooks from firing, and put back what torch leaves exchanged in shared modules."""
+    """Keep the user's backward hooks from running, and undo what torch leaves exchanged in shared modules."""
     held = [(m, m._backward_hooks, m._backward_pre_hooks, dict(m._parameters)) for m in model.modules()]
     for module, *_ in held:
         module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
@@ -170,7 +170,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _masked(layers: Sequence[Layer], positions: Positions) -> Iterator[None]:
     """Let no gradient pass through the positions of a layer's output that do not count.
 
-    Enter it before whatever looks at gradients: hooks on a tensor see what earlier ones made of its gradient.
+    Enter it before anything that reads gradients: hooks on a tensor see what earlier hooks made of its gradient.
     """
 
     def leave(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
@@ -196,7 +196,7 @@ def _top(
     turned: bool,
     counting: Counting,
 ) -> tuple[list[Tensor], list[Tensor] | None]:
-    """What to differentiate, and with which gradients at the top."""
+    """What to differentiate, and the gradients at the outputs."""
     if loss_fn is None:
         outputs = [t for t in all_tensors(returned) if t.requires_grad]
         drawn = [
@@ -220,7 +220,7 @@ def _top(
 
 
 def _drawn_where(places: Places | None, output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:
-    """Draw a gradient for an output: zeros where a place does not count, elsewhere as if there were no such places."""
+    """Draw a gradient for an output: zero at places that do not count, and elsewhere as if these did not exist."""
     if places is None or not output.numel():
         return _drawn(output, turned, generator).to(output)
     rows, counted = torch.zeros_like(places.rows(output.detach())), places.counted.flatten(1)
@@ -235,7 +235,7 @@ def _drawn_where(places: Places | None, output: Tensor, turned: bool, generator:
 
 
 def _drawn(output: Tensor, turned: bool, generator: torch.Generator) -> Tensor:
-    """Draw a gradient for an output: independent normal numbers, or samples at right angles to each other."""
+    """Draw a gradient for an output: independent normal numbers, or orthogonal samples."""
     if output.is_complex():
         return torch.randn(output.shape, generator=generator, dtype=torch.complex64)
     if not turned or output.dim() < 2 or not output.numel():

@@ -1,4 +1,4 @@
-"""What a forward pass computes: its operations as a graph, with the parameters that each one takes."""
+"""The operations of a forward pass as a graph, with the parameters that each one takes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Node:
     """One operation on activations.
 
     Attributes:
-        index: Its place in the order of execution.
+        index: Its position in the order of execution.
         name: The name of the operation, without overload and underscores around it: ``add``, ``convolution``.
         inputs: Indices of the operations whose outputs it takes, in the order of its arguments.
-        parameters: Names of the parameters that it takes, itself or computed from them, in that order.
+        parameters: Names of the parameters that it takes, directly or after computations on them, in that order.
         shape: The shape of its output, the first one of several.
         call: The function, its arguments and keyword arguments, with activations as :class:`Ref`.
         outputs: What it returned.
@@ -47,7 +47,7 @@ class Node:
 
     @property
     def moves(self) -> bool:
-        """Whether it only hands values on."""
+        """Whether it only passes values on."""
         return self.name in MOVES
 
 
@@ -65,18 +65,18 @@ class Graph:
 
     Attributes:
         nodes: In the order of execution.
-        users: For each operation, those that take its output.
+        users: For each operation, the operations that take its output.
     """
 
     nodes: list[Node]
     users: list[list[int]]
 
     def above(self, index: int) -> set[int]:
-        """All operations that one depends on, itself included."""
+        """All operations that a node depends on, and itself."""
         return self._reach([index], lambda i: self.nodes[i].inputs)
 
     def below(self, index: int) -> set[int]:
-        """All operations that depend on one, itself included."""
+        """All operations that depend on a node, and itself."""
         return self._reach([index], lambda i: self.users[i])
 
     @staticmethod
@@ -90,10 +90,10 @@ class Graph:
         return found
 
     def replay(self, target: Ref, given: Mapping[int, Tensor]) -> Tensor:
-        """Compute an output again with other values for some operations; what does not depend on them stays.
+        """Compute an output again with other values for some operations; only what depends on them is recomputed.
 
         Args:
-            target: What to compute.
+            target: The operation whose output is computed.
             given: New first outputs by operation.
         """
         changed: set[int] = set()
@@ -119,7 +119,7 @@ class Graph:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every operation that depends on the batch."""
+    """Records every operation that depends on the batch."""
 
     def __init__(self, model: nn.Module, inputs: Collection[Tensor]) -> None:
         super().__init__()
@@ -181,12 +181,12 @@ class _Recorder(TorchDispatchMode):
 
 @torch.no_grad()
 def record(model: nn.Module, batch: Batch, samples: int = 2) -> Graph:
-    """Run a few samples and note what is computed.
+    """Run a few samples and record the operations.
 
     Args:
         model: In evaluation mode, inside a transaction.
         batch: The first samples of it are run.
-        samples: How many.
+        samples: The number of samples.
 
     Raises:
         ModelError: The model's forward failed.

@@ -1,8 +1,8 @@
-"""Layer patches: the vectors ``x`` with ``output = W x + b``, for any layer, at any place of its output.
+"""Layer patches: the vectors ``x`` in ``output = W x + b``, for any layer, at any place of its output.
 
 Along each axis, a table says which input position every tap of the kernel reads at every output place. Stride,
-padding of any mode, dilation and transposed convolutions are all in those tables, so nothing else here knows of
-them. Patches are gathered at chosen places only: the windows of a whole batch are never held.
+padding of any mode, dilation and transposed convolutions are all handled by these tables, and nowhere else.
+Patches are gathered only at chosen places: the windows of a whole batch are never in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def taps(layer: Layer, axis: int, size: int) -> Integers:
     Returns:
         ``(outputs, kernel)``; -1 where a tap reads nothing (zero padding, gaps of a stride).
 
-    Cost: Python's alone: no device has a part in it.
+    Cost: computed in Python, without any device.
 
     Example:
         >>> taps(Layer("", torch.nn.Conv1d(1, 1, 3, padding=1)), 0, 4).tolist()
@@ -62,7 +62,7 @@ def taps(layer: Layer, axis: int, size: int) -> Integers:
 
 
 class LayerPatches:
-    """What the filters of one layer see of one input.
+    """The patches that the filters of one layer see of one input.
 
     Places are numbered as the rows of ``output.movedim(channel_axis, -1).reshape(-1, out_channels)``; ``len`` is
     their number.
@@ -70,7 +70,7 @@ class LayerPatches:
     Args:
         layer: Any weight layer.
         value: Its input, with or without a batch axis.
-        counted: Which places of the output there are, in the shape of the output without its channels; all by default.
+        counted: Which places of the output count, in the shape of the output without its channels; all by default.
 
     Example:
         >>> conv, x = torch.nn.Conv2d(2, 5, 3, stride=2, padding=1, bias=False), torch.randn(4, 2, 7, 7)
@@ -94,16 +94,16 @@ class LayerPatches:
         return len(self._value) * math.prod(len(table) for table in self._tables)
 
     def spread(self, count: int, generator: torch.Generator) -> Integers:
-        """Draw places at random, one from each of ``count`` equal stretches, so that every sample gives its share.
+        """Draw places at random, one from each of ``count`` equal stretches, so that every sample contributes equally.
 
-        Each place is as likely as the others. Where a stretch ends inside a place, neighbours may share it.
+        All places are equally likely. Where a stretch ends inside a place, two stretches may draw that place.
 
         Args:
-            count: How many; all places if there are no more.
+            count: How many to draw; all places if there are fewer.
             generator: Draws them, on the CPU.
 
         Returns:
-            Ascending numbers of places.
+            Numbers of places, in rising order.
         """
         total = len(self)
         if count >= total:
@@ -117,7 +117,7 @@ class LayerPatches:
 
         Args:
             places: Their numbers.
-            group: Whose channels.
+            group: The group whose channels are taken.
 
         Returns:
             ``(places, in/groups * kernel)`` in float32 or better, on the input's device.
@@ -143,18 +143,18 @@ class LayerPatches:
         return torch.from_numpy(numbers).to(self._value.device, non_blocking=True)
 
     def blocks(self, places: Integers) -> list[Integers]:
-        """Split places into pieces whose patches are few enough to be gathered at a time."""
+        """Split places into pieces whose patches fit into memory."""
         step = max(1, BLOCK // math.prod(self.layer.shape[1:]))
         return [places[start : start + step] for start in range(0, len(places), step)]
 
 
 def mean_patch(layer: Layer, value: Tensor, counted: Tensor | None = None) -> Tensor:
-    """The mean patch over all samples and places that the filters of each group see.
+    """The mean over all samples and places of the patch that the filters of each group see.
 
     Args:
         layer: Any weight layer.
         value: Its input.
-        counted: Which places of the output there are; all by default.
+        counted: Which places of the output count; all by default.
 
     Returns:
         ``(groups, in/groups * kernel)`` in float32 or better.

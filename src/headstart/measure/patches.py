@@ -1,4 +1,4 @@
-"""Patches of a layer's input, and the image statistics that Pre-Warm's rules read."""
+"""Patches of a layer's input, and the image statistics that Pre-Warm's rules use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 2**22  # values that the histogram widens at a time
 
 
 def batched(value: Tensor, layer: Layer) -> Tensor:
-    """The layer's input with a batch axis, whether it came with one or not."""
+    """The layer's input with a batch axis, which is added if it is missing."""
     return value if value.dim() == len(layer.kernel) + 2 else value.unsqueeze(0)
 
 
@@ -27,7 +27,7 @@ def spans(layer: Layer) -> list[int]:
 
 
 def positions(value: Tensor, layer: Layer) -> int:
-    """Places in one sample where a patch fits without padding; 0 where none does."""
+    """The number of places in one sample where a patch fits without padding."""
     space = value.shape[-len(layer.kernel) :]
     return math.prod(max(0, s - span + 1) for s, span in zip(space, spans(layer), strict=True))
 
@@ -42,14 +42,14 @@ def sample_patches(
         layer: A convolution of any dimension.
         per_sample: Patches from every sample.
         generator: Draws the positions.
-        counted: Which positions of the input count, ``(batch, *space)``: patches lie in those, and samples that have
-            none give none. All count by default.
+        counted: Which positions of the input count, ``(batch, *space)``. Patches lie within these; samples without
+            any give no patches. All count by default.
 
     Returns:
         ``(batch * per_sample, channels, *kernel)`` in working precision, sample by sample.
 
     Raises:
-        DataError: The input is smaller than the kernel, or what counts of it is.
+        DataError: The input, or the part of it that counts, is smaller than the kernel.
     """
     windows = _windows(value, layer)
     if counted is not None:
@@ -68,7 +68,7 @@ def every_patch(value: Tensor, layer: Layer, counted: Tensor | None = None) -> T
     """All patches of a convolution's size and dilation, without padding: ``(number, channels, *kernel)``.
 
     Raises:
-        DataError: The input is smaller than the kernel, or what counts of it is.
+        DataError: The input, or the part of it that counts, is smaller than the kernel.
     """
     windows = _windows(value, layer)  # (batch, channels, *places, *kernel)
     dims = len(layer.kernel)
@@ -77,7 +77,7 @@ def every_patch(value: Tensor, layer: Layer, counted: Tensor | None = None) -> T
 
 
 def _inside(counted: Tensor, layer: Layer) -> Tensor:
-    """Where a patch reads nothing but positions that count: ``(batch, *places)``."""
+    """Where a patch reads only positions that count: ``(batch, *places)``."""
     inside: Tensor = _windows(counted.unsqueeze(1), layer).flatten(-len(layer.kernel)).all(-1)[:, 0]
     if not bool(inside.any()):
         raise DataError(
@@ -93,7 +93,7 @@ def _widened(patches: Tensor) -> Tensor:
 
 
 def _windows(value: Tensor, layer: Layer) -> Any:
-    """A view ``(batch, channels, *places, *kernel)`` of every patch (torch types what follows too loosely)."""
+    """A view ``(batch, channels, *places, *kernel)`` of every patch."""
     images, dilation = batched(value, layer), tuple(layer.module.dilation)
     if positions(images, layer) == 0:
         raise DataError(
@@ -164,18 +164,18 @@ def foreground_density(images: Tensor) -> float:
 
 
 def mean_patch_norm(patches: Tensor) -> float:
-    """Mean length of patches after each lost its own mean over all entries."""
+    """Mean length of patches, after each patch's mean over its entries is subtracted."""
     flat = patches.flatten(1)
     return float((flat - flat.mean(1, keepdim=True)).norm(dim=1).mean())
 
 
 def raw_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor | None:
-    """Bring images back to pixels in [0, 1], or return None where that cannot be known.
+    """Turn normalized images back into pixels in [0, 1]; None if the normalization is not known.
 
     Args:
         images: ``(batch, channels, *space)``.
-        mean: Per channel (or one for all), what a normalization subtracted; None if nothing is known of one.
-        std: Likewise, what it divided by.
+        mean: What the normalization subtracted, per channel or one for all; None if it is not known.
+        std: What it divided by, likewise.
 
     Raises:
         DataError: ``mean`` or ``std`` does not have a value per channel.

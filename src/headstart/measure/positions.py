@@ -1,9 +1,9 @@
-"""Statistics over the positions that count: how a mask follows the shapes of layers.
+"""Statistics over the positions that count, and how a mask is carried through layers.
 
-A mask has the shape ``(N, *positions)``. It fits a value whose places, all axes but the channels, start with that
+A mask has the shape ``(N, *positions)``. It fits a value whose places (all axes but the channels) start with that
 shape; for linear layers also ``(N * T, C)``, time first ``(T, N, C)`` and heads ``(N, heads, T, C)``. A
-convolution that changes the number of positions hands its mask on: an output position counts if the middle tap of the
-kernel reads one that does. What has no such places counts whole, as does all that follows a pooling of positions.
+convolution that changes the number of positions makes a new mask: an output position counts if the middle tap of the
+kernel reads one that counts. Values that no mask fits, as after a pooling over positions, count in full.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.numerics.moments import ACROSS_SAMPLES, Moments, across_sample_sq
 
 @dataclass(frozen=True)
 class Places:
-    """Which places of a value count, all axes but the channels being its places.
+    """Which places of a value count. Its places are all axes but the channels.
 
     Args:
         counted: ``(N, *places)``.
@@ -43,15 +43,15 @@ class Places:
         return value.unsqueeze(-1) if self.axis is None else value.movedim(self.axis, -1)
 
     def back(self, rows: Tensor) -> Tensor:
-        """What :meth:`rows` made, in its own order of axes again."""
+        """Undo :meth:`rows`: the value in its own order of axes."""
         return rows.squeeze(-1) if self.axis is None else rows.movedim(-1, self.axis)
 
     def std(self, value: Tensor) -> float:
-        """Deviation over all that counts."""
+        """Deviation over all values that count."""
         return float(self.rows(value)[self.counted].std(correction=0))
 
     def across_sample_square(self, value: Tensor) -> Tensor | None:
-        """Mean squared difference of pairs of samples where both count; None if there is no such place."""
+        """Mean squared difference between pairs of samples, at places where both count; None without any."""
         rows, counted = self.rows(value), self.counted
         pairs = min(ACROSS_SAMPLES, len(rows)) // 2
         both = counted[:pairs] & counted[pairs : 2 * pairs]
@@ -62,19 +62,19 @@ class Places:
         return wide.square().mean()
 
     def across_sample_std(self, value: Tensor) -> float:
-        """As :func:`headstart.numerics.moments.across_sample_std`, where both of two samples count; else NaN."""
+        """As :func:`headstart.numerics.moments.across_sample_std`, where both samples count; NaN if they never do."""
         square = self.across_sample_square(value)
         return math.nan if square is None else math.sqrt(float(square) / 2)
 
 
 class Positions:
-    """The masks of one batch, and what one pass of it adds to them.
+    """The masks of one batch, and those that convolutions make from them in a pass.
 
     Args:
         masks: ``(N, *positions)``, True where a position counts.
 
     Attributes:
-        whole: Names of layers whose positions no mask fits, in the order they were met.
+        whole: Names of layers whose positions no mask fits, in the order of execution.
 
     Example:
         >>> mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -97,17 +97,17 @@ class Positions:
         return next((m for mask in self._masks if (m := _fitted(mask, places, layer)) is not None), None)
 
     def note(self, layer: Layer, value: Tensor) -> None:
-        """Remember a layer whose positions all count for want of a mask that fits."""
+        """Remember a layer whose positions all count because no mask fits."""
         if self._masks and value.dim() > 2 and self.of(layer, value) is None:
             self.whole.setdefault(layer.name)
 
     def outputs(self, layer: Layer, value: Tensor) -> Tensor | None:
-        """Which places of the output count, as the input shows it; None for all."""
+        """Which places of the output count, derived from the input; None for all."""
         counted = self.of(layer, value) if self._masks else None
         return counted if counted is None or layer.kind == "linear" else handed_on(layer, counted)
 
     def follow(self, layer: Layer, value: Any, output: Any) -> None:
-        """Learn the mask behind a convolution that changed the number of positions."""
+        """Add the mask after a convolution that changes the number of positions."""
         if layer.kind == "linear" or not isinstance(value, Tensor) or not isinstance(output, Tensor):
             return
         if self._masks and self.of(layer, output) is None and (made := self.outputs(layer, value)) is not None:
@@ -117,8 +117,8 @@ class Positions:
         """Find which places of a model's input or output count; None if all do, or if no mask fits.
 
         Args:
-            layers: Those that take or make it: they tell where its channels are.
-            value: It, with or without channels.
+            layers: The layers that take or make it; they show which axis holds its channels.
+            value: The input or output, with or without channels.
         """
         for layer in layers if self._masks else ():
             axis = layer.channel_axis(value)
@@ -140,12 +140,12 @@ class Positions:
         return channel_moments(rows, layer.channel_axis(output) if rows is output else 1)
 
     def across_sample_std(self, layer: Layer, output: Tensor) -> float:
-        """As :func:`headstart.numerics.moments.across_sample_std`, where both of two samples count."""
+        """As :func:`headstart.numerics.moments.across_sample_std`, at places where both samples count."""
         square = self.across_sample_square(layer, output)
         return math.nan if square is None else math.sqrt(float(square) / 2)
 
     def across_sample_square(self, layer: Layer, output: Tensor) -> Tensor | None:
-        """Twice the square of that, still on the device; None where there are no two samples to compare."""
+        """Twice its square, still on the device; None if there are no two samples to compare."""
         counted = self.of(layer, output) if self._masks else None
         if counted is None or len(counted) != len(output):
             return across_sample_square(output)
@@ -169,9 +169,9 @@ def _fitted(mask: Tensor, places: tuple[int, ...], layer: Layer) -> Tensor | Non
 
 
 def handed_on(layer: Layer, counted: Tensor) -> Tensor:
-    """The mask behind a convolution: an output counts if the middle tap of its kernel reads a position that does.
+    """The mask after a convolution: an output counts if the middle tap of the kernel reads a position that counts.
 
-    Where the middle tap reads none, in the gaps of a transposed convolution or in padding, any other one decides.
+    Where the middle tap reads none (in the gaps of a transposed convolution, or in padding), any other tap decides.
 
     Example:
         >>> conv = torch.nn.Conv1d(1, 1, 3, stride=2, padding=1)

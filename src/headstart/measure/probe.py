@@ -1,4 +1,4 @@
-"""One forward and one backward pass that look at every layer and change nothing."""
+"""One forward and one backward pass that measure every layer and change nothing."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _NORMS = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm}
 
 @dataclass
 class Signal:
-    """What one layer's first call showed.
+    """Measurements of a layer's first call.
 
     Attributes:
-        mean, std: Of the output over everything.
-        across: Deviation between samples; NaN for a single one.
+        mean, std: Mean and deviation of the output over everything.
+        across: Deviation between samples; NaN for a single sample.
         never_positive: Share of channels without a positive value.
         rectified: Whether a ReLU-like activation takes the output.
-        values: Values per channel behind ``never_positive``.
-        saturated: Share of the output's values where a sigmoid or tanh that takes it is flat; None if none was seen.
+        values: How many values per channel ``never_positive`` is based on.
+        saturated: Share of the output's values at which the sigmoid or tanh that takes them is flat; None without one.
     """
 
     mean: float
@@ -60,14 +60,14 @@ class Signal:
 
 
 class UsedWeights:
-    """Notes the tensors that layers compute with.
+    """Records the weight tensors that layers compute with.
 
     Args:
-        layers: Which.
-        where: Learns which layer is computing, for errors.
+        layers: The layers to watch.
+        where: Records which layer is computing, for error messages.
 
     Attributes:
-        found: By layer name, one tensor per call unless they are the same.
+        found: Layer name -> one tensor per call, each only once.
     """
 
     def __init__(self, layers: Iterable[Layer], where: CurrentLayer) -> None:
@@ -91,13 +91,13 @@ class UsedWeights:
 
 
 class Probe(TorchFunctionMode):
-    """Measures layer outputs, and follows them to the normalization and the rectifier that take them.
+    """Measures layer outputs, and follows each to the normalization and the activation that take it.
 
-    Functions such as ``torch.relu`` are seen as well as modules, because torch shows this mode every call.
+    It sees functions such as ``torch.relu`` as well as modules, because torch passes every call to this mode.
 
     Args:
-        layers: What to look at.
-        positions: Which of the batch count; all by default.
+        layers: The layers to measure.
+        positions: The positions of the batch that count; all by default.
     """
 
     def __init__(self, layers: Iterable[Layer], positions: Positions | None = None) -> None:
@@ -111,7 +111,7 @@ class Probe(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Look at the call, then make it."""
+        """Examine the call, then make it."""
         kwargs = kwargs or {}
         value = first_input(args, kwargs) if args or kwargs else None
         layer = None if self._busy else self._source(value)
@@ -154,7 +154,7 @@ class Probe(TorchFunctionMode):
             self._mark(output, layer)
 
     def _measure_sign(self, layer: Layer, value: Tensor) -> None:
-        """Count again where the sign matters, if the channels are still where they were."""
+        """Count again at the activation, if the axes of the channels have not changed."""
         signal = self.signals[layer.name]
         axis = layer.channel_axis(value)
         if signal.rectified or not 0 <= axis < value.dim() or value.shape[axis] != layer.out_channels:
@@ -167,7 +167,7 @@ class Probe(TorchFunctionMode):
             self._sources[value] = (layer, value._version)
 
     def _source(self, value: Any) -> Layer | None:
-        """The layer whose output ``value`` still is: not if something wrote into it since."""
+        """The layer whose output is ``value``, unless something has written into it since."""
         if not isinstance(value, Tensor):
             return None
         layer, version = self._sources.get(value, (None, None))
@@ -175,7 +175,7 @@ class Probe(TorchFunctionMode):
 
     @contextmanager
     def _looking(self) -> Any:
-        """Measure without being seen."""
+        """Measure without triggering this mode."""
         busy, self._busy = self._busy, True
         try:
             with torch.no_grad():
@@ -193,7 +193,7 @@ def _measure(layer: Layer, output: Tensor, positions: Positions) -> Signal:
 
 
 def _never_positive(output: Tensor, layer: Layer, positions: Positions) -> tuple[float, int]:
-    """Share of channels without a positive value, and values per channel. NaN counts as alive."""
+    """Share of channels without a positive value, and the number of values per channel. NaN counts as positive."""
     value = positions.counting(layer, output)
     axis = layer.channel_axis(output) if value is output else 1
     channels = value.shape[axis]
@@ -204,7 +204,7 @@ def _never_positive(output: Tensor, layer: Layer, positions: Positions) -> tuple
 
 
 def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the function sends every negative value to zero."""
+    """Whether the function maps every negative value to zero."""
     if func in _RECTIFIERS:
         return True
     if func in _THRESHOLDS:
@@ -227,14 +227,14 @@ def weight_gradients(
     """Gradient of every layer's effective weight; None where the output does not depend on it.
 
     Args:
-        top: What is differentiated: the outputs, or the loss.
+        top: The outputs, or the loss, to differentiate.
         top_gradients: One per output; None for a loss.
         trace: The layers.
-        used: By layer name, what it computed with.
-        own: Stand-ins of the parameters by the ``id`` of the parameter, for layers that were not called.
+        used: Layer name -> the tensors that it computed with.
+        own: Copies of the parameters by the ``id`` of the parameter, for layers that were not called.
 
     Returns:
-        By layer name; a layer that computed with several tensors has their sum, and a part of a module that part.
+        Gradients by layer name. With several tensors it is their sum; for a part of a module it is that part.
     """
     wanted: dict[str, list[Tensor]] = {}
     for layer in [*trace.layers, *trace.parts, *trace.unreached]:

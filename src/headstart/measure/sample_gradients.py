@@ -1,9 +1,9 @@
-"""Squared weight gradients, one sample at a time, out of a single backward pass over all of them.
+"""Squared weight gradients of every sample, from a single backward pass over all samples.
 
-The gradient of a layer's weight is a sum over samples of products of what came in and of the gradient that came back.
-With independent random gradients at the outputs the samples' shares are independent with mean zero, so the expected
-square of the sum is the sum of the expected squares. Squaring first leaves out the cross terms, which have mean zero
-and make nearly all of the noise.
+The gradient of a layer's weight is a sum over samples: of products of the input and the gradient at the output.
+With independent random gradients at the outputs, the samples' shares are independent with mean zero. So the expected
+square of the sum is the sum of the expected squares. Squaring first omits the cross terms, which have mean zero
+and cause nearly all of the noise.
 
 The shares of all samples are one batched product of patches and gradients; nothing is read before the pass is over.
 """
@@ -38,7 +38,7 @@ MEMORY = 2**27  # bytes of patches and of shares that are held at a time
 
 @dataclass
 class _Use:
-    """One call of a layer: what came in, what went out, and the gradient that came back."""
+    """One call of a layer: its input, its output, and the gradient at the output."""
 
     layer: Layer
     value: Tensor
@@ -47,19 +47,19 @@ class _Use:
 
 
 class SampleGradients:
-    """Watches a forward and a backward pass, and sums the squared weight gradients of every sample.
+    """Watches a forward and a backward pass, and sums the squared weight gradients of each sample.
 
     Args:
-        layers: What to look at.
+        layers: The layers to watch.
         size: Samples in the batch.
-        coupled: Whether batch norms take the statistics of the batch. They take a gradient's mean over the batch and
-            its part along the output away, in every sample alike; the shares are then those of an input without what
-            meets these parts.
-        whole: Names of layers whose input channels need not be told apart.
+        coupled: Whether batch norms use the statistics of the batch. They remove the gradient's mean over the batch and
+            its part along the output, in the same way for every sample. The shares are then those of an input without
+            these parts.
+        whole: Names of layers for which one sum over all input channels is enough.
 
     Attributes:
-        squares: By layer name, ``(samples, in_channels)`` sums of squares; ``(samples, 1)`` where channels are not told
-            apart. A single row where the samples' shares are not: that of the one gradient.
+        squares: Layer name -> ``(samples, in_channels)`` sums of squares; ``(samples, 1)`` where channels are not kept
+            apart. Where the samples cannot be kept apart, a single row: that of the summed gradient.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SampleGradients:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Watch the layers while a forward pass runs; what comes back is seen as long as its graph lives."""
+        """Watch the layers while a forward pass runs; gradients are seen as long as its graph exists."""
         self._running = True
         try:
             with hooked(by_layer(self._layers), after=self._leave):
@@ -112,15 +112,15 @@ class SampleGradients:
 
     @torch.no_grad()
     def finish(self, gradients: Mapping[str, Tensor | None]) -> list[str]:
-        """Compare with what autograd found in the same pass, and take that where the shares do not add up to it.
+        """Compare with autograd's gradient in the same pass, and use that one where the shares do not add up to it.
 
-        That is where a weight is used by more than its layer, or the layer's output is no product with it.
+        That happens where a weight is used outside its layer, or where the layer's output is not a product with it.
 
         Args:
             gradients: The gradients of the effective weights, as the layers store them, by name.
 
         Returns:
-            Names of the layers whose samples cannot be told apart.
+            Names of the layers whose samples cannot be kept apart.
         """
         for key in list(self._uses):
             self._settle(key)
@@ -166,7 +166,7 @@ class _Shares:
         self.total = torch.zeros(())
 
     def lengths(self, layer: Layer, whole: bool) -> Tensor:
-        """Root of the sum of squares over everything but samples and input channels of ``layer``, or but samples."""
+        """Root of the sum of squares over all axes but samples and the input channels of ``layer``, or but samples."""
         value, delta = self._parts[0]
         if len(self._parts) == 1 and layer.kind == "linear" and self._removed is None and value.shape[1] == 1:
             # A product of two vectors: its length needs no matrix.
@@ -185,7 +185,7 @@ class _Shares:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _step(self, layer: Layer) -> int:
-        """Samples at a time."""
+        """How many samples to treat at a time."""
         value, delta = max(self._parts, key=lambda part: part[0].numel())
         inner = delta if layer.kind == "transposed" else value
         windows = math.prod(layer.kernel) * inner[0].numel()
@@ -204,20 +204,20 @@ def _by_sample(share: Tensor) -> Tensor:
 
 
 def _canonical(layer: Layer, share: Tensor) -> Tensor:
-    """Shares of samples, each as :func:`headstart.model.weights.to_canonical` has it."""
+    """Shares of samples, each in the layout of :func:`headstart.model.weights.to_canonical`."""
     return torch.vmap(lambda one: to_canonical(layer, one))(share) if layer.kind == "transposed" else share
 
 
 @dataclass
 class _Removed:
-    """What a batch norm behind a layer takes out of every sample's share, which is zero in the sum.
+    """The part that a batch norm after a layer removes from every sample's share. It is zero in the sum.
 
     Attributes:
         layer: The layer.
-        means: Sum of the returned gradient by sample and output channel; zeros if the norm leaves it.
-        mean: What it multiplies: the mean input of each filter, ``(out, ...)`` canonical.
+        means: Sum of the gradient at the output by sample and output channel; zero if the norm does not remove it.
+        mean: Its factor: the mean input of each filter, ``(out, ...)`` canonical.
         along: The same for the part along the output.
-        slope: What that multiplies.
+        slope: The factor of ``along``.
     """
 
     layer: Layer
@@ -227,14 +227,14 @@ class _Removed:
     slope: Tensor
 
     def of(self, block: slice) -> Tensor:
-        """The part of some samples, as the layer stores weights."""
+        """The part of some samples, in the layout of the layer's weight."""
         shape = (-1, self.layer.out_channels, *[1] * (len(self.layer.shape) - 1))
         found = self.means[block].view(shape) * self.mean + self.along[block].view(shape) * self.slope
         return torch.vmap(lambda one: from_canonical(self.layer, one))(found)
 
 
 def _removed(use: _Use, size: int) -> _Removed | None:
-    """Find what a batch norm took out of the returned gradient: its sum, and its product with the output."""
+    """Find what a batch norm removed from the gradient at the output: its sum, and its product with the output."""
     if use.output is None or use.delta is None:
         return None
     layer = use.layer
@@ -261,12 +261,12 @@ def _removed(use: _Use, size: int) -> _Removed | None:
 
 
 def _is_gone(terms: Tensor) -> Tensor:
-    """Whether a sum over the first axis is nothing beside its independent terms: 1 or 0, on the device."""
+    """Whether a sum over the first axis is negligible beside its terms: 1 or 0, on the device."""
     return (torch.linalg.vector_norm(terms.sum(0)) < _GONE * torch.linalg.vector_norm(terms)).to(terms.dtype)
 
 
 def _split(use: _Use, size: int) -> tuple[Tensor, Tensor] | None:
-    """Input and returned gradient with an axis of samples ahead; None if there is none."""
+    """Input and gradient at the output, each with a leading axis of samples; None if they have none."""
     assert use.delta is not None
     found = []
     for value in (use.value, use.delta):
@@ -287,11 +287,11 @@ def _split(use: _Use, size: int) -> tuple[Tensor, Tensor] | None:
 
 
 def shares(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
-    """Every sample's share of the gradient of a layer's weight, as the layer stores it: one product of matrices.
+    """Every sample's share of the gradient of a layer's weight, as the layer stores it, by one batched product.
 
     Args:
         layer: Any weight layer.
-        value: Its input, ``(samples, parts, ...)``: a sample may be several in the layer.
+        value: Its input, ``(samples, parts, ...)``: one sample of the batch may be several in the layer.
         delta: The gradient at its output, likewise.
 
     Example:
@@ -369,14 +369,14 @@ def by_input(layer: Layer, values: Tensor) -> Tensor:
 
 
 def directions(rows: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw random gradients for samples: each has mean zero and the identity as covariance.
+    """Draw random gradients for samples, each with mean zero and the identity as covariance.
 
-    Up to ``width`` of them are at right angles to each other and of one length, so that samples that are alike show
-    their whole Jacobian: the sum of squares has far less noise than that of independent draws.
+    Up to ``width`` of them are orthogonal and of one length. So samples that are alike show
+    their whole Jacobian, and the sum of squares has far less noise than with independent draws.
 
     Args:
-        rows: Samples.
-        width: Values of each.
+        rows: The number of samples.
+        width: The number of values of each.
         generator: On the CPU.
 
     Returns:

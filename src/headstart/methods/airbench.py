@@ -46,7 +46,7 @@ class Airbench(Method):
     layers are left alone.
 
     Args:
-        scale: Of the stem, as in ``whitening``: ``"match"``, ``"whiten"`` or a number.
+        scale: The scale of the stem, as in ``whitening``: ``"match"``, ``"whiten"`` or a number.
 
     Raises:
         HeadstartError: No convolution, images smaller than the kernel, nothing but zeros.

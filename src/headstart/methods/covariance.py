@@ -104,7 +104,7 @@ class CovarianceTransfer(Method):
 
         Args:
             models: Modules, state dicts, files of those, or folders; layers of one name are pooled.
-            options: Of the method.
+            options: The options of the method.
 
         Raises:
             HeadstartError: A source cannot be read, or has no convolution of more than one tap.

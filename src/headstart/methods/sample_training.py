@@ -36,7 +36,7 @@ class SampleTraining(Method):
 
     Args:
         fractions: Share of the data that each stage trains on, in turn.
-        epochs: Of every stage, over its sample.
+        epochs: The epochs of every stage, over its sample.
         repeats: How often all stages are gone through, each time with samples that are drawn anew.
         draw: ``"independent"``: each sample from all of the data; ``"nested"``: larger samples hold the smaller ones;
             ``"disjoint"``: none has what another has.

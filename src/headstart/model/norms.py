@@ -40,7 +40,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def may_normalize(module: nn.Module) -> bool:
-    """Tell whether :func:`normalizes` should probe a module: it is not one of torch's own, and holds no weight layer."""
+    """Tell whether :func:`normalizes` should probe a module: it is not one of torch's, and holds no weight layer."""
     if isinstance(module, NORMS):
         return True
     foreign = not type(module).__module__.startswith("torch.nn.")

@@ -159,7 +159,7 @@ def _first_batches(loader: Iterable[Any], given: Iterable[Any], samples: int | N
 
 
 class _generators_kept:  # noqa: N801 - reads as a verb phrase in a with statement
-    """Restore the random generators that a DataLoader owns, so that reading it does not change the order of training."""
+    """Restore the random generators that a DataLoader owns, so that a peek does not change the order of training."""
 
     def __init__(self, loader: object) -> None:
         owners = [

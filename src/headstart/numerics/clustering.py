@@ -1,6 +1,6 @@
-"""K-means and spherical k-means on the points' own device; only distinct, occupied centroids come back.
+"""K-means and spherical k-means on the points' own device. Only distinct centroids with points are returned.
 
-scikit-learn's own stays for what repeats a publication, on one thread: its results depend on the number of threads.
+scikit-learn's k-means is kept to repeat publications. It runs on one thread, since its results depend on the number.
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ def kmeans(
 
     Args:
         points: ``(n, dimensions)``, any floating dtype and device.
-        clusters: How many are asked for. Fewer come back when there are fewer distinct points.
+        clusters: How many to make. There are fewer if there are fewer distinct points.
         seed: 32-bit seed; the result does not depend on the number of threads.
-        algorithm: ``"lloyd"``, full k-means on the points' device: starts like those of k-means++, and centroids that
-            serve little are moved to where points fit worst. ``"sklearn"`` and ``"minibatch"`` are scikit-learn's.
-        n_init: Starts, of which the best is kept.
-        max_iter: Iterations at most, besides some before the last move.
-        moves: Times that centroids which serve little are moved (``"lloyd"``). Fewer cost and explain a little less.
-        noise: Points and centroids this close are one, and at least those within 1e-4 of the points' spread.
+        algorithm: ``"lloyd"``: full k-means on the points' device, started as in k-means++; centroids that
+            explain little are moved to where points fit worst. ``"sklearn"`` and ``"minibatch"`` are scikit-learn's.
+        n_init: The number of starts; the best is kept.
+        max_iter: The largest number of iterations, not counting those before the last move.
+        moves: How often centroids that explain little are moved (``"lloyd"``). Fewer moves cost, and explain, a bit
+            less.
+        noise: Points and centroids this close count as one; at least those within 1e-4 of the points' spread do.
 
     Returns:
         Centroids on the device and in the dtype of ``points``.
@@ -126,16 +127,16 @@ def spherical_kmeans(
     looks: bool = True,
     memory: int = MEMORY,
 ) -> Clusters:
-    """Cluster directions: every point goes to the centroid of the largest cosine, every centroid has length 1.
+    """Cluster directions: every point goes to the centroid with the largest cosine; every centroid has length 1.
 
     Args:
         points: ``(n, dimensions)`` of length 1.
-        clusters: How many are asked for. Fewer come back when there are fewer distinct directions.
-        generator: Draws the start, on the CPU: each centroid a point, the likelier the farther from those before.
-        max_iter: Iterations at most.
-        rounds: In which the start is drawn.
-        looks: Whether to stop when nothing moves any more, which takes a read every few iterations.
-        memory: Bytes at most for what compares points and centroids.
+        clusters: How many to make. There are fewer if there are fewer distinct directions.
+        generator: Draws the start, on the CPU: points far from the earlier centroids are likelier.
+        max_iter: The largest number of iterations.
+        rounds: The number of rounds in which the start is drawn.
+        looks: Whether to stop when nothing changes any more, which reads from the device every few iterations.
+        memory: Limit in bytes for the comparison of points with centroids.
 
     Returns:
         Centroids of length 1 (Dhillon and Modha 2001), labels and all else on the device of ``points``.
@@ -167,7 +168,7 @@ def spherical_kmeans(
 def _few(
     points: Tensor, glance: NDArray[np.float64], clusters: int, same: float
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """The distinct points and who is which, if there are no more of them than clusters; otherwise None."""
+    """The distinct points and each point's number among them, if there are no more than clusters; else None."""
 
     def cells(array: NDArray[Any]) -> NDArray[Any]:
         return np.round((array - array[0]) / same) if same > 0 else np.zeros_like(array)
@@ -185,7 +186,7 @@ def _few(
 
 
 def _merged(centroids: NDArray[Any], labels: NDArray[Any], same: float, inertia: float, like: Tensor) -> Clusters:
-    """Keep the occupied, distinct centroids in their order."""
+    """Keep the distinct centroids that have points, in their order."""
     owner = (cdist(centroids, centroids) <= same).argmax(1)  # the first that is the same, often itself
     sizes = np.bincount(owner[labels], minlength=len(centroids))
     kept = np.flatnonzero(sizes > 0)

@@ -1,4 +1,4 @@
-"""Whether numbers look like independent draws of one zero-mean law, and by what they do not."""
+"""Whether numbers look like independent draws from one zero-mean distribution, and if not, why."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SHRUNK = math.sqrt(1 - 2 * _TRUNCATED * math.exp(-(_TRUNCATED**2) / 2) / math.s
 def why_not_drawn(weight: Tensor | Values, groups: int = 1) -> str:
     """Say why a weight is not an independent zero-mean draw (uniform, normal or truncated normal); empty if it may be.
 
-    Tried are the mean, the law (Kolmogorov and Smirnov's distance to each of the three, and the kurtosis), and the
-    rows, columns and taps: how far they point in the same directions, or in fewer than chance would have it (orthogonal
-    rows), and how far their lengths differ.
+    It tests the mean, the distribution (Kolmogorov-Smirnov distance to each of the three, and kurtosis), and the
+    rows, columns and taps: whether they point in common directions, or are more orthogonal than chance allows, and
+    how far their lengths differ.
 
     Args:
-        weight: ``(out, in/groups, *kernel)``, on any device or fetched already.
-        groups: Of the layer; rows of different groups do not see the same inputs.
+        weight: ``(out, in/groups, *kernel)``, on any device or already an array.
+        groups: The groups of the layer; rows of different groups do not see the same inputs.
 
     Example:
         >>> why_not_drawn(torch.randn(16, 27, generator=torch.Generator().manual_seed(0)))
@@ -42,11 +42,11 @@ def why_not_drawn(weight: Tensor | Values, groups: int = 1) -> str:
         >>> why_not_drawn(torch.nn.init.orthogonal_(torch.empty(16, 27)))
         'its rows are orthogonal'
         >>> why_not_drawn(torch.eye(8))
-        'its values are of no uniform, normal or truncated normal law'
+        'its values follow no uniform, normal or truncated normal distribution'
     """
     flat = weight.reshape(-1)
     if len(flat) < FEWEST:
-        return f"its {len(flat)} weights are too few to tell"
+        return f"its {len(flat)} weights are too few to judge"
     rows, ins = weight.shape[:2]
     by_group = weight.reshape(groups, rows // groups, -1)  # (groups, out/groups, in/groups * taps)
     taps = weight.reshape(rows * ins, -1).swapaxes(0, 1)[None] if len(weight.shape) > 2 else by_group[:0]
@@ -61,7 +61,7 @@ def why_not_drawn(weight: Tensor | Values, groups: int = 1) -> str:
     kurtosis = float(((sample / size) ** 4).mean())
     heavy = kurtosis > 3 + _LARGE * math.sqrt(24 / len(sample))
     if heavy or not any(_fits(sample / size, law) for law in (_uniform, _normal, _truncated)):
-        return "its values are of no uniform, normal or truncated normal law"
+        return "its values follow no uniform, normal or truncated normal distribution"
     for (what, part), values in zip(parts.items(), found, strict=True):
         structure = _structure(values.reshape(part.shape), kurtosis)
         if structure:
@@ -70,7 +70,7 @@ def why_not_drawn(weight: Tensor | Values, groups: int = 1) -> str:
 
 
 def _some(vectors: Any) -> Any:
-    """A part of the vectors of each group, ``(groups, vectors, entries)``, of a tensor or an array."""
+    """Some of the vectors of each group, ``(groups, vectors, entries)``, of a tensor or an array."""
     if min(vectors.shape) == 0:
         return vectors
     strides = [-(-size // most) for size, most in zip(vectors.shape, (ROWS, ROWS, MOST), strict=True)]
@@ -78,7 +78,7 @@ def _some(vectors: Any) -> Any:
 
 
 def _fits(values: Values, law: Callable[[Values], Values]) -> bool:
-    """Whether the distance to a law of deviation 1 is one that chance gives."""
+    """Whether the distance to a distribution with deviation 1 is within chance."""
     expected = law(np.sort(values))
     steps = np.arange(len(values) + 1) / len(values)
     distance = float(np.maximum(np.abs(expected - steps[:-1]), np.abs(expected - steps[1:])).max())
@@ -99,7 +99,7 @@ def _truncated(values: Values) -> Values:
 
 
 def _structure(some: Values, kurtosis: float) -> str:
-    """What the vectors of each group, ``(groups, vectors, entries)``, have in common that draws have not."""
+    """What the vectors of each group, ``(groups, vectors, entries)``, have in common that random draws do not."""
     groups, count, entries = some.shape
     if min(some.shape) == 0 or count * groups < 2:
         return ""
@@ -127,7 +127,7 @@ def _structure(some: Values, kurtosis: float) -> str:
 
 
 def _below(value: float, free: float) -> bool:
-    """Whether a sum of so many squares of standard normal numbers would hardly be so small."""
+    """Whether a sum of this many squared standard normal numbers is unlikely to be this small."""
     return float(gammainc(free / 2, value / 2)) < SURE
 
 

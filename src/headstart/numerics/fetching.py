@@ -14,7 +14,7 @@ Values = NDArray[np.float64]
 
 @torch.no_grad()
 def fetch(tensors: Sequence[Tensor]) -> list[Values]:
-    """Bring tensors of no or one axis to numpy, in one read for each device."""
+    """Bring tensors with at most one axis to numpy, in one read for each device."""
     groups: dict[tuple[torch.device, bool, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
         groups.setdefault((tensor.device, tensor.dim() == 0, tensor.dtype), []).append(i)

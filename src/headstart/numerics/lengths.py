@@ -14,8 +14,8 @@ def lengths(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
     """Norm of every tensor over all its values, in float32 or better, still on the device.
 
     Args:
-        tensors: Of any shape, device and floating format.
-        order: Of the norm; infinity for the largest magnitude.
+        tensors: Tensors of any shape, device and floating format.
+        order: The order of the norm; infinity for the largest magnitude.
 
     Example:
         >>> [float(length) for length in lengths([torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])])]
@@ -43,7 +43,7 @@ def differences(some: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Places of the tensors that have values, by device and format."""
+    """Indices of the tensors that have values, by device and format."""
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
         if tensor.numel():

@@ -1,4 +1,4 @@
-"""Lloyd's iterations on any device: several starts in one batch, in blocks of memory, and hardly a number read back."""
+"""Lloyd's iterations on any device: several starts in one batch, in blocks of memory, with few device reads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SOON = 1e-30  # the smallest of times that are drawn
 
 
 def sums_by_products(device: torch.device) -> bool:
-    """Whether sums over clusters are products with zeros and ones: their order is the same every time there.
+    """Whether to sum over clusters by a product with zeros and ones, whose order is the same in every run.
 
-    The CPU adds row after row, whose order is the same for every number of threads, and which is far less work.
+    The CPU adds row by row: that is far less work, and the order is the same for every number of threads.
     """
     return device.type != "cpu"
 
@@ -27,8 +27,8 @@ class Lloyd:
     """Points that are to be clustered.
 
     Args:
-        points: ``(n, dimensions)``, in float32 or float64, near the origin: distances are made of products.
-        memory: Bytes at most for what compares points and centroids.
+        points: ``(n, dimensions)``, in float32 or float64, near the origin, since distances are computed from products.
+        memory: Limit in bytes for the comparison of points with centroids.
     """
 
     def __init__(self, points: Tensor, *, memory: int = MEMORY) -> None:
@@ -37,9 +37,9 @@ class Lloyd:
         self._repeated: dict[int, Tensor] = {}  # by the number of starts: the points once for each
 
     def start(self, clusters: int, starts: int, generator: torch.Generator, rounds: int = ROUNDS) -> Tensor:
-        """Draw points as centroids, each the likelier the farther from those before (Arthur and Vassilvitskii 2007).
+        """Draw points as centroids; points far from the earlier ones are likelier (Arthur and Vassilvitskii 2007).
 
-        In each of a few rounds several points are drawn at once, without putting back, by the smallest of exponential
+        Each of a few rounds draws several points at once, without replacement, by the smallest of exponential
         times (Efraimidis and Spirakis 2006). So a round costs a few operations, however many clusters there are.
 
         Returns:
@@ -61,12 +61,12 @@ class Lloyd:
         return torch.cat(chosen, 1)
 
     def run(self, centroids: Tensor, iterations: int, *, looks: bool = True) -> Tensor:
-        """Move every centroid to the mean of the points that are nearest to it, and again.
+        """Repeatedly move every centroid to the mean of the points nearest to it.
 
         Args:
             centroids: ``(starts, clusters, dimensions)``.
-            iterations: At most.
-            looks: Whether to stop when nothing moves any more, which takes a read every few iterations.
+            iterations: The largest number of iterations.
+            looks: Whether to stop when nothing changes any more, which reads from the device every few iterations.
         """
         for iteration in range(iterations):
             before, centroids = centroids, self._moved(centroids)
@@ -77,14 +77,14 @@ class Lloyd:
     def improve(
         self, centroids: Tensor, generator: torch.Generator, rounds: int, iterations: int, shift: int = 3
     ) -> Tensor:
-        """Take centroids that serve least to where points fit worst, a few less each time, and keep what is better.
+        """Move the centroids that explain least to where points fit worst, fewer each time; keep the result if better.
 
         Args:
-            centroids: ``(starts, clusters, dimensions)``, of which each start is improved by itself.
+            centroids: ``(starts, clusters, dimensions)``; each start is improved separately.
             generator: Draws the places.
-            rounds: How often.
-            iterations: Of :meth:`run` after each.
-            shift: The first time ``clusters / 2**shift`` are moved, then half as many each time.
+            rounds: The number of rounds.
+            iterations: The iterations of :meth:`run` after each round.
+            shift: The first round moves ``clusters / 2**shift``, each further one half as many.
         """
         starts, clusters, dimensions = centroids.shape
         best, least = centroids, self.inertia(centroids)
@@ -110,7 +110,7 @@ class Lloyd:
         return torch.cat([scores.argmax(2)[:, 0] for _, scores in self._blocks(centroids)])
 
     def _blocks(self, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Points, and how near they are to centroids: ``x·c - c²/2``, ``(block, starts, clusters)``."""
+        """Points, block by block, and their closeness to centroids: ``x·c - c²/2``, ``(block, starts, clusters)``."""
         starts, clusters, _ = centroids.shape
         flat = centroids.flatten(0, 1)
         turned = flat.T
@@ -136,7 +136,7 @@ class Lloyd:
         return torch.where(counts > 0, sums / counts.clamp_min(1), centroids)
 
     def _summed(self, block: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums and numbers of the points nearest to each centroid of each start, one start after the other."""
+        """Sum and number of the points nearest to each centroid, start by start."""
         nearest, (_, starts, clusters) = scores.argmax(2), scores.shape
         if sums_by_products(block.device):
             own = torch.zeros_like(scores).scatter_(2, nearest.unsqueeze(2), 1).flatten(1)
@@ -152,7 +152,7 @@ class Lloyd:
         return rows, torch.bincount(place, minlength=len(rows)).to(block.dtype)
 
     def _use(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distance of each point, and what would be lost without each centroid: to the second nearest."""
+        """Squared distance of each point, and the loss without each centroid: its points go to the second nearest."""
         far, lost = [], torch.zeros(centroids.shape[:2], dtype=self.points.dtype, device=self.points.device)
         start = 0
         for block, scores in self._blocks(centroids):
@@ -165,7 +165,7 @@ class Lloyd:
 
 
 def block_sizes(total: int, parts: int) -> list[int]:
-    """Cut a whole into parts of growing size, at most so many.
+    """Cut a whole into at most so many parts of growing size.
 
     Example:
         >>> block_sizes(10, 4), block_sizes(2, 4), block_sizes(0, 4)

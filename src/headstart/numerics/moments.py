@@ -24,7 +24,7 @@ class Moments:
 
     Attributes:
         mean: Shape ``(channels,)``, in working precision (float32 or float64, or complex of those).
-        var: Population variance, same shape; of complex values that of both parts together, ``E |y - mean|²``.
+        var: Population variance, same shape; for complex values of both parts together, ``E |y - mean|²``.
         count: Values per channel.
     """
 
@@ -38,7 +38,7 @@ class Moments:
 
     @property
     def total_mean(self) -> float:
-        """Mean over all channels; its size if it is complex."""
+        """Mean over all channels; its magnitude if it is complex."""
         mean = self.mean.mean()
         return float(mean.abs() if mean.is_complex() else mean)
 
@@ -50,7 +50,7 @@ class Moments:
 
 
 def totals(mean: NDArray[Any], var: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation over everything, of each channel's mean and variance."""
+    """Mean and standard deviation over everything, from the mean and variance of each channel."""
     with np.errstate(over="ignore", invalid="ignore"):
         middle = mean.mean()
         variance = float((var + np.abs(mean - middle) ** 2).mean())
@@ -89,8 +89,8 @@ def rows(output: Tensor, axis: int) -> Tensor:
 def channel_moments(output: Tensor, axis: int) -> Moments:
     """Mean and population variance per channel; nothing is read back from the device.
 
-    On accelerators torch computes both in one pass. On the CPU, where that is slow, they are taken of the differences
-    to the first value of each channel: a mean far above the deviation loses no digits, and a constant channel has
+    On accelerators torch computes both in one pass. On the CPU, where that is slow, they are computed from differences
+    to the first value of each channel: so a mean far above the deviation loses no digits, and a constant channel has
     variance 0.
 
     Args:
@@ -124,7 +124,7 @@ def channel_moments(output: Tensor, axis: int) -> Moments:
 
 
 def _means(values: Tensor, first: Tensor, dims: list[int], count: int) -> tuple[Tensor, Tensor]:
-    """Means of the differences to ``first`` and of their squares, in pieces that stay in a processor's cache."""
+    """Means of the differences to ``first`` and of their squares, in pieces that fit into a processor's cache."""
     step = max(1, PIECE // max(1, math.prod(values.shape[1:])))
     if not dims or step >= len(values) or 0 not in dims:
         apart = values - first
@@ -141,15 +141,15 @@ def _means(values: Tensor, first: Tensor, dims: list[int], count: int) -> tuple[
 
 
 def across_sample_std(output: Tensor, samples: int = ACROSS_SAMPLES) -> float:
-    """Standard deviation between samples at the same channel and place, averaged as a root mean square.
+    """Standard deviation between samples at the same channel and place, as a root mean square over these.
 
-    The total deviation of a layer can look healthy while it only mirrors biases: what tells inputs apart
+    The total deviation of a layer can look healthy although it only reflects biases. What distinguishes inputs
     is the deviation *across samples*. It is estimated from disjoint pairs, ``E[(a - b)^2] / 2``: unbiased,
     exactly 0 when all samples look alike, and without the rounding of a mean.
 
     Args:
         output: Batch first.
-        samples: At most so many samples are paired.
+        samples: At most this many samples are paired.
 
     Returns:
         The deviation, NaN for fewer than two samples.

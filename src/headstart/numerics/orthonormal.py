@@ -10,19 +10,19 @@ MANY = 8
 
 
 def orthonormal_columns(tall: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the columns of matrices orthonormal, each by those before it, as Gram and Schmidt do.
+    """Make the columns of matrices orthonormal, as Gram-Schmidt does.
 
     The result is Q of the QR decomposition whose R has a positive diagonal: of Gaussian entries it is uniform among all
     matrices with orthonormal columns (Mezzadri 2007). ``R`` is the Cholesky factor of ``tall.T @ tall``; doing this
-    twice takes the rounding away. A matrix that is nearly square may be ill-conditioned: there all is done in float64,
-    the first time with a little more on the diagonal (Fukaya et al. 2020, shifted Cholesky QR).
+    twice removes the rounding errors. A nearly square matrix may be ill-conditioned: then all is done in float64,
+    the first time with a small shift of the diagonal (Fukaya et al. 2020, shifted Cholesky QR).
 
     Args:
-        tall: ``(..., rows, columns)``, no fewer rows than columns, in float32 or float64.
+        tall: ``(..., rows, columns)``, at least as many rows as columns, in float32 or float64.
 
     Returns:
-        The matrices, and for each whether that failed (not 0), as it does where the columns depend on each other: to be
-        looked at with other checks, since a look stops until the device has done all work.
+        The matrices, and for each whether it failed (not 0), as it does if the columns are linearly dependent. Read
+        this together with other checks, since every read waits for the device.
 
     Example:
         >>> q, failed = orthonormal_columns(torch.tensor([[3.0, 1.0], [4.0, 0.0]]))
@@ -39,7 +39,7 @@ def orthonormal_columns(tall: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _round(matrix: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Divide by the Cholesky factor of the columns' products.
+    """Divide by the Cholesky factor of the columns' Gram matrix.
 
     Args:
         matrix: ``(..., rows, columns)``.

@@ -1,4 +1,4 @@
-"""Leading eigenvectors of a covariance, in whichever of its two spaces is the smaller."""
+"""Leading eigenvectors of a covariance, computed in the smaller of its two spaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKING = 4  # matrices that an eigendecomposition holds: the covariance, the ei
 
 
 def largest_side(memory: int) -> int:
-    """Side of the largest matrix whose eigendecomposition fits into so many bytes.
+    """Side of the largest matrix whose eigendecomposition fits into this many bytes.
 
     Example:
         >>> largest_side(2**29)
@@ -40,13 +40,13 @@ def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tens
     """The leading eigenvectors of ``rows.T @ rows / len(rows)``, largest eigenvalue first.
 
     Args:
-        rows: ``(n, dimensions)``, centred by the caller if they should be.
-        most: Eigenvectors at most.
-        floor: Eigenvalues up to here are rounding, and left out; 0 leaves out those that cannot be above it.
+        rows: ``(n, dimensions)``; the caller centres them if needed.
+        most: The largest number of eigenvectors.
+        floor: Eigenvalues up to here are rounding errors and left out; 0 estimates the limit.
 
     Returns:
         Eigenvalues ``(found,)`` and unit eigenvectors ``(found, dimensions)`` in float64. The largest entry of every
-        vector is positive: eigenvectors have no sign of their own.
+        vector is positive, since the sign of an eigenvector is arbitrary.
 
     Example:
         >>> values, vectors = principal(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 2)
@@ -60,15 +60,16 @@ def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tens
 
 
 def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As :func:`principal`, by a randomized search where a few directions of very many are asked for.
+    """As :func:`principal`, but by a randomized search if only a few of many directions are needed.
 
-    The search (Halko, Martinsson and Tropp 2011) multiplies random directions with the covariance a few times, without
-    ever holding it, and decomposes the covariance in the space that these span. In that space the result is exact:
-    the vectors are orthonormal, and the rows are uncorrelated along them. Directions of nearly one eigenvalue may mix.
+    The search (Halko, Martinsson and Tropp 2011) multiplies random directions by the covariance a few times, without
+    ever building it, and decomposes the covariance in the space that they span. In that space the result is exact:
+    the vectors are orthonormal, and the rows are uncorrelated along them. Directions with nearly equal eigenvalues may
+    mix.
 
     Args:
         rows: ``(n, dimensions)``.
-        most: Eigenvectors at most.
+        most: The largest number of eigenvectors.
         floor: Eigenvalues up to here are left out.
         generator: Draws the random directions, on the CPU.
 
@@ -102,15 +103,15 @@ def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -
 
 
 def _signed(vectors: Tensor) -> Tensor:
-    """The largest entry of each is made positive."""
+    """Make the largest entry of each positive."""
     lead = vectors.abs().argmax(1, keepdim=True)
     return vectors * vectors.gather(1, lead).sign()
 
 
 class Spectrum:
-    """The eigenvalues of ``rows.T @ rows / len(rows)``, and as many eigenvectors as are asked for.
+    """The eigenvalues of ``rows.T @ rows / len(rows)``, and the leading eigenvectors.
 
-    With more rows than columns the covariance is decomposed, otherwise the products between rows, which have the
+    With more rows than columns the covariance is decomposed, otherwise the Gram matrix of the rows, which has the
     same eigenvalues. Both are summed in float64, block by block.
 
     Args:
@@ -134,7 +135,7 @@ class Spectrum:
         self.values = values.neg_()
 
     def count(self, values: Values, most: int, floor: float) -> int:
-        """How many eigenvalues, as they were fetched, lie above a floor and above rounding; ``most`` at most."""
+        """How many of the fetched eigenvalues lie above a floor and above rounding errors; at most ``most``."""
         tiny = np.finfo(np.float64).eps * self._sides * float(values[0])
         return min(most, int(((values > floor) & (values > tiny)).sum()))
 

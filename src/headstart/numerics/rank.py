@@ -1,4 +1,4 @@
-"""How many directions the rows of a matrix really span."""
+"""How many directions the rows of a matrix effectively span."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def effective_rank(rows: Tensor) -> float:
     """The participation ratio of the squared singular values: ``(sum s²)² / sum s⁴``; 0 for zeros.
 
-    As many as there are if all are alike, near 1 if one leads.
+    It is the number of singular values if all are equal, and near 1 if one dominates.
 
     Args:
         rows: ``(n, entries)``.
@@ -25,5 +25,5 @@ def effective_rank(rows: Tensor) -> float:
 
 
 def random_rank(count: int, entries: int) -> float:
-    """What :func:`effective_rank` expects of independent normal numbers: ``n m / (n + m + 1)``."""
+    """The expected :func:`effective_rank` of independent normal numbers: ``n m / (n + m + 1)``."""
     return count * entries / (count + entries + 1)

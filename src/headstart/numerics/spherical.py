@@ -1,4 +1,4 @@
-"""Spherical k-means: directions clustered by their angles, on any device, in blocks of memory, with no number read."""
+"""Spherical k-means: cluster directions by angle, on any device, in blocks of memory, without reads from the device."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Directions:
     """Points that are to be clustered by their angles.
 
     Args:
-        points: ``(n, dimensions)`` of length 1, or 0 for those that have no direction and take no part.
-        memory: Bytes at most for what compares points and centroids.
+        points: ``(n, dimensions)`` of length 1, or of length 0: these have no direction and are ignored.
+        memory: Limit in bytes for the comparison of points with centroids.
     """
 
     def __init__(self, points: Tensor, *, memory: int = MEMORY) -> None:
@@ -23,9 +23,9 @@ class Directions:
         self._least = torch.finfo(points.dtype).eps ** 1.5  # far below rounding, and its square is still a number
 
     def start(self, clusters: int, generator: torch.Generator, rounds: int = ROUNDS) -> Tensor:
-        """Draw points as centroids, each the likelier the farther from those before (Arthur and Vassilvitskii 2007).
+        """Draw points as centroids; points far from the earlier ones are likelier (Arthur and Vassilvitskii 2007).
 
-        In each of a few rounds several points are drawn at once, without putting back, by the smallest of exponential
+        Each of a few rounds draws several points at once, without replacement, by the smallest of exponential
         times (Efraimidis and Spirakis 2006).
 
         Returns:
@@ -51,16 +51,16 @@ class Directions:
         return found
 
     def run(self, centroids: Tensor, iterations: int, *, looks: bool = False) -> tuple[Tensor, Tensor]:
-        """Move every centroid to the mean direction of the points that are nearest to it, and again.
+        """Repeatedly move every centroid to the mean direction of the points nearest to it.
 
         Args:
             centroids: ``(clusters, dimensions)``.
-            iterations: At most, and one at least.
-            looks: Whether to stop when nothing moves any more, which takes a read every few iterations.
+            iterations: The largest number of iterations, at least one.
+            looks: Whether to stop when nothing changes any more, which reads from the device every few iterations.
 
         Returns:
-            Centroids of length 1 (Dhillon and Modha 2001), and which of them have points: ``(clusters,)``. One without
-            stays where it was.
+            Centroids of length 1 (Dhillon and Modha 2001), and which of them have points: ``(clusters,)``. A centroid
+            without points stays where it was.
         """
         blocks = list(self._blocks(len(centroids)))
         length = torch.empty(0)
@@ -98,7 +98,7 @@ class Directions:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _blocks(self, clusters: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Points, as they are and turned, as many as may be compared at a time."""
+        """Points and their transpose, block by block."""
         rows = max(1, self._memory // (4 * self.points.element_size() * clusters))
         if rows >= len(self.points):
             yield self.points, self._turned

@@ -1,4 +1,4 @@
-"""What calls return, and how it is shown and kept: reports, tables, pictures of filters, plain values, whole files.
+"""What calls return, how it is shown and how it is saved: reports, tables, pictures of filters, JSON, files.
 
 Imports nothing of the package but the ground. Every room above may import it.
 """

@@ -1,4 +1,4 @@
-"""What results have in common: tables and sentences, shown as text, in a terminal, a notebook or a page."""
+"""The common base of results: tables and sentences, shown as text, in a terminal, a notebook or a page."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Table:
     """One table as text.
 
     Attributes:
-        columns: Headings.
-        cells: Rows of as many strings.
-        caption: What it shows, where a result has several.
+        columns: The headings.
+        cells: The rows, each with one string per column.
+        caption: What the table shows, if a result has several tables.
     """
 
     columns: Sequence[str]
@@ -31,7 +31,7 @@ class Table:
     caption: str = ""
 
     def numeric(self, column: int) -> bool:
-        """Whether every cell of the column that is not empty is a number."""
+        """Whether every cell of the column is a number or empty."""
         return all(_is_number(row[column]) for row in self.cells if row[column])
 
 
@@ -63,7 +63,7 @@ class Displayable(ABC):
 
 
 def printable(text: str) -> str:
-    """Replace the characters that no page, table or terminal should be sent.
+    """Replace characters that must not be sent to a page, table or terminal.
 
     Example:
         >>> printable("bell" + chr(7)) == "bell" + chr(0xFFFD)
@@ -75,7 +75,7 @@ def printable(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, or nothing for what was not measured.
+    """The number with three digits; an empty string if it was not measured.
 
     Example:
         >>> number(0.123456), number(None)
@@ -101,14 +101,14 @@ def rich_group(title: str, findings: Sequence[str], tables: Sequence[Table]) -> 
 
 
 class FittedTable:
-    """A table that fits its terminal: where it is too wide, it is continued below, and notes become lines.
+    """A table that fits its terminal: one that is too wide continues below, and its notes become lines.
 
     Rich alone narrows all columns until they fit, and so breaks names and numbers in two: at 80 columns the report
-    of a ResNet-50 takes three times as many lines, and no layer can be searched for.
+    of a ResNet-50 takes three times as many lines, and layer names cannot be searched for.
 
     Args:
         table: What to show.
-        title: Above it.
+        title: The title above it.
     """
 
     def __init__(self, table: Table, title: str) -> None:
@@ -146,7 +146,7 @@ class FittedTable:
 
 
 def _longest_word(text: str) -> int:
-    """Width of a heading that may break between words."""
+    """Width of a heading whose words may be on several lines."""
     return max(len(word) for word in text.split())
 
 
@@ -169,7 +169,7 @@ def _parts(widths: Sequence[int], columns: Sequence[int], room: int) -> list[lis
 
 
 def _by_note(table: Table, column: int) -> dict[str, list[str]]:
-    """Rows by their note, in order."""
+    """Rows grouped by note, in order."""
     found: dict[str, list[str]] = {}
     for row in table.cells:
         if row[column]:
@@ -178,7 +178,7 @@ def _by_note(table: Table, column: int) -> dict[str, list[str]]:
 
 
 def to_text(renderable: RenderableType) -> str:
-    """Render without colour, as ``print`` and logs want it."""
+    """Render without colour, for ``print`` and logs."""
     console = Console(width=160, no_color=True, highlight=False, force_terminal=False, record=False)
     with console.capture() as capture:
         console.print(renderable)

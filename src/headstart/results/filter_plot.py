@@ -32,9 +32,9 @@ def filter_pair(before: Tensor, after: Tensor) -> Figure:
 
     Returns:
         Two panels of filters in the same places. One channel is drawn from blue (negative) over white (zero)
-        to red (positive); three as RGB around mid gray; of any other number the first four side by side.
-        One-dimensional kernels are lines, one per channel; three-dimensional ones their centre slice. Changed
-        filters are framed.
+        to red (positive); three channels as RGB around mid gray; of any other number the first four side by side.
+        One-dimensional kernels are drawn as lines, one per channel; of three-dimensional ones the centre slice. Changed
+        filters have a frame.
 
     Raises:
         HeadstartError: The weights are not those of one convolution, or not finite.

@@ -1,4 +1,4 @@
-"""Values as JSON knows them: what every file and every ``--json`` is made of."""
+"""Values that JSON can hold: every file and every ``--json`` is written from these."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 
 
 def undefined(_: float) -> None:
-    """Write a number that is not finite as null: it could not be measured, or has no bound."""
+    """Write a number that is not finite as null: it was not measured, or has no bound."""
 
 
 def plain(value: Any, not_finite: Callable[[float], Any] = undefined) -> Any:
-    """Return a value as JSON knows it: texts, numbers, truth values, lists, objects and null.
+    """Turn a value into what JSON can hold: texts, numbers, truth values, lists, objects and null.
 
     Args:
-        value: Containers are gone through. Scalars and arrays of numpy and torch become Python's numbers and lists;
-            what JSON has no word for, such as a path, becomes its text.
-        not_finite: Says what stands for NaN and the infinities, which JSON does not know. ``str`` keeps them as text.
+        value: Any value; containers are searched. Scalars and arrays of numpy and torch become numbers and lists;
+            other objects, such as a path, become text.
+        not_finite: Returns the replacement for NaN and infinities, which JSON does not know. ``str`` keeps them as
+            text.
 
     Example:
         >>> plain({"interval": (1.5, math.inf), 3: True})
@@ -36,7 +37,7 @@ def plain(value: Any, not_finite: Callable[[float], Any] = undefined) -> Any:
 
 
 def to_json(value: Any, not_finite: Callable[[float], Any] = undefined) -> str:
-    """Write JSON that every parser reads, in one line.
+    """Write standard JSON in one line.
 
     Args:
         value: As for :func:`plain`.

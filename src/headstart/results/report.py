@@ -1,4 +1,4 @@
-"""What a call did: one row per layer and findings in plain words; and the saved result, ``Init``."""
+"""What a call did: a report with one row per layer and findings in plain words; and the saved result, ``Init``."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Row:
         name: Qualified name.
         kind: Module class.
         shape: Canonical weight shape ``(out, in/groups, *kernel)``.
-        action: ``written`` (new weights), ``scaled`` (own weights rescaled), ``left`` (a method looked
-            and kept it), ``skipped`` (not selected) or ``not reached`` (the forward never runs it).
+        action: ``written`` (new weights), ``scaled`` (old weights rescaled), ``left`` (a method visited it
+            and kept its weights), ``skipped`` (not selected) or ``not reached`` (the forward never runs it).
         methods: Methods that wrote it.
-        notes: Why it was skipped, and anything else to know.
-        weight_mean, weight_std: Of the weight, as (before, after).
-        output_mean, output_std: Of the layer's output after the call, over everything.
-        across_sample_std: Deviation of the output between samples; 0 means that inputs look alike.
+        notes: Why it was skipped, and other remarks.
+        weight_mean, weight_std: Mean and standard deviation of the weight, as (before, after).
+        output_mean, output_std: Mean and standard deviation of the output after the call, over everything.
+        across_sample_std: Deviation of the output between samples; 0 means that all inputs give the same output.
         seconds: Time spent on the layer by methods.
     """
 
@@ -79,14 +79,14 @@ class Report(Displayable):
     Attributes:
         title: What was done.
         methods: ``repr`` of each method.
-        rows: One per weight layer, in execution order; layers that never run come last.
+        rows: One row per weight layer, in execution order; layers that never run come last.
         findings: What the user should know, in plain words.
         seconds: Wall time of the call.
         seed: The seed in use.
         filters: First convolution's filters (before, after), when it was written.
-        statistics: Batch norms whose running statistics moved with a rescale of the layers before them.
-        other_tensors: Parameters and buffers outside of the weight layers that were written, by their names.
-        notes: What the call did not look at: weights in modules that are no weight layers.
+        statistics: Batch norms whose running statistics were adapted to a rescale of the layers before them.
+        other_tensors: Names of written parameters and buffers outside the weight layers.
+        notes: What the call did not examine: weights in modules that are not weight layers.
     """
 
     title: str
@@ -102,7 +102,7 @@ class Report(Displayable):
 
     @property
     def others(self) -> list[str]:
-        """The name that ``other_tensors`` had before."""
+        """The former name of ``other_tensors``."""
         return self.other_tensors
 
     @property
@@ -140,7 +140,7 @@ class Report(Displayable):
         return [*self.findings, *self.notes]
 
     def to_tables(self) -> list[Table]:
-        """One table, a row per layer."""
+        """One table with a row per layer."""
         return [Table(_COLUMNS, self._cells())]
 
     def _cells(self) -> list[list[str]]:
@@ -169,7 +169,7 @@ class Report(Displayable):
 
 @dataclass
 class Init:
-    """A computed initialization: tensors by ``state_dict`` name, and where they came from.
+    """A computed initialization: tensors by ``state_dict`` name, with their provenance.
 
     Attributes:
         tensors: New values of the parameters that change.
@@ -182,7 +182,7 @@ class Init:
     report: Report | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the provenance in its metadata; it appears complete or not at all.
+        """Write a safetensors file with the provenance in its metadata. It appears complete or not at all.
 
         Raises:
             HeadstartError: It cannot be written there.
@@ -199,10 +199,10 @@ class Init:
 
     @classmethod
     def load(cls, path: str | Path) -> Init:
-        """Read a file that :meth:`save` wrote. Only tensors and JSON are read, never pickled objects.
+        """Read a file from :meth:`save`. Only tensors and JSON are read, never pickled objects.
 
         Raises:
-            HeadstartError: No such file, not a safetensors file, or not one of ours.
+            HeadstartError: There is no such file, or it was not written by :meth:`save`.
         """
         if not Path(path).is_file():
             raise HeadstartError(f"There is no file {str(path)!r}.", remedy="Init.save writes one.")
@@ -224,9 +224,9 @@ class Init:
 
 
 def summarize(weight: Tensor) -> tuple[float, float]:
-    """Mean and population standard deviation of a weight: rows in its own precision, their totals in float64.
+    """Mean and population standard deviation of a weight: sums of rows in its own precision, totals in float64.
 
-    Of complex weights the size of the mean, and the deviation of both parts together.
+    For complex weights: the magnitude of the mean, and the deviation of both parts together.
     """
     if weight.is_complex():
         (real, std), (imag, other) = map(summarize, torch.view_as_real(weight).unbind(-1))
@@ -236,7 +236,7 @@ def summarize(weight: Tensor) -> tuple[float, float]:
 
 
 def row_sums(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What :func:`summary` is made of: each row's sum and length, in the weight's own precision or float32."""
+    """Each row's sum and length, in the weight's own precision or float32, for :func:`summary`."""
     wide = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     inside = tuple(range(1, weight.dim()))
     return wide.sum(inside), torch.linalg.vector_norm(wide, dim=inside)

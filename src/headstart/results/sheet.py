@@ -1,4 +1,4 @@
-"""One row model for every report: columns say once how a row reads as text and as data; renderers do the rest."""
+"""One row model for all reports: a column says once how a row reads as text and as data; renderers do the rest."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Column(Generic[Item]):
-    """What one column says of a row.
+    """One column: how it writes a row.
 
     Args:
-        title: Its heading.
-        text: Writes a row's cell for people; an empty string where there is nothing to say.
-        key: Its name in data; empty if data has no such column.
+        title: The heading.
+        text: Writes a row's cell for people; an empty string if there is nothing to say.
+        key: The column's name in data; empty if data has no such column.
         value: Returns the cell for machines.
-        left: Whether it is aligned to the left, as words are.
+        left: Whether it is aligned to the left, as text.
         short: A shorter heading, for terminals.
         short_text: Writes a shorter cell, for terminals.
     """
@@ -39,12 +39,12 @@ class Column(Generic[Item]):
 
 
 class Mark(NamedTuple):
-    """How a row is set off.
+    """How a row is marked.
 
     Args:
         kind: ``"control"``, ``"group"`` (a heading), ``"overall"``, or nothing.
-        colour: Of its last cell: ``"good"``, ``"bad"``, ``"open"``, ``"flat"``, or nothing.
-        hue: Of its line in figures, by number; None without one.
+        colour: The colour of its last cell: ``"good"``, ``"bad"``, ``"open"``, ``"flat"``, or nothing.
+        hue: Number of its line's colour in figures; None without one.
         dashes: Which dashes its line has in figures.
     """
 
@@ -66,7 +66,7 @@ class Sheet(Generic[Item]):
         columns: From left to right.
         rows: From top to bottom.
         caption: What it shows.
-        mark: Says how a row is set off.
+        mark: Returns how a row is marked.
 
     Example:
         >>> sheet = Sheet([Column("arm", str, "arm", str, True), Column("n", lambda a: f"{len(a)}")], ["a", "b|c"])
@@ -85,12 +85,12 @@ class Sheet(Generic[Item]):
     mark: Callable[[Item], Mark] = lambda _: Mark()
 
     def only(self, *titles: str) -> Sheet[Item]:
-        """Return the sheet with these columns alone, in this order."""
+        """Return the sheet with only these columns, in this order."""
         by_title = {column.title: column for column in self.columns}
         return replace(self, columns=[by_title[title] for title in titles])
 
     def lines(self) -> list[tuple[Mark, list[str]]]:
-        """Return every row as text, with how it is set off: what a page's template prints."""
+        """Return every row as text, with its mark, for a page's template."""
         return [(self.mark(row), cells) for row, cells in zip(self.rows, self.cells(), strict=True)]
 
     def rich(self) -> RichTable:
@@ -125,7 +125,7 @@ class Sheet(Generic[Item]):
 
 
 def one_line(text: str, style: str = "") -> Text:
-    r"""Put a text that may hold any name on one line, where no character of it acts on the terminal.
+    r"""Put a text that may hold any name on one line, without characters that control the terminal.
 
     Example:
         >>> one_line("two\nlines and a bell" + chr(7)).plain == "two lines and a bell" + chr(0xFFFD)
@@ -135,7 +135,7 @@ def one_line(text: str, style: str = "") -> Text:
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> list[str]:
-    """Return the lines of a Markdown table whose cells act as nothing but text."""
+    """Return the lines of a Markdown table whose cells are plain text only."""
     lines = [
         "| " + " | ".join(map(inert, titles)) + " |",
         "|" + "|".join("---" if words else "--:" for words in left) + "|",
@@ -144,7 +144,7 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: S
 
 
 def inert(text: str) -> str:
-    r"""Keep a name from acting as Markdown or HTML.
+    r"""Escape a name, so that it is not read as Markdown or HTML.
 
     Example:
         >>> inert("# <b> *a*"), inert("1. digits")

@@ -10,20 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WRITING = ".writing-"
-"""What the names of files that are being written start with; one that stays was left by a process that was killed."""
+"""Names of files that are being written start with this. A file that stays was left by a process that was killed."""
 
 
 @contextmanager
 def whole_file(path: Path, *, sync: bool = False, replace: bool = True) -> Iterator[Path]:
-    """Give a file beside the target to write to; it takes the target's name at the end.
+    """Yield a file beside the target to write to; it gets the target's name at the end.
 
-    A reader sees the old file or the new one, and nothing is left of a write that fails. The file is as readable as
-    any other that this process makes, whatever the library that fills it thinks.
+    A reader sees the old file or the new one, and a failed write leaves nothing behind. The file gets the same
+    permissions as any other file of this process, whichever library writes it.
 
     Args:
         path: The target, in a folder that exists.
-        sync: Flush to the disk before it takes its name, so that it is complete after a power failure, too.
-        replace: Replace the target. Otherwise a file that another process has put there meanwhile stays.
+        sync: Flush to the disk before renaming, so that the file is complete even after a power failure.
+        replace: Replace the target. Otherwise a file that another process has written meanwhile stays.
 
     Yields:
         The path to write to.
@@ -55,7 +55,7 @@ def whole_file(path: Path, *, sync: bool = False, replace: bool = True) -> Itera
 
 
 def _link(part: Path, path: Path) -> bool:
-    """Give a file its name unless that is taken; False if this file system cannot."""
+    """Give a file its name unless the name is taken; False if this file system cannot do that."""
     try:
         os.link(part, path)
     except FileExistsError:

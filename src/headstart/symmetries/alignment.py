@@ -149,7 +149,7 @@ def tables_of(
     """Find where the labels of each network go.
 
     Args:
-        matcher: Of the architecture.
+        matcher: The matcher for the architecture.
         sources: Filters at length 1.
         matching: As for :func:`align`.
         reference: Likewise.

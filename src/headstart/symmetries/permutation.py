@@ -17,8 +17,8 @@ class ChannelLabels:
     """Labels of a weight layer's channels.
 
     Attributes:
-        inputs: Of each input channel, ``(in_channels,)``; ``ANY`` where it is always zero.
-        outputs: Of each output channel, ``(out_channels,)``.
+        inputs: The label of each input channel, ``(in_channels,)``; ``ANY`` where it is always zero.
+        outputs: The label of each output channel, ``(out_channels,)``.
     """
 
     inputs: Tensor
@@ -93,7 +93,7 @@ def permute(model: nn.Module, wiring: PermutationGroups, table: Tensor) -> None:
     """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
 
     Args:
-        model: Of the wiring's architecture.
+        model: A model with the wiring's architecture.
         wiring: From :func:`headstart.symmetries.channel_flow.trace_channels`.
         table: Where each label goes.
 

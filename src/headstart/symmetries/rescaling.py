@@ -60,7 +60,7 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
 
     Args:
         view: The model.
-        flow: Of the model.
+        flow: The flow of the model.
         scales: As for `rescale`.
 
     Returns:
@@ -100,7 +100,7 @@ def rescale(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> di
 
     Args:
         view: The model.
-        flow: Of the model.
+        flow: The flow of the model.
         scales: Logarithm of the factor of each class; classes that are not there keep theirs.
 
     Returns:
@@ -150,7 +150,7 @@ class Function:
 
     Args:
         view: The model, before it is rescaled.
-        flow: Of the model.
+        flow: The flow of the model.
     """
 
     def __init__(self, view: ModelView, flow: ScaleFlow) -> None:

@@ -148,7 +148,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
         visit: The layer and its input.
         weight: Its new weight, ``(out, in/groups, *kernel)``, random so far; written in place, filters of length 1.
         kind: One of ``FILLS``.
-        limits: Of patches, eigenvalues and memory.
+        limits: The limits of patches, eigenvalues and memory.
         without: For each group a unit direction that no filter shall contain, ``(groups, dimensions)``.
 
     Raises:

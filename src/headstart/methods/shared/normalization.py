@@ -57,8 +57,8 @@ def constant_channels(moments: Moments, dtype: torch.dtype, known: tuple[Tensor,
     """Which channels do not vary over the batch beyond the rounding of ``dtype``, as a mask.
 
     Args:
-        moments: Of the channels.
-        dtype: Of the output.
+        moments: The moments of the channels.
+        dtype: The dtype of the output.
         known: From :func:`deviations`, if they were computed already.
     """
     std, level = known or deviations(moments)

@@ -21,8 +21,8 @@ def find_targets(view: ModelView, function: Callable[[Any], Any] | None) -> Tens
     """The targets, on the CPU or where the data are.
 
     Args:
-        view: Of the call.
-        function: Of the raw batch, given by the user.
+        view: The view of the call.
+        function: The function of the raw batch, given by the user.
 
     Returns:
         A tensor, what the user's function returns as a dict, or None if none are found.

@@ -21,7 +21,7 @@ def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False, 
 
     Args:
         layer: The layer.
-        trace: Of its model, with its behaviour.
+        trace: The trace of its model, with its behaviour.
         force: Ask for no more than that the layer can be measured and written.
         zeros: Whether weights that are all zero may be written.
     """
@@ -57,7 +57,7 @@ def leave_not_understood(
 
     Args:
         layers: That a method would write.
-        trace: Of their model.
+        trace: The trace of their model.
         report: Gets the reasons.
         method: Its name.
         force: As for :func:`why_not_understood`.
