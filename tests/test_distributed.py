@@ -127,8 +127,9 @@ def test_a_rank_with_another_model_says_so_and_keeps_it(ranks):
     (error, _), (error_too, unchanged) = (rank["other_model"] for rank in ranks)
     assert error is None
     assert error_too[0] == "ModelError"
-    assert "Rank 1 has '0.bias' as (9, torch.float32), the rank that computed has it as (8, torch.float32)" in (
-        error_too[1]
+    assert (
+        "Rank 1 has '0.bias' as (9, torch.float32), the rank that computed has it as (8, torch.float32)"
+        in (error_too[1])
     )
     assert unchanged
 

@@ -284,16 +284,17 @@ def _report(stems: InputLayers, responder: ResponseMatcher, batch: Batch | None)
     elsewhere = stems.elsewhere(old)
     if elsewhere and old != stems.channels:
         report.findings.append(
-            f"Still set for {old} channels: {'; '.join(elsewhere)}. Normalize the new channels by their own"
-            " statistics."
+            f"Still set for {old} channels: {'; '.join(elsewhere)}. Normalize the new channels by their own statistics."
         )
     if batch is None:
-        report.findings.append(f"Without data the model was not run: {names} is the layer you named, or the first"
-        " registered.")
+        report.findings.append(
+            f"Without data the model was not run: {names} is the layer you named, or the first registered."
+        )
     others = stems.others(old) if batch is None or old == stems.channels else []
     if others:
-        report.findings.append(f"These layers also take {old} channels, perhaps from the input:"
-        f" {', '.join(others[:5])}.")
+        report.findings.append(
+            f"These layers also take {old} channels, perhaps from the input: {', '.join(others[:5])}."
+        )
     return report
 
 

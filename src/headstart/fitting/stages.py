@@ -109,8 +109,9 @@ class Checkpoint:
                     )
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
-            raise HeadstartError(f"'{self._path}' is not a readable checkpoint: {error}.", remedy="Remove"
-            " it.") from error
+            raise HeadstartError(
+                f"'{self._path}' is not a readable checkpoint: {error}.", remedy="Remove it."
+            ) from error
         own = dict([*self._model.named_parameters(), *self._model.named_buffers()])
         with torch.no_grad():
             for name, value in found.items():

@@ -178,8 +178,9 @@ def _rows(graph: Graph, makers: Mapping[int, tuple[Layer, ...]], ref: Ref, what:
         elif heads.dim() == 3 and len(made) and heads.shape[0] % max(1, _samples(graph)) == 0:
             pieces = heads.unflatten(0, (_samples(graph), -1)).unbind(1)
         else:
-            raise _UnclearError(f"the {what} of an attention have {heads.dim()} axes, so the heads cannot be told"
-            " apart")
+            raise _UnclearError(
+                f"the {what} of an attention have {heads.dim()} axes, so the heads cannot be told apart"
+            )
         found = []
         for piece in pieces:
             weights = torch.rand(piece.shape, generator=torch.Generator().manual_seed(0)).to(piece)
