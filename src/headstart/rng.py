@@ -65,22 +65,12 @@ def untouched(seed: int | None = None) -> Iterator[None]:
             stochastic forward) depends on the seed alone.
     """
     with _LOCK:
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        torch_state = torch.get_rng_state()
-        cuda_state = torch.cuda.get_rng_state_all() if cuda else []
-        numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
-        python_state = random.getstate()
-        steps: list[Step] = [
-            ("torch's random state", lambda: torch.set_rng_state(torch_state)),
-            ("CUDA's random states", lambda: torch.cuda.set_rng_state_all(cuda_state) if cuda else None),
-            ("numpy's random state", lambda: np.random.set_state(numpy_state)),  # noqa: NPY002
-            ("Python's random state", lambda: random.setstate(python_state)),
-        ]
+        steps = _way_back()
         try:
             if seed is not None:
                 number = derive(seed, "global")
                 torch.default_generator.manual_seed(number)  # torch.manual_seed would reach devices not started yet
-                if cuda:
+                if torch.cuda.is_available() and torch.cuda.is_initialized():
                     torch.cuda.manual_seed_all(number)
                 np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002
                 random.seed(number)
@@ -89,3 +79,55 @@ def untouched(seed: int | None = None) -> Iterator[None]:
             put_back(steps, error)
             raise
         put_back(steps)
+
+
+class OwnStates:
+    """Global random states of one piece of work among several that take turns: no turn sees what others drew.
+
+    They begin as the global states are when this is made.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch._C.Generator object at ...>
+        >>> one, other = OwnStates(), OwnStates()
+        >>> with one.turn():
+        ...     a = torch.rand(1)
+        >>> with other.turn():
+        ...     b = torch.rand(1)
+        >>> with one.turn():
+        ...     c = torch.rand(1)
+        >>> bool(a == b), bool(a == c)
+        (True, False)
+    """
+
+    def __init__(self) -> None:
+        self._own = _way_back()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Put these states in the place of the global ones, and keep them on exit for the next turn."""
+        with _LOCK:
+            others = _way_back()
+            put_back(self._own)
+            try:
+                yield
+            except BaseException as error:
+                put_back(others, error)
+                raise
+            self._own = _way_back()
+            put_back(others)
+
+
+def _way_back() -> list[Step]:
+    """Steps that bring all global random states back to what they are now."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    torch_state = torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state_all() if cuda else []
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the global state is what must be kept
+    python_state = random.getstate()
+    return [
+        ("torch's random state", lambda: torch.set_rng_state(torch_state)),
+        ("CUDA's random states", lambda: torch.cuda.set_rng_state_all(cuda_state) if cuda else None),
+        ("numpy's random state", lambda: np.random.set_state(numpy_state)),  # noqa: NPY002
+        ("Python's random state", lambda: random.setstate(python_state)),
+    ]

@@ -6,17 +6,24 @@ import argparse
 
 from headstart.bench.runs.executors.base import Executor
 from headstart.bench.runs.executors.in_process import InProcess
+from headstart.bench.runs.executors.interleaved import Interleaved
 from headstart.bench.runs.executors.processes import Processes, cores
 from headstart.errors import HeadstartError
 
 
 def add_executor_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add ``--jobs``, ``--ray`` and ``--gpus-per-trial``.
+    """Add ``--jobs``, ``--streams``, ``--ray`` and ``--gpus-per-trial``.
 
     Args:
         group: Of a command's parser.
     """
     group.add_argument("--jobs", type=int, metavar="N", help="trials at a time, each in a process (default: 1)")
+    group.add_argument(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="trials at a time in one process, each on its own stream of a GPU; with --capture",
+    )
     group.add_argument(
         "--ray", metavar="ADDRESS", help="run trials on Ray: 'local', or a cluster's address such as 'auto'"
     )
@@ -33,9 +40,13 @@ def executor_from(args: argparse.Namespace) -> Executor:
         MissingExtraError: If Ray is asked for and not installed.
 
     Example:
-        >>> type(executor_from(argparse.Namespace(jobs=None, ray=None, gpus_per_trial=None))).__name__
+        >>> type(executor_from(argparse.Namespace(jobs=None, streams=None, ray=None, gpus_per_trial=None))).__name__
         'InProcess'
     """
+    if args.streams is not None:
+        if args.ray or args.jobs is not None:
+            raise HeadstartError("--streams is for one process.", remedy="Leave --jobs and --ray out, or --streams.")
+        return Interleaved(args.streams)
     if args.ray:
         from headstart.bench.runs.executors.on_ray import LOCAL, OnRay
 

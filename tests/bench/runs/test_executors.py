@@ -17,7 +17,7 @@ from rich.console import Console
 import headstart.bench
 from headstart.bench import Arm, Store, run
 from headstart.bench.report.terminal import Bars
-from headstart.bench.runs.executors import InProcess, Processes, processes, worker
+from headstart.bench.runs.executors import InProcess, Interleaved, Processes, processes, worker
 from headstart.bench.runs.executors.base import Silent, Working
 from headstart.bench.runs.executors.worker import Job, Reply, work
 from headstart.bench.trials import trial as trial_module
@@ -283,6 +283,10 @@ def test_the_arguments_choose_the_executor():
             parse("--jobs", wrong)
     with pytest.raises(HeadstartError, match="is for Ray"):
         parse("--gpus-per-trial", "0.5")
+    assert isinstance(parse("--streams", "3"), Interleaved)
+    for other in (["--jobs", "2"], ["--ray", "local"]):
+        with pytest.raises(HeadstartError, match="for one process"):
+            parse("--streams", "3", *other)
 
 
 def test_ray_that_is_not_installed_is_named(monkeypatch):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from headstart.bench import Arm, Store, run
+from headstart.bench.runs.executors import InProcess, Interleaved
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.trials import loop
 from headstart.bench.trials.capture import why_not
@@ -55,6 +57,9 @@ class StandIn:
 
 
 class Stream:
+    def __init__(self, device=None):
+        self.device = device
+
     def wait_stream(self, other):
         assert isinstance(other, Stream)
 
@@ -69,10 +74,12 @@ def graphs(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    default = Stream()
+    for name in ("current_stream", "default_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None: default)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph.recorder)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: graph.recorder)
     monkeypatch.setattr(loop, "why_not", lambda config: "")
     return made
 
@@ -187,6 +194,20 @@ def test_a_trials_result_says_why_and_only_if_it_was_asked_for(make_experiment):
         context: TrialContext = experiment.prepare()
         result = run_trial(context, experiment.arms[0], 0)
         assert result.get("eager") == ("the device is no CUDA device" if asked else None)
+
+
+def test_captured_trials_that_take_turns_do_not_meet(make_experiment, graphs, tmp_path):
+    experiment = make_experiment(model="headstart:plain-cnn", arms=(Arm("default"), Arm("null", weights_draw=1)))
+    experiment = replace(experiment, training=replace(experiment.training, capture=True))
+    found = []
+    for name, executor in (("alone", InProcess()), ("turns", Interleaved(2, steps=1))):
+        store = Store(tmp_path / name)
+        run(experiment, store, executor=executor)
+        records = store.present(path.stem for path in store.trials.glob("*.json"))
+        found.append({key: (r.result["eager"], r.result["curve"]) for key, r in records.items()})
+    assert {eager for eager, _ in found[0].values()} == {""}
+    assert len(graphs) == 8
+    assert found[0] == found[1]
 
 
 def test_what_is_off_is_no_part_of_a_trials_name():

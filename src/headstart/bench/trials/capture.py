@@ -13,6 +13,7 @@ from torch import nn
 from headstart import rng
 from headstart.bench.trials.step import Step, Stretch
 from headstart.bench.trials.training import Training
+from headstart.bench.trials.turns import Turns, at_once
 from headstart.errors import HeadstartError
 from headstart.model.transaction import Transaction
 
@@ -61,11 +62,12 @@ class CapturedSteps:
             with rng.untouched(), Transaction(model), _without_autocast_cache():
                 model.train()
                 before = _random_states()
-                _aside(self._warm_up)
+                stream = _stream(stretch.device)
+                _aside(self._warm_up, stream)
                 if _random_states() != before:
                     raise CaptureError("the model draws random numbers while it trains")
                 stretch.rewind()
-                self._replay = _captured(self._take)
+                self._replay = _captured(self._take, stream)
         except CaptureError:
             stretch.count_on_device(False)
             raise
@@ -78,11 +80,12 @@ class CapturedSteps:
                 if isinstance(value, torch.Tensor):
                     value.zero_()  # what every optimizer here begins with
 
-    def run(self, rates: Sequence[float]) -> None:
-        """Take one step for each learning rate."""
+    def run(self, rates: Sequence[float]) -> Turns[None]:
+        """Take one step for each learning rate, and stop after each."""
         self._stretch.put("rate", torch.tensor(rates))
         for _ in rates:
             self._replay()
+            yield at_once
 
     def _warm_up(self) -> None:
         for _ in range(_WARM_UP):
@@ -95,18 +98,28 @@ class CapturedSteps:
         self._step()
 
 
-def _aside(function: Callable[[], None]) -> None:
-    """Call a function on a stream of its own, as warming up for a graph must."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The trial's own stream, or a new one where it computes on the device's default stream, which cannot capture.
+
+    Libraries keep working memory for each stream, and a graph uses that of the stream it was captured on: graphs that
+    run at the same time must not have been captured on one.
+    """
+    current = torch.cuda.current_stream(device)
+    return torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
+
+
+def _aside(function: Callable[[], None], stream: torch.cuda.Stream) -> None:
+    """Call a function on a stream, as warming up for a graph must."""
+    before = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):
         function()
-    torch.cuda.current_stream().wait_stream(stream)
+    before.wait_stream(stream)
 
 
-def _captured(function: Callable[[], None]) -> Callable[[], None]:
+def _captured(function: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         function()
     replay: Callable[[], None] = graph.replay
     return replay

@@ -19,6 +19,7 @@ from headstart.bench.trials.devices import make_fabric
 from headstart.bench.trials.optimizers import Rates
 from headstart.bench.trials.step import Step, Stretch
 from headstart.bench.trials.training import Axes, Training
+from headstart.bench.trials.turns import Turns, device_done, finish
 from headstart.errors import HeadstartError
 from headstart.rng import derive
 
@@ -94,6 +95,18 @@ def train(
     Returns:
         The learning curve, the test result and the times.
     """
+    return finish(train_in_turns(model, data, config, axes, on_step, fabric))
+
+
+def train_in_turns(
+    model: nn.Module,
+    data: DeviceTask,
+    config: Training,
+    axes: Axes,
+    on_step: Callable[[int], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Turns[Outcome]:
+    """Train as :func:`train` does, with a stop after every step and before the device is waited for."""
     fabric = fabric or make_fabric(config)
     rank = fabric.global_rank
     torch.manual_seed(derive(axes.forward, f"rank-{rank}") if rank else axes.forward)
@@ -113,8 +126,9 @@ def train(
         model.train()
         started = time.perf_counter()
         stretch.begin()
-        steps.run(rates.ahead(length))
+        yield from steps.run(rates.ahead(length))
         stretch.draw()  # while the device computes
+        yield device_done(stretch.device)
         history = _over_devices(stretch.losses[:length].clone(), fabric).cpu()  # waits for the device
         taken = time.perf_counter() - started
         outcome.seconds += taken

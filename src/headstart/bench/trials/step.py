@@ -14,6 +14,7 @@ from headstart.bench.tasks.kinds import called
 from headstart.bench.tasks.objectives import Objective
 from headstart.bench.trials.optimizers import make_optimizer
 from headstart.bench.trials.training import Axes, Training
+from headstart.bench.trials.turns import Turns, at_once
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -152,9 +153,10 @@ class Step:
         self._stepper.step()
         self._stretch.end_step(loss.detach())
 
-    def run(self, rates: Sequence[float]) -> None:
-        """Take one step for each learning rate."""
+    def run(self, rates: Sequence[float]) -> Turns[None]:
+        """Take one step for each learning rate, and stop after each."""
         for rate in rates:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self()
+            yield at_once

@@ -17,9 +17,10 @@ from headstart.bench.statistics.paired import area_under_curve
 from headstart.bench.tasks.batches import DeviceTask
 from headstart.bench.tasks.objectives import objective
 from headstart.bench.trials.arms import Arm
-from headstart.bench.trials.loop import train
+from headstart.bench.trials.loop import train_in_turns
 from headstart.bench.trials.starting import start
 from headstart.bench.trials.training import Axes, Training
+from headstart.bench.trials.turns import Turns, finish
 from headstart.errors import HeadstartError
 from headstart.results.plain import plain
 
@@ -72,6 +73,10 @@ class TrialContext:
     ) -> dict[str, Any]:
         """Run a trial; see `run_trial`."""
         return run_trial(self, arm, seed, on_step, fabric)
+
+    def run_in_turns(self, arm: Arm, seed: int, on_step: Callable[[int], None] | None = None) -> Turns[dict[str, Any]]:
+        """Run a trial that stops after every step; see `run_trial_in_turns`."""
+        return run_trial_in_turns(self, arm, seed, on_step)
 
     def training_of(self, arm: Arm) -> Training:
         """Return how an arm's trials train: as all do, but for the arm's own changes.
@@ -126,6 +131,21 @@ def run_trial(
         The result, ready for JSON. ``status`` is ``"done"``, ``"diverged"`` (the loss was not finite; the
         accuracy is that of guessing) or ``"refused"`` (the method said that it cannot do this model).
     """
+    return finish(run_trial_in_turns(context, arm, seed, on_step, fabric))
+
+
+def run_trial_in_turns(
+    context: TrialContext,
+    arm: Arm,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Turns[dict[str, Any]]:
+    """Run one trial as `run_trial` does, with a stop after every step.
+
+    Whoever lets something else run in between puts the global random states back before the next turn:
+    `headstart.rng.OwnStates`.
+    """
     axes = Axes.of(seed, arm.weights_draw)
     task, training = context.data.task, context.training_of(arm)
     with rng.untouched():
@@ -138,7 +158,7 @@ def run_trial(
             return {"status": "refused", "reason": str(error)}
         init_seconds = time.perf_counter() - started
         begun = _first_weight(model)
-        outcome = train(model, context.data, training, axes, on_step, fabric)
+        outcome = yield from train_in_turns(model, context.data, training, axes, on_step, fabric)
         trained = _first_weight(model)
     guess = objective(task.kind, training.loss, training.metric).metric.guess(task.classes)
     curve = [asdict(point) for point in outcome.curve]
@@ -179,7 +199,7 @@ def _start(model: nn.Module, context: TrialContext, arm: Arm, axes: Axes) -> dic
         return None
     report = start(model, context.data, context.training_of(arm), methods, axes.method)
     if torch.device(context.training.device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.current_stream(context.training.device).synchronize()
     return report.to_dict()
 
 
