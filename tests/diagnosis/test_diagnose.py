@@ -384,6 +384,28 @@ def test_unused_layers_and_missing_gradients():
     assert [r.name for r in diagnosis.rows] == ["a", "b", "spare"]
 
 
+class Detector(nn.Module):
+    """Takes a list of images, and returns for each what it is sure of: nothing yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.scores = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        scores = self.scores(self.body(torch.stack(list(images))).relu()).sigmoid().flatten(2)
+        return [{"scores": s[s > 0.999], "labels": (s > 0.999).nonzero()[:, 0]} for s in scores]
+
+
+def test_a_detector_that_finds_nothing_yet_is_not_told_that_no_gradient_reaches_it():
+    images = list(torch.randn(5, 3, 12, 12))
+    pairs = DataLoader([(image, {"labels": 1}) for image in images], batch_size=5, collate_fn=lambda b: tuple(zip(*b, strict=True)))
+    calls = ((images, None), (pairs, None), (pairs, lambda b: (b[0],)), (pairs, lambda b: list(b[0])))
+    for found in (hs.diagnose(Detector(), data, get_inputs=get_inputs) for data, get_inputs in calls):
+        assert found.findings == []
+        assert any("returned no values" in note for note in found.notes)
+        assert found.samples == 5
+
+
 def test_branches_that_start_at_zero_are_no_finding():
     class Block(nn.Module):
         def __init__(self):

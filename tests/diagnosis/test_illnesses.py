@@ -177,6 +177,31 @@ def test_healthy_networks_have_no_finding(build):
     assert hs.diagnose(model, IMAGES if images else VECTORS).findings == []
 
 
+def up_and_down(transposed):
+    """Convolutions whose fans differ, and transposed ones, all as torch draws them."""
+    torch.manual_seed(0)
+    widths = [3, 64, 16, 96, 12, 64, 8]
+    down = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
+    up = [nn.ConvTranspose2d(8, 8, 8, stride=2, padding=3, groups=8) for _ in range(transposed)]
+    return nn.Sequential(*(part for layer in (*down, nn.MaxPool2d(4), *up) for part in (layer, nn.ReLU())), nn.Flatten())
+
+
+def test_a_transposed_convolution_as_torch_draws_it_is_no_swapped_fan():
+    model = up_and_down(transposed=1)
+    assert hs.diagnose(model).findings == []
+    assert hs.diagnose(model, IMAGES).found("swapped fan") == []
+
+
+def test_among_transposed_convolutions_the_one_that_differs_is_found():
+    model = up_and_down(transposed=6)
+    layer = model[18]
+    with torch.no_grad():
+        layer.weight.mul_(2)  # by its fan_in, which the stride makes a quarter of its fan_out
+    (found,) = hs.diagnose(model).found("swapped fan")
+    assert found.layers == ("18",)
+    assert "scaled by fan_in" in found.text
+
+
 def test_an_authors_small_branches_and_zero_weights_are_notes():
     class Block(nn.Module):
         def __init__(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from torch import nn
@@ -82,8 +82,17 @@ def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: se
     return list(found.items())
 
 
-def drawn_by_other_fan(rows: Sequence[LayerHealth]) -> list[tuple[LayerHealth, str, float]]:
+def drawn_by_other_fan(
+    rows: Sequence[LayerHealth], transposed: Collection[str] = ()
+) -> list[tuple[LayerHealth, str, float]]:
     """Find layers whose scale follows the other fan than that of all other layers of their kind.
+
+    Linear layers, convolutions and transposed convolutions are three kinds: torch draws a transposed convolution as if
+    its weight were a convolution's, so the fan that its scale follows is the other one.
+
+    Args:
+        rows: Of the diagnosis.
+        transposed: Names of the transposed convolutions.
 
     Returns:
         The layer, the fan that the others follow (``"in"`` or ``"out"``), and by what factor its weights differ.
@@ -96,16 +105,13 @@ def drawn_by_other_fan(rows: Sequence[LayerHealth]) -> list[tuple[LayerHealth, s
         >>> [(r.name, fan, round(factor, 1)) for r, fan, factor in drawn_by_other_fan(rows)]
         [('odd', 'in', 4.0)]
     """
+    kinds: dict[tuple[bool, bool], list[LayerHealth]] = defaultdict(list)
+    for r in rows:
+        apart = abs(math.log(r.fan_in / r.fan_out)) >= APART  # where the fans tell the rules apart
+        if r.weight_std and math.prod(r.shape) >= FEW_VALUES and apart:
+            kinds[len(r.shape) == 2, r.name in transposed].append(r)
     found = []
-    for linear in (True, False):
-        told = [
-            r
-            for r in rows
-            if r.weight_std
-            and (len(r.shape) == 2) is linear
-            and math.prod(r.shape) >= FEW_VALUES
-            and abs(math.log(r.fan_in / r.fan_out)) >= APART  # where the fans tell the rules apart
-        ]
+    for told in kinds.values():
         if len(told) <= PEERS:
             continue
         for fan, other in (("in", "out"), ("out", "in")):

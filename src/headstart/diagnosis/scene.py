@@ -25,6 +25,7 @@ class Scene:
         normed: Layers whose output a normalization takes.
         batch_normed: Those where it is a batch norm, which also brings back what tells samples apart.
         outputs: Layers whose output the model returns.
+        transposed: Transposed convolutions.
         unreached: Layers that the forward pass does not call.
         gradients_measured: Whether there was a backward pass.
         values: Values per channel behind each layer's share of units that are never positive.
@@ -41,6 +42,7 @@ class Scene:
     normed: set[str] = field(default_factory=set)
     batch_normed: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
+    transposed: set[str] = field(default_factory=set)
     unreached: set[str] = field(default_factory=set)
     gradients_measured: bool = False
     values: Mapping[str, int] = field(default_factory=dict)
@@ -63,6 +65,7 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
             name for name, norm in trace.norm_after.items() if isinstance(model.get_submodule(norm), _BatchNorm)
         },
         outputs=set(trace.outputs),
+        transposed={la.name for la in (*trace.layers, *trace.unreached) if la.kind == "transposed"},
         unreached={la.name for la in trace.unreached},
         broken=broken,
         largest=largest,

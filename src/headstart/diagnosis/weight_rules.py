@@ -77,7 +77,8 @@ def _copies(scene: Scene) -> list[Finding]:
 
 
 def _fans(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
-    odd = drawn_by_other_fan([r for r in rows if r.name not in scene.outputs])  # heads have rules of their own
+    inner = [r for r in rows if r.name not in scene.outputs]  # heads have rules of their own
+    odd = drawn_by_other_fan(inner, scene.transposed)
     if not odd:
         return []
     row, fan, factor = odd[0]

@@ -21,7 +21,7 @@ class Batch:
     Attributes:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        size: Samples along the first axis of the first tensor.
+        size: Samples: along the first axis of the first tensor, or images of a list.
         note: How the samples were chosen, for the report ("" when all were used).
         raw: The batch as the data gave it, with targets.
         whole: Why the batch cannot be cut into samples, see :func:`indivisible`; "" if it can.
@@ -48,7 +48,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Samples in the batch; 0 when it holds no tensor with an axis."""
-        return size_of((self.args, self.kwargs))
+        return size_of((*self.args, *self.kwargs.values()))
 
     def head(self, n: int) -> Batch:
         """A copy of the first ``n`` samples: every tensor with ``size`` rows is cut. All if it cannot be cut."""
@@ -62,7 +62,7 @@ class Batch:
         return [self._cut(slice(start, start + step)) for start in range(0, self.size, step)]
 
     def _cut(self, which: slice) -> Batch:
-        args, kwargs = rows_of((self.args, self.kwargs), which, self.size)
+        args, kwargs = (rows_of(value, which, self.size) for value in (self.args, self.kwargs))
         masks = tuple(m[which] if len(m) == self.size else m for m in self.masks)
         return replace(self, args=args, kwargs=kwargs, masks=masks, note="", raw=None)
 
@@ -71,14 +71,55 @@ class Batch:
         return f"inputs of shape {', '.join(map(str, shapes)) if shapes else '(none)'}"
 
 
+def are_images(value: Any) -> bool:
+    """Whether a list holds the samples of a batch one by one: images of any sizes, channels first.
+
+    Detectors take them so. The tensors of other lists each hold all samples.
+
+    Example:
+        >>> are_images([torch.rand(3, 20, 30), torch.rand(3, 40, 30)]), are_images([torch.rand(32, 20, 30)])
+        (True, False)
+    """
+    if not isinstance(value, (tuple, list)) or not value:
+        return False
+    if not all(isinstance(item, (Tensor, np.ndarray)) and item.ndim == 3 for item in value):
+        return False
+    channels = value[0].shape[0]
+    return channels in (1, 3, 4) and all(v.shape[0] == channels < min(v.shape[1:]) for v in value)
+
+
 def size_of(value: Any) -> int:
-    """Samples along the first axis of the first tensor that has one; 0 without any."""
-    return next((len(t) for t in tensors_in(value) if t.dim()), 0)
+    """Samples along the first axis of the first tensor that has one, or images of a list; 0 without any.
+
+    Example:
+        >>> size_of((torch.rand(5, 3, 8, 8), [torch.rand(3, 8, 8)])), size_of(([torch.rand(3, 8, 8)] * 7, 0))
+        (5, 7)
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.shape[0] if value.ndim else 0
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    sizes = (len(item) if are_images(item) else size_of(item) for item in items)
+    return next((size for size in sizes if size), 0)
 
 
 def rows_of(value: Any, which: slice | Tensor, size: int) -> Any:
-    """Take some samples: of every tensor with ``size`` rows."""
-    return map_tensors(value, lambda t: rows(t, which) if t.dim() and len(t) == size else t)
+    """Take some samples: of every tensor with ``size`` rows, and of every list of ``size`` images."""
+    return _rows(value, which, size, nested=False)
+
+
+def _rows(value: Any, which: slice | Tensor, size: int, *, nested: bool) -> Any:
+    if isinstance(value, np.ndarray):
+        value = from_numpy(value)
+    if isinstance(value, Tensor):
+        return rows(value, which) if value.dim() and len(value) == size else value
+    if isinstance(value, Mapping):
+        return {k: _rows(v, which, size, nested=True) for k, v in value.items()}
+    if not isinstance(value, (tuple, list)):
+        return value
+    if nested and len(value) == size and are_images(value):
+        return type(value)(value[which] if isinstance(which, slice) else [value[i] for i in which.tolist()])
+    parts = [_rows(item, which, size, nested=True) for item in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def indivisible(value: Any) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import DataError
-from headstart.model.batch import Batch, from_numpy, indivisible, map_tensors, size_of, tensors_in
+from headstart.model.batch import Batch, are_images, from_numpy, indivisible, map_tensors, size_of, tensors_in
 from headstart.model.masks import Mask, find_masks
 from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.take import densified, take
@@ -212,7 +212,9 @@ def _signature(model: nn.Module) -> tuple[int, set[str], bool]:
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), {str(k): v for k, v in inputs.items()}
-    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
+    if isinstance(inputs, tuple) or (isinstance(inputs, list) and not are_images(inputs)):
+        return tuple(inputs), {}
+    return (inputs,), {}
 
 
 def _place(batch: Batch, model: nn.Module) -> Batch:
