@@ -167,9 +167,7 @@ def lines(path: Path) -> dict[str, dict[str, Any]]:
 def judged(line: dict[str, Any]) -> list[Finding]:
     """Apply the present rules to what was measured."""
     rows = [LayerHealth(**{**row, "shape": tuple(row["shape"])}) for row in line["rows"]]
-    facts = {
-        k: set(v) if isinstance(getattr(Scene(), k), set) else v for k, v in line["scene"].items()
-    }
+    facts = {k: set(v) if isinstance(getattr(Scene(), k), set) else v for k, v in line["scene"].items()}
     inputs = {k: line[k] for k in ("input_mean", "input_std", "input_across_sample_std", "samples")}
     return judge(hs.Diagnosis("", rows, **inputs), Scene(**facts))
 

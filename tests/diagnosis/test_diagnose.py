@@ -398,7 +398,9 @@ class Detector(nn.Module):
 
 def test_a_detector_that_finds_nothing_yet_is_not_told_that_no_gradient_reaches_it():
     images = list(torch.randn(5, 3, 12, 12))
-    pairs = DataLoader([(image, {"labels": 1}) for image in images], batch_size=5, collate_fn=lambda b: tuple(zip(*b, strict=True)))
+    pairs = DataLoader(
+        [(image, {"labels": 1}) for image in images], batch_size=5, collate_fn=lambda b: tuple(zip(*b, strict=True))
+    )
     calls = ((images, None), (pairs, None), (pairs, lambda b: (b[0],)), (pairs, lambda b: list(b[0])))
     for found in (hs.diagnose(Detector(), data, get_inputs=get_inputs) for data, get_inputs in calls):
         assert found.findings == []

@@ -183,7 +183,9 @@ def up_and_down(transposed):
     widths = [3, 64, 16, 96, 12, 64, 8]
     down = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
     up = [nn.ConvTranspose2d(8, 8, 8, stride=2, padding=3, groups=8) for _ in range(transposed)]
-    return nn.Sequential(*(part for layer in (*down, nn.MaxPool2d(4), *up) for part in (layer, nn.ReLU())), nn.Flatten())
+    return nn.Sequential(
+        *(part for layer in (*down, nn.MaxPool2d(4), *up) for part in (layer, nn.ReLU())), nn.Flatten()
+    )
 
 
 def test_a_transposed_convolution_as_torch_draws_it_is_no_swapped_fan():
