@@ -6,7 +6,8 @@
     python benchmarks/frozen.py develop --round 1             a round of candidates; the better half goes on
     python benchmarks/frozen.py core --rehearse               the judgement's very trials, on the development side
     python benchmarks/frozen.py draft | freeze                write docs/results/protocol.json as the code has it now
-    python benchmarks/frozen.py core --open-judged-data       the judgement: seven cells
+    python benchmarks/frozen.py core --primary --open-judged-data   the judgement: auto and the default, on each cell
+    python benchmarks/frozen.py core --open-judged-data       the same cells with all controls and the other starts
     python benchmarks/frozen.py every --open-judged-data      all networks, data, numbers of images, optimizers
     python benchmarks/frozen.py papers --open-judged-data     the papers' own comparisons, at their lengths
     python benchmarks/frozen.py write                         docs/results/development.csv and its page from the trials
@@ -22,15 +23,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import page
 from evidence import cells, data, development, papers, planning, protocol
 from evidence.cells import CORE, EVERY, RATES, Cell
 from evidence.running import Machine, OutOfTimeError, compared
+from pages.check import write_page
+from pages.trials import rows
 
 from headstart.bench import Experiment, Store
 from headstart.bench.store import export
@@ -39,7 +43,7 @@ from headstart.bench.tasks.loading import OWN
 from headstart.engine import specs
 from headstart.errors import HeadstartError, unknown
 
-FOLDER, RESULTS = Path("runs/frozen"), Path("docs/results")
+FOLDER, RESULTS = Path("runs/frozen"), development.RESULTS
 JUDGED = ("core", "every", "papers")
 
 
@@ -64,6 +68,7 @@ def judged(args: argparse.Namespace, listed: Sequence[Cell], machine: Machine) -
     side = data.DEVELOPMENT if args.rehearse or args.plan else data.JUDGING
     kind = "own" if args.task else "rehearsal" if side == data.DEVELOPMENT else "judging"
     first = cells.DRAWN if kind == "rehearsal" else 0
+    folder = FOLDER / kind / ("primary" if args.primary else "all")
     different = {cell.name.replace(f"-{cell.data}-", "-own-") if args.task else cell.name: cell for cell in listed}
     for name, cell in different.items():
 
@@ -81,9 +86,29 @@ def judged(args: argparse.Namespace, listed: Sequence[Cell], machine: Machine) -
             )
 
         def run(what: Experiment, name: str = name, cell: Cell = cell) -> None:
-            compared(name, what, Store(FOLDER / kind / name), machine, {"lr": RATES[cell.optimizer]})
+            compared(name, what, Store(folder / name), machine, {"lr": RATES[cell.optimizer]})
+            if kind == "judging":
+                published_cells(args, {each: folder / each for each in different})
 
+        if kind == "judging" and name in judged_already(args):
+            continue
         yield Comparison(name, describe, run, cell.optimizer)
+
+
+def stem(args: argparse.Namespace) -> str:
+    """Return the name of the files that a judgement's trials go to."""
+    return f"{'judged' if args.what == 'core' else 'judged-every'}{'' if args.primary else '-controls'}"
+
+
+def judged_already(args: argparse.Namespace) -> set[str]:
+    """Return the cells whose trials were committed: they are judged once, on whatever machine."""
+    return {row["network"] for row in rows(RESULTS / f"{stem(args)}.csv")}
+
+
+def published_cells(args: argparse.Namespace, where: Mapping[str, Path]) -> None:
+    """Write the trials of the cells that are finished into the files of results, and the page."""
+    page.write(RESULTS, stem(args), where)
+    write_page(RESULTS / "judged.md", RESULTS)
 
 
 def sized(task: str, images: int) -> str:
@@ -137,7 +162,7 @@ def developed(args: argparse.Namespace, machine: Machine) -> None:
     """Measure rates and lengths, or run a round, on all of the cells or on those that are named."""
     place = development.Place(args.root, FOLDER, machine)
     if args.what == "lengths":
-        for cell in named(args.cells) or CORE:
+        for cell in named(args.cells) or [cell for cell in CORE if cell.name not in cells.measured()]:
             development.measure(cell, place)
     else:
         development.develop(development.ROUNDS[args.round - 1], place, named(args.cells))
@@ -158,12 +183,10 @@ def named(names: Sequence[str]) -> list[Cell]:
 
 def write(machine: Machine, root: Path) -> None:
     """Write the trials of development as compact tables, and the pages that show them."""
-    from pages.check import write_page
-
     place = development.Place(root, FOLDER, machine)
     for name, columns, rows in (
-        ("development-lengths.csv", development.LENGTH_COLUMNS, development.lengths(place)),
-        ("development.csv", development.COLUMNS, development.rows(place)),
+        (development.LENGTHS_FILE, development.LENGTH_COLUMNS, development.lengths(place)),
+        (development.ROUNDS_FILE, development.COLUMNS, development.rows(place)),
     ):
         known = [{column: row.get(column) for column in columns} for row in rows]
         (RESULTS / name).write_text(export.to_csv(known, columns))

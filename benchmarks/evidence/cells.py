@@ -26,20 +26,22 @@ class Network:
         model: Its spec.
         kind: What its layers are followed by; candidates are chosen for each kind by itself, as `auto` has a recipe for
             each.
-        convolutions: Whether it is made of them: then trials compute in bfloat16 and channels last.
+        fast: Precision and memory format of its trials: what was fastest on the two cores that develop and judge.
         matched: The control that writes random filters of the sizes that `auto` writes; empty where it writes none, or
             keeps the random directions that are there.
     """
 
     model: str
     kind: str
-    convolutions: bool = True
+    fast: tuple[str, str] = ("bfloat16", "channels_last")
     matched: str = ""
 
 
 NORMS, LAYER_NORMS, NO_NORMS = KINDS = "batch norms", "layer norms", "no norms"
 
 
+_PLAIN = ("float32", "contiguous")
+_LAST = ("float32", "channels_last")  # depthwise convolutions are slow in bfloat16
 _STEM = "matched-random:of=whitening"
 _SCALED = "within-layer:beta=0.1+balance"
 _OWN = "benchmarks/evidence/networks.py"
@@ -47,11 +49,13 @@ NETWORKS: Mapping[str, Network] = {
     "small-cnn": Network("headstart:prewarm-cnn", NORMS, matched=_STEM),
     "resnet20": Network("headstart:cifar-resnet20", NORMS, matched=_STEM),
     "resnet20-no-norm": Network("headstart:cifar-resnet20:norm=0", NO_NORMS, matched=_SCALED),
-    "mobilenet": Network("headstart:mobilenet-v1:width=16", NORMS, matched="matched-random:of='filter-clusters:paper'"),
-    "convnext": Network(f"{_OWN}:convnext", LAYER_NORMS),
-    "vit": Network(f"{_OWN}:vit", LAYER_NORMS, convolutions=False),
+    "mobilenet": Network(
+        "headstart:mobilenet-v1:width=8", NORMS, _LAST, matched="matched-random:of='filter-clusters:paper'"
+    ),
+    "convnext": Network(f"{_OWN}:convnext", LAYER_NORMS, _LAST),
+    "vit": Network(f"{_OWN}:vit", LAYER_NORMS, fast=_PLAIN),
     "plain20": Network("headstart:plain-cnn:depth=20,width=16", NO_NORMS, matched=_SCALED),
-    "mlp": Network("headstart:mlp:width=256,depth=3", NO_NORMS, convolutions=False),
+    "mlp": Network("headstart:mlp:width=256,depth=3", NO_NORMS, fast=_PLAIN),
 }
 IMAGES = (500, 2000, 5000)
 DECAY = {"sgd": 5e-4, "adamw": 0.05}
@@ -88,7 +92,7 @@ class Cell:
     def training(self, augment: Sequence[str], device: str = "cpu", evaluations: int = 20) -> Training:
         """Say how its trials train: at the length and rate that were measured, else at what is usual."""
         found = measured().get(self.name, {})
-        fast = NETWORKS[self.network].convolutions
+        precision, memory_format = NETWORKS[self.network].fast
         return Training(
             epochs=found.get("epochs", EPOCHS[self.images]),
             batch_size=BATCH,
@@ -98,19 +102,18 @@ class Cell:
             augment=tuple(augment),
             evaluations=evaluations,
             device=device,
-            precision="bfloat16" if fast else "float32",
-            memory_format="channels_last" if fast else "contiguous",
+            precision=precision,
+            memory_format=memory_format,
         )
 
 
 CORE: Sequence[Cell] = (
     Cell("mlp", "gray", 500, "adamw"),
     Cell("small-cnn", "gray", 500, "adamw"),
-    Cell("small-cnn", "cifar", 500, "adamw"),
+    Cell("small-cnn", "cifar", 500, "sgd"),
     Cell("mobilenet", "cifar", 500, "adamw"),
-    Cell("convnext", "tiny", 500, "adamw"),
     Cell("plain20", "gray", 500, "adamw"),
-    Cell("resnet20", "cifar", 500, "sgd"),
+    Cell("convnext", "tiny", 500, "adamw"),
 )
 """What two cores can judge in the background, the cheapest first."""
 EVERY: Sequence[Cell] = tuple(
@@ -162,10 +165,10 @@ def judged_arms(network: str, primary: bool = False) -> tuple[Arm, ...]:
 
     Args:
         network: A key of `NETWORKS`.
-        primary: Only what the primary contrast takes: the default start, `auto`, and another draw of the default.
+        primary: Only what the primary contrast takes: the default start and `auto`.
     """
     if primary:
-        return tuple(arm for arm in with_controls([parse_arm(AUTO)]) if arm.control in ("", "null"))
+        return (Arm("default"), parse_arm(AUTO))
     matched = {"random at auto's sizes": NETWORKS[network].matched} if NETWORKS[network].matched else {}
     others = (parse_arm(f"{label}={spec}") for label, spec in {**matched, **METHODS}.items())
     return (*with_controls([parse_arm(AUTO)]), *others)

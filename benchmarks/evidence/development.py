@@ -1,7 +1,11 @@
-"""Development, on the development side alone: rates, lengths, and rounds that halve the candidates of each kind."""
+"""Development, on the development side alone: rates, lengths, and rounds that halve the candidates of each kind.
+
+What the committed tables hold counts as run, so that another machine goes on where one stopped.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +22,8 @@ from headstart.bench.store import export
 from headstart.bench.trials.arms import Arm
 from headstart.errors import HeadstartError
 
+RESULTS = Path("docs/results")
+LENGTHS_FILE, ROUNDS_FILE = "development-lengths.csv", "development.csv"
 LENGTHS = (10, 20, 40, 80, 160, 320)
 ENOUGH = 0.5
 """Points that twice the epochs have to bring, or the shorter training has reached its plateau."""
@@ -60,11 +66,13 @@ class Place:
         root: The folder that data sets lie in.
         folder: Of the packs and the trials.
         machine: Where trials run.
+        results: Of the tables that were committed.
     """
 
     root: Path
     folder: Path
     machine: Machine
+    results: Path = RESULTS
 
     def experiment(self, cell: Cell, arms: Sequence[Arm], seeds: int, **changes: float) -> Experiment:
         """Describe a comparison on the cell's development data."""
@@ -210,7 +218,24 @@ def lengths(place: Place) -> list[dict[str, object]]:
             for row in export.trials(store)
             if scored(row, "validation_accuracy")
         ]
-    return made
+    kept = _committed(place.results / LENGTHS_FILE, rate=float, epochs=float, seed=int, accuracy=float)
+    return _with(made, kept, ("cell", "rate", "epochs", "seed"))
+
+
+def _committed(path: Path, **numbers: type) -> list[dict[str, object]]:
+    """Read the rows of a committed table; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: numbers.get(k, str)(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _with(
+    made: Sequence[dict[str, object]], kept: Sequence[dict[str, object]], key: Sequence[str]
+) -> list[dict[str, object]]:
+    """Add the committed rows that were not made here."""
+    here = {tuple(row[name] for name in key) for row in made}
+    return [*made, *(row for row in kept if tuple(row[name] for name in key) not in here)]
 
 
 def develop(round_: Round, place: Place, only: Sequence[Cell] = ()) -> None:
@@ -225,6 +250,8 @@ def develop(round_: Round, place: Place, only: Sequence[Cell] = ()) -> None:
     for cell in only or round_.cells:
         if cell.name not in cells.measured():
             measure(cell, place)
+        if _over(rows(place), round_, cell, left[NETWORKS[cell.network].kind]):
+            continue
         arms = cells.candidates([label for label in CANDIDATES if label in left[NETWORKS[cell.network].kind]])
         grid = {"lr": RATES[cell.optimizer]} if round_.searched else None
         what = place.experiment(cell, arms, round_.seeds)
@@ -247,7 +274,7 @@ def rows(place: Place) -> list[dict[str, object]]:
                 changes = dict(part.split("=") for part in (row["changes"] or "").split(", ") if part)
                 known = {"rate": changes.get("lr", plan["training"]["lr"]), "steps": plan["training"]["steps"]}
                 made.append({"round": round_.name, "cell": store.folder.name, **known, **row})
-    return made
+    return _with(made, _committed(place.results / ROUNDS_FILE, seed=int), ("round", "cell", "arm", "seed"))
 
 
 def _stores(folder: Path) -> list[Store]:
@@ -294,10 +321,15 @@ def kind_of(cell: str) -> str:
 
 def finished(trials: Sequence[Mapping[str, object]], round_: Round, kind: str, arms: Sequence[str]) -> bool:
     """Tell whether a round has all trials of a kind, with their scores: only then does it drop anything."""
-    own = [cell.name for cell in round_.cells if NETWORKS[cell.network].kind == kind]
-    here = [row for row in trials if row["round"] == round_.name and (row["status"] == "refused" or scored(row))]
-    counted = Counter((row["cell"], row["arm"]) for row in here)
-    return bool(own) and all(counted[cell, arm] == round_.seeds for cell in own for arm in ("default", *arms))
+    own = [cell for cell in round_.cells if NETWORKS[cell.network].kind == kind]
+    return bool(own) and all(_over(trials, round_, cell, arms) for cell in own)
+
+
+def _over(trials: Sequence[Mapping[str, object]], round_: Round, cell: Cell, arms: Sequence[str]) -> bool:
+    """Tell whether a round has all trials of a cell, with their scores."""
+    here = [row for row in trials if (row["round"], row["cell"]) == (round_.name, cell.name)]
+    counted = Counter(row["arm"] for row in here if row["status"] == "refused" or scored(row))
+    return all(counted[arm] == round_.seeds for arm in ("default", *arms))
 
 
 def survivors(trials: Sequence[Mapping[str, object]], rounds: int) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from pages import (
     figures,
     frozen,
     h200,
+    judged,
     new_starts,
     no_harm,
     rates,
@@ -75,6 +76,7 @@ PAGES: Mapping[Path, Page] = {
             new_starts.STEM: Page(new_starts.page),
             "development": Page(frozen.developed),
             "protocol": Page(frozen.fixed),
+            judged.STEM: Page(judged.page),
         }.items()
     },
 }
