@@ -184,11 +184,11 @@ def named(names: Sequence[str]) -> list[Cell]:
 def write(machine: Machine, root: Path) -> None:
     """Write the trials of development as compact tables, and the pages that show them."""
     place = development.Place(root, FOLDER, machine)
-    for name, columns, rows in (
+    for name, columns, listed in (
         (development.LENGTHS_FILE, development.LENGTH_COLUMNS, development.lengths(place)),
         (development.ROUNDS_FILE, development.COLUMNS, development.rows(place)),
     ):
-        known = [{column: row.get(column) for column in columns} for row in rows]
+        known = [{column: row.get(column) for column in columns} for row in listed]
         (RESULTS / name).write_text(export.to_csv(known, columns))
     for name in ("development", "protocol"):
         write_page(RESULTS / f"{name}.md", RESULTS)

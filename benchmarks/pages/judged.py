@@ -140,7 +140,12 @@ def _controls(whole: Found) -> list[str]:
         for c in compare_family(pairs, scores, plan["alpha"], plan["margin"]):
             against.setdefault(c.against, []).append(c.mean)
     rows = [
-        [inert(label), f"{len(means)}", signed(median(means)), f"{sum(m > 0 for m in means)} / {sum(m < 0 for m in means)}"]
+        [
+            inert(label),
+            f"{len(means)}",
+            signed(median(means)),
+            f"{sum(m > 0 for m in means)} / {sum(m < 0 for m in means)}",
+        ]
         for label, means in against.items()
     ]
     lines += table(["auto minus", "cells", "median", "ahead / behind"], rows)
