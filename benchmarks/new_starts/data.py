@@ -52,6 +52,18 @@ def rare() -> tuple[Tensor, Tensor]:
     return _halved(pixels[rows]), labels[rows]
 
 
+def balanced(outputs: Tensor, targets: Tensor) -> float:
+    """Return the share of each class that is recognized, the mean over classes, in percent."""
+    right = outputs.argmax(1) == targets
+    return 100 * float(torch.stack([right[targets == kind].float().mean() for kind in targets.unique()]).mean())
+
+
+def rarer_half(outputs: Tensor, targets: Tensor) -> float:
+    """Return the same of the five rarest classes alone."""
+    rows = targets >= SUPERCLASSES // 2
+    return balanced(outputs[rows], targets[rows])
+
+
 def copying() -> tuple[Tensor, Tensor]:
     """Return sequences of three symbols, blanks, and a signal to repeat them; the targets are blank until then."""
     draw = torch.Generator().manual_seed(1)

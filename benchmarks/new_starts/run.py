@@ -27,6 +27,8 @@ ORDER = {  # the evidence on first layers comes first
     "unet-stem": RATES,
     "copy": RATES,
     "rare-classes": RATES,
+    "rare-classes-balanced": RATES,
+    "rare-classes-rarer-half": RATES,
     "segmentation": RATES,
     "resnet20": RATES,
     "deep-transformer": ATTENTION,
@@ -56,11 +58,15 @@ def main(names: list[str]) -> None:
 
 
 def write_rates() -> None:
-    """Write what was tried, of all comparisons that have run."""
+    """Write what was tried, of all comparisons that have run; what the file has of others stays."""
     folders = [(name, rate, RUNS / "new-starts-rates" / name / rate) for name in ORDER for rate in ORDER[name]]
     ended = [(name, rate, Store(folder)) for name, rate, folder in folders if (folder / "report.html").exists()]
     trials = [(name, rate, export.trials(store)[0]) for name, rate, store in ended]
-    found = [(name, rate, round(float(row["validation_accuracy"]), 2)) for name, rate, row in trials]
+    found = [(name, rate, str(round(float(row["validation_accuracy"]), 2))) for name, rate, row in trials]
+    here = {name for name, *_ in found}
+    with OUT.open(newline="") as file:
+        others = [tuple(row) for row in csv.reader(file) if row[0] in ORDER and row[0] not in here]
+    found = sorted([*others, *found], key=lambda row: list(ORDER).index(row[0]))
     with OUT.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("network", "rate", "validation"), *found])
 

@@ -129,9 +129,29 @@ def test_a_diagnosis_shows_every_layer_that_multiplies(network):
     factory, data = network()
     model = build(factory)
     shown = {row.name for row in hs.diagnose(model, data).rows}
-    matrices = [name for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name.lower()]
-    expected = {name.removesuffix(".weight") for name in matrices if name.endswith(".weight")} - {
-        "transformer.wte",
-        "transformer.wpe",
-    }
-    assert expected <= shown
+    matrices = [name for name, p in model.named_parameters() if p.dim() > 1]
+    assert {name.removesuffix(".weight") for name in matrices if name.endswith(".weight")} <= shown
+
+
+# Two blocks each: queries, keys, values and output in one layer and another, or in four.
+ATTENTION = {bert: 8, gpt2: 4, llama: 0, vit: 8, whisper: 8, timm_vit: 4}
+
+
+@pytest.mark.parametrize("network", ATTENTION, ids=lambda f: f.__name__)
+def test_attention_is_found_whoever_wrote_it(network):
+    factory, data = network()
+    report = run("mimetic", build(factory), data)
+    assert len(report.changed) == ATTENTION[network]
+    shared = [f for f in report.findings if "share 2 heads of keys" in f]
+    assert len(shared) == (1 if network is llama else 0), report.findings
+
+
+# Attention and a hidden layer in each of two blocks; one branch in each of four; residual units and ResNet's blocks.
+BRANCHES = {bert: 4, gpt2: 4, llama: 4, vit: 4, whisper: 4, timm_vit: 4, convnext: 4, timm_convnext: 4}
+
+
+@pytest.mark.parametrize("network", BRANCHES, ids=lambda f: f.__name__)
+def test_residual_branches_are_found_whoever_wrote_them(network):
+    factory, data = network()
+    report = run("residual:depth", build(factory), data)
+    assert any(f"residual: {BRANCHES[network]} residual branches" in f for f in report.findings), report.findings

@@ -170,9 +170,9 @@ def test_trials_know_the_recipes_and_what_the_banks_hold() -> None:
 @pytest.mark.parametrize(
     ("stem", "reason"),
     [
-        (nn.Conv2d(3, 8, 9, padding=4), "kernels up to 7"),
+        (nn.Conv2d(3, 8, 9, padding=4), "kernels up to 7 in 2-D"),
         (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), "no norm follows"),
-        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)), "ungrouped 2-D"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)), "ungrouped"),
     ],
 )
 def test_a_first_layer_on_which_whitening_was_not_tried_is_left(stem: nn.Module, reason: str, x: Tensor) -> None:
@@ -183,6 +183,28 @@ def test_a_first_layer_on_which_whitening_was_not_tried_is_left(stem: nn.Module,
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert any(reason in note for row in report.rows for note in row.notes)
     assert any("left as it is" in finding for finding in report.findings)
+
+
+def volumes(kernel: int, dims: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    conv, norm = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1], (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+    blocks = [(conv(i, 8, k, padding=k // 2), norm[dims - 1](8), nn.ReLU()) for i, k in ((2, kernel), (8, 3), (8, 3))]
+    return nn.Sequential(*(module for block in blocks for module in block), conv(8, 3, 1))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_first_layer_over_volumes_is_written_as_whitening_writes_it(kernel: int) -> None:
+    model, twin, data = volumes(kernel), volumes(kernel), torch.randn(4, 2, 10, 10, 10)
+    assert hs.initialize(model, data, seed=3).changed == ["0"]
+    hs.initialize(twin, data, "whitening", seed=3)
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("kernel", "dims", "reason"), [(7, 3, "5 in 3-D"), (5, 1, "over sound alone, where it lost")])
+def test_a_first_layer_over_sound_or_of_large_cubes_is_left(kernel: int, dims: int, reason: str) -> None:
+    report = hs.initialize(volumes(kernel, dims), torch.randn(8, 2, *dims * [10]))
+    assert report.changed == []
+    assert any(reason in note for note in report.row("0").notes)
 
 
 def test_a_first_layer_of_zeros_or_one_that_does_not_train_is_left(x: Tensor) -> None:

@@ -27,7 +27,7 @@ from headstart.model.coverage import unseen
 from headstart.model.forward import full_precision
 from headstart.model.inputs import Batch, GetInputs, Mask
 from headstart.model.lazy import give_shapes
-from headstart.model.parts import Projection
+from headstart.model.parts import Part
 from headstart.model.selection import Selection, named
 from headstart.model.sparse import MEMORY_LIMIT
 from headstart.model.take import cut
@@ -147,10 +147,8 @@ def _look(
     model = transaction.model
     trace = trace_model(model, batch)
     transaction.rewind()
-    # Attention uses its projections without calling them; what else is a part and called is a layer like others.
-    used = [part for part in trace.parts if isinstance(part, Projection) or part.is_called]
-    reached = sorted([*trace.layers, *used], key=lambda layer: trace.order.get(layer.name, 0))
-    everything = [*reached, *trace.unreached]
+    reached = sorted([*trace.layers, *trace.parts], key=lambda layer: trace.order.get(layer.name, 0))
+    everything = [*reached, *trace.unreached, *trace.unreached_parts]
     shown = {la.name for la in named(everything, include, exclude)}
     samples = batch.size if batch is not None else 0
     diagnosis = Diagnosis(f"headstart: diagnosis of {type(model).__name__}", samples=samples, seed=seed)
@@ -192,7 +190,8 @@ def _row(layer: Layer, trace: ModelTrace, passes: Passes | None) -> LayerHealth:
     if bool(torch.isfinite(weight).all()):
         row.weight_std = summarize(weight)[1] if layer.is_complex else float(weight.double().std(correction=0))
         row.gain = row.weight_std * math.sqrt(layer.fan_in)
-        if not all(bool(p.any()) for p in (weight, *scales(layer.module))):  # some layers have a gain as well
+        gains = [] if isinstance(layer, Part) else scales(layer.module)  # some layers have one as well
+        if not all(bool(p.any()) for p in (weight, *gains)):
             row.notes.append("starts at zero")
         elif layer.kernel and not layer.is_complex:
             row.sparsity, row.variance_entropy, row.orthogonality = filter_metrics(weight, layer.groups)
@@ -220,7 +219,13 @@ def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) ->
         row.gradient_ratio = row.gradient_rms / size if size > 0 else None
         row.rate_variation = _variation(to_canonical(layer, gradient.detach()), layer.groups)
     if signal is None:
-        row.notes.append("never called" if gradient is None else "used without being called")
+        row.notes.append("never called" if gradient is None else _why_no_output(layer))
+
+
+def _why_no_output(layer: Layer) -> str:
+    if layer.sees_input or not isinstance(layer, Part):
+        return "used without being called"
+    return f"{f'inside the {type(layer.host).__name__}' if layer.inside else 'called'}: its output is not measured"
 
 
 def _variation(gradient: Tensor, groups: int) -> float | None:

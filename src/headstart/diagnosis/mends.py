@@ -13,6 +13,7 @@ from torch import nn
 
 from headstart.diagnosis.rows import Finding
 from headstart.methods.auto import LAYERS_PER_NORM
+from headstart.model.parts import parts_of
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import LAYERS
 
@@ -42,9 +43,13 @@ def _mended(finding: Finding, model: nn.Module, plain: bool) -> Finding:
 def anew(model: nn.Module, culprits: Iterable[str]) -> str:
     """Python that draws anew what the named parameters, buffers or modules belong to."""
     modules = dict(model.named_modules())
+    inside = {part.name for part in parts_of(model)} - modules.keys()
     layers: list[str] = []
     calls: dict[str, None] = {}
     for name in culprits:
+        if name in inside:
+            layers.append(name)
+            continue
         owner, tensor = _owner(name, modules)
         module = modules[owner]
         if isinstance(module, LAYERS) and tensor in ("", "weight", "bias"):

@@ -71,7 +71,8 @@ def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: se
         if r.output_std is not None and r.name not in aside:
             alike[re.sub(r"\d+", "#", r.name), r.kind, len(r.shape)].append(r)
     groups = [(group, PEERS) for group in alike.values()]
-    convolutions = [r for r in rows[1:] if len(r.shape) > 2 and r.shape[1] > 1 and r.output_std is not None]
+    measured = [r for r in rows if r.output_std is not None]
+    convolutions = [r for r in measured[1:] if len(r.shape) > 2 and r.shape[1] > 1]
     groups.append(([r for r in convolutions if r.name not in aside], 2 * PEERS - 1))
     found: dict[str, int] = {}
     for group, peers in groups:

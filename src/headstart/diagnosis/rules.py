@@ -203,6 +203,8 @@ def _no_gradient(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         return []
     text = f"No gradient reaches {listed(cut)}: nothing would teach {'it' if len(cut) == 1 else 'them'}."
     mend = "check forward() for detach() and no_grad(), and whether all units behind are dead."
+    if scene.own_laws.issuperset(r.name for r in cut):
+        mend = "check what the output takes of them: one step from a state of zeros uses no hidden weights."
     return [Finding("no gradient", names(cut), text, mend)]
 
 

@@ -14,6 +14,7 @@ from headstart.diagnosis.parameters import duplicates, extremes, quiet_scales, s
 from headstart.measure.gradients import Passes
 from headstart.measure.positions import Positions
 from headstart.model.inputs import Batch
+from headstart.model.parts import EMBEDDINGS
 from headstart.model.trace import ModelTrace
 
 
@@ -37,6 +38,8 @@ class Scene:
         returned: Deviation between samples, and over all, of each tensor that the model returned.
         constant_channels: Channels of the input that are the same everywhere.
         blocks_without_norm: See there.
+        own_laws: Embeddings, gates and bilinear weights, whose usual start follows neither fan.
+        embeddings: Those of them that are looked up.
     """
 
     normed: set[str] = field(default_factory=set)
@@ -54,11 +57,14 @@ class Scene:
     returned: Sequence[tuple[float, float] | None] = ()
     constant_channels: Sequence[int] = ()
     blocks_without_norm: Sequence[tuple[str, str, int]] = ()
+    own_laws: set[str] = field(default_factory=set)
+    embeddings: set[str] = field(default_factory=set)
 
 
 def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes: Passes | None) -> Scene:
     """Gather the facts."""
     broken, largest = extremes(model)
+    parts = [*trace.parts, *trace.unreached_parts]
     scene = Scene(
         normed=set(trace.norm_after),
         batch_normed={
@@ -66,7 +72,7 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
         },
         outputs=set(trace.outputs),
         transposed={la.name for la in (*trace.layers, *trace.unreached) if la.kind == "transposed"},
-        unreached={la.name for la in trace.unreached},
+        unreached={la.name for la in [*trace.unreached, *trace.unreached_parts]},
         broken=broken,
         largest=largest,
         copies=duplicates(model),
@@ -74,6 +80,8 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
         quiet=quiet_scales(model),
         blocks_without_norm=blocks_without_norm(model),
         constant_channels=[] if batch is None else _constant_channels(batch, trace),
+        own_laws={part.name for part in parts if not part.sees_input},
+        embeddings={part.name for part in parts if isinstance(part.module, EMBEDDINGS)},
     )
     if passes is not None:
         scene.gradients_measured = passes.gradients is not None

@@ -18,7 +18,7 @@ HUGE = 1e3  # magnitude of a parameter that no start has on purpose
 def judge_weights(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     """Apply the rules about weights, the worst first."""
     rows = diagnosis.rows
-    found = [*_not_finite(rows, scene), *_huge(scene), *_constant(rows), *_copies(scene), *_fans(rows, scene)]
+    found = [*_not_finite(rows, scene), *_huge(scene), *_constant(rows, scene), *_copies(scene), *_fans(rows, scene)]
     return found + _missing_norm(diagnosis, scene)
 
 
@@ -57,8 +57,9 @@ def _huge(scene: Scene) -> list[Finding]:
     return [Finding("huge values", tuple(large), text)]
 
 
-def _constant(rows: Sequence[LayerHealth]) -> list[Finding]:
-    same = [r for r in rows if r.weight_std == 0 and "starts at zero" not in r.notes and math.prod(r.shape) > 1]
+def _constant(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
+    equal = [r for r in rows if r.weight_std == 0 and "starts at zero" not in r.notes and math.prod(r.shape) > 1]
+    same = [r for r in equal if r.name not in scene.embeddings]  # which may hold gains, and each row learns by itself
     if not same:
         return []
     text = f"All weights of {listed(same)} are equal: its units start as copies and stay copies."
@@ -77,8 +78,8 @@ def _copies(scene: Scene) -> list[Finding]:
 
 
 def _fans(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
-    inner = [r for r in rows if r.name not in scene.outputs]  # heads have rules of their own
-    odd = drawn_by_other_fan(inner, scene.transposed)
+    aside = scene.outputs | scene.own_laws  # heads have rules of their own, too
+    odd = drawn_by_other_fan([r for r in rows if r.name not in aside], scene.transposed)
     if not odd:
         return []
     row, fan, factor = odd[0]

@@ -237,7 +237,8 @@ def weight_gradients(
         Gradients by layer name. With several tensors it is their sum; for a part of a module it is that part.
     """
     wanted: dict[str, list[Tensor]] = {}
-    for layer in [*trace.layers, *trace.parts, *trace.unreached]:
+    parts = [*trace.parts, *trace.unreached_parts]
+    for layer in [*trace.layers, *parts, *trace.unreached]:
         called = used.get(layer.name) or [own[id(p)] for p in layer.weight_parameters() if id(p) in own]
         wanted[layer.name] = [t for t in called if t.requires_grad]
     tensors = list({id(t): t for group in wanted.values() for t in group}.values())
@@ -246,7 +247,9 @@ def weight_gradients(
     found = torch.autograd.grad(top, tensors, top_gradients, allow_unused=True)
     by_id = {id(t): g for t, g in zip(tensors, found, strict=True)}
     sums = {name: _sum([by_id[id(t)] for t in group]) for name, group in wanted.items()}
-    for part in trace.parts:
+    # An embedding may ask for gradients of the rows that it looked up alone.
+    sums = {name: g.to_dense() if g is not None and g.is_sparse else g for name, g in sums.items()}
+    for part in parts:
         whole = sums[part.name]
         sums[part.name] = None if whole is None else part.own(whole)
     return sums

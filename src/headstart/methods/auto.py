@@ -25,7 +25,7 @@ from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
 PATCHES = 4000  # of a layer: more cost more and gained nothing
-LARGEST = 7  # side of the largest kernel on which whitening was shown to help
+LARGEST = {2: 7, 3: 5}  # by dimensions, side of the largest kernel on which whitening was shown to help
 LAYERS_PER_NORM = 4  # with more layers than that for each norm, signals fade as they do without
 
 STEM = Whitening()
@@ -55,8 +55,9 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
-    # without padding; 6: trained networks are left; 7: balance in one product of matrices; 8: k-means on sums by rows
-    revision=8,
+    # without padding; 6: trained networks are left; 7: balance in one product of matrices; 8: k-means on sums by rows;
+    # 9: first layers over volumes
+    revision=9,
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -72,7 +73,7 @@ class Auto(Method):
 
     A network counts as one without norms if it has fewer than one for every four weight layers. Convolutions with no
     norm right behind are left alone there, and so is a first one of a kind on which whitening was not shown to help:
-    groups, one or three dimensions, or a kernel larger than 7.
+    groups, one dimension (over sound it lost), or a kernel larger than 7, over volumes larger than 5.
 
     Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
     independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
@@ -247,9 +248,12 @@ def _untried(layer: Layer, trace: ModelTrace) -> str:
     if layer is not trace.first_convolution:
         return "norms set the scales, and nothing was found to help here"
     if layer.name not in trace.norm_after:
-        return "no norm follows this first layer"
-    if layer.groups > 1 or len(layer.kernel) != 2 or max(layer.kernel) > LARGEST:
-        return f"whitening was shown to help on ungrouped 2-D convolutions with kernels up to {LARGEST}"
+        return "no norm follows this first layer; in a patch embedding without one whitening gained nothing"
+    if len(layer.kernel) not in LARGEST:
+        return "in one dimension whitening was tried over sound alone, where it lost"
+    if layer.groups > 1 or max(layer.kernel) > LARGEST[len(layer.kernel)]:
+        most = " and ".join(f"{side} in {dims}-D" for dims, side in LARGEST.items())
+        return f"whitening was shown to help on ungrouped convolutions with kernels up to {most}"
     if not bool(weights.look(layer).any()):
         return "its weights are all zero, so there is no size to match"
     return ""

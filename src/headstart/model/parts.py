@@ -18,6 +18,7 @@ from headstart.model.layer import Layer
 
 GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("h",)}
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _parts(name: str, module: nn.Module) -> Iterator[Part]:
         yield from _attention(name, module)
     elif isinstance(module, RECURRENT):
         yield from _recurrent(name, module)
-    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+    elif isinstance(module, EMBEDDINGS):
         start = OwnStart("normal", 1.0)
         yield Part(
             name, module, "weight", start, form="transposed", sees_input=False, padding=module.padding_idx, fan_in=1

@@ -50,6 +50,7 @@ class ModelTrace:
         unreached: Weight layers that the forward never calls.
         parts: Layers that are parts of modules that run, as :mod:`headstart.model.parts` finds them: projections,
             gates, embeddings. Only methods that say so write them.
+        unreached_parts: Parts of modules that the forward never calls; it may use their weights all the same.
         order: Layer or part -> its position in the order of execution.
         calls: How often each layer runs.
         recurrent: Names of layers that run on their own earlier outputs.
@@ -70,6 +71,7 @@ class ModelTrace:
     layers: Sequence[Layer]
     unreached: Sequence[Layer] = ()
     parts: Sequence[Part] = ()
+    unreached_parts: Sequence[Part] = ()
     order: Mapping[str, int] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
     recurrent: Set[str] = frozenset()
@@ -142,10 +144,12 @@ def _joined(traces: Sequence[ModelTrace], layers: Sequence[Layer], small: ModelT
     reached = {layer.name: layer for trace in traces for layer in trace.layers}
     known = {layer.name for layer in small.layers}
     parts = {part.name: part for trace in traces for part in trace.parts}
+    unreached = {part.name: part for trace in traces for part in trace.unreached_parts if part.name not in parts}
     return ModelTrace(
         list(reached.values()),
         [layer for layer in layers if layer.name not in reached],
         parts=list(parts.values()),
+        unreached_parts=list(unreached.values()),
         calls={name: max(trace.calls.get(name, 0) for trace in traces) for name in reached},
         recurrent={name for trace in traces for name in trace.recurrent},
         unlike={name for trace in traces for name in trace.unlike},
@@ -228,6 +232,7 @@ def _trace_once(model: nn.Module, layers: list[Layer], parts: list[Part], batch:
         traced=True,
         order=places,
         parts=[part for module in ran for part in parts if part.host is module],
+        unreached_parts=[part for part in parts if part.host not in ran],
     )
 
 
