@@ -131,7 +131,37 @@ def test_branches_of_torchs_transformer(norm_first: bool) -> None:
         found = branches(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), 5, 8)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    assert [b.last for b in found] == [f"layers.{i}.{n}" for i in range(2) for n in ("self_attn.out_proj", "linear2")]
+    attention = ("self_attn.q", "self_attn.out_proj"), {"self_attn.q", "self_attn.k", "self_attn.v"}
+    for i in range(2):
+        for branch, (wanted, before) in zip(found[2 * i :], (attention, (("linear1", "linear2"), {"linear1"})), strict=False):
+            assert (branch.first, branch.last) == tuple(f"layers.{i}.{n}" for n in wanted)
+            assert {*branch.layers[:-1]} == {f"layers.{i}.{n}" for n in before}
+            assert branch.depth == 2
+
+
+def test_branches_of_linear_layers_with_inputs_first() -> None:
+    class Conv1D(nn.Module):
+        """As Hugging Face's."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.zeros(outputs))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.one, self.two = nn.LayerNorm(8), Conv1D(8, 16), Conv1D(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.two(F.gelu(self.one(self.norm(x))))
+
+    net, x = nn.Sequential(Block(), Block()), torch.randn(16, 5, 8)
+    assert ends(branches(net, 5, 8)) == [(f"{i}.one", f"{i}.two", 2, "") for i in range(2)]
+    hs.initialize(net, x, "residual")
+    assert torch.equal(net.eval()(x), x)
 
 
 def test_branches_of_convnexts_and_unets() -> None:

@@ -166,7 +166,8 @@ def _scale(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
 
 
 def _spread(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
-    free = [r for r in diagnosis.rows if r.name not in scene.normed]  # a normalization takes the scale away
+    aside = scene.normed | scene.own_laws  # a normalization takes the scale away; what mends the rest writes no gates
+    free = [r for r in diagnosis.rows if r.name not in aside]
     rated = [(r.gradient_ratio, r) for r in free if r.gradient_ratio and math.isfinite(r.gradient_ratio)]
     if not rated:
         return []

@@ -10,6 +10,7 @@ from torch import nn
 from headstart.measure.graph import Graph, Node, record
 from headstart.model.inputs import Batch
 from headstart.model.norms import is_norm
+from headstart.model.parts import parts_of
 from headstart.model.weights import weight_layers
 
 _SUMS = {"add"}
@@ -102,7 +103,7 @@ class _Span:
 @dataclass(frozen=True)
 class _Finder:
     graph: Graph
-    layers: Mapping[int, str]
+    layers: Mapping[int, tuple[str, ...]]
     gains: Mapping[str, bool]
 
     def spans(self, node: Node) -> list[_Span]:
@@ -150,7 +151,7 @@ class _Finder:
 
     def describe(self, span: _Span) -> Branch:
         """The layers of a branch, and what ends it."""
-        names = dict.fromkeys(self.layers[i] for i in sorted(span.inside) if i in self.layers)
+        names = dict.fromkeys(name for i in sorted(span.inside) for name in self.layers.get(i, ()))
         norms = any("norm" in self.graph.nodes[i].name or self._gain(i, norms=True) for i in span.inside)
         gain, last, problem, scales = self._end(span)
         if last:
@@ -179,7 +180,7 @@ class _Finder:
             node = self.graph.nodes[index]
             gain = gain or self._gain(index)
             if index in self.layers:
-                return gain, self.layers[index], problem, scales
+                return gain, self.layers[index][-1], problem, scales
             linear = node.moves or bool(self._gain(index)) or (node.name in _PASSING and len(node.inputs) == 1)
             if gain and not linear:
                 break  # the gain is the end
@@ -200,19 +201,25 @@ def _adds(node: Node, graph: Graph) -> bool:
     return node.name in _SUMS and len(node.inputs) > 1 and alike and len(node.shape) > 1
 
 
-def _owners(model: nn.Module) -> dict[str, str]:
-    """Parameter -> the weight layer whose weight it is."""
+def _owners(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Parameter -> the weight layers whose weight it is: queries, keys and values may share one."""
     names = {id(p): n for n, p in model.named_parameters()}
-    owners: dict[str, str] = {}
+    parts = [part for part in parts_of(model) if part.sees_input]
+    known = {part.name for part in parts}
+    owners: dict[str, tuple[str, ...]] = {}
     for layer in weight_layers(model):
-        for p in layer.weight_parameters():
-            owners.setdefault(names.get(id(p), ""), layer.name)
+        if layer.name not in known:
+            for p in layer.weight_parameters():
+                owners.setdefault(names.get(id(p), ""), (layer.name,))
+    for part in parts:
+        for p in part.weight_parameters():
+            owners[names[id(p)]] = (*owners.get(names[id(p)], ()), part.name)
     return owners
 
 
 def _gains(model: nn.Module) -> dict[str, bool]:
     """Parameters that may scale channels, and whether a norm has them."""
-    of_layers = {id(p) for layer in weight_layers(model) for p in layer.module.parameters()}
+    of_layers = {id(p) for layer in [*weight_layers(model), *parts_of(model)] for p in layer.module.parameters()}
     found = {}
     modules = dict(model.named_modules())
     for name, p in model.named_parameters():

@@ -32,6 +32,7 @@ from headstart.model.weights import Layer, look
         "form='depth' divides by the root of the number of branches, which is √(2L) for L blocks of two branches.",
     ),
     depends_on_other_layers=True,  # how many branches there are decides for each
+    revision=2,  # 2: torch's attention and linear layers with inputs first are seen in branches
 )
 @dataclass(frozen=True)
 class Residual(Method):
