@@ -1,4 +1,4 @@
-"""What a diagnosis shows of gates, embeddings, attention's projections and bilinear layers, and what it says of them."""
+"""What a diagnosis shows of gates, embeddings, projections and bilinear layers, and what it says of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def test_every_part_has_a_row_with_its_own_rows_of_the_gradient(recurrent):
         assert row.output_std is None
     assert diagnosis.findings == []
     assert not any("does not treat" in note for note in diagnosis.notes)
-    inside = "memory.weight_hh_l1.h" if recurrent is nn.RNN else f"memory.weight_hh_l1.{'f' if recurrent is nn.LSTM else 'z'}"
+    inside = (
+        "memory.weight_hh_l1.h"
+        if recurrent is nn.RNN
+        else f"memory.weight_hh_l1.{'f' if recurrent is nn.LSTM else 'z'}"
+    )
     assert diagnosis.row(inside).notes == [f"inside the {recurrent.__name__}: its output is not measured"]
     assert [row.name for row in hs.diagnose(net, include="memory").rows] == [n for n in names if "memory" in n]
 

@@ -133,7 +133,9 @@ def test_branches_of_torchs_transformer(norm_first: bool) -> None:
         torch.backends.mha.set_fastpath_enabled(fast)
     attention = ("self_attn.q", "self_attn.out_proj"), {"self_attn.q", "self_attn.k", "self_attn.v"}
     for i in range(2):
-        for branch, (wanted, before) in zip(found[2 * i :], (attention, (("linear1", "linear2"), {"linear1"})), strict=False):
+        for branch, (wanted, before) in zip(
+            found[2 * i :], (attention, (("linear1", "linear2"), {"linear1"})), strict=False
+        ):
             assert (branch.first, branch.last) == tuple(f"layers.{i}.{n}" for n in wanted)
             assert {*branch.layers[:-1]} == {f"layers.{i}.{n}" for n in before}
             assert branch.depth == 2
