@@ -261,12 +261,20 @@ def main() -> None:
 
 
 def write_table(rows: list[dict[str, Any]], out: Path, timm: Any) -> None:
-    """Write sweep.csv, sweep.json with what was run, and the tables of the page."""
+    """Write sweep.csv, sweep.json with what was run, and the tables of the page.
+
+    Rows of modules that were not run now stay, and then sweep.json does, too: it is about most of them.
+    """
     fields = ("module", "model", "parameters", "side", "layers", "auto", "written", "diagnose", "before", "after")
+    told = {found["module"] for found in rows}
+    kept: list[dict[str, Any]] = []
+    if (out / "sweep.csv").exists():
+        with (out / "sweep.csv").open(newline="") as file:
+            kept = [old for old in csv.DictReader(file) if old["module"] not in told]
     with (out / "sweep.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, (*fields, "failed"), restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted([*kept, *rows], key=lambda found: str(found["module"])))
     about = {
         "command": "python benchmarks/sweep.py --out docs/results",
         "machine": machine(),
@@ -274,7 +282,8 @@ def write_table(rows: list[dict[str, Any]], out: Path, timm: Any) -> None:
         "modules": len(timm.list_modules()),
         "batch": BATCH,
     }
-    (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
+    if not kept:
+        (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
     if (out / "sweep.md").exists():
         write_page(out / "sweep.md", out, Page(sweep.page))
 

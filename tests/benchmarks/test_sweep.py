@@ -40,3 +40,19 @@ def test_what_a_process_sends_or_ended_with_is_told(pipe):
     sender.close()
     assert sweep.answer(receiver, Ended(-signal.SIGXCPU)) == (True, "not done after 600 seconds")
     assert sweep.answer(receiver, Ended(1)) == (True, "it ended with 1")
+
+
+def test_rows_of_modules_that_were_not_run_stay(tmp_path, monkeypatch):
+    import types
+
+    import sweep
+
+    zoo = types.SimpleNamespace(__version__="1", list_modules=lambda: ["a", "b"])
+    row = {"module": "b", "model": "b_1", "auto": "done", "before": "swapped fan"}
+    sweep.write_table([row, row | {"module": "a"}], tmp_path, zoo)
+    about = (tmp_path / "sweep.json").read_text()
+    monkeypatch.setattr(sweep, "machine", lambda: "another")
+    sweep.write_table([row | {"before": ""}], tmp_path, zoo)
+    lines = (tmp_path / "sweep.csv").read_text().splitlines()[1:]
+    assert [(line.split(",")[0], "swapped" in line) for line in lines] == [("a", True), ("b", False)]
+    assert (tmp_path / "sweep.json").read_text() == about
