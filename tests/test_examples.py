@@ -116,7 +116,7 @@ def test_compare_two_starts(run, tmp_path):
 def test_four_channels(run, tmp_path):
     out = run("four_channels.py", tmp_path / "work", folder=tmp_path)
     assert "default is the baseline" in out
-    assert "0: from '0.weight', 3 input channels made 4 by 'repeat'" in out
+    assert "0: from '0.weight', 3 input channels adapted to 4 by 'repeat'" in out
     assert "9: the head keeps its start: (2, 16) in the source" in out
 
 

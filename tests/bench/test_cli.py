@@ -86,7 +86,7 @@ def test_compare_goes_on_with_more_seeds(compare, capsys):
     compare("--arms", "lsuv", "--no-controls", "--seeds", "1")
     compare("--arms", "lsuv", "--no-controls", "--seeds", "0-2")
     assert "4 trials run" in (out := capsys.readouterr().out)
-    assert "2 were there already" in out
+    assert "2 existed already" in out
 
 
 def test_json_is_all_that_is_printed(compare, capsys):
@@ -122,7 +122,7 @@ def test_report_makes_the_same_again(compare, tmp_path, capsys):
         (["--batch-size", "9999"], "cannot be drawn from 126"),
         (["--device", "warp"], "device 'warp' cannot be used"),
         (["--jobs", "0", "--dry-run"], "The number of jobs is 0"),
-        (["--gpus-per-trial", "1", "--dry-run"], "--gpus-per-trial is for Ray"),
+        (["--gpus-per-trial", "1", "--dry-run"], "--gpus-per-trial needs Ray"),
         (["--model", "{net}:two", "--arms", "lsuv"], "returned a tensor of shape (2, 2)"),
     ],
 )
@@ -161,7 +161,7 @@ def test_an_empty_text_is_not_taken_for_the_working_directory(arguments, capsys)
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "it is empty; is a variable of the shell not set?" in capsys.readouterr().err
+    assert "it is empty; is a shell variable not set?" in capsys.readouterr().err
 
 
 def test_an_empty_text_may_stand_where_it_means_none(capsys, tmp_path):
@@ -188,7 +188,7 @@ def test_an_interruption_is_code_130_and_says_how_to_go_on(compare, capsys, monk
 
     monkeypatch.setattr(headstart.bench, "run", interrupt)
     assert compare() == 130
-    assert "the same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert "the same command continues" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_error_of_our_own_is_not_hidden(compare, monkeypatch):

@@ -80,7 +80,7 @@ def test_what_a_map_says():
         (("--in-channels", 4, "--data", "bands.npy", "--dry-run"), "5 channels reach it instead of 3"),
         (("--in-channels", 5, "--strategy", "repaet", "--dry-run"), "Did you mean 'repeat'"),
         (("--in-channels", 4, "--map", "0", "1", "--dry-run"), "2 entries for 4 new channels"),
-        (("--in-channels", 4, "--map", "0", "3=1", "--dry-run"), "names the new channel of some entries"),
+        (("--in-channels", 4, "--map", "0", "3=1", "--dry-run"), "names the new channel in some entries"),
         (("--in-channels", 1, "--map", "x*0", "--dry-run"), "'x' in 'x*0' is not a number"),
         (("--in-channels", 1, "--map", "²", "--dry-run"), "There is no old channel '²'"),
         (("--in-channels", 5, "--layer", "stem", "--dry-run"), "There is no convolution 'stem'"),

@@ -64,4 +64,4 @@ def test_each_shell_reads_its_script(scripts, shell):
 
 def test_another_shell_is_not_known(capsys):
     assert main(["completion", "bsh"]) == 2
-    assert "There is no shell to complete in 'bsh'. Did you mean 'bash'" in " ".join(capsys.readouterr().err.split())
+    assert "There is no shell 'bsh'. Did you mean 'bash'" in " ".join(capsys.readouterr().err.split())

@@ -44,7 +44,7 @@ def test_runs_goes_on_and_writes_the_page(headstart, tiny, folder):
 
     code, again, err = headstart(*tiny, *one)
     assert "0 trials run in" in err
-    assert "3 were there already" in err
+    assert "3 existed already" in err
     assert again == out
     assert (made / "reproduction.md").read_text(encoding="utf-8") == page
 

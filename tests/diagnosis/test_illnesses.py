@@ -220,7 +220,7 @@ def test_an_authors_small_branches_and_zero_weights_are_notes():
     diagnosis = hs.diagnose(model, VECTORS)
     assert diagnosis.findings == []
     assert "'1.outer' starts at zero" in " ".join(diagnosis.notes)
-    assert "by choice" in " ".join(diagnosis.notes)
+    assert "taken as a choice" in " ".join(diagnosis.notes)
 
 
 def test_a_mend_reaches_any_name():
@@ -256,7 +256,7 @@ def test_zeros_that_nothing_passes_are_to_blame_and_not_the_layers_behind():
     diagnosis = hs.diagnose(net, VECTORS)
     (found,) = diagnosis.findings
     assert (found.kind, found.layers) == ("constant weights", ("2",))
-    assert not any("by choice" in note for note in diagnosis.notes)
+    assert not any("taken as a choice" in note for note in diagnosis.notes)
     assert mended(net, VECTORS, found).findings == []
 
 

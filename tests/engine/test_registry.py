@@ -132,7 +132,7 @@ def test_unknown_names_tell_the_nearest(spec, message):
 )
 def test_an_option_of_the_wrong_kind_is_told(spec):
     name, _, option = spec.partition(":")
-    with pytest.raises(hs.HeadstartError, match=rf"^{name}: {option.partition('=')[0]}=.*kind.*describe"):
+    with pytest.raises(hs.HeadstartError, match=rf"^{name}: {option.partition('=')[0]}=.*type.*describe"):
         registry.parse(spec)
 
 

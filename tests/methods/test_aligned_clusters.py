@@ -187,7 +187,7 @@ def test_layers_that_not_all_sources_have_are_left():
     model = net(9)
     report = run(hs.AlignedClusters(sources), model, X)
     assert report.changed == ["0"]
-    assert report.row("3").notes == ["not all sources have its weight in this shape"]
+    assert report.row("3").notes == ["not all sources have its weight in its shape"]
 
 
 @pytest.mark.parametrize(

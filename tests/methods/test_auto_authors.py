@@ -199,7 +199,7 @@ def test_other_activations_are_not_understood(activation: Callable[[Tensor], Ten
         (nn.init.orthogonal_, "orthogonal"),
         (lambda w: nn.init.normal_(w, 0, 1), "deviation"),
         (lambda w: nn.init.uniform_(w, 0, 0.1), "mean"),
-        (lambda w: w.normal_().mul_(torch.rand_like(w) < 0.3), "law"),
+        (lambda w: w.normal_().mul_(torch.rand_like(w) < 0.3), "distribution"),
         (nn.init.zeros_, "all zero"),
         (lambda w: w.copy_(F.normalize(torch.randn_like(w), dim=1)), "of one length"),
         (lambda w: w.copy_(torch.outer(torch.randn(24), torch.randn(32)) + 0.5 * torch.randn(24, 32)), ""),
@@ -253,7 +253,7 @@ def test_a_siamese_network_is_written_and_a_shared_layer_on_inputs_of_two_sizes_
     assert hs.initialize(Twins(1.0), ROWS).changed == ["net.a", "net.b"]
     report = hs.initialize(Twins(10.0), ROWS)
     assert report.changed == []
-    assert any("different sizes" in note for note in report.row("net.a").notes)
+    assert any("different scales" in note for note in report.row("net.a").notes)
 
 
 class Normalize(nn.Module):

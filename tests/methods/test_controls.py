@@ -153,9 +153,9 @@ def test_a_control_is_named_by_what_its_treatments_files_hold(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("of", "reason"),
     [
-        ("within-layer", "rescales what it filled"),
-        ("lsuv", "rescales what it filled"),
-        ("auto", "rescales what it filled"),
+        ("within-layer", "rescales the weights that it fills"),
+        ("lsuv", "rescales the weights that it fills"),
+        ("auto", "rescales the weights that it fills"),
         ("prewarm+gabor", "not one plain method"),
         ("matched-random", "not one plain method"),
     ],

@@ -411,7 +411,7 @@ def test_layers_before_a_normalization_and_output_layers_are_left_on_request() -
     before = copy.deepcopy(model.state_dict())
     report = hs.initialize(model, x, "within-layer")
     assert report.changed == ["4.shortcut", "8"], "what no batch norm takes"
-    assert any("7 layers whose output a normalization takes were left" in f for f in report.findings)
+    assert any("7 layers that a normalization follows were left" in f for f in report.findings)
     model.load_state_dict(before)
     assert hs.initialize(model, x, "within-layer:output_layer=keep").changed == ["4.shortcut"]
 

@@ -205,5 +205,5 @@ def test_what_is_not_served_is_left_and_named() -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(hs.HeadstartError, match="is no pair of factors"):
+    with pytest.raises(hs.HeadstartError, match="is not a pair of factors"):
         hs.Mimetic(qk=(0.0, 0.0))

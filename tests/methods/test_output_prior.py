@@ -207,11 +207,11 @@ def test_a_head_without_bias_is_only_scaled() -> None:
 
 def test_what_cannot_be_counted_is_refused() -> None:
     x, refused = torch.randn(64, 20), conformance.runs.refused
-    refused("output-prior", net(5), x, "none that it can see", "targets=")
+    refused("output-prior", net(5), x, "finds none in the data", "targets=")
     refused(hs.OutputPrior(targets=lambda batch: batch["no"]), net(5), x, "targets= failed")
     refused("output-prior", net(1), (x, torch.full((64,), float("nan"))), "NaN")
     refused("output-prior", net(1), (x, torch.full((64,), 3.5)), "same number")
-    refused(hs.OutputPrior(kind="sigmoid"), net(3), (x, torch.randn(64, 3)), "no shares of 0 and 1")
+    refused(hs.OutputPrior(kind="sigmoid"), net(3), (x, torch.randn(64, 3)), "not between 0 and 1")
     refused("output-prior", net(5), (x, torch.full((64,), -100)), "all class numbers are negative")
     report = hs.initialize(net(5), (x, torch.arange(64)), "output-prior")
     assert "do not fit its 5 outputs" in " ".join(report.row("2").notes)

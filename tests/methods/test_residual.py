@@ -236,7 +236,7 @@ def test_a_branch_that_ends_in_a_relu_is_left_but_can_be_scaled() -> None:
     net, x = nn.Sequential(Block(), Block(), Block(), Block()), torch.randn(16, 8)
     report = hs.initialize(net, x, "residual")
     assert report.changed == []
-    assert any("4 branches were left" in f and "'relu' lies between" in f for f in report.findings)
+    assert any("4 branches, which end in" in f and "'relu' lies between" in f for f in report.findings)
     before = net[3].two.weight.detach().clone()
     assert hs.initialize(net, x, "residual:depth").changed == [f"{i}.two" for i in range(4)]
     assert torch.equal(net[3].two.weight, before / 2)
@@ -273,7 +273,7 @@ def test_excluded_and_frozen_ends_are_left() -> None:
     net[1].proj.weight.requires_grad_(False)
     report = hs.initialize(net, torch.randn(16, 5, 8), "residual", exclude="0")
     assert report.changed == ["1.fc2"]
-    assert any("3 branches were left" in f and "not selected" in f for f in report.findings)
+    assert any("3 branches, which end in" in f and "not selected" in f for f in report.findings)
 
 
 def test_an_unknown_form_is_refused() -> None:

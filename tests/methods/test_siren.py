@@ -54,12 +54,12 @@ def test_the_frequency_of_an_activation_behind_and_of_the_last_layer() -> None:
     assert reaches(net[0].weight, 1 / 2)
     assert reaches(net[2].weight, math.sqrt(6 / 200) / 8)
     assert reaches(net[4].weight, math.sqrt(6 / 200) / 8)  # that of the last sine before it
-    assert not any("was taken" in f for f in report.findings)
+    assert not any("was used" in f for f in report.findings)
 
 
 def test_a_given_frequency_counts_and_a_missing_one_is_told() -> None:
     net = nn.Sequential(nn.Linear(2, 200), nn.Tanh(), nn.Linear(200, 200))
-    assert any("30 was taken" in f for f in hs.initialize(net, method="siren", seed=0).findings)
+    assert any("30 was used" in f for f in hs.initialize(net, method="siren", seed=0).findings)
     assert reaches(net[2].weight, math.sqrt(6 / 200) / 30)
     hs.initialize(net, method="siren:omega=4", seed=0)
     assert reaches(net[0].weight, 1 / 2)

@@ -116,7 +116,7 @@ def test_a_stem_for_other_channels_is_adapted_as_adapt_weight_does(channels):
     report = run(hs.Pretrained(old, channels=channels), new, torch.randn(4, 4, 9, 9))
     assert torch.equal(new[0].weight, hs.adapt_weight(old[0].weight.detach(), 4, channels))
     assert equal_state(old, new, skip="0.")
-    assert report.row("0").notes == [f"from '0.weight', 3 input channels made 4 by '{channels}'"]
+    assert report.row("0").notes == [f"from '0.weight', 3 input channels adapted to 4 by '{channels}'"]
 
 
 def test_an_input_that_is_the_same_in_all_channels_gets_the_same_answer():

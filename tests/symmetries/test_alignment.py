@@ -354,7 +354,7 @@ def test_a_function_that_does_not_stay_is_refused(monkeypatch):
     broken.layers[name].inputs[:] = 0  # a consumer that does not follow
     monkeypatch.setattr("headstart.symmetries.alignment.trace_channels", lambda *_: broken)
     before = Snapshot(twin)
-    with pytest.raises(hs.ModelError, match=r"Model 1 computes something else.*differ by"):
+    with pytest.raises(hs.ModelError, match=r"Model 1 computes another function.*differ by"):
         hs.align([model, twin], x)
     before.require_kept()
 

@@ -1,4 +1,4 @@
 """The command line: one module per command, each with ``add_parser(subparsers)`` and ``run(args) -> int``.
 
-Imports everything. Nobody imports it.
+It may import everything. Nothing imports it.
 """

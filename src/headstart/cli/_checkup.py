@@ -1,4 +1,4 @@
-"""What ``headstart doctor`` finds out. Nothing is written, and nothing leaves the machine."""
+"""The checks of ``headstart doctor``. Nothing is written, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXTRAS = {
     "ray": "headstart compare --ray",
     "timm": "models as timm:NAME",
     "torchvision": "models as torchvision:NAME, downloads",
-    "series": "tasks as series:NAME, the time series that aeon ships",
+    "series": "tasks as series:NAME, the time series that come with aeon",
     "hf": "models from a config.json of Hugging Face",
     "completion": "headstart completion: the tab key in bash, zsh and fish",
 }
@@ -38,13 +38,13 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*(?:\[[^]]*\])?\s*\(?\s*((?:[<
 
 @dataclass(frozen=True)
 class Package:
-    """A package that something of headstart needs.
+    """A package that headstart or one of its extras needs.
 
     Args:
         name: Its name.
-        wanted: The versions that serve.
-        version: The one that is installed; None if none is.
-        problem: Why it does not serve; empty if it does.
+        wanted: The versions that are accepted.
+        version: The installed version; None if there is none.
+        problem: Why it cannot be used; empty if it can.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Package:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found.
+    """The result of all checks.
 
     Args:
-        versions: Of Python, headstart, the system.
-        core: Packages that headstart cannot do without.
+        versions: The versions of Python, headstart, the system.
+        core: Packages that headstart always needs.
         extras: Packages by extra.
-        devices: What can be computed on, each as ``(name, about)``.
-        threads: Cores, torch's threads, and the environment's words on them.
-        folders: Caches and data, each with its path, whether it is there and can be written, and the free space.
-        tasks: How the files of each data set stand.
-        advice: What to do, a sentence each; none if all is well.
+        devices: The devices, each as ``(name, about)``.
+        threads: Cores, torch's threads, and the environment variables that set them.
+        folders: Caches and data, each with its path, whether it exists and can be written, and the free space.
+        tasks: The state of each data set's files.
+        advice: What to do, one sentence each; empty if all is well.
     """
 
     versions: Mapping[str, str]
@@ -92,7 +92,7 @@ class Checkup:
         return {**asdict(self), "core": core, "extras": extras}
 
     def sections(self) -> list[tuple[str, list[Line]]]:
-        """Return headings with lines of state, name and what is to be said."""
+        """Return headings, each with lines of state, name and text."""
         extras: list[Line] = []
         for name, packages in self.extras.items():
             worst = min((p.state for p in packages), key=("broken", "missing", "ok").index, default="ok")
@@ -117,7 +117,7 @@ class Checkup:
 
 
 def look() -> Checkup:
-    """Look at everything."""
+    """Run all checks."""
     core, extras = _packages()
     found = Checkup(_versions(), core, extras, _devices(), _threads(), _folders(), _tasks())
     found.advice.extend(_advice(found))
@@ -136,7 +136,7 @@ def _versions() -> dict[str, str]:
 
 
 def _packages() -> tuple[list[Package], dict[str, list[Package]]]:
-    """Read what headstart says that it needs, and look each up."""
+    """Look up every package that headstart requires."""
     try:
         told = metadata.requires("headstart") or []
     except metadata.PackageNotFoundError:  # run from its folder without being installed
@@ -170,12 +170,12 @@ def _package(name: str, wanted: str) -> Package:
         return Package(name, wanted, version, f"older than {least[1]}")
     module = _IMPORTED_AS.get(name, name.replace("-", "_"))
     if importlib.util.find_spec(module) is None:
-        return Package(name, wanted, version, "installed, but its files are not there")
+        return Package(name, wanted, version, "installed, but its files are missing")
     return Package(name, wanted, version, _import_problem(module) if name in _FRAGILE else "")
 
 
 def _import_problem(module: str) -> str:
-    """Try in another process, since a failed import may leave this one in disorder; return the last line it says."""
+    """Try the import in another process, where a failure does no harm; return the last line of its error."""
     tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)  # noqa: S603
     return f"does not import: {tried.stderr.strip().splitlines()[-1]}" if tried.returncode and tried.stderr else ""
 
@@ -224,7 +224,7 @@ def _folder(name: str, path: Path) -> dict[str, Any]:
 
 
 def _about_folder(found: Mapping[str, Any]) -> str:
-    parts = [] if found["there"] else ["not there yet"]
+    parts = [] if found["there"] else ["does not exist yet"]
     parts += [] if found["writable"] else ["cannot be written"]
     parts += [f"{found['free_bytes'] / 2**30:.0f} GiB free"] if found["free_bytes"] is not None else []
     return f" ({', '.join(parts)})" if parts else ""
@@ -250,11 +250,11 @@ def _advice(found: Checkup) -> list[str]:
         said += [f"{p.name} {p.version} {p.problem}" for p in packages if p.state == "broken"]
     if any("does not import" in each for each in said):
         said.append(
-            f"A package that does not import was built for another torch than {torch.__version__}: install the release "
-            "that belongs to it."
+            f"A package that cannot be imported was built for another torch than {torch.__version__}: install the"
+            " matching release."
         )
     said += [
-        f"'{each['path']}' cannot be written: give another folder." for each in found.folders if not each["writable"]
+        f"'{each['path']}' cannot be written: choose another folder." for each in found.folders if not each["writable"]
     ]
     lacking = [name for name, state in found.tasks.items() if state == "incomplete"]
     said += [f"The data set {name} is not complete: headstart tasks {name}" for name in lacking]

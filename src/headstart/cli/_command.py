@@ -1,4 +1,4 @@
-"""The commands with a line on each, and what makes an argument as the function behind it has it."""
+"""The commands with one line on each, and options that take their default and type from a function's argument."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from headstart.results.plain import to_json
 
 COMMANDS = {
     "compare": "train with and without a start on paired seeds, and say whether it helps",
-    "judge": "judge anybody's results: a table of arm, seed and score in, verdicts out",
+    "judge": "judge any results: reads a table of arm, seed and score, prints verdicts",
     "init": "write an initialized checkpoint of a model, and report what was done to each layer",
     "adapt": "make a checkpoint's first convolution take another number of input channels",
     "diagnose": "measure every layer of a model and say what is wrong with its start; changes nothing",
-    "bank": "make filter banks from trained networks, look at them, join them",
+    "bank": "build, show and merge filter banks of trained networks",
     "methods": "list the methods, or describe one: options, presets, cost, deviations, reference",
     "tasks": "list the tasks, or describe one: classes, images, splits, files, options",
     "models": "list the models, or describe one: options, smallest image, parameters at a given input",
-    "protocols": "list the papers' comparisons, or describe one: its settings, and what was mended in it",
-    "reproduce": "run a paper's comparisons, and set what was published beside what is measured",
-    "report": "make the page and the table again from stored trials; of several experiments one page",
+    "protocols": "list the papers' comparisons, or describe one: its settings, and what was corrected in it",
+    "reproduce": "run a paper's comparisons, and compare the published with the measured results",
+    "report": "make page and table again from stored trials; for several experiments a common page",
     "status": "say how far an experiment is: done, running, missing, refused, damaged",
     "export": "write stored trials as a table, CSV or Parquet, also while they still run",
     "doctor": "say what is installed and what is missing: versions, devices, threads, extras, caches, data",
     "completion": "print the script that lets a shell complete commands and options",
 }
-"""Each is a module beside this one, which is imported only if it is asked for."""
+"""Each command is a module of this package, which is imported only if it is used."""
 NEEDS = {"compare": "bench", "reproduce": "bench", "report": "bench", "completion": "completion"}
-"""Commands that do nothing without an extra."""
+"""Commands that need an extra."""
 
 
 def add_command(
@@ -38,10 +38,10 @@ def add_command(
     """Add a command's parser.
 
     Args:
-        subparsers: Of the program.
+        subparsers: The subparsers of the program.
         name: One of `COMMANDS`.
         description: The docstring of its module.
-        examples: Text below the options, which is shown as it stands.
+        examples: Text below the options, shown as it is.
     """
     return subparsers.add_parser(
         name,
@@ -56,11 +56,11 @@ def add_like(parser: argparse.ArgumentParser, function: Callable[..., Any], name
     """Add an option with the default and the type of a function's argument.
 
     Args:
-        parser: Of a command.
+        parser: The parser of a command.
         function: What the command calls.
-        name: Of its argument.
-        help: To which the default is added.
-        how: More for ``add_argument``; the type, if it is read as another one than its default's.
+        name: The argument's name.
+        help: The help text; the default is added to it.
+        how: Further arguments of ``add_argument``, such as the type if it is not that of the default.
     """
     default = inspect.signature(function).parameters[name].default
     kind = how.pop("type", type(default))
@@ -69,5 +69,5 @@ def add_like(parser: argparse.ArgumentParser, function: Callable[..., Any], name
 
 
 def print_written(path: str, as_json: bool) -> None:
-    """Say that an experiment's file was written."""
+    """Print that an experiment's file was written."""
     print(to_json({"out": path}) if as_json else f"Wrote '{path}'. Run it: headstart compare {path}")

@@ -45,7 +45,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> N
     )
     parser.add_argument("--seed", type=int, default=0, help="all random draws follow from it (default: %(default)s)")
     parser.add_argument("--samples", type=int, metavar="N", help="number of samples to use")
-    parser.add_argument("--raw", action="store_true", help="take bytes as they are instead of standardizing them")
+    parser.add_argument("--raw", action="store_true", help="do not standardize data stored as bytes")
     parser.add_argument("--resize", type=int, metavar="N", help="scale and crop the images of a folder to N×N")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -53,7 +53,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, data_help: str) -> N
 def add_mask(parser: argparse.ArgumentParser) -> None:
     """Add ``--mask``."""
     text = (
-        "array of --data that says which positions count; the rest is padding (default: by its name; none: all count)"
+        "the array of --data that marks which positions count; the rest is padding (default: found by name; none:"
+        " all count)"
     )
     parser.add_argument("--mask", metavar="NAME", help=text)
 
@@ -65,22 +66,22 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def mask(args: argparse.Namespace) -> str | bool | None:
-    """What ``--mask`` asks for."""
+    """The value of ``--mask``."""
     return False if args.mask == "none" else args.mask
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that write a checkpoint."""
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors or .pt")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write: .safetensors or .pt")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("--dry-run", action="store_true", help="only report what would be written")
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Raise before any work if the checkpoint cannot be written where ``--out`` says.
+    """Raise before any work if ``--out`` cannot be written.
 
     Raises:
-        HeadstartError: There is no ``--out``, or it cannot be written.
+        HeadstartError: ``--out`` is missing or cannot be written.
     """
     if args.out is None and not args.dry_run:
         raise HeadstartError("--out is missing.", remedy="Pass --out FILE, or --dry-run to write nothing.")
@@ -111,11 +112,11 @@ def load(
 
     Args:
         args: The parsed arguments.
-        samples: How many samples are needed unless ``--samples`` says it.
-        own_channels: Build the model with its own number of input channels instead of that of the data.
+        samples: How many samples to load unless ``--samples`` is given.
+        own_channels: Build the model with its own number of input channels instead of the data's.
 
     Returns:
-        The model, the data if there is any, and sentences on what was done.
+        The model, the data if any, and sentences on what was done.
 
     Raises:
         HeadstartError: Something cannot be loaded.
@@ -140,7 +141,7 @@ def load(
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Show on a terminal that something is going on; nothing elsewhere."""
+    """Show on a terminal that work is in progress; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield
         return
@@ -155,10 +156,10 @@ def working(text: str) -> Iterator[None]:
 
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """Show on a terminal how far something is; nothing elsewhere.
+    """Show progress on a terminal; nothing elsewhere.
 
     Yields:
-        A function of what is being done, how many are done and of how many (None if that is not known).
+        A function that takes what is being done, how many steps are done, and how many there are (None if not known).
     """
     if not sys.stderr.isatty():
         yield None

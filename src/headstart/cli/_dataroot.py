@@ -1,4 +1,4 @@
-"""``--data-root``: the folder that data sets lie in, as an option."""
+"""The option ``--data-root``: the folder with the data sets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def add_data_root(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
     """Add ``--data-root`` to a command's parser or group.
 
     Args:
-        parser: Of the command.
+        parser: The parser of the command.
     """
     parser.add_argument(
         "--data-root",
         action=_SetRoot,
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="the folder that data sets lie in (default: $HEADSTART_DATA_ROOT, or else data)",
+        help="the folder with the data sets (default: $HEADSTART_DATA_ROOT, or else data)",
     )

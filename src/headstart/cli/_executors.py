@@ -15,7 +15,7 @@ def add_executor_arguments(group: argparse._ArgumentGroup) -> None:
     """Add ``--jobs``, ``--streams``, ``--ray`` and ``--gpus-per-trial``.
 
     Args:
-        group: Of a command's parser.
+        group: The group of a command's parser.
     """
     group.add_argument("--jobs", type=int, metavar="N", help="trials at a time, each in a process (default: 1)")
     group.add_argument(
@@ -33,11 +33,11 @@ def add_executor_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def executor_from(args: argparse.Namespace) -> Executor:
-    """Make the executor that the arguments ask for.
+    """Make the executor from the arguments.
 
     Raises:
-        HeadstartError: If they do not go together.
-        MissingExtraError: If Ray is asked for and not installed.
+        HeadstartError: The arguments do not fit together.
+        MissingExtraError: Ray is not installed.
 
     Example:
         >>> type(executor_from(argparse.Namespace(jobs=None, streams=None, ray=None, gpus_per_trial=None))).__name__
@@ -53,5 +53,5 @@ def executor_from(args: argparse.Namespace) -> Executor:
         local = args.ray == LOCAL and args.jobs
         return OnRay(args.ray, args.jobs, args.gpus_per_trial, max(1, cores() // args.jobs) if local else 1)
     if args.gpus_per_trial is not None:
-        raise HeadstartError("--gpus-per-trial is for Ray.", remedy="Add --ray local, or leave it out.")
+        raise HeadstartError("--gpus-per-trial needs Ray.", remedy="Add --ray local, or leave it out.")
     return InProcess() if args.jobs in (None, 1) else Processes(args.jobs)

@@ -13,7 +13,7 @@ from headstart.model import checkpoints
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> str:
-    """Load weights into a model, from tensors only: a file that holds other objects is refused.
+    """Load weights into a model. A file that holds other objects than tensors is refused.
 
     Args:
         model: Takes the weights.
@@ -23,7 +23,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
         A sentence on what was loaded.
 
     Raises:
-        HeadstartError: No such file, not a file of tensors, or one that does not fit the model.
+        HeadstartError: There is no such file, it holds other objects, or it does not fit the model.
     """
     from headstart.api import apply
     from headstart.results.report import Init
@@ -43,7 +43,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
         ]
         raise HeadstartError(
             f"The checkpoint '{path}' does not fit the model: {' and '.join(parts)} of its {len(own)} tensors.",
-            remedy="Build the architecture that it was saved from (--model-args).",
+            remedy="Build the same architecture as when it was saved (--model-args).",
         )
     try:
         model.load_state_dict(state)
@@ -54,14 +54,14 @@ def load_checkpoint(model: nn.Module, path: Path) -> str:
 
 
 def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
-    """Raise before any work if the output cannot be written where it is asked for.
+    """Raise before any work if the output cannot be written there.
 
     Raises:
-        HeadstartError: Wrong suffix, a folder or in none, or a file is there and ``--force`` is not given.
+        HeadstartError: Wrong ending, a folder, a missing folder, or the file exists and ``--force`` is not given.
     """
     if path.suffix not in suffixes:
         raise HeadstartError(
-            f"'{path}' does not end in {' or '.join(suffixes)}.", remedy="The ending names the format."
+            f"'{path}' does not end in {' or '.join(suffixes)}.", remedy="The ending decides the format."
         )
     # Not by the path's own methods: they raise for a name that is longer than the file system takes.
     if os.path.isdir(path):
@@ -73,15 +73,15 @@ def check_output(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
 
 
 def check_format(name: str | None, out: Path | None, force: bool) -> None:
-    """Raise before any work if the start cannot be written so.
+    """Raise before any work if the start cannot be written in a format.
 
     Args:
-        name: The form; by the file's ending if it is not said.
-        out: The file, or the folder of the form ``hf``; None where nothing is written.
-        force: Whether what is there may be replaced.
+        name: The format; None for that of the file's ending.
+        out: The file, or for ``hf`` the folder; None if nothing is written.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        HeadstartError: There is no such form, its file ends otherwise, or it cannot be written there.
+        HeadstartError: There is no such format, the file has another ending, or it cannot be written there.
     """
     if name is not None and name not in FORMATS:
         raise unknown("format", name, FORMATS)

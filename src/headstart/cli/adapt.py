@@ -17,7 +17,7 @@ examples:
       --source-names red green blue --names blue green red nir --map nir=0.5*red+0.5*green
 
 Each entry of --map is the source of one new channel, in order: an old channel (index or name), a weighted sum of old
-channels, or none. With 'new=' in front, an entry is for that channel, and the others take old channels of equal names.
+channels, or none. With 'new=' in front, an entry is for that channel; other channels take the old one of equal name.
 The model is built with its old number of channels (set it with --model-args in_channels=3); the data has the new one.
 Exit code 0: written (or, with --dry-run, could be); 2: an error, in one line, and no file.
 """
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--strategy", metavar="NAME", help=f"{', '.join(STRATEGIES)} (default: repeat)")
     parser.add_argument(
-        "--map", nargs="+", metavar="ENTRY", help="instead of a strategy: the source of each new channel"
+        "--map", nargs="+", metavar="ENTRY", help="the source of each new channel, instead of a strategy"
     )
     parser.add_argument("--names", nargs="+", metavar="NAME", help="names of the new channels, such as bands")
     parser.add_argument("--source-names", nargs="+", metavar="NAME", help="names of the old channels")
@@ -45,16 +45,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--reference",
         metavar="DATA",
-        help="data with the old channels; the output keeps the deviation that it has on them",
+        help="data with the old channels; the output keeps its deviation on these",
     )
-    add_like(parser, adapt_conv, "match", f"what the output is matched to: {', '.join(MATCHES)}", metavar="NAME")
-    add_like(parser, adapt_conv, "per", "layer or channel: what has a factor of its own", metavar="NAME")
+    add_like(parser, adapt_conv, "match", f"the target of the output's deviation: {', '.join(MATCHES)}", metavar="NAME")
+    add_like(parser, adapt_conv, "per", "one factor per layer, or per output channel", metavar="NAME")
     parser.add_argument(
-        "--recentre", action="store_true", help="move the running mean of the batch norm behind the layer"
+        "--recentre", action="store_true", help="adapt the running mean of the batch norm behind the layer"
     )
-    parser.add_argument(
-        "--layer", nargs="+", metavar="LAYER", help="these convolutions instead of those that are found"
-    )
+    parser.add_argument("--layer", nargs="+", metavar="LAYER", help="adapt these convolutions instead of those found")
     _common.add_output_arguments(parser)
 
 
@@ -126,7 +124,7 @@ def parse_map(entries: Sequence[str]) -> Any:
         return [_made_of(entry) for entry in entries]
     if not all("=" in entry for entry in entries):
         raise HeadstartError(
-            "--map names the new channel of some entries and not of others.", remedy="Write new=old for all, or none."
+            "--map names the new channel in some entries but not in others.", remedy="Write new=old for all, or none."
         )
     pairs = (entry.partition("=") for entry in entries)
     return {_channel(new): _made_of(old) for new, _, old in pairs}

@@ -1,4 +1,4 @@
-"""Make filter banks from trained networks, look at them, join them."""
+"""Build, show and merge filter banks of trained networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ examples:
   headstart bank build nets/*.safetensors --clusters 3 --out nets-bank.safetensors
   headstart bank build nets/ --pool --distance even --out pooled.safetensors
   headstart bank build headstart:resnet18 --checkpoint a.pt b.pt --out resnets.safetensors
-  headstart bank build nets/ --elbow                  which number of clusters? writes nothing
+  headstart bank build nets/ --elbow                  compares numbers of clusters; writes nothing
   headstart bank info cifar10-resnets                 what a bank holds; without a name: the shipped ones
   headstart bank show cifar10-resnets --out filters.png
   headstart bank merge a.safetensors b.safetensors --out both.safetensors
@@ -33,8 +33,8 @@ examples:
   headstart bank build mine.py:build_model --checkpoint trained.pt --whole --out filters.safetensors
   headstart bank build nets/ --pool --elbow 2,3,5,10
 
-Names of layers have to match unless --pool is given. What the order of layers is taken from, and what
-the distances mean: docs/banks.md.
+Names of layers must match unless --pool is given. How the order of layers is found, and what
+the distances mean, is in docs/banks.md.
 """
 _RECORDED = (
     "checkpoint",
@@ -55,17 +55,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_build(actions)
     info = actions.add_parser("info", help="print what a bank holds, or list the shipped banks")
-    info.add_argument("bank", nargs="?", metavar="BANK", help="a file or a shipped name (default: list those)")
+    info.add_argument(
+        "bank", nargs="?", metavar="BANK", help="a file or a shipped name (default: list the shipped banks)"
+    )
     info.set_defaults(act=_info)
     show = actions.add_parser("show", help="draw a bank's filters")
     show.add_argument("bank", metavar="BANK", help="a file or a shipped name")
     show.set_defaults(act=_show)
     merge = actions.add_parser("merge", help="join banks of one kind, weighted by their filters")
     merge.add_argument("banks", nargs="+", metavar="BANK", help="files or shipped names")
-    merge.add_argument("--title", metavar="TEXT", help="what the bank calls itself")
+    merge.add_argument("--title", metavar="TEXT", help="title of the bank")
     merge.set_defaults(act=_merge)
-    show.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: .png, .pdf or .svg")
-    merge.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: .safetensors")
+    show.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .png, .pdf or .svg")
+    merge.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .safetensors")
     for one in (show, merge):
         one.add_argument("--force", action="store_true", help="replace the file if it exists")
     for one in (info, show, merge):
@@ -97,7 +99,7 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     clusters = "clusters per entry; or by layer: conv1=10,*=3"
     add_like(build, FilterBank.from_models, "clusters", clusters, type=str, metavar="K")
     add_like(build, FilterBank.from_models, "distance", "distance between filters", choices=DISTANCES)
-    build.add_argument("--pool", action="store_true", help="put layers of one kernel size and depth together")
+    build.add_argument("--pool", action="store_true", help="pool layers with the same kernel size and depth")
     add_like(build, FilterBank.from_models, "bins", "bins of depth, with --pool", metavar="N")
     build.add_argument("--whole", action="store_true", help="cluster whole filters instead of slices")
     build.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers: names, globs or blocks")
@@ -110,17 +112,17 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="K,...",
         help="measure several numbers of clusters instead of building a bank",
     )
-    build.add_argument("--title", metavar="TEXT", help="what the bank calls itself")
-    build.add_argument("--licence", metavar="TEXT", help="of the weights; kept in the bank")
+    build.add_argument("--title", metavar="TEXT", help="title of the bank")
+    build.add_argument("--licence", metavar="TEXT", help="licence of the weights; kept in the bank")
     build.add_argument("--half", action="store_true", help="store in half precision")
-    build.add_argument("--out", type=Path, metavar="FILE", help="where to write: .safetensors")
+    build.add_argument("--out", type=Path, metavar="FILE", help="file to write: .safetensors")
     build.add_argument("--force", action="store_true", help="replace the file if it exists")
     build.add_argument("--json", action="store_true", help="print JSON")
     build.set_defaults(act=_build)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the action says."""
+    """Run the action."""
     args.act(args)
     return 0
 
@@ -217,9 +219,9 @@ def _print(as_json: bool, shown: Any, plain: dict[str, Any], notes: list[str]) -
 
 
 def _models_of(args: argparse.Namespace, notes: list[str], sources: list[str]) -> Iterator[Model]:
-    """The sources one after the other: paths as they are, named models with each of the checkpoints.
+    """The sources one after the other: paths, or a named model with each of the checkpoints.
 
-    Where models are named, ``sources`` learns what all of them are called.
+    For named models, their names are added to ``sources``.
     """
     from headstart import rng
     from headstart.bench.models.for_data import build
@@ -273,7 +275,7 @@ def _whole_number(text: str, option: str) -> int:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command again, from its options: what a reader of the bank types to make it again."""
+    """The command line that makes the same bank again."""
     words = ["headstart", "bank", "build", *args.sources]
     for name in _RECORDED:
         value = getattr(args, name)

@@ -38,19 +38,19 @@ examples:
   headstart compare
       the demo: auto, Pre-Warm and whitening against the default start, on 5,000 real digits
   headstart compare --arms lsuv within-layer --model timm:resnet18 --task cifar/ --steps 2000 --augment flip crop
-      other starts, a model of timm, a folder of .npy arrays
+      other starts, a timm model, a folder of .npy arrays
   headstart compare --arms quarter=prewarm:fraction=0.25 prewarm:paper --seeds 20
-      configured starts; 20 seeds, of which those already run are kept
+      configured starts; 20 seeds; seeds that have run already are kept
   headstart compare --model net.py:build_model --task data.py:load
       your own model and images
   headstart compare --seeds 40 --jobs 4
-      four trials at a time, each in a process of its own; --ray auto runs them on a cluster
+      four trials at a time, each in its own process; --ray auto runs them on a cluster
   headstart compare --seeds 40 --until decided
       at most 40 seeds, in blocks, until there is a verdict on every arm
   headstart compare --arms lsuv --steps 500 --write experiment.toml
   headstart compare experiment.toml --seeds 20 --dry-run
   headstart compare experiment.toml --seeds 20
-      the same settings in a file, written from a command line; an option overrules the file
+      the same settings in a file, written from a command line; options override the file
   headstart compare protocol:prewarm-cifar10-corrected --seeds 10
       a paper's comparison by name, as published or corrected
   headstart compare --trainer "python train.py --init {start} --seed {seed} --out {out}" \
@@ -58,24 +58,24 @@ examples:
       your own training script, which loads the start, trains, and writes its score
 
 An arm is a method with its options (see 'headstart methods'), or label=method. A label has no comma, colon or equals
-sign. Arms may also be separated by commas. After an interruption, the same command goes on.
+sign. Arms may also be separated by commas. After an interruption, the same command continues.
 """
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``headstart compare``."""
     parser = add_command(subparsers, "compare", __doc__, _EXAMPLES)
-    file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options overrule it"
+    file = "an experiment's file (.toml), or protocol:NAME (see 'headstart protocols'); options override it"
     parser.add_argument("file", nargs="?", metavar="FILE", help=file)
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for word in SETTINGS.values():
         _add(groups[word.group], word)
     add_data_root(groups[WHAT])
-    groups[WHAT].add_argument("--download", action="store_true", help="first fetch files of the task that are missing")
+    groups[WHAT].add_argument("--download", action="store_true", help="first download missing files of the task")
     add_executor_arguments(parser.add_argument_group("where trials run"))
     out = groups[OUTPUT]
-    out.add_argument("--write", metavar="FILE", help="write this command line as an experiment's file, and run nothing")
-    out.add_argument("--dry-run", action="store_true", help="list the trials and what they would cost; write nothing")
+    out.add_argument("--write", metavar="FILE", help="only write this command line as an experiment's file")
+    out.add_argument("--dry-run", action="store_true", help="only list the trials and their cost")
     out.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     out.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
                 done, ended = run_experiment(experiment, store, bars, _command(), executor), ""
     except KeyboardInterrupt:
         errors.print(
-            f"Finished trials are kept in '{store.folder}'; the same command goes on from there.", markup=False
+            f"Finished trials are kept in '{store.folder}'; the same command continues from there.", markup=False
         )
         raise
     analysis = analyse(store)
@@ -156,7 +156,7 @@ def _searched(
 def _reachable(
     experiment: Experiment | TrainerExperiment, file: str | None, typed: Mapping[str, Any]
 ) -> Experiment | TrainerExperiment:
-    """Refuse a design that cannot give a verdict; a paper's own number of seeds makes it an exploratory one."""
+    """Refuse a design that cannot give a verdict; with a paper's own number of seeds, make it exploratory instead."""
     if experiment.exploratory:
         return experiment
     try:
@@ -169,9 +169,9 @@ def _reachable(
 
 
 def _others(done: Summary) -> str:
-    """Say which trials did not have to be run."""
-    again = f", {done.kept} were there already" if done.kept else ""
-    return again + (f", {done.elsewhere} were run by another driver" if done.elsewhere else "")
+    """Say which trials did not need to run."""
+    again = f", {done.kept} existed already" if done.kept else ""
+    return again + (f", {done.elsewhere} were run by another process" if done.elsewhere else "")
 
 
 def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched: Search | None, as_json: bool) -> int:
@@ -208,8 +208,8 @@ def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched:
             console.print(Text(f"! {arm.label} would refuse: {arm.refusal}", style="yellow"))
     if found.search is not None and found.search.to_do:
         left = f"{found.search.to_do} of {found.search.total} trials to do: about {duration(found.search.seconds)}"
-        console.print(f"Search: {left}; above, the arms are not configured by it yet.", highlight=False)
-    time = "how long one takes is known once one has run" if unknown else f"about {duration(found.seconds)}"
+        console.print(f"Search: {left}; the arms above do not have its choices yet.", highlight=False)
+    time = "the time per trial is known once one has run" if unknown else f"about {duration(found.seconds)}"
     console.print(
         f"{found.to_do} of {found.total} trials to do: {time}, one after the other. Dry run: nothing was written.",
         highlight=False,
@@ -218,7 +218,7 @@ def _dry_run(experiment: Experiment | TrainerExperiment, store: Store, searched:
 
 
 def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
-    """Add a setting's option. Its default is None, which shows that it was not typed."""
+    """Add a setting's option. Its default is None, so that it shows whether it was given."""
     shown = " ".join(map(str, word.default)) if isinstance(word.default, tuple) else f"{word.default}"
     known = f"{', '.join(word.choices)}; " if word.choices else ""
     text = f"{word.help} ({known}default: {shown or 'none'})"
@@ -238,10 +238,10 @@ def _add(group: argparse._ArgumentGroup, word: Setting) -> None:
 
 
 def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Config | None]:
-    """Put defaults, file or protocol, and command line together, the later before the earlier.
+    """Combine defaults, file or protocol, and command line; later ones override earlier ones.
 
     Returns:
-        Every setting with its value, those that were typed, and the file if there is one.
+        Every setting with its value, the settings that were given, and the file if there is one.
     """
     typed = {
         name: getattr(args, word.field) for name, word in SETTINGS.items() if getattr(args, word.field) is not None
@@ -249,7 +249,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
     if misplaced := [arm for arm in typed.get("arms", ()) if arm.endswith(".toml") or arm.startswith(PREFIX)]:
         raise HeadstartError(
-            f"{misplaced[0]!r} stands where an arm is expected.",
+            f"{misplaced[0]!r} is in the place of an arm.",
             remedy=f"Put the file first: headstart compare {misplaced[0]} --arms ...",
         )
     said: Mapping[str, Any] = {}
@@ -266,7 +266,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], 
 
 @contextlib.contextmanager
 def _pointing(config: Config | None, typed: Mapping[str, Any], about: str = "") -> Iterator[None]:
-    """Make errors point at the file's line that they are about, or that of a setting, if it is known."""
+    """Add to errors the line of the file that they are about, or of a setting, if it is known."""
     try:
         yield
     except HeadstartError as error:
@@ -276,5 +276,5 @@ def _pointing(config: Config | None, typed: Mapping[str, Any], about: str = "") 
 
 
 def _command() -> list[str]:
-    """The command line as a user types it."""
+    """The command line as the user typed it."""
     return ["headstart", *map(without_secrets, sys.argv[1:])]

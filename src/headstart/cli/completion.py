@@ -16,7 +16,7 @@ examples:
   headstart completion zsh > ~/.zfunc/_headstart           with ~/.zfunc in fpath, before compinit
   headstart completion fish > ~/.config/fish/completions/headstart.fish
 
-The script is static: print it again after an update. Completing starts no Python.
+The script is static: print it again after an update. Completion itself does not start Python.
 """
 _FILES = ("FILE", "DATA", "SOURCE", "BANK", "MODEL")
 
@@ -37,11 +37,11 @@ def script(shell: str) -> str:
     """Write the script of a shell.
 
     Raises:
-        UnknownNameError: If there is none for the shell.
-        MissingExtraError: If shtab, which writes it, is not installed.
+        UnknownNameError: There is no script for the shell.
+        MissingExtraError: shtab is not installed.
     """
     if shell not in SHELLS:
-        raise unknown("shell to complete in", shell, SHELLS)
+        raise unknown("shell", shell, SHELLS)
     with needs_extra(package="shtab", extra="completion", what="The command 'completion'"):
         import shtab
     from headstart.cli.main import build_parser
@@ -69,7 +69,7 @@ def _actions(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tup
 
 
 def _names() -> Mapping[str, Mapping[str, Sequence[Any]]]:
-    """The names that stand for an argument, by command and argument."""
+    """The known names for an argument, by command and argument."""
     from headstart.bench.models.formats import FORMATS
     from headstart.bench.models.zoo import ZOO
     from headstart.bench.papers.protocols import PROTOCOLS

@@ -11,9 +11,9 @@ _EXAMPLES = """\
 examples:
   headstart diagnose net.py:build_model --data images.npy
   headstart diagnose headstart:prewarm-cnn --data mnist5k --html diagnosis.html
-  headstart diagnose timm:resnet50 --checkpoint model.safetensors --json       the weights alone
+  headstart diagnose timm:resnet50 --checkpoint model.safetensors --json       weights only
 
-Exit code 0: done, whatever was found (with --check: nothing was found); 1: --check, and something was found;
+Exit code 0: done, whatever was found; 1: with --check, if anything was found;
 2: an error, in one line.
 """
 
@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     from headstart.cli import _common
 
     parser = add_command(subparsers, "diagnose", __doc__, _EXAMPLES)
-    data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function (default: weights alone)"
+    data = "mnist5k, .npy/.npz/.pt/.safetensors, a folder of images, or file.py:function (default: weights only)"
     _common.add_arguments(parser, data_help=data)
     _common.add_mask(parser)
     _common.add_memory_limit(parser)

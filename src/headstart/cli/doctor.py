@@ -9,8 +9,8 @@ from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
-  headstart doctor              what is here, what is not, and the command that installs it
-  headstart doctor --json       the same for machines, and for reports of a fault
+  headstart doctor              what is installed, what is missing, and the command that installs it
+  headstart doctor --json       the same as JSON, for programs and bug reports
 """
 
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look and print."""
+    """Run the checks and print them."""
     from headstart.cli._checkup import look
 
     found = look()
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     for line in found.advice:
         console.print(Text(f"• {line}"), soft_wrap=True)
     if not found.advice:
-        console.print(Text("Everything is here.", style="green"))
+        console.print(Text("Nothing is missing.", style="green"))
     return 0

@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_const",
         const="calibrate",
         dest="method",
-        help="even out the scales of a trained model and keep what it computes: --method calibrate",
+        help="bring a trained model to even scales without changing its function: --method calibrate",
     )
     parser.add_argument(
         "--fold", action="store_true", help="first fold trained batch norms into the layers before them"
@@ -51,7 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="format of the start: torch, safetensors, timm, nnunet, or hf (a folder) (default: by the file's ending)",
     )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="samples that run at a time (slower, less memory)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="number of samples to run at a time (slower, less memory)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         from headstart.symmetries.folding import fold_batch_norms
 
         if source is None:
-            raise HeadstartError("--fold needs --data.", remedy="Pass --data: it shows what runs behind what.")
+            raise HeadstartError("--fold needs --data.", remedy="Pass --data: they show the order of layers.")
         folded = fold_batch_norms(model, source.value, samples=args.samples)
         notes.append(str(folded))
     with _common.working(f"Initializing with {args.method}"):

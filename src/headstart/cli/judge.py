@@ -1,4 +1,4 @@
-"""Judge anybody's results: a table of arm, seed and score in, verdicts in plain words out."""
+"""Judge any results: reads a table of arm, seed and score, and prints verdicts in plain words."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _EXAMPLES = """\
 examples:
   headstart judge results.csv                         columns arm, seed, score; the first arm is the baseline
   headstart judge results.csv --baseline sgd --margin 0.2 --out verdicts.html verdicts.md
-  headstart judge losses.jsonl --lower-is-better      scores of which less is better
-  headstart judge all.parquet --primary adam --json   a column task, and the question that was declared beforehand
+  headstart judge losses.jsonl --lower-is-better      scores of which lower is better
+  headstart judge all.parquet --primary adam --json   a column task, and the question declared beforehand
 """
 _ENDINGS = (".html", ".md")
 
@@ -24,15 +24,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``headstart judge``."""
     parser = add_command(subparsers, "judge", __doc__, _EXAMPLES)
     parser.add_argument("table", metavar="FILE", help=".csv, .parquet or JSON lines (.jsonl): arm, seed, score, task")
-    parser.add_argument("--baseline", metavar="ARM", help="what all are compared with (default: the first arm)")
+    parser.add_argument(
+        "--baseline", metavar="ARM", help="the arm that all others are compared with (default: the first arm)"
+    )
     for name, letter, text in (
         ("margin", "X", "smallest difference that matters, in the unit of the scores"),
-        ("alpha", "P", "chance of any false verdict"),
+        ("alpha", "P", "accepted chance of any false verdict"),
     ):
         add_like(parser, judge, name, text, metavar=letter)
-    parser.add_argument("--lower-is-better", action="store_true", help="the scores are losses or times")
+    parser.add_argument("--lower-is-better", action="store_true", help="lower scores are better (losses, times)")
     parser.add_argument(
-        "--primary", nargs="+", metavar="NAME", help="arm, or arm and task: the question that was declared beforehand"
+        "--primary", nargs="+", metavar="NAME", help="arm, or arm and task: the question declared beforehand"
     )
     parser.add_argument("--out", nargs="+", metavar="FILE", help="write the page (.html) or Markdown (.md)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")

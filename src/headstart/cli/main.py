@@ -1,4 +1,4 @@
-"""The dispatcher: finds the command's module, runs it, and turns errors into one message and an exit code."""
+"""Find the command's module, run it, and turn errors into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0 if the command did its work, 2 for an error that it explains, 130 if interrupted, and 128
+        The exit code: 0 for success, 2 for an error with a message, 130 if interrupted, and 128
         plus its number if another signal ended it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Ended(KeyboardInterrupt):
-    """A signal asks this process to end."""
+    """Raised when a signal asks this process to end."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -69,16 +69,16 @@ class _Ended(KeyboardInterrupt):
 
 
 def _print_anything() -> None:
-    """Write what the terminal's encoding does not have as escapes, instead of ending with an error."""
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _unwind_at_the_end() -> None:
-    """Let other signals that end a process do what Ctrl-C does: workers are stopped, and what they share is freed.
+    """Let other ending signals act like Ctrl-C: workers are stopped, and shared resources are freed.
 
-    What ignores a signal, as ``nohup`` makes a command do, goes on ignoring it.
+    A signal that is ignored, as under ``nohup``, stays ignored.
     """
     ours = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
     ours = [number for number in ours if signal.getsignal(number) is signal.SIG_DFL]
@@ -93,10 +93,10 @@ def _unwind_at_the_end() -> None:
 
 
 def build_parser(*commands: str) -> argparse.ArgumentParser:
-    """Make the parser, with the arguments of some commands and a line on each of the others.
+    """Make the parser, with the arguments of some commands and one line on each of the others.
 
     Args:
-        commands: Only what is asked for is imported, so no other one's extra can be missed.
+        commands: The commands to import. Others are not imported, so their extras need not be installed.
     """
     parser = argparse.ArgumentParser(
         prog="headstart",
@@ -118,7 +118,7 @@ def build_parser(*commands: str) -> argparse.ArgumentParser:
 
 
 def _refuse_empty(parser: argparse.ArgumentParser) -> None:
-    """Refuse an empty text, which would be taken for the working directory, wherever it does not mean "none"."""
+    """Refuse an empty text where it would mean the working directory."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
@@ -131,7 +131,7 @@ def _filled(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     @functools.wraps(kind)  # whose name stands in the messages of argparse
     def read(text: str) -> Any:
         if not text:
-            raise argparse.ArgumentTypeError("it is empty; is a variable of the shell not set?")
+            raise argparse.ArgumentTypeError("it is empty; is a shell variable not set?")
         return kind(text)
 
     return read

@@ -11,9 +11,9 @@ from headstart.results.plain import to_json
 
 _EXAMPLES = """\
 examples:
-  headstart methods                    all of them, a line each
+  headstart methods                    all of them, one line each
   headstart methods prewarm            one of them
-  headstart methods prewarm --json     the same for machines
+  headstart methods prewarm --json     the same as JSON
 """
 
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_dict(name: str) -> dict[str, Any]:
-    """What the registry knows of a method, as plain values.
+    """The registry's data on a method, as plain values.
 
     Example:
         >>> as_dict("kaiming")["options"]["mode"]

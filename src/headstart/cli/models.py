@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    """Say what a model is, as plain values.
+    """Describe a model, as plain values.
 
     Args:
-        name: As ``--model`` takes it; those that come with headstart also without ``headstart:``.
+        name: As for ``--model``; headstart's own models also without ``headstart:``.
         shape: Channels, then height and width of an image, or the sides of other inputs.
         classes: Number of classes.
 
@@ -62,7 +62,7 @@ def describe(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
         headstart also ``about``, ``takes``, ``smallest_image`` and ``options`` (default, least and largest value).
 
     Raises:
-        HeadstartError: If there is no such model, or it cannot be built.
+        HeadstartError: There is no such model, or it cannot be built.
 
     Example:
         >>> describe("prewarm-cnn", (1, 28, 28), 10)["parameters"]
@@ -91,7 +91,7 @@ def describe(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
 
 
 def _parameters(spec: str, shape: tuple[int, ...], classes: int) -> int:
-    """Build the model and count; those that come with headstart are built without memory."""
+    """Build the model and count its parameters; headstart's own models are built without memory."""
     import torch
 
     from headstart import rng
@@ -113,7 +113,7 @@ def _shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){0,3}", text.replace(" ", "")):
         raise HeadstartError(
             f"--input {text!r} is not understood.",
-            remedy="Write channels,height,width: 3,32,32; of other inputs channels and sides: 12,400.",
+            remedy="Write channels,height,width: 3,32,32; for other inputs channels and sides: 12,400.",
         )
     return tuple(map(int, text.replace(" ", "").split(",")))
 
@@ -139,7 +139,8 @@ def _table(listed: list[dict[str, Any]], shape: tuple[int, ...], classes: int) -
     console = Console()
     console.print(table)
     console.print(
-        f"\nParameters at {'×'.join(map(str, shape))} and {classes} classes; --input and --classes give others. In "
+        f"\nParameters at {'×'.join(map(str, shape))} and {classes} classes; change them with --input and --classes."
+        " In "
         "--model write headstart:NAME or headstart:NAME:option=value,...; torchvision:NAME, timm:NAME and "
         "file.py:function are models too. 'headstart models NAME' describes one.",
         highlight=False,

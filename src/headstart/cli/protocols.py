@@ -1,4 +1,4 @@
-"""List the papers' protocols, or describe one: its words, and what became of its defects."""
+"""List the papers' protocols, or describe one: its settings, and what was done about its defects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _WIDTH = 100
 _EXAMPLES = """\
 examples:
-  headstart protocols                                   all of them, a line each
-  headstart protocols prewarm-svhn-published            one: every setting, and what became of the published defects
-  headstart compare protocol:prewarm-svhn-published     run it; options overrule its words
+  headstart protocols                                   all of them, one line each
+  headstart protocols prewarm-svhn-published            one: every setting, and what was done about the published
+  defects headstart compare protocol:prewarm-svhn-published     run it; options override its settings
   headstart protocols prewarm-svhn-published --write prewarm.toml
-      the same as an experiment's file; so does headstart compare protocol:NAME --write FILE
+      write it as an experiment's file, as headstart compare protocol:NAME --write FILE does
 """
 
 
@@ -72,7 +72,7 @@ def _table(protocols: list[Protocol]) -> None:
 
 
 def _lines(protocol: Protocol) -> list[str]:
-    """Describe one; words are written as an experiment's file writes them."""
+    """Describe one; settings are written as in an experiment's file."""
     from headstart.bench.settings.config import write
     from headstart.bench.settings.words import SETTINGS
 

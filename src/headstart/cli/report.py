@@ -1,4 +1,4 @@
-"""Make the page and the table again from stored trials, also while they still run; of several experiments one page."""
+"""Make page and table again from stored trials, also while trials run; for several experiments a common page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``headstart report``."""
     parser = add_command(subparsers, "report", __doc__, _EXAMPLES)
     parser.add_argument(
-        "folders", metavar="DIR", nargs="+", help="a folder that 'headstart compare' wrote; several give one page"
+        "folders", metavar="DIR", nargs="+", help="a folder that 'headstart compare' wrote; several give a common page"
     )
     parser.add_argument(
         "--out", metavar="DIR", help=f"folder of the page (default: the experiment's own; {OVERVIEW} for several)"
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--primary",
         metavar="METHOD",
-        help="over several: the question, which is judged first (default: what all of them declared)",
+        help="for several: the question that is judged first (default: the one that all of them declared)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 

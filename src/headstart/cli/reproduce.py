@@ -1,4 +1,4 @@
-"""Run a paper's comparisons, as published and as corrected, and set what was published beside what is measured."""
+"""Run a paper's comparisons, as published and as corrected, and compare published with measured results."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  headstart reproduce pre-warm                          minutes, no download: shows that everything runs
+  headstart reproduce pre-warm                          minutes, no download: checks that everything runs
   headstart reproduce pre-warm --scale small --dry-run  what would run, and how long it would take
   headstart reproduce pre-warm --scale small --data-root data --download --jobs 2
-      hours: fewer images and steps than published; fetches what it can
+      hours: fewer images and steps than published; downloads what it can
   headstart reproduce smart-init --scale full --only smart-init-cifar10 --ray auto
-      one of the paper's protocols as it is, on a cluster
+      one of the paper's protocols unchanged, on a cluster
   headstart reproduce data-dependent --scale full --task folder:VOC2007:size=227
 
-Run the same command again to go on after an interruption. The protocols: 'headstart protocols'.
+After an interruption, run the same command again. 'headstart protocols' lists the protocols.
 """
 
 
@@ -41,16 +41,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "reproduce", __doc__, _EXAMPLES)
     parser.add_argument("paper", metavar="PAPER", help=", ".join(PAPERS))
     parser.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PROTOCOL", help="these of the scale's protocols")
-    parser.add_argument("--seeds", default="", help="instead of each protocol's: how many (8), a range or a list")
-    parser.add_argument("--task", default="", help="the task of data-dependent, whose protocol leaves it to you")
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder of all that is written (default: runs/reproduce/PAPER-SCALE)"
-    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROTOCOL", help="only these of the scale's protocols")
+    parser.add_argument("--seeds", default="", help="seeds instead of each protocol's: a number (8), a range or a list")
+    parser.add_argument("--task", default="", help="the task for data-dependent, whose protocol does not set one")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: runs/reproduce/PAPER-SCALE)")
     add_data_root(parser)
-    parser.add_argument("--download", action="store_true", help="first fetch files that are missing")
+    parser.add_argument("--download", action="store_true", help="first download missing files")
     add_executor_arguments(parser.add_argument_group("where trials run"))
-    parser.add_argument("--dry-run", action="store_true", help="list the comparisons with their cost; write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="only list the comparisons and their cost")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         outcomes = [_outcome(args, comparison, out, command, errors) for comparison in comparisons]
     except KeyboardInterrupt:
-        errors.print(f"Finished trials are kept in '{out}'; the same command goes on from there.", markup=False)
+        errors.print(f"Finished trials are kept in '{out}'; the same command continues from there.", markup=False)
         raise
     found = Reproduction(args.paper, args.scale, tuple(outcomes), tuple(left_out), command)
     page = Store(out).write_text("reproduction.md", markdown(found))
@@ -92,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def _outcome(
     args: argparse.Namespace, comparison: Comparison, out: Path, command: tuple[str, ...], errors: Console
 ) -> Outcome:
-    """Run one comparison, as far as its folder does not hold it, and write its page."""
+    """Run what is missing of one comparison, and write its page."""
     from headstart.bench import analyse
     from headstart.bench import run as run_experiment
     from headstart.bench.papers.reproduction import Outcome
@@ -103,7 +101,7 @@ def _outcome(
     with Bars(errors, hidden=args.quiet) as bars:
         done = run_experiment(comparison.experiment(), store, bars, command, executor_from(args))
     if not args.quiet:
-        kept = f", {done.kept} were there already" if done.kept else ""
+        kept = f", {done.kept} existed already" if done.kept else ""
         errors.print(f"{comparison.name}: {done.ran} trials run in {done.seconds:.0f} s{kept}.", highlight=False)
     analysis = analyse(store)
     return Outcome(comparison, analysis, write_report(store, analysis))
@@ -149,7 +147,7 @@ def _dry_run(comparisons: list[Comparison], out: Path, left_out: list[str], as_j
 
 
 def _show(found: Reproduction, page: Path) -> None:
-    """Print a line of what was published and one of what was measured for each arm."""
+    """Print one line of published and one of measured results for each arm."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -187,7 +185,7 @@ def _as_dict(found: Reproduction, page: Path) -> dict[str, object]:
 
 
 def _command(args: argparse.Namespace) -> tuple[str, ...]:
-    """The command line that does the same again, wherever trials run."""
+    """The command line that does the same again, whatever the executor."""
     said = [
         word for name in ("seeds", "task", "out") if getattr(args, name) for word in (f"--{name}", getattr(args, name))
     ]

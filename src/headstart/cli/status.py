@@ -1,4 +1,4 @@
-"""Say how far an experiment is: done, running, missing, refused, damaged; also while it runs."""
+"""Show the progress of an experiment: trials done, running, missing, refused, damaged; also while it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the folder and print the counts; those of its search too, as long as that is not finished."""
+    """Read the folder and print the counts, also of an unfinished search."""
     from rich.console import Console
 
     from headstart.bench import Store
@@ -61,8 +61,8 @@ def _show(found: Status, console: Console) -> None:
     for trial in found.running:
         console.print(line(f"• running: {trial.arm}, seed {trial.seed}, for {duration(trial.seconds)} on {trial.host}"))
     for damage in found.damaged:
-        console.print(line(f"! {damage.file} {damage.reason}; the next run does it again.", "yellow"))
+        console.print(line(f"! {damage.file} {damage.reason}; the next run repeats it.", "yellow"))
     counts = [f"{found.done} of {found.total} trials done", f"{len(found.running)} running", f"{found.missing} missing"]
     counts += [f"{found.refused} refused"] if found.refused else []
-    left = "" if not found.eta else f" About {duration(found.eta)} to go at the pace so far."
+    left = "" if not found.eta else f" About {duration(found.eta)} left at the pace so far."
     console.print(line(", ".join(counts) + f".{left}"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  headstart tasks                      all of them, and whether their files are there
+  headstart tasks                      all of them, and whether their files exist
   headstart tasks cifar100-pairs       one of them: files, splits, options
   headstart tasks --data-root /sets --json
 """
@@ -85,7 +85,7 @@ def _table(tasks: list[Listed], small: dict[str, Small]) -> None:
     console.print(own)
     console.print(
         f"\nFiles are looked for in '{data_root()}'; --data-root or HEADSTART_DATA_ROOT names another folder. "
-        "headstart compare --download fetches those marked ↓. 'headstart tasks NAME' describes one.",
+        "headstart compare --download downloads those marked ↓. 'headstart tasks NAME' describes one.",
         highlight=False,
         markup=False,
     )
@@ -115,7 +115,7 @@ def _lines(task: Listed) -> list[str]:
         lines.append(f"  files    {task.state} in '{data_root()}'{lacks}; any one line of")
         lines += [f"             {brace(layout)}" for layout in task.layouts]
     if task.lacking and task.downloads:
-        lines.append(f"           headstart compare --task {task.name} --download fetches them")
+        lines.append(f"           headstart compare --task {task.name} --download downloads them")
     width = max(map(len, task.options))
     for index, (name, option) in enumerate(task.options.items()):
         default = "" if option.default in (None, False, "") else f" (default: {option.default})"

@@ -1,4 +1,4 @@
-"""diagnose: what is wrong with this start? Looks, and changes nothing."""
+"""The call ``diagnose``: what is wrong with this start? It measures, and changes nothing."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def diagnose(
     """Measure every layer of a model on its data and say what is wrong with this start, changing nothing.
 
     Args:
-        model: Any eager module. Weights, buffers, flags, gradients, hooks and random states stay as they are.
-        data: As for :func:`headstart.initialize`; None looks at the weights alone.
-        loss_fn: ``loss_fn(outputs, batch) -> scalar``, with the whole batch, targets included, on the model's
-            device: gradients are those of this loss. Default: random normal gradients at the outputs, which
+        model: An eager module. Weights, buffers, flags, gradients, hooks and random states do not change.
+        data: As for :func:`headstart.initialize`; None examines the weights only.
+        loss_fn: ``loss_fn(outputs, batch) -> scalar``. It gets the whole batch, with targets, on the model's
+            device, and gradients are those of this loss. Default: random normal gradients at the outputs, which
             show how the network passes gradients on, whatever the task.
-        seed: Names the draw of samples and of the gradients at the outputs.
+        seed: The seed of the samples and of the gradients at the outputs.
         include: Only these layers in the table: name globs, module types, ``(name, module) -> bool``.
         exclude: Not these layers.
         samples: How many samples to use; default at most 64, because the backward pass keeps all activations.
-        get_inputs: ``batch -> tensor | tuple | dict`` for data of any other form.
-        mask: Which positions count, as for :func:`headstart.initialize`; gradients are of these alone, too.
+        get_inputs: ``batch -> tensor | tuple | dict``, for data of any other form.
+        mask: Which positions count, as for :func:`headstart.initialize`, also in the gradients.
         memory_limit: MB (2**20 bytes) that a sparse tensor of the samples may take once it is dense.
 
     Returns:
-        One row per weight layer in execution order, and findings in plain words, each with what mends it where
+        One row per weight layer in execution order, and findings in plain words. A finding says what mends it if
             something is known to help.
 
     Raises:
-        HeadstartError: The model or its data cannot be used; nothing was changed then either.
+        HeadstartError: The model or its data cannot be used.
 
     Cost: one forward and one backward pass; the memory of two more copies of the model and of one batch's
     activations.
@@ -229,7 +229,7 @@ def _why_no_output(layer: Layer) -> str:
 
 
 def _variation(gradient: Tensor, groups: int) -> float | None:
-    """Coefficient of variation over input channels of the root mean square of their gradients; None if all are zero."""
+    """Coefficient of variation of the gradients' root mean square over input channels; None if all are zero."""
     squares = (
         gradient.abs().double().square().unflatten(0, (groups, -1)).unsqueeze(-1).flatten(3)
     )  # (groups, out, in, taps)

@@ -1,7 +1,7 @@
-"""Three numbers that tell structured filters from random and from redundant ones (Gavrikov and Keuper 2022).
+"""Three numbers that distinguish structured, random and redundant filters (Gavrikov and Keuper 2022).
 
 From the formulas of *CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters*, CVPR 2022.
-They look at the weights alone. A *slice* is the kernel of one filter on one input channel.
+They use only the weights. A *slice* is the kernel of one filter on one input channel.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _EXACT = 2**20  # weights up to this many numbers are compared in double precisi
 
 
 class FilterMetrics(NamedTuple):
-    """What the filters of one convolution look like.
+    """The three numbers for one convolution.
 
     Attributes:
-        sparsity: Share of slices that hardly do anything.
+        sparsity: Share of slices that are nearly zero.
         variance_entropy: 0 for slices along one direction, about 1 and above for random ones; None for
             fewer than three slices.
-        orthogonality: 1 for filters at right angles, 0 for copies; None for a single filter per group.
+        orthogonality: 1 for orthogonal filters, 0 for copies; None for a single filter per group.
     """
 
     sparsity: float | None
@@ -40,8 +40,8 @@ def filter_metrics(weight: Tensor, groups: int = 1) -> FilterMetrics:
         groups: The groups of the convolution.
 
     Returns:
-        Sparsity and variance entropy for kernels of more than one tap, orthogonality for any; None for
-        what does not apply, and for weights that are not finite.
+        Sparsity and variance entropy for kernels of more than one tap, orthogonality for all. None where a number
+        does not apply, and for weights that are not finite.
 
     Example:
         >>> filters = torch.eye(9).reshape(9, 1, 3, 3)
@@ -76,11 +76,11 @@ def variance_entropy(weight: Tensor) -> float | None:
     With ``p`` the explained-variance ratios, ``-sum(p * log10(p))`` is divided by
 
     - 3x3 kernels: ``T(n)``, the authors' fit to ``n`` random slices (:func:`randomness_threshold`);
-    - kernels of any other size: ``log10(taps)``, the largest value there is. The fit holds for 3x3 only, so
-      values of other sizes compare within their size only.
+    - kernels of any other size: ``log10(taps)``, the largest possible value. The fit holds for 3x3 only, so
+      other values can only be compared within their size.
 
     Returns:
-        About 1 and above: looks random. About 0.9: trained. Near 0: redundant; exactly 0 where all slices lie
+        About 1 and above: looks random. About 0.9: trained. Near 0: redundant; exactly 0 if all slices lie
         along one direction. None for fewer than three slices, which always do.
 
     Example:

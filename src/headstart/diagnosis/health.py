@@ -1,4 +1,4 @@
-"""What a diagnosis holds: one row per layer, findings with what mends them."""
+"""The result of a diagnosis: one row per layer, and findings with what mends them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _FILTERS = ("sparse", "entropy", "orthogonal")
 
 @dataclass
 class Diagnosis(Displayable):
-    """What :func:`headstart.diagnose` saw.
+    """The result of :func:`headstart.diagnose`.
 
     Attributes:
-        title: What was looked at.
-        rows: One per weight layer, in execution order; layers that never run come last.
+        title: The title.
+        rows: One row per weight layer, in execution order; layers that never run come last.
         findings: What is wrong, worst first; empty when all is well.
         notes: How it was measured.
-        input_mean, input_std, input_across_sample_std: Of the first floating-point input.
+        input_mean, input_std, input_across_sample_std: Mean and deviations of the first floating-point input.
         samples: Samples used; 0 without data.
         seconds: Wall time.
         seed: The seed in use.
@@ -66,7 +66,7 @@ class Diagnosis(Displayable):
 
     @property
     def rate_spread(self) -> float | None:
-        """The largest of the layers' rates over the smallest; None where fewer than two were measured."""
+        """The largest of the layers' rates over the smallest; None if fewer than two were measured."""
         return rate_spread(self.rows)
 
     def found(self, kind: str) -> list[Finding]:
@@ -102,10 +102,10 @@ class Diagnosis(Displayable):
         return plot_signals(self.title, self.rows)
 
     def plot_rates(self, after: Diagnosis | None = None) -> Figure:
-        """Draw how fast each layer would learn, and how much that varies inside it (needs the extra ``plot``).
+        """Draw how fast each layer would learn, and how much this varies within it (needs the extra ``plot``).
 
         Args:
-            after: A diagnosis of the same model later, such as after `headstart.Balance`.
+            after: A later diagnosis of the same model, such as after `headstart.Balance`.
 
         Raises:
             MissingExtraError: matplotlib is not installed.

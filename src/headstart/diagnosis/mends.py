@@ -1,6 +1,6 @@
-"""What mends a finding: Python that runs as it is printed.
+"""Remedies for findings, as Python code that runs as printed.
 
-A mend is printed for a kind of finding only if it helped that kind where it was planted: the loss after 60 steps with
+A remedy is printed for a kind of finding only if it helped where that fault was planted: the loss after 60 steps with
 and without it is in ``docs/results/diagnoses.md``.
 """
 
@@ -23,7 +23,7 @@ _WHOLE = {"signals lost", "activations vanish", "activations explode", "gradient
 
 
 def mended(findings: Sequence[Finding], model: nn.Module, trace: ModelTrace, with_data: bool) -> list[Finding]:
-    """Add to every finding what mends it."""
+    """Add its remedy to every finding."""
     plain = LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
     return [_mended(f, model, plain and with_data) for f in findings]
 
@@ -41,7 +41,7 @@ def _mended(finding: Finding, model: nn.Module, plain: bool) -> Finding:
 
 
 def anew(model: nn.Module, culprits: Iterable[str]) -> str:
-    """Python that draws anew what the named parameters, buffers or modules belong to."""
+    """Python code that draws anew the modules of the named parameters, buffers or modules."""
     modules = dict(model.named_modules())
     inside = {part.name for part in parts_of(model)} - modules.keys()
     layers: list[str] = []
@@ -68,7 +68,7 @@ def anew(model: nn.Module, culprits: Iterable[str]) -> str:
 
 
 def _owner(name: str, modules: dict[str, nn.Module]) -> tuple[str, str]:
-    """The module that a parameter, a buffer or a name of a module belongs to, and the tensor's own name."""
+    """The module that a parameter, buffer or module name belongs to, and the tensor's own name."""
     if name in modules:
         return name, ""
     if ".parametrizations." in name or name.startswith("parametrizations."):
@@ -78,7 +78,7 @@ def _owner(name: str, modules: dict[str, nn.Module]) -> tuple[str, str]:
 
 
 def _path(name: str, what: str = "submodule") -> str:
-    """How Python reaches a module or a parameter: by attributes, or by its name where that is no identifier."""
+    """The Python expression for a module or parameter: by attributes, or by name if that is not an identifier."""
     if not name:
         return ""
     return f".{name}" if all(part.isidentifier() for part in name.split(".")) else f".get_{what}({name!r})"

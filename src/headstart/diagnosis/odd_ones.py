@@ -1,4 +1,4 @@
-"""What differs from its likes: a block without the norm that all others have, a layer drawn by the other fan."""
+"""Exceptions: a block without the norm that all others have, a layer scaled by the other fan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FEW_VALUES = 256  # weights, below which a layer's deviation is too uncertain
 
 
 def blocks_without_norm(model: nn.Module) -> list[tuple[str, str, int]]:
-    """Find a block that lacks a norm which all blocks beside it have.
+    """Find a block without a norm that all similar blocks have.
 
-    Blocks are the numbered children of one module that are of one class and have the same parts otherwise.
+    Blocks are the numbered children of one module that have the same class and otherwise the same parts.
 
     Returns:
         The block's name, the norm's name inside it, and how many blocks have it.
@@ -54,17 +54,17 @@ def blocks_without_norm(model: nn.Module) -> list[tuple[str, str, int]]:
 
 
 def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: set[str]) -> list[tuple[str, int]]:
-    """Find a layer that no norm follows, though one follows all others of its kind and place in other blocks.
+    """Find a layer without a norm behind it, although all similar layers at the same place in other blocks have one.
 
-    Or the only such convolution of a network, the first and depthwise ones left out.
+    Also find the only such convolution of a network, not counting the first and depthwise ones.
 
     Args:
         rows: The rows of the diagnosis.
         normed: Names of the layers that a norm follows.
-        aside: Names of layers that do not count: those of the output and behind a pool over all places.
+        aside: Names of layers that do not count: output layers, and layers after a global pooling.
 
     Returns:
-        The layer's name, and how many others a norm follows.
+        The layer's name, and how many other layers have a norm.
     """
     alike: dict[tuple[str, str, int], list[LayerHealth]] = defaultdict(list)
     for r in rows:
@@ -86,17 +86,17 @@ def layers_without_norm(rows: Sequence[LayerHealth], normed: set[str], aside: se
 def drawn_by_other_fan(
     rows: Sequence[LayerHealth], transposed: Collection[str] = ()
 ) -> list[tuple[LayerHealth, str, float]]:
-    """Find layers whose scale follows the other fan than that of all other layers of their kind.
+    """Find layers whose scale follows another fan than all other layers of their kind.
 
     Linear layers, convolutions and transposed convolutions are three kinds: torch draws a transposed convolution as if
-    its weight were a convolution's, so the fan that its scale follows is the other one.
+    its weight were a convolution's, so its scale follows the other fan.
 
     Args:
-        rows: Of the diagnosis.
+        rows: The rows of the diagnosis.
         transposed: Names of the transposed convolutions.
 
     Returns:
-        The layer, the fan that the others follow (``"in"`` or ``"out"``), and by what factor its weights differ.
+        The layer, the fan that the others follow (``"in"`` or ``"out"``), and the factor by which its weights differ.
 
     Example:
         >>> def row(name, i, o, std):

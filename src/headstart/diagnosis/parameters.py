@@ -1,4 +1,4 @@
-"""What parameters alone tell: copies of each other, branches that start silent or small."""
+"""Facts from parameters alone: copies of each other, branches that start at zero or small."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ QUIET = 0.01  # a parameter of one value up to this is a branch scaled down on p
 
 
 def tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """Parameters by name, each once; those of lazy modules, and those without memory, have no values to look at."""
+    """Parameters by name, each once, without those that have no values (lazy, or without memory)."""
     return ((n, p) for n, p in model.named_parameters() if not is_lazy(p) and _has_memory(p))
 
 
 @torch.no_grad()
 def extremes(model: nn.Module) -> tuple[list[str], dict[str, float]]:
-    """Look for values that no network can use.
+    """Find values that no network can use.
 
-    Buffers count where they hold NaN, and those of norms also where they are infinite: masks hold infinity on purpose.
+    Buffers count if they hold NaN; those of norms also if they are infinite. Masks hold infinity on purpose.
 
     Returns:
-        Names of what is not finite, and the largest magnitudes of what is.
+        Names of tensors that are not finite, and the largest magnitudes of the others.
 
     Example:
         >>> norm = nn.LayerNorm(2)
@@ -49,7 +49,7 @@ def extremes(model: nn.Module) -> tuple[list[str], dict[str, float]]:
 
 
 def _has_memory(t: Tensor) -> bool:
-    """Whether a tensor's values can be read: a forward may give their memory away, and reading them would crash."""
+    """Whether a tensor's values can be read: a forward may have released their memory, and reading would crash."""
     if t.layout is not torch.strided:
         return True
     last = t.storage_offset() + sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
@@ -58,10 +58,10 @@ def _has_memory(t: Tensor) -> bool:
 
 @torch.no_grad()
 def duplicates(model: nn.Module) -> list[list[str]]:
-    """Group parameters that are bitwise the same without sharing memory.
+    """Group parameters that are equal bit for bit but do not share memory.
 
-    What was not drawn does not count: constants such as zero biases, and what has few different values, such as an
-    identity.
+    Tensors that were not drawn do not count: constants such as zero biases, and tensors with few different values such
+    as an identity.
 
     Example:
         >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -90,9 +90,9 @@ def _drawn(p: Tensor) -> bool:
 
 
 def starts_at_zero(model: nn.Module) -> bool:
-    """Tell whether a branch starts silent on purpose.
+    """Tell whether a branch starts at zero on purpose.
 
-    That is, whether the weight or gain of a layer or normalization is all zero, or a single free number is, as
+    This is so if the weight or gain of a layer or normalization is all zero, or a single scalar parameter, as
     in ReZero and SkipInit.
 
     Example:
@@ -108,12 +108,12 @@ def starts_at_zero(model: nn.Module) -> bool:
 
 
 def scales(module: nn.Module) -> list[Tensor]:
-    """A module's own parameters that multiply: all but biases."""
+    """A module's own parameters that multiply: all except biases."""
     return [p for n, p in module.named_parameters(recurse=False) if "bias" not in n]
 
 
 def quiet_scales(model: nn.Module) -> list[str]:
-    """Names of parameters that scale a branch down on purpose, such as LayerScale's 1e-6: small constants.
+    """Names of small constant parameters that scale a branch down on purpose, such as LayerScale's 1e-6.
 
     Example:
         >>> block = nn.Linear(4, 4)

@@ -1,4 +1,4 @@
-"""Pictures of a diagnosis over depth (extra ``plot``). Figures, never pyplot."""
+"""Figures of a diagnosis over depth (extra ``plot``), without pyplot."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def plot_signals(title: str, rows: Sequence[LayerHealth]) -> Figure:
     """Draw what a diagnosis measured over depth.
 
     Args:
-        title: Above the picture.
-        rows: The rows of a diagnosis with data, a layer each.
+        title: The title above the figure.
+        rows: The rows of a diagnosis with data.
 
     Returns:
-        Above, each layer's output deviation and how much of it tells samples apart; below, its gradient/weight
-        ratio. Both on a logarithmic scale.
+        Above: each layer's output deviation, and its deviation across samples. Below: its gradient/weight
+        ratio. Both are on a logarithmic scale.
 
     Raises:
         HeadstartError: The diagnosis had no data.
@@ -55,11 +55,11 @@ def plot_rates(title: str, before: Sequence[LayerHealth], after: Sequence[LayerH
     Args:
         title: The title of the model.
         before: Rows of a diagnosis with gradients.
-        after: Those of the same model later, beside it.
+        after: Rows of a later diagnosis of the same model, drawn beside.
 
     Returns:
-        One point per layer, its gradient over its weight, with a bar as long as the coefficient of variation over
-        its input channels; on a logarithmic scale. The legend has the spread over layers.
+        One point per layer, its gradient over its weight, with a bar for the coefficient of variation over
+        its input channels, on a logarithmic scale. The legend has the spread over layers.
 
     Raises:
         HeadstartError: A diagnosis had no gradients.

@@ -1,4 +1,4 @@
-"""What a diagnosis says of one layer, and of what is wrong."""
+"""The rows and findings of a diagnosis."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ HE = math.sqrt(2)  # gain that keeps the variance through ReLU; LeCun's, without
 
 @dataclass
 class LayerHealth:
-    """One layer in a diagnosis; None is what was not or cannot be measured. Formulas: ``docs/diagnose.md``.
+    """One layer in a diagnosis. None means not measured. Formulas: ``docs/diagnose.md``.
 
     Attributes:
         name: Qualified name.
         kind: Module class.
         shape: Canonical weight shape ``(out, in/groups, *kernel)``.
         fan_in, fan_out: Inputs that one output value sums; outputs that one input value reaches.
-        weight_std: Standard deviation of the weight; None where the weight is not finite.
+        weight_std: Standard deviation of the weight; None if the weight is not finite.
         gain: ``weight_std * sqrt(fan_in)``: 1 is LeCun's scale, sqrt(2) He's.
-        output_mean, output_std: Over samples, channels and positions.
-        across_sample_std: Deviation between samples at the same channel and place: what tells inputs apart.
-        never_positive: Share of channels that no sample makes positive, measured where a rectifier or a
+        output_mean, output_std: Mean and deviation over samples, channels and positions.
+        across_sample_std: Deviation between samples at the same channel and place: what distinguishes inputs.
+        never_positive: Share of channels that are positive for no sample, measured where a rectifier or a
             normalization takes the output directly, else at the output itself.
-        rectified: Whether a ReLU-like activation was seen to take the output: such channels are then dead.
-        saturated: Share of the output's values where a sigmoid or tanh that was seen to take it is flat.
+        rectified: Whether a ReLU-like activation takes the output: such channels are then dead.
+        saturated: Share of the output's values at which the sigmoid or tanh that takes them is flat.
         gradient_rms: Root mean square of the gradient of the weight.
         gradient_ratio: ``gradient_rms`` over the root mean square of the weight: the layer's *rate*.
         rate_variation: Coefficient of variation of the rates of its input channels.
         sparsity, variance_entropy, orthogonality: See ``headstart.diagnosis.filter_metrics``.
-        notes: Anything else to know.
+        notes: Other remarks.
     """
 
     name: str
@@ -67,15 +67,15 @@ class LayerHealth:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a start.
+    """A fault of a start.
 
     Attributes:
         kind: Which rule found it; the rules and their thresholds are in ``headstart.diagnosis.rules``.
-        layers: Qualified names (of parameters, where the rule is about those), the culprit first.
-        text: What is the matter, with the figures that show it.
-        mend: What to do about it, in words; empty where nothing is known to help.
-        code: The mend as Python that runs as it is, with ``hs``, ``torch``, ``model`` and ``data``; empty where there
-            is none.
+        layers: Qualified names of layers, or of parameters if the rule is about these; the culprit first.
+        text: What is wrong, with the numbers that show it.
+        mend: What to do about it, in words; empty if nothing is known to help.
+        code: The remedy as Python code that runs as it is, with ``hs``, ``torch``, ``model`` and ``data``; empty if
+            there is none.
     """
 
     kind: str
@@ -90,6 +90,6 @@ class Finding:
 
 
 def rate_spread(rows: Sequence[LayerHealth]) -> float | None:
-    """The largest of the layers' rates of learning over the smallest; None where fewer than two were measured."""
+    """The largest of the layers' rates of learning over the smallest; None if fewer than two were measured."""
     rates = [r.gradient_ratio for r in rows if r.gradient_ratio]
     return max(rates) / min(rates) if len(rates) > 1 else None

@@ -1,7 +1,7 @@
-"""The rules of a diagnosis: thresholds, and what each says when it is crossed.
+"""The rules of a diagnosis: their thresholds, and their sentences.
 
-Every threshold is a constant of this module or of the files beside it; ``docs/diagnose.md`` gives the reason for each,
-and ``docs/results/diagnoses.md`` how often they are right.
+Every threshold is a constant of this module or of its neighbours; ``docs/diagnose.md`` gives the reason for each,
+and ``docs/results/diagnoses.md`` says how often they are right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAME = 1e-6  # of its deviation: below it the model's output is the same for all
 
 
 def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
-    """Apply every rule, the worst first."""
+    """Apply every rule, the most serious first."""
     rows = diagnosis.rows
     found = judge_weights(diagnosis, scene)
     closed = _closed(diagnosis, scene)
@@ -37,7 +37,7 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     if zero:
         verb = "starts" if len(zero) == 1 else "start"
         diagnosis.notes.append(
-            f"{_upper(listed(zero))} {verb} at zero: by choice, it is assumed, so that is no finding."
+            f"{_upper(listed(zero))} {verb} at zero: this is taken as a choice, and is not a finding."
         )
     lost = _same_inputs(diagnosis) or closed or _lost(diagnosis, scene)
     dead = _dead(diagnosis, scene, lost)
@@ -56,12 +56,12 @@ def judge(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
 def _same_inputs(diagnosis: Diagnosis) -> list[Finding]:
     if diagnosis.input_across_sample_std != 0 or diagnosis.samples < 2:
         return []
-    text = "All samples of the data are the same: nothing can tell them apart, and no layer is to blame."
-    return [Finding("constant data", ("(input)",), text, "look at how the data are loaded.")]
+    text = "All samples of the data are the same: no layer can distinguish them, and none is at fault."
+    return [Finding("constant data", ("(input)",), text, "check how the data are loaded.")]
 
 
 def _closed(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
-    """A layer that starts at zero is a choice beside a path that leads around it, and an illness where none does."""
+    """A layer that starts at zero is a choice if another path leads around it, and a fault otherwise."""
     measured = [r for r in diagnosis.rows if r.across_sample_std is not None and r.name not in scene.outputs]
     zero = next((i for i, r in enumerate(measured) if "starts at zero" in r.notes), None)
     if zero is None or not scene.returned:
@@ -72,7 +72,7 @@ def _closed(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     if not ends or not behind or any(r.across_sample_std for r in behind):
         return []
     row = measured[zero]
-    text = f"All weights of {row.label} are zero, and no path leads around it: nothing behind it tells inputs apart."
+    text = f"All weights of {row.label} are zero, and no path leads around it: no layer behind it sees the inputs."
     return [Finding("constant weights", (row.name,), text)]
 
 
@@ -90,21 +90,21 @@ def _lost(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         return []
     if scene.quiet:
         diagnosis.notes.append(
-            f"Hardly any of the output of {lost[-1].label} tells inputs apart yet ({_share(lost[-1]):.1g} of its"
+            f"The output of {lost[-1].label} hardly distinguishes inputs yet ({_share(lost[-1]):.1g} of its"
             f" deviation): branches start small ({scene.quiet[0]})."
         )
         return []
     worst = min(lost, key=_share)
     text = (
         f"Signals are lost from {lost[0].label} on ({len(lost)} of {len(diagnosis.rows)} layers): in {worst.label} the"
-        f" output's deviation is {worst.output_std:.2g}, but only {worst.across_sample_std:.2g} of it tells inputs"
-        " apart; the rest is the same for every sample (biases)."
+        f" output's deviation is {worst.output_std:.2g}, but only {worst.across_sample_std:.2g} of it distinguishes"
+        " inputs; the rest is the same for every sample (biases)."
     )
     return [Finding("signals lost", names(lost), text, _cause(diagnosis, scene))]
 
 
 def _cause(diagnosis: Diagnosis, scene: Scene) -> str:
-    """Where to look first: at tensors with values that explain the rest, and that are no layer's weights."""
+    """Where to look first: at tensors outside the layers' weights whose values explain the finding."""
     weights = {f"{r.name}.weight".lstrip(".") for r in diagnosis.rows}
     culprits = [name for name in culprits_of(scene) if name not in weights]
     return f"see {some(culprits)} first." if culprits else ""
@@ -181,7 +181,7 @@ def _spread(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
         rates += f", the extreme tenths left out ({len(rated)} layers)"
     if scene.quiet:
         diagnosis.notes.append(
-            f"Of layers without normalization {rates}, with branches that start small: {scene.quiet[0]}."
+            f"In layers without normalization, {rates}, with branches that start small: {scene.quiet[0]}."
         )
         return []
     text = (
@@ -196,13 +196,15 @@ def _no_gradient(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     if not cut or not scene.gradients_measured:
         return []
     if scene.returned and all(pair is None for pair in scene.returned):
-        diagnosis.notes.append("The model returned no values, so gradients say nothing here; loss_fn= may know better.")
+        diagnosis.notes.append(
+            "The model returned no values, so gradients were not judged; pass loss_fn= to measure them."
+        )
         return []
     if scene.silent:
         for r in cut:
             r.notes.append("no gradient yet: something starts at zero")
         return []
-    text = f"No gradient reaches {listed(cut)}: nothing would teach {'it' if len(cut) == 1 else 'them'}."
+    text = f"No gradient reaches {listed(cut)}: no training step would change {'it' if len(cut) == 1 else 'them'}."
     mend = "check forward() for detach() and no_grad(), and whether all units behind are dead."
     if scene.own_laws.issuperset(r.name for r in cut):
         mend = "check what the output takes of them: one step from a state of zeros uses no hidden weights."
@@ -233,7 +235,7 @@ def _dead(diagnosis: Diagnosis, scene: Scene, lost: Sequence[Finding]) -> list[F
 
 
 def _unreached(r: LayerHealth) -> bool:
-    """Whether a layer's output is the same for all samples: what is before it is to blame."""
+    """Whether a layer's output is the same for all samples, so that the cause lies before it."""
     return r.across_sample_std is not None and r.across_sample_std <= SAME * (r.output_std or 0.0)
 
 
@@ -267,10 +269,10 @@ def _constant_output(diagnosis: Diagnosis, scene: Scene, lost: bool) -> list[Fin
     last = ends[-1]
     text = (
         f"The model's output is the same for every sample (deviation between samples {max(a for a, _ in known):.2g}),"
-        f" though the output of its last layer, {last.label}, is not ({last.across_sample_std or 0.0:.2g}): what comes"
-        " behind takes away all that tells inputs apart."
+        f" though the output of its last layer, {last.label}, is not ({last.across_sample_std or 0.0:.2g}): the"
+        " operations after it remove everything that distinguishes inputs."
     )
-    mend = "look at what forward() does last: a softmax over an axis of one value, a mean over the batch, a detach()."
+    mend = "check what forward() does last: a softmax over an axis of length 1, a mean over the batch, a detach()."
     return [Finding("constant output", (last.name,), text, mend)]
 
 
@@ -280,16 +282,16 @@ def _constant_channels(scene: Scene) -> list[Finding]:
     which = [str(i) for i in scene.constant_channels]
     text = (
         f"{count(which, 'channel of the input has', 'channels of the input have')} the same value in all samples and"
-        f" places ({some(which)}, counted from 0): nothing can be learnt from that."
+        f" places ({some(which)}, counted from 0): nothing can be learned from them."
     )
-    return [Finding("constant channel", tuple(which), text, "look at how the data are loaded and normalized.")]
+    return [Finding("constant channel", tuple(which), text, "check how the data are loaded and normalized.")]
 
 
 def _unused(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     idle = [r for r in rows if r.name in scene.unreached and r.gradient_rms is None]
     if not idle:
         return []
-    sure = "" if scene.gradients_measured else " as a module (gradients, which would tell for sure, were not measured)"
+    sure = "" if scene.gradients_measured else " as a module (gradients, which would be certain, were not measured)"
     text = f"The forward pass never uses {listed(idle)}{sure}, at least in evaluation mode."
-    mend = "remove what is not needed, or check forward(); heads for training only are well."
+    mend = "remove what is not needed, or check forward(); heads for training only are fine."
     return [Finding("unused layers", names(idle), text, mend)]

@@ -1,4 +1,4 @@
-"""What the rules of a diagnosis need beside the rows: facts about parameters, norms, inputs and outputs."""
+"""What the rules of a diagnosis need besides the rows: facts about parameters, norms, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Scene:
     """Facts about a model and its data.
 
     Attributes:
-        normed: Layers whose output a normalization takes.
-        batch_normed: Those where it is a batch norm, which also brings back what tells samples apart.
+        normed: Layers with a normalization behind them.
+        batch_normed: Layers with a batch norm behind them, which also restores differences between samples.
         outputs: Layers whose output the model returns.
         transposed: Transposed convolutions.
         unreached: Layers that the forward pass does not call.
         gradients_measured: Whether there was a backward pass.
-        values: Values per channel behind each layer's share of units that are never positive.
+        values: Layer name -> how many values per channel its share of never-positive units is based on.
         broken: Parameters and buffers that hold NaN or infinity.
-        largest: The largest magnitude of each parameter and of each norm's statistics, where it is finite.
+        largest: The largest magnitude of each parameter and of each norm's statistics, if it is finite.
         copies: Groups of parameters that are copies.
-        silent: Whether something starts at zero on purpose.
+        silent: Whether a branch starts at zero on purpose.
         quiet: Parameters that scale a branch down on purpose.
         returned: Deviation between samples, and over all, of each tensor that the model returned.
-        constant_channels: Channels of the input that are the same everywhere.
-        blocks_without_norm: See there.
+        constant_channels: Input channels that have the same value everywhere.
+        blocks_without_norm: See the function of that name.
         own_laws: Embeddings, gates and bilinear weights, whose usual start follows neither fan.
-        embeddings: Those of them that are looked up.
+        embeddings: Those among them that look up rows.
     """
 
     normed: set[str] = field(default_factory=set)
@@ -91,7 +91,7 @@ def look_around(model: nn.Module, trace: ModelTrace, batch: Batch | None, passes
 
 
 def _constant_channels(batch: Batch, trace: ModelTrace) -> list[int]:
-    """Channels of the first images, volumes or the like that never change, over samples and places; not if all do."""
+    """Channels of the first images or volumes that are constant over samples and places; empty if all are."""
     value = next((t for t in batch.tensors if t.is_floating_point() and t.dim() >= 4 and t.numel()), None)
     if value is None or len(value) < 2 or not bool(torch.isfinite(value).all()):
         return []

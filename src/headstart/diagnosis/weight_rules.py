@@ -1,4 +1,4 @@
-"""The rules about weights: what holds values that no network can use, what is a copy, what differs from its likes."""
+"""The rules about weights: values that no network can use, copies, exceptions."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from headstart.diagnosis.rows import Finding, LayerHealth
 from headstart.diagnosis.scene import Scene
 from headstart.diagnosis.wording import count, listed, names, some
 
-_COPIES = "look whether that was meant. Drawing them anew made no difference to the loss within 60 steps."
+_COPIES = "check whether that is intended. Drawing them anew made no difference to the loss within 60 steps."
 HUGE = 1e3  # magnitude of a parameter that no start has on purpose
 
 
 def judge_weights(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
-    """Apply the rules about weights, the worst first."""
+    """Apply the rules about weights, the most serious first."""
     rows = diagnosis.rows
     found = [*_not_finite(rows, scene), *_huge(scene), *_constant(rows, scene), *_copies(scene), *_fans(rows, scene)]
     return found + _missing_norm(diagnosis, scene)
 
 
 def culprits_of(scene: Scene) -> list[str]:
-    """Tensors with values that no network can use: those that are not finite, else those that are huge."""
+    """Tensors with values that no network can use: not finite, or else huge."""
     return list(scene.broken) or [name for name, size in scene.largest.items() if size > HUGE]
 
 
@@ -37,12 +37,12 @@ def _not_finite(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     if broken:
         text = f"Activations are NaN or infinite from {broken[0].label} on ({len(broken)} of {len(rows)} layers)."
         cause = culprits_of(scene)
-        mend = f"see {some(cause)} first." if cause else "look at the inputs' range and at the layers before it."
+        mend = f"see {some(cause)} first." if cause else "check the inputs' range and the layers before it."
         found.append(Finding("not finite", names(broken), text, mend))
     wild = [r for r in rows if r.gradient_rms is not None and not math.isfinite(r.gradient_rms)]
     if wild and not broken and not bad:
         text = f"Gradients are NaN or infinite in {listed(wild)}, although activations are finite."
-        found.append(Finding("not finite", names(wild), text, "use a wider precision, or look at the loss."))
+        found.append(Finding("not finite", names(wild), text, "use a wider precision, or check the loss."))
     return found
 
 
@@ -51,7 +51,7 @@ def _huge(scene: Scene) -> list[Finding]:
     if not large:
         return []
     text = (
-        f"{count(large, 'tensor holds', 'tensors hold')} values of more than {HUGE:g}, which no start has on purpose:"
+        f"{count(large, 'tensor holds', 'tensors hold')} values of more than {HUGE:g}, which no usual start has:"
         f" {some(large)} (up to {scene.largest[large[0]]:.2g})."
     )
     return [Finding("huge values", tuple(large), text)]
@@ -86,20 +86,20 @@ def _fans(rows: Sequence[LayerHealth], scene: Scene) -> list[Finding]:
     other = "out" if fan == "in" else "in"
     text = (
         f"The weights of {listed([r for r, *_ in odd])} are scaled by fan_{other}, those of all other layers of the"
-        f" kind by fan_{fan}: {row.label} is {factor:.2g} times what it would be by that rule."
+        f" kind by fan_{fan}: {row.label} is {factor:.2g} times the scale of that rule."
     )
-    return [Finding("swapped fan", names([r for r, *_ in odd]), text, "look whether that was meant.")]
+    return [Finding("swapped fan", names([r for r, *_ in odd]), text, "check whether that is intended.")]
 
 
 def _missing_norm(diagnosis: Diagnosis, scene: Scene) -> list[Finding]:
     found = []
     for block, norm, have in scene.blocks_without_norm:
-        text = f"Block '{block}' has no norm '{norm}', though {have} blocks beside it of the same class have one."
-        found.append(Finding("missing norm", (block,), text, "look whether the norm was left out on purpose."))
+        text = f"Block '{block}' has no norm '{norm}', but {have} similar blocks of the same class have one."
+        found.append(Finding("missing norm", (block,), text, "check whether the norm is missing on purpose."))
     inside = [f"{block}." for block, *_ in scene.blocks_without_norm]
     pooled = {name for name, values in scene.values.items() if values <= diagnosis.samples}
     for name, have in layers_without_norm(diagnosis.rows, scene.normed, scene.outputs | pooled):
         if not any(name.startswith(block) for block in inside):
-            text = f"No norm follows '{name}', though one follows all {have} others of its kind."
-            found.append(Finding("missing norm", (name,), text, "look whether the norm was left out on purpose."))
+            text = f"No norm follows '{name}', but one follows all {have} others of its kind."
+            found.append(Finding("missing norm", (name,), text, "check whether the norm is missing on purpose."))
     return found

@@ -13,7 +13,7 @@ def names(rows: Sequence[LayerHealth]) -> tuple[str, ...]:
 
 
 def listed(rows: Sequence[LayerHealth]) -> str:
-    """One layer by its label, several by number and some names."""
+    """A single layer by its label; several by their number and some names."""
     return f"{len(rows)} layers ({some(r.name for r in rows)})" if len(rows) > 1 else rows[0].label
 
 

@@ -1,4 +1,4 @@
-"""Airbench: a whitening stem, and convolutions behind it that begin by passing their input through (Jordan 2024)."""
+"""Airbench: a whitening stem, followed by convolutions that first pass their input through (Jordan 2024)."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ BEHIND = Dirac()
         "The stem's filters have the layer's own size; the published ones are divided by sqrt(eigenvalue + eps)"
         " (preset airbench:paper).",
         "The stem stays trainable, and has the kernel that the model gives it; airbench freezes its 2×2 kernels.",
-        "The other parts of the recipe (scale of the head, learning rates of biases, augmentation) are training.",
+        "The other parts of the recipe (scale of the head, learning rates of biases, augmentation) belong to training.",
     ),
 )
 @dataclass(frozen=True)
 class Airbench(Method):
-    """The start of the CIFAR-10 speed records: whitening in front, a partial identity in every convolution behind.
+    """The start of the CIFAR-10 speed records: a whitening stem, then a partial identity in every convolution.
 
-    The idea: the stem hands on decorrelated patches with both signs, and the convolutions behind begin by handing
-    them on, so that gradients reach every layer from the first step. Further filters keep their random values.
-    In the authors' ablation whitening brings 35 epochs to 94 % down to 21, and the identity behind it to 18.
+    The idea: the stem passes on decorrelated patches with both signs, and the later convolutions first pass them
+    through, so that gradients reach every layer from the first step. Other filters keep their random values.
+    In the authors' ablation, 94 % takes 35 epochs; whitening reduces that to 21, and the identity to 18.
 
-    Convolutions of one tap, depthwise ones (whose filters would all be an identity), transposed ones and linear
+    1×1 convolutions, depthwise ones (whose filters would all be identities), transposed ones and linear
     layers are left alone.
 
     Args:
         scale: The scale of the stem, as in ``whitening``: ``"match"``, ``"whiten"`` or a number.
 
     Raises:
-        HeadstartError: No convolution, images smaller than the kernel, nothing but zeros.
+        HeadstartError: There is no convolution, images are smaller than the kernel, or all patches are zero.
 
     Example:
         >>> import torch, headstart as hs
@@ -73,7 +73,7 @@ class Airbench(Method):
         return Whitening(scale=self.scale)
 
     def identity(self) -> str:
-        """The options, with the revisions of its parts."""
+        """The options, with the revisions of the methods that it uses."""
         parts = self._stem().key(), BEHIND.key()
         return repr(self) if parts == (repr(self._stem()), repr(BEHIND)) else f"Airbench({', '.join(parts)})"
 
@@ -83,7 +83,7 @@ class Airbench(Method):
         for layer in spatial_convolutions(self, layers, trace, report):
             if layer is not stem and (is_depthwise(layer) or layer.kind != "conv"):
                 report.skip(
-                    layer, "depthwise: all of it would be the identity" if is_depthwise(layer) else "transposed"
+                    layer, "depthwise: every filter would be an identity" if is_depthwise(layer) else "transposed"
                 )
             else:
                 chosen.append(layer)
@@ -92,7 +92,7 @@ class Airbench(Method):
         return chosen
 
     def before(self, visit: Visit) -> None:
-        """Whiten the first, pass through in the others."""
+        """Whiten the first convolution, write identities into the others."""
         if visit.layer is visit.trace.first_convolution:
             self._stem().before(visit)
         else:

@@ -29,20 +29,22 @@ from headstart.symmetries.matching import Matcher, units
 
 @register(
     "aligned-clusters",
-    summary="every filter is the mean of the filters that correspond to it in several trained networks",
+    summary="every filter is the mean of the corresponding filters of several trained networks",
     reference="Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for Image Classification",
     scope="convolutions",
     needs_data=True,
     cost="some ten forward passes of two samples, each operation run a few times more; assignments of all channels",
     presets=("paper",),
     deviations=(
-        "The source models are left as they are; published code permutes them in place, so that its second and later"
-        " calls work on models that are aligned already.",
-        "Filters are matched by the Hungarian method on cosine similarity, with what takes their outputs, until nothing"
-        " changes; the published grouping is greedy and depends on the order. Preset: aligned-clusters:paper.",
-        "Shortcuts move together, so any network with them can be aligned; the paper removes those of the first stage.",
-        "Means are of raw weights, at the layer's own norm; published means are of filters at length 1, and shorter"
-        " than that.",
+        "The source models are not changed. Published code permutes them in place, so its later calls work on models"
+        " that are already aligned.",
+        "Filters are matched by the Hungarian method on cosine similarity, together with the weights that take their"
+        " outputs, until nothing changes. The published grouping is greedy and depends on the order. Preset:"
+        " aligned-clusters:paper.",
+        "Layers joined by a shortcut are permuted together, so any residual network can be aligned. The paper"
+        " removes the shortcuts of the first stage.",
+        "The mean is of raw weights, scaled to the layer's own norm. The published mean is of filters at length 1,"
+        " and is shorter.",
         "All convolutions are written by default; the paper writes up to four.",
     ),
     depends_on_other_layers=True,
@@ -51,12 +53,12 @@ from headstart.symmetries.matching import Matcher, units
 class AlignedClusters(Method):
     """Align trained networks of the model's architecture and start its convolutions from the mean of their filters.
 
-    The idea: networks that were trained on other tasks learn alike filters in different places. Brought in order,
-    what they have in common is their mean. Norms, biases and linear layers keep their start; heads may differ.
+    The idea: networks trained on different tasks learn similar filters in different places. Once they are aligned,
+    their mean is what they have in common. Norms, biases and linear layers keep their start; heads may differ.
 
     Args:
-        models: Two or more sources of equal layers: models, ``state_dict`` s, paths, or functions ``model -> one of
-            those``. As text, a pattern of files such as ``runs/*.safetensors``.
+        models: Two or more sources with the same layers: models, ``state_dict`` s, paths, or functions ``model -> one
+            of those``. A text is a pattern of files such as ``runs/*.safetensors``.
         average: ``"raw"`` (default) the mean of the weights; ``"unit"`` of the filters at length 1 (published).
         scale: ``"match"`` (default) the root mean square of the layer's weights; ``"source"`` that of the sources'
             layers; ``"paper"`` leaves the mean as it is; or a number.
@@ -64,8 +66,8 @@ class AlignedClusters(Method):
         matching: ``"hungarian"`` (default) or ``"greedy"`` (published), see `headstart.align`.
 
     Raises:
-        HeadstartError: Fewer than two sources, no convolution whose weights all of them have in its shape, or
-            channels that cannot be followed through the model.
+        HeadstartError: There are fewer than two sources, no convolution has weights of its shape in all of them, or
+            channels cannot be followed through the model.
 
     Example:
         >>> import torch, headstart as hs
@@ -93,7 +95,9 @@ class AlignedClusters(Method):
         check_count(self, self.layers)
         if self.models is not None and not isinstance(self.models, str):
             several = isinstance(self.models, Sequence) and not isinstance(self.models, nn.Module)
-            self.check(several, f"models={type(self.models).__name__} is no list", "Pass a list of two or more sources")
+            self.check(
+                several, f"models={type(self.models).__name__} is not a list", "Pass a list of two or more sources"
+            )
             object.__setattr__(self, "models", tuple(source_of(model) for model in self.models))
 
     @classmethod
@@ -102,7 +106,7 @@ class AlignedClusters(Method):
         return cls(**{"average": "unit", "scale": "paper", "layers": 4, "matching": "greedy", **options})
 
     def identity(self) -> str:
-        """The options, with the sources by what they hold."""
+        """The options, with fingerprints of the sources."""
         held = [] if self.models is None else [source.fingerprint for source in self._sources()]
         return f"{replace(self, models=None)!r} {held}"
 
@@ -134,7 +138,7 @@ class AlignedClusters(Method):
         common = {name: values for name, values in found.items() if values is not None}
         for layer in view.layers:
             if layer.name not in common:
-                view.report.skip(layer, "not all sources have its weight in this shape")
+                view.report.skip(layer, "not all sources have its weight in its shape")
         written = [layer for layer in view.layers if layer.name in common]
         if not written:
             names = ", ".join(f"'{layer.name}'" for layer in view.layers[:3])
@@ -155,7 +159,8 @@ class AlignedClusters(Method):
             if layer.name in wiring.layers:
                 self._write(view, layer, [p[layer.name] for p in placed])
         view.report.add_finding(
-            f"aligned-clusters: filters of {len(sources)} sources had a mean cosine similarity to those of the first of"
+            f"aligned-clusters: the mean cosine similarity of the filters of {len(sources)} sources to those of the"
+            " first was"
             f" {sum(before) / len(before):.3g} before and {sum(after) / len(after):.3g} after alignment."
         )
 

@@ -1,7 +1,7 @@
-"""The starts that everyone has: what ``torch.nn.init`` offers, and two that it lacks.
+"""The usual starts: those of ``torch.nn.init``, and two that it lacks.
 
-Each draws every layer from its own stream, in float32 or better, into any layer kind, and leaves biases at
-zero (``default`` draws them as the framework does).
+Each draws every layer from its own stream, in float32 or better, for any kind of layer, and sets biases to
+zero (``default`` draws them, as the framework does).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _FAN = (
 
 
 def zero_bias(visit: Visit) -> None:
-    """Set the bias to zero where there is one that may be written."""
+    """Set the bias to zero, if there is one that may be written."""
     visit.zero_bias()
 
 
 def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
-    """The gain that keeps the variance through a nonlinearity (``torch.nn.init.calculate_gain``).
+    """The gain that preserves the variance through a nonlinearity (``torch.nn.init.calculate_gain``).
 
     Example:
         >>> round(gain_of("relu"), 4)
@@ -48,10 +48,10 @@ def gain_of(nonlinearity: str, slope: float = 0.0) -> float:
 
 
 class _Baseline(Method):
-    """What all of them have in common: they draw complex weights as well."""
+    """The common base: all of them draw complex weights too."""
 
     def on_complex(self) -> OnComplex:
-        """They are drawn with half of the variance in each part."""
+        """Each part gets half of the variance."""
         return "written"
 
 
@@ -68,8 +68,8 @@ class _Baseline(Method):
 class Default(_Baseline):
     """PyTorch's default: weights and biases uniform in ``±1 / sqrt(fan_in)``.
 
-    The idea: LeCun's scale with a third of the variance, kept by the framework for compatibility. It lets
-    activations of deep plain networks die out: see ``headstart.diagnose``.
+    The idea: LeCun's scale with a third of the variance, kept by the framework for compatibility. In deep plain
+    networks activations vanish with it: see ``headstart.diagnose``.
 
     Example:
         >>> import torch, headstart as hs
@@ -100,7 +100,7 @@ class Default(_Baseline):
 
 @dataclass(frozen=True)
 class _VarianceScaling(_Baseline):
-    """Shared by the starts that only set a variance."""
+    """The base of the starts that only set a variance."""
 
     distribution: str = "normal"
     writes_parts: ClassVar[bool] = True
@@ -109,10 +109,10 @@ class _VarianceScaling(_Baseline):
         self.check_choice("distribution", "normal", "uniform")
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """All layers but embeddings, which look a row up and sum nothing."""
+        """All layers except embeddings, which look up a row and sum nothing."""
         for layer in layers:
             if looks_up(layer):
-                report.skip(layer, "an embedding sums nothing, so that fans say nothing of it")
+                report.skip(layer, "an embedding sums no inputs, so its fans have no meaning")
         return [layer for layer in layers if not looks_up(layer)]
 
     def _draw(self, visit: Visit, std: float) -> None:
@@ -213,7 +213,7 @@ class LeCun(_VarianceScaling):
 
 @register(
     "orthogonal",
-    summary="weights with orthonormal rows (or columns) per group: no direction is lost or blown up",
+    summary="weights with orthonormal rows (or columns) per group: no direction vanishes or explodes",
     reference="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning",
     scope="all layers",
     needs_data=False,
@@ -253,7 +253,7 @@ class Orthogonal(_Baseline):
 
 
 def _centre(layer: Layer) -> int:
-    """Index of the kernel's centre tap among its flattened taps (0 for a linear layer)."""
+    """Index of the centre tap among the kernel's flattened taps (0 for a linear layer)."""
     place = 0
     for k in layer.kernel:
         place = place * k + k // 2
@@ -278,7 +278,7 @@ class Dirac(_Baseline):
     """Identity convolution per group for the first ``in/groups`` filters, bias 0.
 
     Args:
-        rest: ``"keep"`` leaves further filters as they are, ``"zero"`` is torch's form.
+        rest: ``"keep"`` leaves the other filters as they are; ``"zero"`` sets them to zero, as torch does.
         linear: Also write linear layers.
     """
 
@@ -349,7 +349,7 @@ class DeltaOrthogonal(_Baseline):
 )
 @dataclass(frozen=True)
 class Zero(_Baseline):
-    """Zero weights and biases. Name the layers with ``include=``: a net of zeros does not train.
+    """Zero weights and biases. Name the layers with ``include=``, since a network of zeros does not train.
 
     Example:
         >>> import torch, headstart as hs
@@ -361,7 +361,7 @@ class Zero(_Baseline):
     writes_parts: ClassVar[bool] = True
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """All layers, with a warning where that is every layer of a network."""
+        """All layers, with a warning if that is every layer of the network."""
         if 1 < len([*trace.layers, *trace.parts]) == len(layers):
             report.add_finding(
                 "zero: every weight layer is zero, so the network cannot train. Name some with include=."

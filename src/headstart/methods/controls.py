@@ -1,7 +1,7 @@
-"""Controls: the part of a method's effect that random filters of the same size already have.
+"""Controls: random filters of the same norms show how much of a method's effect comes from its scale alone.
 
-With batch norm the effective step is lr / |w|^2, so a method that only changes norms looks like a better
-start. A control keeps what a method does to norms and takes its structure away.
+With batch norm the effective step is lr / |w|^2, so a method that only changes norms can look like a better
+start. A control keeps a method's norms and removes its structure.
 """
 
 from __future__ import annotations
@@ -32,18 +32,22 @@ class _Control(Method, ABC):
         ok = len(methods) == 1 and not isinstance(methods[0], _Control)
         self.check(ok, f"of={self.of!r} is not one plain method", "Name one, such as of=prewarm")
         ok = type(methods[0]).after is Method.after
-        self.check(ok, f"of={self.of!r} rescales what it filled", "Controls serve methods that only fill weights")
+        self.check(
+            ok,
+            f"of={self.of!r} rescales the weights that it fills",
+            "Controls exist for methods that only fill weights",
+        )
         treated = methods[0].info  # a control writes where its treatment writes, and from what it needs
         own = replace(type(self).info, scope=treated.scope, needs_data=treated.needs_data)
         object.__setattr__(self, "info", own)
 
     @property
     def treatment(self) -> Method:
-        """The method whose control this is."""
+        """The method that this is a control for."""
         return parse(self.of)[0]
 
     def identity(self) -> str:
-        """The options, and what the treatment's stand for."""
+        """The options, and the identity of the treatment."""
         plain, stands_for = repr(self.treatment), self.treatment.key()
         return repr(self) if stands_for == plain else f"{type(self).__name__}(of={stands_for})"
 
@@ -52,7 +56,7 @@ class _Control(Method, ABC):
         return self.treatment.select(layers, trace, report)
 
     def start(self, view: ModelView) -> None:
-        """Let a treatment write that does so before the walk."""
+        """Let the treatment write, if it writes before the walk."""
         self.treatment.start(view)
 
     def before(self, visit: Visit) -> None:
@@ -74,7 +78,7 @@ class _Control(Method, ABC):
 
     @abstractmethod
     def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:
-        """The control's filters, all of them."""
+        """The filters of the control."""
 
 
 def _norms(weight: Tensor) -> Tensor:
@@ -91,7 +95,7 @@ def _norms(weight: Tensor) -> Tensor:
 )
 @dataclass(frozen=True)
 class MatchedRandom(_Control):
-    """Gaussian filters in the places and with the norms of the treatment's filters.
+    """Gaussian filters in place of the treatment's filters, with the same norms.
 
     Args:
         of: The treatment, as a spec.
@@ -114,18 +118,18 @@ class MatchedRandom(_Control):
 
 @register(
     "zero-dc-random",
-    summary="control: the layer's own random filters without their mean, at their own norm",
-    reference="a control for the removed mean that patch-based filters share",
+    summary="control: the layer's own random filters with their mean removed, at the same norm",
+    reference="a control for the removed mean, which patch-based filters share",
     scope="first convolution",
     needs_data=True,
     cost="that of the method it controls",
 )
 @dataclass(frozen=True)
 class ZeroDCRandom(_Control):
-    """The layer's own filters, in the places that the treatment writes, with their mean removed.
+    """The layer's own filters with their mean removed, in place of the treatment's filters.
 
     Args:
-        of: The treatment, as a spec; it says which filters.
+        of: The treatment, as a spec; it decides which filters are replaced.
     """
 
     def replace(self, visit: Visit, before: Tensor, after: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gaussian filters with the covariance of trained ones, or with a constructed one (Trockman et al. 2023)."""
+"""Gaussian filters with the covariance of trained filters, or with a constructed one (Trockman et al. 2023)."""
 
 from __future__ import annotations
 
@@ -52,30 +52,33 @@ SMALL = 5  # taps below which smooth and rough filters hardly differ
     needs_data=False,
     cost="no forward pass of its own; an eigendecomposition of taps × taps per layer",
     deviations=(
-        "A bank of clusters gives the covariance between clusters, and the deviations, but no correlations, within"
-        " them: the more clusters, the nearer. CovarianceTransfer.from_models measures it exactly.",
-        "All convolutions of more than one tap; the paper fills depthwise ones (depthwise=true).",
+        "A bank of clusters gives the covariance between clusters and the deviations within them, but no"
+        " correlations within them; more clusters are more exact. CovarianceTransfer.from_models measures the"
+        " covariance exactly.",
+        "All convolutions of more than one tap are written; the paper writes depthwise ones (depthwise=true).",
         "scale='match' keeps the layer's own norm; scale='paper' keeps that of the covariance.",
-        "Other kernel sizes by linear interpolation of the covariance's factor, which keeps it positive.",
+        "For other kernel sizes the covariance's factor is interpolated linearly, so that the covariance stays"
+        " positive.",
     ),
 )
 @dataclass(frozen=True)
 class CovarianceTransfer(Method):
     """Draw every slice of a convolution from a zero-mean Gaussian with the covariance of trained slices.
 
-    The idea: taps of trained filters vary together, neighbours most of all, and how they do differs with depth.
+    The idea: the taps of trained filters are correlated, neighbours most of all, and the correlations differ with
+    depth.
 
     Args:
-        bank: A shipped bank's name, a file, a ``FilterBank``, or several of those, of which the first that has a
-            layer's kernel serves it: clusters of its name, or else of its depth.
-        depthwise: Whether to write depthwise convolutions only; they take covariances of depthwise slices.
+        bank: A shipped bank's name, a file, a ``FilterBank``, or several of these. The first one that has the
+            layer's kernel is used: clusters of the layer's name, or else of its depth.
+        depthwise: Whether to write only depthwise convolutions; they take covariances of depthwise slices.
         scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"source"`` that of the
-            layers that the bank was made from; ``"paper"`` leaves what was drawn; or a number.
+            layers that the bank was made from; ``"paper"`` keeps the drawn values; or a number.
         layers: How many convolutions to write, in execution order; None (default) for all.
-        resize: Whether a layer whose kernel no bank has takes the covariance of the nearest kernel, interpolated.
+        resize: Whether a layer whose kernel is in no bank takes the interpolated covariance of the nearest kernel.
 
     Raises:
-        HeadstartError: The bank does not exist or is damaged, or serves no layer.
+        HeadstartError: The bank does not exist, is damaged, or fits no layer.
 
     Example:
         >>> import torch, headstart as hs
@@ -103,7 +106,7 @@ class CovarianceTransfer(Method):
         """Measure the covariance of the slices of trained models, layer by layer.
 
         Args:
-            models: Modules, state dicts, files of those, or folders; layers of one name are pooled.
+            models: Modules, state dicts, files of those, or folders; layers with the same name are pooled.
             options: The options of the method.
 
         Raises:
@@ -112,11 +115,11 @@ class CovarianceTransfer(Method):
         return cls(measure(models), **options)
 
     def identity(self) -> str:
-        """The options, with the banks by what they hold."""
+        """The options, with fingerprints of the banks."""
         return identity(self)
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """The convolutions of more than one tap that the bank serves."""
+        """The convolutions of more than one tap that the bank fits."""
         spatial = spatial_convolutions(self, layers, trace, report, self.layers, self.depthwise)
         return matched(self, spatial, trace, report, open_banks(self.bank), whole=False, resize=self.resize)
 
@@ -131,23 +134,23 @@ class CovarianceTransfer(Method):
         write_sized(visit, drawn(visit, factor), wanted_rms(visit, self.scale, found.entry.norm), "layer")
 
     def finish(self, view: ModelView) -> None:
-        """Say where few directions are left."""
+        """Report layers whose filters span few directions."""
         tell_narrow(view)
 
 
 @register(
     "structured-covariance",
-    summary="Gaussian depthwise filters with a constructed covariance: smooth, and wider with depth",
+    summary="Gaussian depthwise filters with a constructed covariance: smooth, and wider in deeper layers",
     reference=REFERENCE,
     scope="convolutions",
     needs_data=False,
     cost="no forward pass of its own; an eigendecomposition of taps × taps per layer",
     deviations=(
-        "s0, v and a have no defaults: the paper states them by architecture, and they could not be verified.",
-        "The mask is read as the window over the outer index, the tap of the block, before the matrix is made"
-        " symmetric; negative eigenvalues become zero.",
+        "s0, v and a have no defaults: the paper states them per architecture, and they could not be verified.",
+        "The mask is taken as the window over the outer index (the tap of the block), before the matrix is made"
+        " symmetric. Negative eigenvalues are set to zero.",
         "scale='match' keeps the layer's own norm; scale='paper' keeps that of the covariance.",
-        "Windows of one and three dimensions, and of even kernels, by the same formula.",
+        "One and three dimensions, and even kernels, use the same formula.",
     ),
 )
 @dataclass(frozen=True)
@@ -160,14 +163,14 @@ class StructuredCovariance(Method):
     Args:
         s0: Variance of the window in the first layer, in squared taps. Must be given.
         v: Its growth with depth. Must be given.
-        a: The growth of the growth. Must be given.
-        depthwise: Whether to write depthwise convolutions only (published), and to count depth among those.
-        scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"paper"`` leaves what
-            was drawn; or a number.
+        a: The growth of ``v`` with depth. Must be given.
+        depthwise: Whether to write only depthwise convolutions (published), and to count depth among these.
+        scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"paper"`` keeps the
+            drawn values; or a number.
         layers: How many convolutions to write, in execution order; None (default) for all.
 
     Raises:
-        HeadstartError: A constant is missing, no depthwise convolution, or a variance that is not positive.
+        HeadstartError: A constant is missing, there is no depthwise convolution, or a variance is not positive.
 
     Example:
         >>> import torch, headstart as hs
@@ -211,8 +214,8 @@ class StructuredCovariance(Method):
             self.check(s > 0, wrong, "Pass s0, v and a that keep it positive from 0 to 1")
             if max(layer.kernel) < SMALL:
                 report.add_finding(
-                    f"{self.info.name}: kernels of fewer than {SMALL} taps show hardly anything of the structure;"
-                    " it was made for 7 or more."
+                    f"{self.info.name}: kernels with fewer than {SMALL} taps per side hardly show the structure; it"
+                    " was made for 7 or more."
                 )
         return spatial
 

@@ -1,7 +1,7 @@
-"""Filter clusters: every slice of every convolution is a centroid of trained slices (Ulm et al.).
+"""Filter clusters: every slice of every convolution comes from a cluster of trained slices (Ulm et al.).
 
-The clusters come from a filter bank: see ``headstart.banks``. A layer takes those of its own name, or of its kernel
-and depth, and draws them in proportion to their sizes.
+The clusters come from a filter bank: see ``headstart.banks``. A layer takes the clusters of its own name, or of its
+kernel size and depth, and draws them in proportion to their sizes.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from headstart.model.weights import Layer
     cost="no forward pass of its own",
     presets=("paper",),
     deviations=(
-        "draw='gaussian' draws around the centroids. Copies of a few centroids, as published, leave dense layers few"
-        " directions, and a ResNet-20 ended 8 points lower. Preset: filter-clusters:paper.",
-        "scale='match' keeps the layer's own norm; published centroids are written as they are, and centroids are"
-        " shorter than the slices that they stand for. Preset: filter-clusters:paper.",
-        "A layer whose name the bank does not know takes the clusters of its kernel that lie nearest in relative"
-        " depth, so that a bank serves other architectures; the paper keeps to one.",
-        "Draws come from the call's seed and the layer's name; published ones are not seeded.",
+        "draw='gaussian' draws around the centroids. With copies of a few centroids, as published, dense layers span"
+        " few directions, and a ResNet-20 ended 8 points lower. Preset: filter-clusters:paper.",
+        "scale='match' keeps the layer's own norm. The paper writes centroids as they are, and these are shorter"
+        " than the slices of their clusters. Preset: filter-clusters:paper.",
+        "A layer whose name is not in the bank takes the clusters of its kernel size at the nearest relative depth,"
+        " so that a bank can be used for other architectures. The paper stays with one.",
+        "Draws depend on the call's seed and the layer's name; published draws are not seeded.",
         "Depthwise layers take clusters of depthwise slices only; the paper has none.",
         "Filters that come out as zero keep the layer's own values.",
     ),
@@ -62,24 +62,24 @@ from headstart.model.weights import Layer
 class FilterClusters(Method):
     """Fill convolutions with centroids from a filter bank, drawn in proportion to the sizes of their clusters.
 
-    The idea: slices of trained networks have few typical forms, which differ from layer to layer. A new network may
-    as well start from them. Convolutions of one tap, linear layers, biases and normalization keep their values.
+    The idea: slices of trained networks have a few typical forms, which differ between layers. A new network can
+    start from these. 1×1 convolutions, linear layers, biases and normalization keep their values.
 
     Args:
-        bank: A shipped bank's name, a file, a ``FilterBank``, or several of those, of which the first that has a
-            layer's kernel serves it. The default has slices of ResNets trained on CIFAR-10, depthwise slices of an
+        bank: A shipped bank's name, a file, a ``FilterBank``, or several of these. The first one that has the
+            layer's kernel is used. The default has slices of ResNets trained on CIFAR-10, depthwise slices of an
             EfficientNet trained on ImageNet, and 7×7 slices of ResNets trained on parts of CIFAR-100.
         draw: ``"gaussian"`` (default) draws around a centroid for each pair of output and input channel, with the
-            deviations of its cluster; ``"slices"`` copies the centroid (published), so that a layer has no more forms
-            than clusters; ``"whole"`` copies whole filters, from banks that have those.
+            deviations of its cluster; ``"slices"`` copies the centroid (published), so that a layer has at most as many
+            forms as clusters; ``"whole"`` copies whole filters, from banks that have them.
         scale: ``"match"`` (default) gives each layer the root mean square of its weights; ``"source"`` that of the
             layers that the bank was made from; ``"paper"`` leaves the centroids as they are; or a number.
-        norm: ``"layer"`` scales all filters of a layer by one number; ``"filter"`` gives all the same norm.
+        norm: ``"layer"`` scales all filters of a layer by one number; ``"filter"`` gives all filters the same norm.
         layers: How many convolutions of more than one tap to write, in execution order; None (default) for all.
-        resize: Whether a layer whose kernel no bank has takes the clusters of the nearest kernel, interpolated.
+        resize: Whether a layer whose kernel is in no bank takes the interpolated clusters of the nearest kernel.
 
     Raises:
-        HeadstartError: The bank does not exist or is damaged, or no layer has a kernel of the bank.
+        HeadstartError: The bank does not exist, is damaged, or fits no layer.
 
     Cost: no forward pass; memory for one layer's draws.
 
@@ -114,15 +114,15 @@ class FilterClusters(Method):
 
     @classmethod
     def paper(cls, **options: Any) -> FilterClusters:
-        """The published form: centroids as they are. The number of clusters is the bank's."""
+        """The published form: copies of centroids at their own scale. The bank decides the number of clusters."""
         return cls(**{"scale": "paper", "draw": "slices", **options})
 
     def identity(self) -> str:
-        """The options, with the banks by what they hold."""
+        """The options, with fingerprints of the banks."""
         return identity(self)
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """The convolutions of more than one tap that the bank serves."""
+        """The convolutions of more than one tap that the bank fits."""
         spatial = spatial_convolutions(self, layers, trace, report, self.layers)
         return matched(self, spatial, trace, report, open_banks(self.bank), whole=self._whole, resize=self.resize)
 
@@ -134,9 +134,9 @@ class FilterClusters(Method):
         write_sized(visit, self._drawn(visit, found), wanted_rms(visit, self.scale, found.entry.norm), self.norm)
 
     def finish(self, view: ModelView) -> None:
-        """Say where few directions are left."""
+        """Report layers whose filters span few directions."""
         copied = self.draw != "gaussian"
-        tell_narrow(view, "; draw='gaussian' gives every slice a form of its own" if copied else "")
+        tell_narrow(view, "; draw='gaussian' gives every slice its own form" if copied else "")
 
     @property
     def _whole(self) -> bool:

@@ -23,7 +23,7 @@ REFERENCE_KERNEL = 7  # the ranges below are stated for it
 
 @register(
     "gabor",
-    summary="first convolutions from random Gabor filters: centred, without mean, at the layer's norm",
+    summary="first convolutions from random Gabor filters: centred, with zero mean, at the layer's norm",
     reference="Rivas and Rai 2023, Gabor filters as initializers for convolutional neural networks; ranges from"
     " the filter-clustering study of Ulm et al.",
     scope="first convolution",
@@ -32,9 +32,9 @@ REFERENCE_KERNEL = 7  # the ranges below are stated for it
     presets=("paper",),
     deviations=(
         "The grid is centred; the published one is half a pixel off.",
-        "Mean removed and norm matched; published filters have 12 times the default norm and a large mean.",
+        "The mean is removed and the norm matched; published filters have 12 times the default norm and a large mean.",
         "Every input channel gets its own random weight; published filters repeat one plane.",
-        "Window and wavelength scale with the kernel (stated for 7), and wavelengths stay above 2 pixels.",
+        "Window and wavelength scale with the kernel (the ranges are for 7 taps), and wavelengths stay above 2 pixels.",
     ),
 )
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Gabor(Method):
         layers: How many convolutions to write, in execution order; default 1.
         scale: ``"match"`` (default) the root mean square of the layer's weights, ``"raw"`` as computed, or a
             number.
-        centred: Grid symmetric around the kernel's centre, and the mean of every filter removed.
+        centred: Whether the grid is symmetric around the kernel's centre, and the mean of every filter is removed.
         channels: ``"random"`` weights each input channel at random, ``"same"`` repeats one plane.
         sigma: Range of the window in pixels of a 7-tap kernel.
         wavelength: Range of the wavelength in the same unit.
@@ -91,7 +91,7 @@ class Gabor(Method):
         layer = visit.layer
         if self.centred and min(k for k in layer.kernel if k > 1) < 5:
             visit.add_finding(
-                f"{self.info.name}: a kernel of {layer.kernel} is too small for most waves; 5 or more taps serve."
+                f"{self.info.name}: a kernel of {layer.kernel} is too small for most waves; use 5 or more taps."
             )
         planes = self._planes(visit)  # (out, *kernel)
         block = planes.unsqueeze(1).expand(layer.shape)

@@ -1,4 +1,4 @@
-"""LSUV: orthonormal weights, then each layer's whole output brought to unit deviation (Mishkin and Matas 2016)."""
+"""LSUV: orthonormal weights, then each layer's output scaled to unit deviation (Mishkin and Matas 2016)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from headstart.numerics.fetching import Values
 
 @register(
     "lsuv",
-    summary="orthonormal weights, each layer's output brought to unit deviation",
+    summary="orthonormal weights, each layer's output scaled to unit deviation",
     reference="Mishkin and Matas 2016, All you need is a good init",
     scope="all layers",
     needs_data=True,
     cost="one forward pass of the batch; two or three Cholesky decompositions per layer",
     deviations=(
-        "The factor is solved in closed form, biases included, instead of tried up to 10 or 20 times within a"
-        " tolerance of 0.1.",
+        "The factor is computed in closed form, biases included, instead of iterated 10 or 20 times to a tolerance"
+        " of 0.1.",
         "Layers run in execution order, not in registration order; a shared layer is treated on its first use.",
         "Biases are left alone, as in the authors' Caffe script; the PyTorch ports zero them.",
-        "Statistics of the whole output tensor, as published: channels may differ (see within-layer).",
+        "Statistics are of the whole output tensor, as published: channels may differ (see within-layer).",
     ),
     revision=3,  # one layer beside recurrent ones is an output layer; the factor rounds differently
 )
@@ -43,18 +43,18 @@ from headstart.numerics.fetching import Values
 class LSUV(FromData):
     """Layer-sequential unit-variance: one factor per layer, so that its output has deviation ``std``.
 
-    The idea: orthonormal weights keep directions apart, and unit variance on real data keeps signals alive
-    whatever the activations are. The output is ``t * z + b``, with ``z`` what the weights make and ``b`` the bias;
+    The idea: orthonormal weights keep directions apart, and unit variance on real data keeps signals alive,
+    whatever the activations are. The output is ``t * z + b``: ``z`` comes from the weights, ``b`` is the bias;
     its variance is a quadratic in ``t``, solved exactly.
 
     Args:
-        fill: ``"orthogonal"`` draws new weights, ``"keep"`` rescales those that are there.
+        fill: ``"orthogonal"`` draws new weights, ``"keep"`` rescales the present ones.
         std: The deviation to reach, default 1.
         before_norm: ``"normalize"`` (published) or ``"skip"`` layers that a normalization follows.
         output_layer: ``"normalize"`` (published) or ``"keep"`` layers whose output the model returns.
-        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, a choice of their author; ``"write"``
             writes them, too.
-        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+        recurrent: ``"leave"`` (default) keeps layers that run on their own earlier outputs; ``"all"`` calibrates
             them over all their steps, in several passes.
 
     Example:
@@ -81,11 +81,11 @@ class LSUV(FromData):
         self.check(ok, f"std={self.std!r} is not a positive number", "Pass the deviation to reach, such as 1")
 
     def on_complex(self) -> OnComplex:
-        """They are drawn and rescaled: the deviation is that of ``|y - mean|``."""
+        """They are drawn and rescaled by the deviation of ``|y - mean|``."""
         return "written"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """All layers but those that the options leave alone."""
+        """All layers except those that the options leave alone."""
         return leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
 
     def draws(self, layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
@@ -134,7 +134,7 @@ class LSUV(FromData):
             elif not written:
                 restore()
                 deviation = math.sqrt(total / n)
-                report.skip(layer, f"its biases alone have deviation {deviation:.3g}, above {self.std:g}")
+                report.skip(layer, f"the deviation of its biases alone, {deviation:.3g}, is above {self.std:g}")
                 report.add_finding(
                     f"{self.info.name}: '{layer.name}' cannot reach deviation {self.std:g} by its weights alone."
                 )

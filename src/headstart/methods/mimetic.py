@@ -1,4 +1,4 @@
-"""Mimetic attention: queries and keys, values and outputs whose products look like those of trained transformers."""
+"""Mimetic attention: products of query and key weights, and of value and output weights, as in trained transformers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headstart.model.weights import Layer
 
 @register(
     "mimetic",
-    summary="attention whose QKᵀ is near 0.7 Z + 0.7 I and VO near 0.4 Z - 0.4 I, as trained transformers have it",
+    summary="attention with QKᵀ near 0.7 Z + 0.7 I and VO near 0.4 Z - 0.4 I, as in trained transformers",
     reference="Trockman and Kolter 2023, Mimetic initialization of self-attention layers",
     scope="all layers",
     needs_data=True,
@@ -29,30 +29,30 @@ from headstart.model.weights import Layer
     " decomposition per head",
     presets=("control",),
     deviations=(
-        "Attention is found by what the forward pass computes. Where groups of queries share keys, or heads are"
-        " wider than the input, it is left.",
-        "Position embeddings stay as they are; the authors also make them sinusoids.",
+        "Attention is found from the operations of the forward pass. It is left if groups of queries share keys, or"
+        " if heads are wider than the input.",
+        "Position embeddings stay as they are; the authors also set them to sinusoids.",
         "Biases of the projections are set to zero.",
     ),
     depends_on_other_layers=True,
 )
 @dataclass(frozen=True)
 class Mimetic(Method):
-    """Give every head a product of its query and key weights that is near a multiple of the identity, plus noise.
+    """Make the product of each head's query and key weights nearly a multiple of the identity, plus noise.
 
-    The idea: in trained vision transformers ``W_Q W_Kᵀ`` has a strong positive diagonal (tokens attend to those like
-    them), and ``W_V W_O`` a negative one. So draw ``α Z + β I`` with ``Z`` of variance ``1/d``, and factor it by
-    singular values: for queries and keys the ``d/h`` largest of a draw for each head, for values and outputs of one
-    draw for all.
+    The idea: in trained vision transformers ``W_Q W_Kᵀ`` has a strong positive diagonal (tokens attend to similar
+    ones), and ``W_V W_O`` a negative one. So draw ``α Z + β I``, with ``Z`` of variance ``1/d``, and factor it by
+    singular values: for queries and keys with the ``d/h`` largest of one draw per head, for values and outputs of one
+    draw for all heads.
 
     Args:
         qk: ``(α, β)`` of queries and keys. Default ``(0.7, 0.7)``.
-        vo: ``(α, β)`` of values and outputs; β is taken off. Default ``(0.4, 0.4)``.
-        vectors: ``"own"`` (default), or ``"random"``: the control, with random orthogonal matrices around the same
+        vo: ``(α, β)`` of values and outputs; β is subtracted. Default ``(0.4, 0.4)``.
+        vectors: ``"own"`` (default); or ``"random"``, the control: random orthogonal matrices around the same
             singular values, so that spectra and norms of all four weights are exactly those of the method.
 
     Raises:
-        HeadstartError: An option makes no sense, or the model cannot be run.
+        HeadstartError: An option is out of range, or the model cannot be run.
 
     Example:
         >>> import torch, headstart as hs
@@ -77,7 +77,7 @@ class Mimetic(Method):
         for name in ("qk", "vo"):
             pair = getattr(self, name)
             ok = len(pair) == 2 and all(math.isfinite(v) and v >= 0 for v in pair) and any(pair)
-            self.check(ok, f"{name}={pair!r} is no pair of factors", "Pass two numbers from 0, such as (0.7, 0.7)")
+            self.check(ok, f"{name}={pair!r} is not a pair of factors", "Pass two numbers from 0, such as (0.7, 0.7)")
 
     @classmethod
     def control(cls, **options: Any) -> Mimetic:
@@ -121,7 +121,7 @@ class Mimetic(Method):
             return torch.randn(width, width, generator=generator, dtype=torch.float64)
 
         def turned(matrix: Tensor, purpose: str) -> Tensor:
-            """Columns of the same number, orthonormal; random ones for the control."""
+            """The same number of orthonormal columns; random ones for the control."""
             if self.vectors == "own":
                 return matrix
             return torch.linalg.qr(draw(purpose)[:, : matrix.shape[1]])[0]
@@ -158,7 +158,7 @@ def _put(
 
 
 def _touched(attentions: tuple[Attention, ...], name: str, size: int) -> list[int]:
-    """Outputs of a layer that attentions take, or all of an output projection."""
+    """The outputs of a layer that attentions take; all outputs of an output projection."""
     rows: list[int] = []
     for attention in attentions:
         for part in (attention.query, attention.key, attention.value):
@@ -177,7 +177,7 @@ def _reason_to_leave(attention: Attention, layers: Mapping[str, Layer]) -> str:
     if len({layers[part.layer].in_channels for part in parts}) > 1:
         return f"'{attention.query.layer}' and '{attention.key.layer}' take inputs of different widths"
     if any(layers[name].kind != "linear" for name in names):
-        return f"'{names[0]}' is no linear layer"
+        return f"'{names[0]}' is not a linear layer"
     width = layers[attention.query.layer].in_channels
     heads = [len(part.rows) for part in parts]
     if len(set(heads)) > 1:
@@ -187,7 +187,7 @@ def _reason_to_leave(attention: Attention, layers: Mapping[str, Layer]) -> str:
     if attention.output:
         whole = layers[attention.output]
         if (whole.out_channels, whole.in_channels) != (width, sum(map(len, attention.value.rows))):
-            return f"'{attention.output}' does not give back the width of the input"
+            return f"'{attention.output}' does not return to the width of the input"
     return ""
 
 

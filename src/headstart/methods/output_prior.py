@@ -26,36 +26,36 @@ BEYOND = 5.0  # standard deviations that stand for the largest deviation, where 
 
 @register(
     "output-prior",
-    summary="output layer scaled down, its bias such that the mean output is the base rate of the targets",
+    summary="output layer scaled down, its bias set so that the mean output is the base rate of the targets",
     reference="Lin et al. 2017, Focal loss for dense object detection (the bias of a rare class); Karpathy 2019,"
     " A recipe for training neural networks",
     scope="all layers",
     needs_data=True,
-    cost="one forward pass of the batch, and one look at the targets",
+    cost="one forward pass of the batch, and one pass over the targets",
     deviations=(
         "The weights are scaled down, never to zero: a zero head would pass no gradient to the layers before it.",
-        "The base rates are counted on the targets; the focal loss's 0.01 was chosen.",
-        "Classes without a sample share a quarter of one, so that their logits stay finite.",
+        "The base rates are counted on the targets; the focal loss paper sets 0.01 by hand.",
+        "Classes without a sample count as a quarter of a sample together, so that their logits stay finite.",
     ),
 )
 @dataclass(frozen=True)
 class OutputPrior(Method):
-    """Start with the loss that knows the base rates, and nothing about the inputs.
+    """Start with outputs that match the base rates of the targets and ignore the inputs.
 
-    The idea: a fresh head guesses at random, and with rare classes the first hundred steps go into learning what
-    could have been counted: how often each class occurs. So the last layer's bias becomes ``log p`` (softmax),
+    The idea: a new head guesses at random. With rare classes, the first hundred steps only learn what
+    can be counted: how often each class occurs. So the last layer's bias becomes ``log p`` (softmax),
     ``log(p / (1 - p))`` (sigmoid) or the mean (regression), and its weights are scaled down until outputs hardly
-    deviate from that. The loss before the first step is then the entropy of the base rates.
+    deviate from it. The loss before the first step is then the entropy of the base rates.
 
-    Layers whose output the model returns are written; ``include=`` names one of several.
+    It writes the layers whose output the model returns; ``include=`` chooses among several.
 
     Args:
         kind: ``"softmax"`` (class numbers or shares), ``"sigmoid"`` (0 or 1 for every channel), ``"regression"``
-            (numbers), or ``"auto"`` (default), which tells by the type and the values of the targets.
-        targets: ``batch -> tensor``, or a dict of those by layer name, for segmentation and detection heads and data of
-            any other form. Default: what stands behind the inputs, or under ``label``, ``labels``, ``target``,
-            ``targets``, ``y``, ``mask``. Negative class numbers, and 255 of fewer classes, are not counted.
-        deviation: How far an output may deviate from its mean on the batch, in logits; for regression in standard
+            (numbers), or ``"auto"`` (default), which decides by the type and the values of the targets.
+        targets: ``batch -> tensor`` or ``batch -> dict`` by layer name, for segmentation and detection heads and data
+            of any other form. Default: what follows the inputs, or the values under ``label``, ``labels``, ``target``,
+            ``targets``, ``y``, ``mask``. Negative class numbers, and 255 if there are fewer classes, are not counted.
+        deviation: How far an output may deviate from its mean on the batch, in logits, or for regression in standard
             deviations of the targets. Smaller deviations are kept. Default 0.02.
 
     Raises:
@@ -113,8 +113,8 @@ class OutputPrior(Method):
         if visit.bias_free:
             visit.affine(scale, keep_bias=True)
             visit.add_finding(
-                f"output-prior: '{layer.name}' has no bias that may be written, so its outputs were scaled down, but do"
-                " not hold the base rates."
+                f"output-prior: '{layer.name}' has no bias that may be written, so its outputs were scaled down, but"
+                " do not match the base rates."
             )
             return
         visit.affine(scale, bias - moments.mean * scale)
@@ -128,7 +128,7 @@ class OutputPrior(Method):
             return None if found is None else torch.as_tensor(found)
         if found is None:
             raise DataError(
-                "output-prior counts targets, and the data have none that it can see.",
+                "output-prior counts targets, and finds none in the data.",
                 remedy="Pass (inputs, targets), a dict with labels, or hs.OutputPrior(targets=lambda batch: ...).",
             )
         return found
@@ -138,7 +138,7 @@ class OutputPrior(Method):
         if targets.numel() == 0 or not bool(torch.isfinite(targets.double()).all()):
             raise DataError(
                 f"The targets, of shape {tuple(targets.shape)}, are empty or hold NaN or infinite values.",
-                remedy="Check what the data give as targets.",
+                remedy="Check the targets in the data.",
             )
         kind = kind_of(targets, output, channels, axis) if self.kind == "auto" else self.kind
         values = channels_of(targets, output, channels, axis, counted=kind == "softmax")

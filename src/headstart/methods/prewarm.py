@@ -1,7 +1,7 @@
 """Pre-Warm: half of the first convolution from clustered, tapered image patches (2026).
 
-Steps: draw patches from a batch, remove each patch's mean, cluster, taper the centroids towards the kernel's
-centre, scale, and write them over the first half of the filters. The other half keeps its random values.
+Steps: draw patches from a batch, remove each patch's mean, cluster them, taper the centroids around the kernel's
+centre, scale them, and write them over the first half of the filters. The other half keeps its random values.
 """
 
 from __future__ import annotations
@@ -57,19 +57,22 @@ MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 
     " Initialization for Convolutional Neural Networks (arXiv 2606.25256)",
     scope="first convolution",
     needs_data=True,
-    cost="patches and k-means of one batch, and the forward pass as far as the first convolution",
+    cost="patches and k-means on one batch, and the forward pass up to the first convolution",
     presets=("paper",),
     deviations=(
-        "scale='match' keeps the layer's own norm; the published 0.20 (gray) and 0.25 (colour) are 1 to 2.3 times"
-        " the framework's default deviation, so scale and structure were confounded. Preset: prewarm:paper.",
-        "Full k-means on the data's device with four starts instead of MiniBatchKMeans with three; the preset uses the"
-        " latter.",
-        "Patch counts are read from the batch at hand, not from the whole training set, and a rule gets at most"
-        " 262,144 patches in all, fewer of kernels with more than 128 numbers (33.5 million numbers in all).",
-        "Even kernels taper around (k - 1) / 2; 1-D and 3-D kernels by the Manhattan distance in their dimensions.",
-        "Groups are clustered each on its own channels, or together where a group gets fewer than two filters.",
-        "Centroids that coincide, vanish or hold no patch are left out, and those filters keep their random values.",
-        "The seed of k-means comes from the call's seed and the layer's name.",
+        "scale='match' keeps the layer's own norm. The published 0.20 (gray) and 0.25 (colour) are 1 to 2.3 times"
+        " the framework's default deviation, so the published comparison mixes scale and structure. Preset:"
+        " prewarm:paper.",
+        "Full k-means with four starts on the data's device, instead of MiniBatchKMeans with three; the preset uses"
+        " MiniBatchKMeans.",
+        "Patch counts come from the batch, not from the whole training set. A rule gets at most 262,144 patches in"
+        " all, and fewer for kernels with more than 128 numbers (33.5 million numbers in all).",
+        "Even kernels are tapered around (k - 1) / 2, and 1-D and 3-D kernels by the Manhattan distance in their"
+        " dimensions.",
+        "Each group is clustered on its own channels; all are clustered together if a group gets fewer than two"
+        " filters.",
+        "Centroids that coincide, are zero or have no patch are left out, and those filters keep their random values.",
+        "The seed of k-means depends on the call's seed and the layer's name.",
     ),
     # 2: k-means on the data's device; 3: fewer patches of large kernels; 4: its sums row by row on the CPU
     revision=4,
@@ -78,7 +81,7 @@ MOST_PATCHES = 2**18  # what a rule may ask for in all; the published runs used 
 class PreWarm(FromData):
     """Fill part of the first convolution with centroids of the data's own patches.
 
-    The idea: filters that look like what the data shows respond to it from the first step on.
+    The idea: filters that look like the data respond to them from the first step.
 
     Args:
         fraction: Share of the filters to write, the first ones; default half.
@@ -86,25 +89,25 @@ class PreWarm(FromData):
             ``floor((F / 4) / d)`` with ``d`` the share of pixels above Otsu's threshold, otherwise
             ``floor((F / 4) * 6.65 * m)`` with ``m`` the mean norm of mean-free patches of pixels in [0, 1], ``F``
             the layer's filters. ``"otsu"`` and ``"norm"`` force one of them. ``"auto"`` (default) is the rule, or
-            256 patches per cluster where raw pixels cannot be known (said in the report).
+            256 patches per cluster if raw pixels are not known (the report says so).
         scale: ``"match"`` (default) gives the written filters the root mean square of the layer's weights;
             ``"bound"`` He's deviation ``sqrt(2 / fan_in)``; ``"paper"`` 0.20 for one channel and 0.25 otherwise;
             or a standard deviation. Never above He's deviation unless ``bound=False``.
-        norm: ``"global"`` scales all filters by one number (published); ``"filter"`` gives all the same norm.
-        taper: ``"after"`` clustering (published), ``"before"`` it, or ``"none"``.
-        source: ``"centroids"``, or a control: ``"patches"`` (random ones, not clustered), ``"shuffled"``
-            (the centroids' entries in random places).
+        norm: ``"global"`` scales all filters by one number (published); ``"filter"`` gives all filters the same norm.
+        taper: ``"after"`` clustering (published), ``"before"`` clustering, or ``"none"``.
+        source: ``"centroids"``, or a control: ``"patches"`` (random patches, not clustered), ``"shuffled"``
+            (the centroids' entries in random order).
         algorithm: ``"lloyd"`` or ``"minibatch"`` (published).
-        bound: Whether to cap the scale at He's deviation, the parity bound.
-        mean: What normalization subtracted per channel: lets the colour rule see pixels in [0, 1].
-        std: What it divided by.
-        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+        bound: Whether to cap the scale at He's deviation, the "parity bound".
+        mean: What the normalization subtracted per channel, so that the colour rule sees pixels in [0, 1].
+        std: What the normalization divided by.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, a choice of their author; ``"write"``
             writes them, too.
-        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+        recurrent: ``"leave"`` (default) keeps layers that run on their own earlier outputs; ``"all"`` calibrates
             them over all their steps, in several passes.
 
     Raises:
-        HeadstartError: No convolution, images smaller than the kernel, a rule that the data cannot serve.
+        HeadstartError: There is no convolution, images are smaller than the kernel, or the rule does not fit the data.
 
     Cost: no forward pass beyond the first convolution; memory for the patches.
 
@@ -149,7 +152,7 @@ class PreWarm(FromData):
             finite = all(isinstance(v, (int, float)) and math.isfinite(v) for v in (*self.mean, *self.std))
             self.check(
                 finite and all(v > 0 for v in self.std),
-                f"mean={self.mean!r}, std={self.std!r} are no normalization",
+                f"mean={self.mean!r}, std={self.std!r} are not a normalization",
                 "Pass what was subtracted and what was divided by, one number per channel",
             )
 
@@ -188,7 +191,7 @@ class PreWarm(FromData):
         visit.write(weight)
 
     def _tasks(self, layer: Layer, drawn: Tensor, filters: int) -> list[tuple[Tensor, list[int]]]:
-        """What to cluster for which filters: each group on its own channels, or all groups pooled."""
+        """Which patches to cluster for which filters: each group's own channels, or all groups pooled."""
         size = layer.out_channels // layer.groups
         places = [list(range(g * size, g * size + n)) for g, n in enumerate(share(filters, layer.groups))]
         groups = by_group(layer, drawn)
@@ -223,9 +226,9 @@ class PreWarm(FromData):
             return math.floor(quarter * NORM_RULE * mean_patch_norm(sample))
         if self.patches != "auto":
             raise DataError(
-                f"{self.info.name}: the rule for several channels counts patches by their norm on pixels in [0, 1],"
-                f" and the input of {layer.where} spans {float(images.min()):.3g} to {float(images.max()):.3g}.",
-                remedy="Pass mean= and std= of the normalization in use, a number as patches=, or patches='auto'.",
+                f"{self.info.name}: the rule for several channels uses norms of patches of pixels in [0, 1], but the"
+                f" input of {layer.where} spans {float(images.min()):.3g} to {float(images.max()):.3g}.",
+                remedy="Pass mean= and std= of your normalization, a number as patches=, or patches='auto'.",
             )
         visit.add_finding(
             f"{self.info.name}: raw pixels are not known, so {POINTS_PER_CLUSTER} patches per cluster were drawn;"
@@ -234,7 +237,7 @@ class PreWarm(FromData):
         return math.ceil(POINTS_PER_CLUSTER * clusters / len(images))
 
     def _block(self, visit: Visit, patches: Tensor, clusters: int, purpose: str) -> Tensor:
-        """Centroids (or what stands in for them as a control) of one set of patches, tapered."""
+        """Tapered centroids of one set of patches, or what a control puts in their place."""
         view = patches.flatten(1)
         flat = view - view.mean(1, keepdim=True)
         noise = 16 * torch.finfo(flat.dtype).eps * float(view.norm(dim=1).max())  # rounding of the mean
@@ -261,7 +264,7 @@ class PreWarm(FromData):
         return found.reshape(-1, *patches.shape[1:])
 
     def _scaled(self, visit: Visit, block: Tensor) -> Tensor:
-        """The block at the size that the options ask for."""
+        """The block at the scale that the options set."""
         bound = parity_bound(visit.layer)
         if self.scale == "match":
             alpha = matched_rms(visit)
@@ -285,7 +288,7 @@ class PreWarm(FromData):
 
 
 def _distinct(rows: Tensor, same: float) -> Tensor:
-    """Rows without repetitions (up to ``same`` in each entry), in the order of their first appearance."""
+    """Rows without repetitions (within ``same`` in each entry), in the order of first appearance."""
     _, inverse = (rows / same).round().unique(dim=0, return_inverse=True)
     place = torch.arange(len(rows), device=rows.device)
     first = torch.full_like(place, len(rows)).scatter_reduce(0, inverse, place, "amin").sort().values

@@ -1,4 +1,4 @@
-"""Recurrent layers: orthogonal hidden weights in every gate, and a forget gate that begins open."""
+"""Recurrent layers: orthogonal hidden weights in every gate, and a forget gate that starts open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST = 100  # steps, for chrono
 
 @register(
     "recurrent",
-    summary="LSTM, GRU, RNN: orthogonal hidden weights per gate, Xavier's input weights, the forget gate begins open",
+    summary="LSTM, GRU, RNN: orthogonal hidden weights per gate, Xavier's input weights, the forget gate starts open",
     reference="Saxe et al. 2014 (orthogonal); Gers, Schmidhuber and Cummins 2000, Jozefowicz et al. 2015 (forget bias);"
     " Tallec and Ollivier 2018, Can recurrent neural networks warp time? (chrono)",
     scope="all layers",
@@ -34,29 +34,29 @@ LONGEST = 100  # steps, for chrono
     cost="no forward pass of its own; one QR decomposition per gate",
     presets=("chrono",),
     deviations=(
-        "torch adds two biases per gate: the sum counts, so the second is zero and the first holds the value.",
-        "A GRU's update gate keeps the old state where it is near 1, so it gets what an LSTM's forget gate gets; only"
-        " with chrono, since its own start (one half) is the usual one.",
+        "torch has two biases per gate and adds them, so the first holds the value and the second is zero.",
+        "A GRU's update gate keeps the old state when it is near 1, so chrono treats it as an LSTM's forget gate."
+        " Without chrono it keeps the usual start (one half).",
     ),
 )
 @dataclass(frozen=True)
 class Recurrent(Method):
     """Start recurrent layers so that they remember.
 
-    The idea: what a layer keeps over ``t`` steps is multiplied ``t`` times, by the hidden weights and by the forget
-    gate. Orthogonal hidden weights keep its length. A forget gate of bias 0 halves a memory at every step; with bias 1
-    it keeps 73 %, and with chrono's ``log(u)``, ``u ~ U(1, T - 1)``, units forget over all times up to ``T``.
+    The idea: over ``t`` steps, a layer's memory is multiplied ``t`` times, by the hidden weights and by the forget
+    gate. Orthogonal hidden weights keep its length. A forget gate with bias 0 halves it at every step; with bias 1
+    it keeps 73 %. With chrono's ``log(u)``, ``u ~ U(1, T - 1)``, the units' memory times cover all times up to ``T``.
 
     Other layers are left alone.
 
     Args:
-        forget: What ``bias_ih + bias_hh`` of an LSTM's forget gate is. Default 1.
+        forget: The value of ``bias_ih + bias_hh`` of an LSTM's forget gate. Default 1.
         longest: ``T`` of chrono, in steps: the longest dependence. None (default) for no chrono.
         hidden: ``"orthogonal"`` (default) or ``"keep"``.
         inputs: ``"xavier"`` (default; per gate) or ``"keep"``.
 
     Raises:
-        HeadstartError: An option makes no sense.
+        HeadstartError: An option is out of range.
 
     Example:
         >>> import torch, headstart as hs
@@ -81,7 +81,7 @@ class Recurrent(Method):
 
     @classmethod
     def chrono(cls, **options: Any) -> Recurrent:
-        """Forget gates for all times up to 100 steps; ``longest=`` says another."""
+        """Forget gates for all times up to 100 steps; set another limit with ``longest=``."""
         return cls(**{"longest": LONGEST, **options})
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
@@ -113,7 +113,7 @@ class Recurrent(Method):
             visit.write(bias=torch.zeros_like(old) if bias is None else bias.to(old))
 
     def _bias(self, visit: Visit, layer: Part) -> Tensor | None:
-        """The bias of a gate, all of it in ``bias_ih``."""
+        """The bias of a gate, held by ``bias_ih`` alone."""
         lstm = isinstance(layer.module, (nn.LSTM, nn.LSTMCell))
         role = {"f": "keep", "i": "take"}.get(layer.block, "") if lstm else {"z": "keep"}.get(layer.block, "")
         if self.longest is not None and role:
@@ -125,7 +125,7 @@ class Recurrent(Method):
         return torch.full((layer.out_channels,), float(self.forget)) if lstm and layer.block == "f" else None
 
     def finish(self, view: ModelView) -> None:
-        """Say what was found."""
+        """Report the recurrent modules."""
         gated = {la.host_name for la in view.layers if isinstance(la, Part)}
         if gated:
             view.report.add_finding(

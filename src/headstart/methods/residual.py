@@ -1,4 +1,4 @@
-"""Residual branches that begin at zero, or small: zero gains, Fixup's scales, and GPT-2's factor by depth."""
+"""Residual branches that start at zero, or small: zero gains, Fixup's scales, and GPT-2's factor by depth."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from headstart.model.weights import Layer, look
 
 @register(
     "residual",
-    summary="residual branches begin at zero (last gain or weight), or with Fixup's scales, or scaled by their number",
+    summary="residual branches start at zero (last gain or weight), with Fixup's scales, or scaled by the number of"
+    " branches",
     reference="Goyal et al. 2017 (zero gain); Zhang, Dauphin and Ma 2019, Fixup; Radford et al. 2019, GPT-2 (depth)",
     scope="all layers",
     needs_data=True,
     cost="one forward pass of the batch, and one of two samples that records every operation",
     presets=("fixup", "depth"),
     deviations=(
-        "Branches are found by what the forward pass adds up, not by the names of blocks.",
-        "form='zero' sets a layer scale to zero where a branch ends in one, and leaves a branch that ends in an"
-        " activation: a ReLU of zero would never learn.",
-        "form='fixup' scales the weights that are there and adds no scalar parameters; put 'kaiming' before it for the"
+        "Branches are found from the sums in the forward pass, not from the names of blocks.",
+        "form='zero' sets a layer scale to zero if a branch ends in one. It leaves a branch that ends in an"
+        " activation: behind a ReLU of zero nothing would learn.",
+        "form='fixup' scales the present weights and adds no scalar parameters; put 'kaiming' before it for the"
         " published form.",
         "form='depth' divides by the root of the number of branches, which is √(2L) for L blocks of two branches.",
     ),
@@ -36,15 +37,15 @@ from headstart.model.weights import Layer, look
 )
 @dataclass(frozen=True)
 class Residual(Method):
-    """Make every residual block begin near the identity.
+    """Make every residual block start near the identity.
 
     The idea: in ``x + f(x)`` the variance grows with every block, and in a deep network without norms it explodes. If
-    every ``f`` begins at zero, a signal passes through unchanged at any depth, and each branch grows as it learns.
+    every ``f`` starts at zero, a signal passes unchanged through any depth, and each branch grows as it learns.
 
     Args:
-        form: ``"zero"`` (default): the gain of a branch's last norm (or its layer scale) is zero, or without one the
-            weight and bias of its last layer. ``"fixup"``, for networks without norms: of ``L`` branches with ``m``
-            layers in a row, the last layer is zero and the others are scaled by ``L^(-1/(2m-2))``; output layers are
+        form: ``"zero"`` (default): the gain of a branch's last norm (or its layer scale) is zero; without one, the
+            weight and bias of its last layer are. ``"fixup"``, for networks without norms: in ``L`` branches of ``m``
+            layers each, the last layer is zero and the others are scaled by ``L^(-1/(2m-2))``; output layers are
             zero. ``"depth"``: the end of every branch is scaled by ``1/√L``.
 
     Raises:
@@ -74,7 +75,7 @@ class Residual(Method):
 
     @classmethod
     def fixup(cls) -> Residual:
-        """Fixup's scales without its added parameters, for networks without norms."""
+        """Fixup's scales without its extra parameters, for networks without norms."""
         return cls(form="fixup")
 
     @classmethod
@@ -87,7 +88,9 @@ class Residual(Method):
         assert view.batch is not None
         branches = find_branches(view.model, view.batch)
         if not branches:
-            view.report.add_finding("residual: no residual branch was found: no sum of a value and what is made of it.")
+            view.report.add_finding(
+                "residual: no residual branch was found: the model never adds a value to something computed from it."
+            )
             return
         ends = [f"'{b.first}' to '{b.gain or b.last}'" for b in branches]
         view.report.add_finding(
@@ -112,8 +115,8 @@ class Residual(Method):
         for reason, names in left.items():
             listed = ", ".join(f"'{name}'" for name in names[:5])
             view.report.add_finding(
-                f"residual: {len(names)} branches were left at their end,"
-                f" {listed}{' …' if len(names) > 5 else ''}: {reason}."
+                f"residual: {len(names)} branches, which end in {listed}{' …' if len(names) > 5 else ''}, were left:"
+                f" {reason}."
             )
         if self.form == "fixup":
             for name in sorted(view.trace.outputs & layers.keys()):
@@ -122,7 +125,7 @@ class Residual(Method):
             if normed:
                 view.report.add_finding(
                     f"residual: norms run in {normed} of {len(branches)} branches and undo Fixup's scales before them;"
-                    " form='zero' serves such networks."
+                    " use form='zero' for such networks."
                 )
 
     def _reason_to_leave(self, branch: Branch, layers: dict[str, Layer]) -> str:
@@ -141,7 +144,7 @@ class Residual(Method):
             _scale(view, layers[branch.last], factor)
 
     def _scale_gain(self, view: ModelView, name: str, factor: float) -> None:
-        """Scale a gain, and a norm's shift with it."""
+        """Scale a gain, and the norm's shift with it."""
         parameters = dict(view.model.named_parameters())
         for key in (name, f"{name.rpartition('.')[0]}.bias"):
             value = parameters.get(key)

@@ -1,4 +1,4 @@
-"""Starts by training on samples: Smart-Init, repeats, warm start, and shrink and perturb."""
+"""Starts by training on samples: Smart-Init, repeats, warm start, and shrink-and-perturb."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ _ENOUGH = 64  # batches that give a batch norm's statistics again
 
 @dataclass(frozen=True)
 class SampleTraining(Method):
-    """Train for a few epochs on each of a few samples, and hand on the weights alone.
+    """Train for a few epochs on each of a few samples, and keep only the weights.
 
-    Every stage has an optimizer, a schedule and an order of samples of its own; nothing of them is left. What the user
-    trains with afterwards is as new.
+    Every stage has its own optimizer, schedule and order of samples, and nothing of them remains. The user's training
+    starts with a new optimizer.
 
     Args:
-        fractions: Share of the data that each stage trains on, in turn.
-        epochs: The epochs of every stage, over its sample.
-        repeats: How often all stages are gone through, each time with samples that are drawn anew.
-        draw: ``"independent"``: each sample from all of the data; ``"nested"``: larger samples hold the smaller ones;
-            ``"disjoint"``: none has what another has.
-        source: ``"sample"``; or ``"all"``, a control: as many steps with the same restarts of the learning rate, on
-            batches from all of the data instead of a sample.
-        batch_norm: Running statistics: ``"keep"`` those of the training, ``"reset"`` them to those before it, or
+        fractions: Share of the data that each stage trains on.
+        epochs: Epochs of every stage, over its sample.
+        repeats: How often all stages are repeated, each time with newly drawn samples.
+        draw: ``"independent"``: each sample is drawn from all data; ``"nested"``: larger samples hold the smaller ones;
+            ``"disjoint"``: samples do not overlap.
+        source: ``"sample"``; or ``"all"``, a control: the same number of steps and restarts of the learning rate, on
+            batches from all data instead of a sample.
+        batch_norm: Running statistics: ``"keep"`` those of this training, ``"reset"`` them to the values before, or
             ``"reestimate"`` them on the last sample.
         shrink: Factor of the weights after the last stage.
-        noise: Deviation of Gaussian noise that is then added to them.
-        lr: Learning rate at the start of each stage; None for that of the trial in ``headstart compare``, 1e-3
+        noise: Deviation of the Gaussian noise that is then added to the weights.
+        lr: Learning rate at the start of each stage. None: that of the trial in ``headstart compare``, 1e-3
             elsewhere.
-        decay: Its factor after every epoch; in ``headstart compare`` the trial's schedule counts instead.
-        weight_decay: None for that of the trial in ``headstart compare``, 0.01 elsewhere.
-        batch_size: Samples per step; None for that of the trial in ``headstart compare``, 64 elsewhere.
+        decay: Its factor after every epoch; ``headstart compare`` uses the trial's schedule instead.
+        weight_decay: Weight decay. None: that of the trial in ``headstart compare``, 0.01 elsewhere.
+        batch_size: Samples per step. None: as in the trial in ``headstart compare``, 64 elsewhere.
         frozen_batches: Draw batches and augmentations once per stage and repeat them in every epoch.
-        fit: ``(model, dataset, epochs) -> None`` that trains one stage, instead of the default: cross-entropy by AdamW
+        fit: ``(model, dataset, epochs) -> None``; trains one stage. Default: cross-entropy with AdamW
             (`headstart.fitting.Classify`), or in ``headstart compare`` the trial's own training.
-        checkpoint: A ``.safetensors`` file that keeps what is done after every stage: after an interruption the same
-            call goes on there, with the same result as in one go. It is removed at the end.
+        checkpoint: A ``.safetensors`` file that is written after every stage. After an interruption the same
+            call continues from it, with the same result as without interruption. It is removed at the end.
 
     Raises:
-        HeadstartError: No data set with targets, or a stage whose loss or weights are not finite: which one, and the
-            model is as before.
+        HeadstartError: There is no data set with targets, or the loss or weights of a stage are not finite. The
+            model is then unchanged.
     """
 
     fractions: tuple[float, ...] = (0.0125, 0.125)
@@ -82,43 +82,43 @@ class SampleTraining(Method):
         given = self.fractions if isinstance(self.fractions, (tuple, list)) else (self.fractions,)
         object.__setattr__(self, "fractions", tuple(given))
         ok = bool(self.fractions) and all(isinstance(f, (int, float)) and 0 < f <= 1 for f in self.fractions)
-        self.check(ok, f"fractions={self.fractions!r} are no shares", "Pass numbers above 0 and up to 1")
+        self.check(ok, f"fractions={self.fractions!r} are not shares", "Pass numbers above 0 and up to 1")
         for name in ("repeats", "batch_size"):
             value = 1 if getattr(self, name) is None else getattr(self, name)
-            self.check(isinstance(value, int) and value >= 1, f"{name}={value!r} is no count", "Pass 1 or more")
+            self.check(isinstance(value, int) and value >= 1, f"{name}={value!r} is not a count", "Pass 1 or more")
         self.check(isinstance(self.epochs, int) and self.epochs >= 0, f"epochs={self.epochs!r}", "Pass 0 or more")
         self.check_choice("draw", *samples.DRAWS)
         self.check_choice("source", "sample", "all")
         self.check_choice("batch_norm", *NORMS)
-        self.check(0 <= self.shrink <= 1, f"shrink={self.shrink!r} is no share", "Pass a number from 0 to 1")
+        self.check(0 <= self.shrink <= 1, f"shrink={self.shrink!r} is not a share", "Pass a number from 0 to 1")
         for name in ("noise", "weight_decay"):
             self.check((getattr(self, name) or 0) >= 0, f"{name}={getattr(self, name)!r}", "Pass 0 or more")
         self.check(
             self.lr is None or self.lr > 0, f"lr={self.lr!r} is not positive", "Pass a learning rate such as 1e-3"
         )
-        self.check(0 < self.decay <= 1, f"decay={self.decay!r} is no factor", "Pass a number up to 1")
+        self.check(0 < self.decay <= 1, f"decay={self.decay!r} is not a factor", "Pass a number up to 1")
         self.check(self.fit is None or callable(self.fit), "fit cannot be called", "Pass (model, dataset, epochs)")
         self.check(
             self.source == "sample" or not self.frozen_batches,
-            "source='all' draws new samples in every epoch, and frozen_batches repeats them",
-            "Leave one of them out",
+            "source='all' draws new samples in every epoch, but frozen_batches repeats them",
+            "Leave out one of them",
         )
         self.check(
             self.source == "sample" or self.fit is None or getattr(self.fit, "takes_epochs", False),
             "source='all' needs the package's own training",
-            "Leave fit= out",
+            "Leave out fit=",
         )
 
     takes_data_set: ClassVar[bool] = True
 
     def training_steps(self, samples: int, batch_size: int) -> int | None:
-        """Count the steps of all stages; None with a training of the user's own or batches of another size."""
+        """Count the steps of all stages; None with the user's own training or another batch size."""
         if self.fit or self.batch_size not in (None, batch_size):
             return None
         return sum(stage.steps(batch_size) for stage in self.stages(samples, seed=0))
 
     def trained_by(self, fit_with: FitWith) -> Method:
-        """Train as the caller does, but for what this method says of rate, decay of weights and batch size."""
+        """Train as the caller does, except for the learning rate, weight decay and batch size that this method sets."""
         if self.fit is not None:
             return self
         own = {name: getattr(self, name) for name in ("lr", "weight_decay", "batch_size")}
@@ -126,7 +126,7 @@ class SampleTraining(Method):
         return replace(self, fit=fit_with(said, self.frozen_batches))
 
     def on_all_data(self) -> Method | None:
-        """As many steps and restarts on batches from all of the data."""
+        """The same number of steps and restarts, on batches from all data."""
         return replace(self, source="all", frozen_batches=False) if self.source == "sample" else None
 
     def finish(self, view: ModelView) -> None:
@@ -136,12 +136,12 @@ class SampleTraining(Method):
         plan = self.stages(samples.sample_count(dataset), view.seed)
         if isinstance(dataset, samples.Rows) and not samples.holds_rows(view.data):
             view.report.add_finding(
-                f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken are all."
+                f"{self.info.name}: no data set was passed, so the {len(dataset)} samples taken count as all data."
             )
         for stage in plan:
             missing = samples.missing_classes(dataset, stage.indices)
             if missing:
-                view.report.add_finding(f"{self.info.name}: the sample of {stage} has none of {missing} classes.")
+                view.report.add_finding(f"{self.info.name}: the sample of {stage} misses {missing} classes.")
         if not plan:
             view.report.add_finding(f"{self.info.name}: no epochs, so nothing was trained.")
             return
@@ -184,7 +184,7 @@ class SampleTraining(Method):
         kept = Checkpoint(self.checkpoint, view.model, work)
         done = kept.resume()
         if done:
-            view.report.add_finding(f"{self.info.name}: went on after stage {done} of {len(plan)}.")
+            view.report.add_finding(f"{self.info.name}: resumed after stage {done} of {len(plan)}.")
         with progress.progress_reporter() as tell:
             self._stages(view, dataset, plan[done:], fit, kept, tell)
         view.transaction.at_success(kept.remove)
@@ -220,7 +220,7 @@ class SampleTraining(Method):
             kept.save(stage.number)
 
     def _statistics(self, view: ModelView, dataset: Dataset[Any], last: Stage, before: BeforeTraining) -> None:
-        """Bring batch norms' running statistics to what was asked for."""
+        """Set batch norms' running statistics as ``batch_norm`` says."""
         norms = [m for m in view.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if self.batch_norm == "reset":
             before.restore([b for m in norms for b in m.buffers()])
@@ -253,7 +253,7 @@ class SampleTraining(Method):
 
 
 def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:
-    """As many samples as the stage has, anew for every epoch, from one pass after the other over all of the data."""
+    """As many samples as the stage has, new ones for every epoch, from successive passes over all data."""
     size, needed = samples.sample_count(dataset), len(stage.indices)
     waiting, passes = torch.empty(0, dtype=torch.long), 0
     for _ in range(stage.epochs):
@@ -276,9 +276,9 @@ _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
     cost="10 epochs on 1.25 % and on 12.5 % of the data: 1.4 epochs of training",
     presets=("paper", "repeated", "restarts"),
     deviations=(
-        "Batches and augmentations are drawn anew in every epoch; published ones stay the same in all ten.",
-        "The sizes are 1.25 % and 12.5 %, as in all published experiments; the description says 1.25 % twice.",
-        "A sample of n images gives ceil(n / batch size) batches of equal size; published ones are whole batches.",
+        "Batches and augmentations are drawn anew in every epoch; published ones are the same in all ten epochs.",
+        "The sizes are 1.25 % and 12.5 %, as in all published experiments; the paper's description says 1.25 % twice.",
+        "A sample of n images gives ceil(n / batch size) batches of equal size; the paper uses whole batches.",
     ),
     depends_on_other_layers=True,
 )
@@ -286,9 +286,9 @@ _REFERENCE = "Denisov, Feldman, Dolev and Segal, Smart-Init of neural networks"
 class SmartInit(SampleTraining):
     """Train on 1.25 % of the data, then on 12.5 %, ten epochs each.
 
-    The idea: on a small sample a network quickly finds the coarse shape of the problem, from where training on more
-    goes to a better minimum. What may explain a gain instead: more steps, and restarts of the learning rate. The
-    preset ``restarts`` has both without the samples; compare with it. See `SampleTraining` for the options.
+    The idea: on a small sample a network quickly finds the coarse structure of the problem, from where training on more
+    data reaches a better minimum. A gain may also come from more steps, or from restarts of the learning rate. The
+    preset ``restarts`` has both but no samples: compare with it. See `SampleTraining` for the options.
 
     Example:
         >>> import torch, headstart as hs
@@ -309,7 +309,7 @@ class SmartInit(SampleTraining):
 
     @classmethod
     def repeated(cls, **options: Any) -> SmartInit:
-        """Ten samples of 12.5 % one after the other, ten epochs each."""
+        """Ten samples of 12.5 %, one after the other, ten epochs each."""
         return cls(**{"fractions": (0.125,), "repeats": 10, **options})
 
     @classmethod
@@ -332,7 +332,7 @@ class SmartInit(SampleTraining):
 class WarmStart(SampleTraining):
     """Train on 50 % of the data for 50 epochs. See `SampleTraining` for the options.
 
-    Known to cost accuracy in the end on some problems: the network settles on its half. `ShrinkPerturb` is the remedy.
+    It is known to cost final accuracy on some problems: the network settles on its half. `ShrinkPerturb` is the remedy.
     """
 
     fractions: tuple[float, ...] = (0.5,)
@@ -341,14 +341,14 @@ class WarmStart(SampleTraining):
 
 @register(
     "shrink-perturb",
-    summary="a warm start whose weights are shrunk and get noise, so that training forgets what it settled on",
+    summary="a warm start whose weights are shrunk and get noise, so that training can leave its first solution",
     reference="Ash and Adams 2020, On warm-starting neural network training",
     scope="all layers",
     needs_data=True,
     cost="that of a warm start: 25 epochs of training",
     deviations=(
-        "Weights and biases of layers are shrunk and perturbed; norms keep what they learnt.",
-        "The factor 0.6 and the noise 0.01 are one choice of several that the source tries.",
+        "Weights and biases of layers are shrunk and perturbed; norms keep their learned values.",
+        "The factor 0.6 and the noise 0.01 are one of several choices in the source.",
     ),
     depends_on_other_layers=True,
 )

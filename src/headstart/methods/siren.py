@@ -1,4 +1,4 @@
-"""SIREN's start: uniform weights whose bounds keep sines of a given frequency alive (Sitzmann et al. 2020)."""
+"""SIREN's start: uniform weights whose bounds suit sines of a given frequency (Sitzmann et al. 2020)."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ FIRST = ("is_first", "first")
     needs_data=False,
     cost="no forward pass of its own",
     deviations=(
-        "A layer's draw depends on the seed and its name only, not on the layers before it.",
-        "Biases are left as they are, which the paper does not mention; its code keeps the framework's.",
+        "A layer's draw depends only on the seed and the layer's name, not on the layers before it.",
+        "Biases are left as they are. The paper does not mention them; its code keeps the framework's biases.",
     ),
 )
 @dataclass(frozen=True)
 class Siren(Method):
     """Uniform weights for layers whose outputs go through ``sin(ω ·)``.
 
-    The idea: with inputs in ``[-1, 1]`` the first layer, at ``U(±1/n)``, lets ``sin(ω ·)`` run through several periods.
-    Behind it, ``U(±√(6/n)/ω)`` gives ``ω`` times the output deviation 1, so that sines at every depth
+    The idea: with inputs in ``[-1, 1]``, a first layer drawn from ``U(±1/n)`` makes ``sin(ω ·)`` cover several periods.
+    After it, with ``U(±√(6/n)/ω)``, ``ω`` times the output has deviation 1, so that sines at every depth
     have the same distribution. ``n`` is the number of inputs that one output sums.
 
     Args:
-        omega: The frequency; ``"auto"`` (default) finds it for every layer: an attribute ``omega_0``, ``omega``, ``w0``
-            or ``frequency`` of the module that holds the layer, or of a module in it or behind it. If there is none,
-            it is 30, and the report says so.
+        omega: The frequency. ``"auto"`` (default) finds it for every layer, from an attribute ``omega_0``, ``omega``,
+            ``w0`` or ``frequency`` of the module that holds the layer, or of a module inside or after it. If there is
+            none, it is 30; the report says so.
 
     Raises:
         HeadstartError: The frequency is not a positive number.
@@ -93,14 +93,14 @@ class Siren(Method):
         found = _frequency(visit.layer, visit.view.model)
         if found is None:
             visit.add_finding(
-                f"siren: no module says its frequency ({', '.join(NAMES[:4])} …), so {FREQUENCY:g} was taken."
-                " Pass siren:omega= if it is another."
+                f"siren: no module has a frequency ({', '.join(NAMES[:4])} …), so {FREQUENCY:g} was used. Pass"
+                " siren:omega= for another."
             )
         return FREQUENCY if found is None else found
 
 
 def _parents(name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that hold a layer, the nearest first, with the name of the child that leads to it."""
+    """The modules that hold a layer, innermost first, each with the name of the child that leads to the layer."""
     parts = name.split(".")
     for i in range(len(parts) - 1, -1, -1):
         yield parts[i], model.get_submodule(".".join(parts[:i]))
@@ -117,7 +117,7 @@ def _number(module: nn.Module) -> float | None:
 
 
 def _frequency(layer: Layer, model: nn.Module) -> float | None:
-    """The frequency in the module that holds the layer, its later children first; then further out."""
+    """The frequency in the module that holds the layer (later children first), then in the modules around it."""
     if not layer.name:
         return _number(layer.module)
     for child, parent in _parents(layer.name, model):
@@ -138,7 +138,7 @@ def _marked(module: nn.Module) -> bool:
 
 
 def _is_first(layer: Layer, trace: ModelTrace, model: nn.Module) -> bool:
-    """Whether it is the layer that meets the coordinates: marked so, or else the first to run."""
+    """Whether the layer takes the coordinates: it is marked so, or else it is the first to run."""
 
     def marked(name: str) -> bool:
         return bool(name) and _marked(next(m for _, m in _parents(name, model)))

@@ -21,43 +21,43 @@ from headstart.model.weights import Layer, to_canonical
 
 @register(
     "pretrained",
-    summary="a trained network's weights, norms and statistics by name and shape, the head apart",
+    summary="a trained network's weights, norms and statistics by name and shape, except the head",
     reference="the pre-trained baseline of Ulm, Bayer, Diaz-Bone and Jüni, Learning an Informed CNN Initialization for"
     " Image Classification",
     scope="all layers",
     needs_data=False,
-    cost="no forward pass of its own; the memory of the source",
+    cost="no forward pass of its own; memory for the source",
     deviations=(
-        "The source is the one that the user names; the baseline picks one of many source models at random.",
+        "The user names the source; the baseline picks one of many source models at random.",
         "A head of another size keeps its own start; in the baseline all heads have 10 classes and are copied.",
-        "A first convolution for another number of channels is adapted; in the baseline all images have three.",
+        "A first convolution with another number of channels is adapted; in the baseline all images have three.",
     ),
     depends_on_other_layers=True,
     revision=3,  # 3: attention's projections, gates and embeddings are layers
 )
 @dataclass(frozen=True)
 class Pretrained(Method):
-    """Copy every weight whose name and shape the source has, with the norms' parameters and statistics.
+    """Copy every weight that the source has under the same name and shape, with the norms' parameters and statistics.
 
-    The idea: what a network learnt on one task serves another. The report says for each layer which tensor it got, or
-    why none; networks of different depth share the layers whose names agree. A norm, or any other module
-    without a weight of its own, goes with the layer that is registered before it.
+    The idea: what a network has learned on one task helps on another. The report says for each layer which tensor it
+    got, or why none. Networks of different depth share the layers whose names agree. A norm, or any other module
+    without its own weight, is copied together with the layer that is registered before it.
 
     Args:
         source: A model, a ``state_dict``, a path, or a function ``model -> one of those``. Prefixes of wrappers
-            (``module.``, ``_orig_mod.``) are taken off.
+            (``module.``, ``_orig_mod.``) are removed.
         head: What to do with layers whose output the model returns (without data: the last layer):
-            ``"skip-if-different"`` leaves them where the shape differs, ``"skip"`` leaves them always, ``"require"``
-            refuses another shape.
-        prefix: Take only the source's tensors whose names begin so, without it: ``"backbone."``.
-        strict: The least share of the selected layers' weights that must come from the source, heads that are
-            left apart. Nothing at all is always refused.
-        channels: How the first convolution is adapted where the source's takes another number of channels: a strategy
-            of :func:`headstart.adapt_weight` (``"repeat"``, ``"mean"``, ``"sum"``, ``"select"``, ``"zeros"``), by
-            which an input that is the same in all channels gets the response that it had; ``"skip"`` leaves it.
+            ``"skip-if-different"`` leaves them if the shape differs, ``"skip"`` always leaves them, ``"require"``
+            raises if the shape differs.
+        prefix: Use only the source's tensors whose names begin with this, and remove it: ``"backbone."``.
+        strict: The smallest share of the selected layers' weights that must come from the source, not counting heads
+            that are left. If nothing fits, that is always an error.
+        channels: How the first convolution is adapted if the source's takes another number of channels: a strategy
+            of :func:`headstart.adapt_weight` (``"repeat"``, ``"mean"``, ``"sum"``, ``"select"``, ``"zeros"``), which
+            keeps the response to an input that is the same in all channels; ``"skip"`` leaves the convolution.
 
     Raises:
-        HeadstartError: No source, nothing in it that fits, less than ``strict``, or a head that does not fit.
+        HeadstartError: There is no source, nothing in it or less than ``strict`` fits, or a head does not fit.
 
     Example:
         >>> import torch, headstart as hs
@@ -83,7 +83,7 @@ class Pretrained(Method):
             object.__setattr__(self, "source", source_of(self.source))
 
     def identity(self) -> str:
-        """The options, with the source by what it holds."""
+        """The options, with a fingerprint of the source."""
         return identity_of(self, "source")
 
     def start(self, view: ModelView) -> None:
@@ -108,10 +108,10 @@ class Pretrained(Method):
         if not copied or share < self.strict:
             raise HeadstartError(
                 f"{label}, {f'less than strict={self.strict:.1%}' if copied else 'that is nothing'}: {_why(view)}.",
-                remedy="Compare the names; prefix= takes off one that all tensors of the source have.",
+                remedy="Compare the names; prefix= removes a prefix that all tensors of the source have.",
             )
         others = copy_others(view, lambda name, tensor: _of_shape(state.get(name), tensor))
-        view.report.add_finding(f"{label}, and {len(others)} tensors outside of them.")
+        view.report.add_finding(f"{label}, and {len(others)} other tensors.")
 
     def _found(self, state: Mapping[str, Tensor], layer: Layer, head: bool) -> tuple[Tensor | None, str]:
         """A layer's new weight, or the reason why there is none."""
@@ -130,14 +130,15 @@ class Pretrained(Method):
         return None, f"the head keeps its start: {shape}" if head else shape
 
     def _adapted(self, state: Mapping[str, Tensor], layer: Layer, reason: str) -> tuple[Tensor | None, str]:
-        """The first convolution's new weight from one for other channels, and what was done."""
+        """The first convolution's new weight, made from one for other channels, and a note on it."""
         value, shape = weight_in(state, layer), tuple(layer.stored.shape)
         if value is None or layer.kind != "conv" or layer.groups != 1:
             return None, reason
         if (value.shape[0], *value.shape[2:]) != (shape[0], *shape[2:]):
             return None, reason
         adapted = adapt_weight(value, shape[1], self.channels)
-        return to_canonical(layer, adapted), f"{value.shape[1]} input channels made {shape[1]} by {self.channels!r}"
+        note = f"{value.shape[1]} input channels adapted to {shape[1]} by {self.channels!r}"
+        return to_canonical(layer, adapted), note
 
 
 def read(method: Method, source: Source | None, model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
@@ -161,15 +162,15 @@ def read(method: Method, source: Source | None, model: nn.Module, prefix: str = 
 
 
 def identity_of(method: Any, option: str) -> str:
-    """A method's options, with a source by what it holds."""
+    """A method's options, with a fingerprint of the source."""
     source = getattr(method, option)
     return repr(method) if source is None else f"{replace(method, **{option: None})!r} {source.fingerprint}"
 
 
 def heads(trace: ModelTrace) -> Set[str]:
-    """Names of the layers whose output the model returns; without data the last one registered.
+    """Names of the layers whose output the model returns; without data, the last registered layer.
 
-    One that is tied to an embedding is none: it goes with the tokens.
+    A layer that is tied to an embedding does not count: it belongs to the tokens.
     """
     named = trace.outputs if trace.traced else {layer.name for layer in trace.layers[-1:]}
     tokens = {id(p) for part in trace.parts for p in _embedded(part)}
@@ -184,12 +185,12 @@ def _embedded(part: Part) -> list[nn.Parameter]:
 def companions(
     model: nn.Module, layers: Sequence[Layer], parts: Sequence[Part]
 ) -> Iterator[tuple[str, Tensor, str | None]]:
-    """Parameters and buffers outside of weight layers, with the layer that is registered before each.
+    """Parameters and buffers outside the weight layers, each with the layer that is registered before it.
 
     Args:
-        model: Whose.
+        model: The model.
         layers: Its weight layers.
-        parts: Those parts of modules that are treated as layers; what else their modules have is outside.
+        parts: Parts of modules that are treated as layers; other tensors of their modules count as outside.
     """
     names = {id(each.module): each.name for each in [*parts, *layers]}
     inside = {id(module) for layer in layers for module in layer.module.modules()}
@@ -204,11 +205,11 @@ def companions(
 
 
 def copy_others(view: ModelView, value_of: Callable[[str, Tensor], Tensor | None]) -> list[str]:
-    """Write parameters and buffers outside of the weight layers that go with a written layer, and name them.
+    """Write the parameters and buffers outside the weight layers that belong to a written layer; return their names.
 
     Args:
-        view: The model, its layers written.
-        value_of: ``(name, tensor) -> its new value``, or None to leave it.
+        view: The model, after its layers were written.
+        value_of: ``(name, tensor) -> new value``, or None to leave it.
     """
     trace, written = view.trace, []
     left = {name for name, row in view.report.rows.items() if view.method not in row.methods}
@@ -234,7 +235,7 @@ def _fitting_bias(state: Mapping[str, Tensor], layer: Layer) -> Tensor | None:
 
 
 def _why(view: ModelView) -> str:
-    """Why layers got nothing, by the first of them."""
+    """Why the first layers got nothing."""
     notes = {layer.name: view.report.rows[layer.name].notes for layer in view.layers}
     found = [f"'{name}': {text[-1]}" for name, text in notes.items() if text and not text[-1].startswith("from ")]
     return "; ".join(found[:3]) + (" …" if len(found) > 3 else "") if found else "no layer was selected"

@@ -32,38 +32,38 @@ from headstart.symmetries.permutation import ChannelLabels, PermutationGroups
     needs_data=False,
     cost="no forward pass of its own; with data, some ten of two samples to see how channels travel",
     deviations=(
-        "Inputs of a layer that are flattened or concatenated take the channels that the layers before them took;"
-        " published code spaces every axis by itself, which mixes channels up there.",
-        "Grouped layers are selected only where groups stay whole; others are left and named.",
-        "scale='fan-in' is an addition: sums over fewer inputs keep their size.",
+        "Flattened or concatenated inputs use the channels that were selected in the layers before. Published code"
+        " selects along every axis separately, which mixes up channels there.",
+        "Grouped layers are selected only if groups stay whole; others are left and named.",
+        "scale='fan-in' is an addition: it keeps the scale of sums over fewer inputs.",
     ),
     depends_on_other_layers=True,
     revision=2,  # attention's projections, gates and embeddings are layers
 )
 @dataclass(frozen=True)
 class WeightSelection(Method):
-    """Select from each of the teacher's tensors as many values along every axis as the student has.
+    """From each of the teacher's tensors, select as many values along every axis as the student has.
 
-    The idea: a larger trained network of the same family contains a smaller one. Axes of one size are selected
-    alike everywhere, so what makes a channel and what takes it stay together. Where sizes divide, every
-    ``t / s``-th is taken, else ``round(linspace(0, t - 1, s))``. The head keeps its start.
+    The idea: a larger trained network of the same family contains a smaller one. Axes of the same size are selected
+    in the same way everywhere, so a channel stays connected to the layers that use it. If sizes divide, every
+    ``t / s``-th value is taken, else ``round(linspace(0, t - 1, s))``. The head keeps its start.
 
-    With data the model is run to see which layers' channels reach which inputs. Without, inputs that are no layer's
-    outputs are taken for the channel-major blocks of the layer before, or left.
+    With data, the model is run to see which layers' channels reach which inputs. Without data, inputs that are no
+    layer's outputs are treated as channel-major blocks of the layer before, or left.
 
-    Queries, keys and values, and the gates of recurrent layers, are each selected from the teacher's own, also where
-    one parameter holds them all; where one linear layer makes them, this takes data.
+    Queries, keys and values, and the gates of recurrent layers, are each selected from their counterpart, also if
+    one parameter holds them all. If one linear layer makes them, this needs data.
 
     Args:
         source: The teacher: a model, a ``state_dict``, a path, or a function ``model -> one of those``.
-        blocks: Which of the teacher's numbered blocks serve the student's: ``"first"`` those of the same name,
+        blocks: Which of the teacher's numbered blocks the student's blocks use: ``"first"`` those of the same name,
             ``"spaced"`` evenly spaced ones.
-        scale: ``"raw"`` (published) as they are; ``"fan-in"`` multiplied by the teacher's fan-in over the student's.
-        head: ``"skip"`` leaves layers whose output the model returns; ``"select"`` treats them as all others.
-        prefix: Take only the teacher's tensors whose names begin so, without it.
+        scale: ``"raw"`` (published): unchanged; ``"fan-in"``: multiplied by the teacher's fan-in over the student's.
+        head: ``"skip"`` leaves layers whose output the model returns; ``"select"`` treats them like all others.
+        prefix: Use only the teacher's tensors whose names begin with this, and remove it.
 
     Raises:
-        HeadstartError: No source, a teacher that is smaller along some axis, or nothing in it that fits.
+        HeadstartError: There is no source, the teacher is smaller along some axis, or nothing in it fits.
 
     Example:
         >>> import torch, headstart as hs
@@ -92,7 +92,7 @@ class WeightSelection(Method):
             object.__setattr__(self, "source", source_of(self.source))
 
     def identity(self) -> str:
-        """The options, with the teacher by what it holds."""
+        """The options, with a fingerprint of the teacher."""
         return identity_of(self, "source")
 
     def start(self, view: ModelView) -> None:
@@ -123,7 +123,7 @@ class WeightSelection(Method):
             )
         others = copy_others(view, lambda name, tensor: axes.selected(state.get(name), name, tensor))
         view.report.add_finding(
-            f"weight-selection: {written} layers and {len(others)} tensors outside of them come from {self.source!r}."
+            f"weight-selection: {written} layers and {len(others)} other tensors come from {self.source!r}."
         )
 
     def _select(self, view: ModelView, layer: Layer, state: Mapping[str, Tensor], axes: Axes) -> str:
@@ -151,14 +151,14 @@ class WeightSelection(Method):
 
 
 class Axes:
-    """Which of the teacher's places each axis of the student takes.
+    """Which of the teacher's indices each axis of the student takes.
 
     Args:
         layers: The student's, in order.
-        state: The teacher's tensors under the student's names.
+        state: The teacher's tensors, under the student's names.
 
     Attributes:
-        teacher: By layer name, the teacher's weight, canonical.
+        teacher: Layer name -> the teacher's weight, canonical.
     """
 
     def __init__(self, layers: Sequence[Layer], state: Mapping[str, Tensor]) -> None:
@@ -173,13 +173,13 @@ class Axes:
         self._blocks: dict[str, int] = {}
 
     def follow(self, view: ModelView) -> None:
-        """See by a run which layers' channels reach which inputs."""
+        """Run the model to see which layers' channels reach which inputs."""
         assert view.batch is not None
         try:
             self._wiring = trace_channels(view.model, view.batch)
         except ModelError as error:
             view.report.add_finding(
-                f"weight-selection: inputs are told by their sizes, since channels were lost: {error}"
+                f"weight-selection: inputs are matched by their sizes, since channels could not be followed: {error}"
             )
         for attention in find_attention(view.model, view.batch).attentions:
             made = [attention.query, attention.key, attention.value]
@@ -190,27 +190,27 @@ class Axes:
                     self._blocks[name] = len(blocks)
 
     def outputs(self, layer: Layer) -> Tensor:
-        """The places of a layer's outputs: of each block by itself, where one layer makes queries, keys and values."""
+        """The indices of a layer's outputs; separately for each block, if one layer makes queries, keys and values."""
         of, count, blocks = len(self.teacher[layer.name]), layer.out_channels, self._blocks.get(layer.name, 1)
         if of % blocks:
             return pick(of, count)
         return torch.cat([block * (of // blocks) + pick(of // blocks, count // blocks) for block in range(blocks)])
 
     def inputs(self, layer: Layer) -> Tensor | str:
-        """The places of a layer's inputs (of one group), or why they cannot be told."""
+        """The indices of a layer's inputs (of one group), or why they are not known."""
         (t_out, t), (s_out, s) = self.teacher[layer.name].shape[:2], layer.shape[:2]
         if layer.groups > 1:
             same = (t_out, t) == (s_out, s)
             together = t_out % s_out == 0 and t % s == 0 and (t * layer.groups, layer.in_channels) in self._sizes
             single = t == s == 1 and (t_out % s_out == 0 or s_out == layer.groups)
-            return pick(t, s) if same or single or together else "its groups would not take what the layers before make"
+            return pick(t, s) if same or single or together else "its groups would not fit the layers before"
         found = None if self._wiring is None else self._traced(self._wiring.layers.get(layer.name), t)
         if found is None:
             found = self._by_size(t, s, layer)
-        return "its inputs are no layer's outputs, so it is not known which to take" if found is None else found
+        return "its inputs are not outputs of a layer, so it is not known which to take" if found is None else found
 
     def selected(self, value: Tensor | None, name: str, tensor: Tensor) -> Tensor | None:
-        """The part of a teacher's tensor outside of the weight layers; None if there is none."""
+        """The selected part of a teacher's tensor that is outside the weight layers; None if there is none."""
         if (
             value is None
             or value.dim() != tensor.dim()
@@ -233,7 +233,7 @@ class Axes:
         return None if use is None else self._parts(use.inputs, total)
 
     def _parts(self, labels: Tensor, total: int) -> Tensor | None:
-        """The places of channels that are outputs of layers, one after the other, each at one or more positions."""
+        """The indices of inputs that are outputs of layers, concatenated, each channel at one or more positions."""
         found, offset = [], 0
         while len(labels):
             repeat = int((labels == labels[0]).long().cumprod(0).sum())
@@ -259,7 +259,7 @@ class Axes:
         return torch.equal(labels[: len(own)], own)
 
     def _by_size(self, t: int, s: int, layer: Layer | None = None) -> Tensor | None:
-        """The places along an axis of which only sizes are known."""
+        """The indices along an axis of which only the size is known."""
         if t == s or (t, s) in self._sizes:
             return pick(t, s)
         if (
@@ -278,7 +278,7 @@ class Axes:
 
 
 def pick(of: int, count: int) -> Tensor:
-    """Evenly spaced places: every so-many-th where that divides.
+    """Evenly spaced indices; every ``t / s``-th if sizes divide.
 
     Example:
         >>> pick(12, 4).tolist(), pick(10, 4).tolist()
@@ -290,7 +290,7 @@ def pick(of: int, count: int) -> Tensor:
 
 
 def block_names(student: Iterable[str], teacher: Iterable[str]) -> dict[str, str]:
-    """For each of the student's names that of the teacher's, when numbered blocks are spread evenly.
+    """For each of the student's names the teacher's name, with numbered blocks evenly spaced.
 
     Example:
         >>> block_names(["b.0.conv.bias", "b.1.conv.bias"], [f"b.{i}.conv.bias" for i in range(5)])
@@ -312,7 +312,7 @@ def block_names(student: Iterable[str], teacher: Iterable[str]) -> dict[str, str
 
 
 def _blocks(names: Iterable[str]) -> dict[str, list[int]]:
-    """By what their names begin with, the numbers of blocks: modules with modules inside, not mere layers."""
+    """Prefix of names -> the numbers of its blocks, which are modules with modules inside, not single layers."""
     found: dict[str, dict[int, bool]] = {}
     for name in names:
         parts = name.split(".")

@@ -1,7 +1,7 @@
 """Patch whitening: the first convolution from the eigenvectors of the patch covariance, with both signs.
 
-The stem of the CIFAR-10 speed records (airbench), after Coates and Ng: the strongest simple data-dependent
-first layer, and so the baseline that others have to beat.
+This is the stem of the CIFAR-10 speed records (airbench), after Coates and Ng: the strongest simple data-dependent
+first layer, and so the baseline that others must beat.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ PATCHES = 2**18
         " (preset whitening:airbench).",
         "The layer stays trainable and its bias is left alone; airbench freezes the weights.",
         "Directions that the patches do not span are left out; those filters keep their random values.",
-        "Of kernels with more than 1,024 numbers (32×32×3, 16×16×16) fewer patches are drawn, and the leading"
-        " directions are found by a randomized search.",
+        "For kernels with more than 1,024 numbers (32×32×3, 16×16×16), fewer patches are drawn, and a randomized"
+        " search finds the leading directions.",
     ),
     revision=3,  # 2: a search in large kernels; 3: eigenvectors with the largest first
 )
@@ -60,24 +60,24 @@ PATCHES = 2**18
 class Whitening(FromData):
     """Eigenvectors of the uncentred patch covariance, largest eigenvalue first, then their negatives.
 
-    The idea: decorrelated inputs make every direction learn at the same rate, and with both signs a ReLU
+    The idea: with decorrelated inputs every direction learns at the same rate, and with both signs a ReLU
     loses nothing. The first convolution may have one, two or three dimensions, and may be a patch embedding, whose
-    stride is its kernel: patches are drawn at all places of the input.
+    stride equals its kernel: patches are drawn at all places of the input.
 
     Args:
         fraction: Share of the filters to write, the first ones; default all.
-        signs: Write every eigenvector and its negative; otherwise each once.
+        signs: Whether to write every eigenvector with its negative, or once.
         scale: ``"match"`` (default): every filter has the root mean square of the layer's weights.
             ``"whiten"``: divided by ``sqrt(eigenvalue + eps)``, so that outputs are uncorrelated with mean square 1
             (variance 1 on standardized images). A number: the root mean square of every filter.
         eps: Added to the eigenvalues for ``scale="whiten"``, in the square of the input's unit; default 5e-4.
-        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, a choice of their author; ``"write"``
             writes them, too.
-        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+        recurrent: ``"leave"`` (default) keeps layers that run on their own earlier outputs; ``"all"`` calibrates
             them over all their steps, in several passes.
 
     Raises:
-        HeadstartError: No convolution, images smaller than the kernel, nothing but zeros.
+        HeadstartError: There is no convolution, images are smaller than the kernel, or all patches are zero.
 
     Example:
         >>> import torch, headstart as hs
@@ -138,7 +138,7 @@ class Whitening(FromData):
         visit.write(weight)
 
     def _block(self, visit: Visit, patches: Tensor, filters: int, floor: float, generator: torch.Generator) -> Tensor:
-        """The filters of one group, fewer where the patches span fewer directions."""
+        """The filters of one group; there are fewer if the patches span fewer directions."""
         pairs = -(-filters // 2) if self.signs else filters
         values, vectors = leading(patches, pairs, floor * mean_square(patches), generator)
         if self.scale == "whiten":

@@ -1,4 +1,4 @@
-"""Alignment of trained networks of one architecture: corresponding filters in the same place."""
+"""Align trained networks of one architecture: put corresponding filters in the same place."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Alignment(Displayable):
     """Aligned copies of networks, and how they were aligned.
 
     Attributes:
-        models: Copies, each with the function of its source.
-        similarity: For each, the mean cosine similarity of its filters to the reference's, before and after.
-        fixed: By layer name, why its outputs were left in their order.
-        wiring: Which channels may trade places.
-        tables: For each model, where the labels of the wiring went.
-        title: What was done.
+        models: The aligned copies; each has the function of its source.
+        similarity: For each copy, the mean cosine similarity of its filters to the reference's, before and after.
+        fixed: Layer name -> why its outputs kept their order.
+        wiring: Which channels may be permuted.
+        tables: For each model, the new place of each label of the wiring.
+        title: The title.
     """
 
     models: list[nn.Module]
@@ -56,12 +56,12 @@ class Alignment(Displayable):
     def sentences(self) -> list[str]:
         """What the alignment did."""
         channels = sum(len(group) for group in self.wiring.groups)
-        text = [f"{len(self.wiring.groups)} groups of {channels} channels may trade places."]
+        text = [f"{len(self.wiring.groups)} groups of {channels} channels may be permuted."]
         text += [f"'{name}' keeps the order of its outputs: {reason}." for name, reason in self.fixed.items()]
         return text
 
     def to_tables(self) -> list[Table]:
-        """A row for each model."""
+        """One table with a row per model."""
         rows = [
             [str(i), f"{a:.3f} → {b:.3f}", str(int((t != self.wiring.stay()).sum()))]
             for i, ((a, b), t) in enumerate(zip(self.similarity, self.tables, strict=True))
@@ -79,29 +79,30 @@ def align(
     samples: int | None = None,
     get_inputs: GetInputs | None = None,
 ) -> Alignment:
-    """Bring the channels of trained networks of one architecture to an order in which their filters correspond.
+    """Permute the channels of trained networks of one architecture so that their filters correspond.
 
-    The idea: a network computes the same with the filters of a layer in any other order, if what takes their
-    outputs follows. So two trained networks may have learnt the same filters in different places. Channels that are
-    added to each other (shortcuts) move together. Layers whose channels cannot move keep their order and are named.
+    The idea: the filters of a layer can be put in any order without changing the network's function, if the layers
+    behind follow. So two trained networks may have learned the same filters in different places. Channels that are
+    added to each other (shortcuts) are permuted together. Layers whose channels cannot move keep their order and are
+    named.
 
     Args:
-        models: Two or more, of equal layers. They are left as they are.
-        data: As for :func:`headstart.initialize`: shows how channels travel, and that functions stay.
+        models: Two or more models with the same layers. They are not changed.
+        data: As for :func:`headstart.initialize`. They show how channels are connected, and that functions are kept.
         matching: ``"hungarian"``: the assignment with the largest sum of cosine similarities, group by group
-            until nothing changes; ``"greedy"``: the published grouping in index order, by the distance of spectra.
-        reference: ``"first"``: the first model keeps its order and the others follow it; ``"mean"``: all follow
-            their mean, again and again until nothing moves.
-        consumers: Whether the weights that take a channel count too, not only the filters that make it.
+            until nothing changes. ``"greedy"``: the published grouping in index order, by the distance of spectra.
+        reference: ``"first"``: the first model keeps its order and the others follow it. ``"mean"``: all follow
+            their mean, repeated until nothing changes.
+        consumers: Whether to compare also the weights that take a channel, not only the filters that make it.
         samples: How many samples to use.
-        get_inputs: For data of any other form.
+        get_inputs: Takes the model's inputs out of data of any other form.
 
     Returns:
-        The aligned copies (iterate over it) and what was done.
+        The aligned copies (iterate over it), and how they were aligned.
 
     Raises:
         HeadstartError: The models differ in their layers, cannot be run or copied, or an aligned copy computes
-            something else than its source.
+            another function than its source.
 
     Cost: some ten forward passes of two samples, each operation run a few times more, two passes of up to 16 for each
     model; and assignments: seconds for ResNet-18, a minute for ResNet-50.
@@ -146,16 +147,16 @@ def align(
 def tables_of(
     matcher: Matcher, sources: Sequence[Weights], matching: str, reference: str
 ) -> tuple[list[Tensor], Weights]:
-    """Find where the labels of each network go.
+    """Find the new places of the labels of each network.
 
     Args:
         matcher: The matcher for the architecture.
         sources: Filters at length 1.
         matching: As for :func:`align`.
-        reference: Likewise.
+        reference: As for :func:`align`.
 
     Returns:
-        A table for each, and the filters that they were compared with.
+        A table for each network, and the reference filters.
     """
     if matching == "greedy":
         return matcher.greedy(sources), sources[0]
@@ -196,7 +197,7 @@ def _check(models: Sequence[nn.Module]) -> None:
 
 
 def _aligned(model: nn.Module, batch: Batch, wiring: PermutationGroups, table: Tensor, number: int) -> nn.Module:
-    """A copy with channels in other places, seen to compute the same."""
+    """A copy with permuted channels, checked to compute the same."""
     twin = copy.deepcopy(model)
     with Transaction(twin):
         before = outputs(twin, batch)
@@ -205,8 +206,8 @@ def _aligned(model: nn.Module, batch: Batch, wiring: PermutationGroups, table: T
         after = outputs(twin, batch)
     if difference := change(before, after, _ROUNDING):
         raise ModelError(
-            f"Model {number} computes something else once its channels are aligned: its outputs differ by"
+            f"Model {number} computes another function with its channels aligned: its outputs differ by"
             f" {difference:.3g} of their size.",
-            remedy="Its forward treats channels differently by their place; it cannot be aligned.",
+            remedy="Its forward depends on the order of channels, so it cannot be aligned.",
         )
     return twin

@@ -1,9 +1,9 @@
-"""Which channels of a network may trade places, and which axes of its tensors go with them.
+"""Which channels of a network may be permuted, and which axes of its tensors must follow.
 
-Every value of a traced pass carries labels of the channels that it is made of, as in `scale_flow`. A weight
-layer's outputs start new ones; values that are added share theirs. What an operation does to channels is tried: it is
-run again on inputs whose channels have traded places. Parameters and buffers outside of weight layers have labels as
-well, so whatever meets a channel (a norm's weight and statistics, a layer scale, a slope) goes with it.
+Every value of a traced pass carries labels of the channels that it comes from, as in `scale_flow`. A weight
+layer's outputs get new labels; values that are added share labels. To learn what an operation does to channels, it is
+run again on inputs with permuted channels. Parameters and buffers outside the weight layers have labels
+too, so everything that belongs to a channel (a norm's weight and statistics, a layer scale, a slope) follows it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _ROUNDING = 1e-4  # of the outputs' size
 
 
 def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
-    """Find the channels of a network that may trade places. The model is left alone.
+    """Find the channels of a network that may be permuted. The model is not changed.
 
     Args:
         model: Any.
-        batch: Two samples of it are run, every operation several times.
+        batch: Two samples of it are run; every operation runs several times.
 
     Raises:
-        ModelError: The forward fails, the model cannot be copied, or its channels go ways that were not seen.
+        ModelError: The forward fails, the model cannot be copied, or its channels cannot be followed.
     """
     twin = _twin(model)
     small = batch.head(2)
@@ -62,9 +62,9 @@ def trace_channels(model: nn.Module, batch: Batch) -> PermutationGroups:
         del transaction
     if difference:
         raise ModelError(
-            f"The channels of {type(model).__name__} cannot be followed: with channels in other places its outputs"
-            f" differ by {difference:.3g} of their size.",
-            remedy="Some part of its forward treats channels differently by their place in a way that was not seen.",
+            f"The channels of {type(model).__name__} cannot be followed: with permuted channels its outputs differ"
+            f" by {difference:.3g} of their size.",
+            remedy="Some part of its forward depends on the order of channels in a way that the trace did not detect.",
         )
     return wiring
 
@@ -89,7 +89,7 @@ def _widened(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _vary(model: nn.Module) -> None:
-    """Make constant tensors vary: ones and zeros do not show in which order they are."""
+    """Make constant tensors vary: ones and zeros do not reveal their order."""
     generator = torch.Generator().manual_seed(0)
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
@@ -97,7 +97,7 @@ def _vary(model: nn.Module) -> None:
 
 
 class _Wires(Tracer):
-    """Follows channels; instead of what operations do to scales it asks what they do to order."""
+    """Follows channels: it tests what operations do to the order of channels, not to scales."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__((), (), channels=True)
@@ -116,7 +116,7 @@ class _Wires(Tracer):
                 self._constants.add(id(tensor))
 
     def new_labels(self, channels: int) -> Tensor:
-        """Start labels, one family."""
+        """Create new labels, as one family."""
         family = self._family.new_full((channels,), int(self._family.max()) + 1)
         self._family = torch.cat([self._family, family])
         return torch.as_tensor(super().new_labels(channels))
@@ -124,7 +124,7 @@ class _Wires(Tracer):
     # Operations ----------------------------------------------------------------------------------------------
 
     def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
-        """Find the labels of an operation's output; pin its inputs if it does not keep channels apart."""
+        """Find the labels of an operation's output; pin its inputs if it mixes channels."""
         if all(id(leaf) in self._constants for leaf in op.leaves if isinstance(leaf, Tensor)):
             self._constants.add(id(value))
         moved = op.moved(number)
@@ -147,7 +147,7 @@ class _Wires(Tracer):
     def _keeps(
         self, op: Operation, number: int, value: Tensor, candidate: Tensor | None, merged: list[list[int]]
     ) -> bool:
-        """Tell whether the output trades places as the candidate says (none: stays) when the inputs do."""
+        """Tell whether the output is permuted as the candidate says when the inputs are (None: not at all)."""
         classes = self.classes.copy()
         for group in merged:
             classes.merge(group)
@@ -168,14 +168,14 @@ class _Wires(Tracer):
         return True
 
     def _loss(self, guess: tuple[Tensor, list[list[int]]]) -> int:
-        """How many labels would no longer be told apart: axes of one size are easily taken for each other."""
+        """How many labels would be merged; it decides between axes of the same size, which are easily confused."""
         classes = self.classes.copy()
         for group in guess[1]:
             classes.merge(group)
         return -len(classes.roots(guess[0]).unique())
 
     def _cycle(self, family: Tensor, labels: Tensor) -> Tensor:
-        """A table that moves every label that can move, within its family, on one round in a random order."""
+        """A table that moves every movable label within its family, in a random cycle."""
         labels = labels[labels > PINNED]
         labels = labels[torch.randperm(len(labels), generator=self.draw)]
         labels = labels[family[labels].argsort(dim=0, stable=True)]
@@ -189,13 +189,13 @@ class _Wires(Tracer):
 
     @contextmanager
     def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
-        """Take weight layers as they are; norms are operations like others, but for their groups."""
+        """Treat weight layers as units; norms are ordinary operations, except for their groups."""
         grouped = [(m, m) for m in model.modules() if isinstance(m, nn.GroupNorm)]
         with self.whole((self._layer(layer), layer.module) for layer in layers), hooked(grouped, self._grouped):
             yield
 
     def _grouped(self, module: nn.GroupNorm, args: Any, kwargs: Any) -> None:
-        """A group norm keeps channels in their groups."""
+        """Keep channels within the groups of a group norm."""
         value = first_input(args, kwargs)
         if self.is_live(value) and value.dim() > 1:
             self._part(self._by_channel(self.labels(value), 1), module.num_groups)
@@ -233,7 +233,7 @@ class _Wires(Tracer):
         return done
 
     def wiring(self, returned: Any) -> PermutationGroups:
-        """Pin what the model returns, and say which labels may trade places."""
+        """Pin what the model returns, and return which labels may be permuted."""
         for leaf in all_tensors(returned):
             if isinstance(leaf, Tensor) and self.is_live(leaf):
                 self.pin(self.labels(leaf), "the model returns it")
@@ -256,7 +256,7 @@ class _Wires(Tracer):
         return found
 
     def _why(self, label: int) -> str:
-        return self.classes.reason_of(label) if label > PINNED else "it is made of what stays in place"
+        return self.classes.reason_of(label) if label > PINNED else "it comes from values that must stay in place"
 
 
 def _families(family: Tensor, labels: Tensor) -> Mapping[int, Tensor]:
@@ -266,7 +266,7 @@ def _families(family: Tensor, labels: Tensor) -> Mapping[int, Tensor]:
 
 
 def _parted(family: Tensor, labels: Tensor, kinds: Tensor | None = None) -> Tensor:
-    """Part families whose members are met differently often, or in places of different kinds."""
+    """Split families whose members occur differently often, or in different kinds of places."""
     weight = torch.ones(labels.shape, dtype=torch.float64)
     if kinds is not None:  # a random number for each kind: sums of equally many of them hardly ever agree
         numbers = torch.randint(1 << 24, (int(kinds.max()) + 1,), generator=torch.Generator().manual_seed(0))
@@ -281,7 +281,7 @@ def _traded(value: Tensor, labels: Tensor, table: Tensor) -> Tensor:
 
 
 def _candidates(op: Operation, number: int, value: Tensor) -> Iterator[tuple[Tensor, list[list[int]]]]:
-    """Guess the labels of an output, with the labels that would have to become one."""
+    """Guess the labels of an output, with the labels that would have to be merged."""
     fields = list(op.labelled.values())
     axis = [1, -1, *[1] * (value.dim() - 2)]
     beside = [f.view(axis) if f.dim() == 1 and value.dim() > 2 and len(f) == value.shape[1] else f for f in fields]

@@ -1,4 +1,4 @@
-"""Folding of trained batch norms into the layers before them: the same function with fewer parts."""
+"""Fold trained batch norms into the layers before them: the same function with fewer modules."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 @dataclass
 class Folded:
-    """What was folded into what.
+    """The result of folding.
 
     Attributes:
-        layers: Name of each batch norm that is gone, and the layer that computes it now.
-        left: Name of each batch norm that stayed, and why.
+        layers: Name of each folded batch norm -> the layer that computes it now.
+        left: Name of each batch norm that stayed -> why.
     """
 
     layers: dict[str, str] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Folded:
     _undo: list[Step] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Put everything back: modules, weights and biases.
+        """Undo the folding: restore modules, weights and biases.
 
         Raises:
-            ModelError: Some of it could not be put back; all else was.
+            ModelError: Some of it could not be restored; all else was.
         """
         self._back_to(0)
         self.layers.clear()
@@ -71,26 +71,26 @@ class Folded:
 def fold_batch_norms(
     model: nn.Module, data: Any, *, samples: int | None = None, get_inputs: GetInputs | None = None
 ) -> Folded:
-    """Let layers compute what the trained batch norms behind them do, and put ``Identity`` in the norms' places.
+    """Fold trained batch norms into the layers before them, and replace the norms by ``Identity``.
 
-    The idea: in evaluation mode a batch norm multiplies and shifts every channel by constants, which the weights
-    and the bias of the layer before it can take. The function stays in evaluation mode; in training mode the model
-    no longer normalizes, and that is what folding is for: one net without norms to deploy, calibrate or fine-tune.
+    The idea: in evaluation mode a batch norm scales and shifts every channel by constants, which the weights
+    and the bias of the layer before it can absorb. The function in evaluation mode does not change. In training mode
+    the model no longer normalizes. That is the purpose: one network without norms to deploy, calibrate or fine-tune.
 
     Args:
-        model: Trained. Layers keep their weight parameters; those without a bias get one. Names of the folded norms'
-            tensors leave the ``state_dict``.
-        data: As for :func:`headstart.initialize`: shows which norm takes which layer's output.
+        model: A trained model. Layers keep their weight parameters; layers without bias get one. The folded norms'
+            tensors disappear from the ``state_dict``.
+        data: As for :func:`headstart.initialize`. They show which norm takes which layer's output.
         samples: How many samples to use.
-        get_inputs: For data of any other form.
+        get_inputs: Takes the model's inputs out of data of any other form.
 
     Returns:
-        What was folded and what was not; its ``undo()`` puts everything back.
+        What was folded and what was not; its ``undo()`` reverses the folding.
 
     Raises:
-        HeadstartError: The model cannot be run, or computes something else afterwards. Nothing was changed then.
+        HeadstartError: The model cannot be run, or would compute another function. It is then unchanged.
 
-    Cost: three forward passes of up to 16 samples; memory for a copy of the weights for as long as the result lives.
+    Cost: three forward passes of up to 16 samples; memory for a copy of the weights as long as the result exists.
 
     Example:
         >>> import torch, headstart as hs
@@ -114,8 +114,8 @@ def fold_batch_norms(
             before = outputs(watch.run, batch)
         if not before:
             raise ModelError(
-                "The model returns nothing that can be compared.",
-                remedy="Fold a part of it whose outputs are tensors, alone or in tuples, lists or dicts.",
+                "The model returns no tensors that can be compared.",
+                remedy="Fold a part of it that returns tensors, alone or in tuples, lists or dicts.",
             )
         # A layer with a forward of its own may not be linear in its weight: without those if it goes wrong with them.
         for own in (True, False):
@@ -132,13 +132,13 @@ def fold_batch_norms(
                 raise
             folded.undo()
     raise ModelError(
-        "With its batch norms folded the model computes something else.",
-        remedy="Check that its forward passes do not depend on the norms' own attributes, or leave folding out.",
+        "With its batch norms folded, the model computes another function.",
+        remedy="Check that its forward does not depend on attributes of the norms, or do not fold.",
     )
 
 
 def _try(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
-    """Fold, or leave the pair as it was if the layer's weight cannot be written."""
+    """Fold one pair, or leave it as it was if the layer's weight cannot be written."""
     done = len(folded._undo)
     try:
         _fold(model, name, layer, folded)
@@ -184,7 +184,7 @@ def _fold(model: nn.Module, name: str, layer: Layer, folded: Folded) -> None:
 
 
 def _constants(norm: Any) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies its input by and then adds, in float64."""
+    """The factor and the shift of a batch norm, in float64."""
     scale: Tensor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()
@@ -193,16 +193,16 @@ def _constants(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """What is left of a norm: nothing, or the dropout and activation that timm's norms carry."""
+    """What remains of a norm: nothing, or the dropout and activation inside timm's norms."""
     parts = [child for child in norm.children() if not isinstance(child, nn.Identity)]
     return (nn.Sequential(*parts) if parts else nn.Identity()).train(norm.training)
 
 
 def _reason(norm: nn.Module) -> str | None:
-    """Why a norm cannot be folded, whatever is before it."""
+    """Why a norm cannot be folded, independent of the layer before it."""
     kept = {"BatchNormAct2d": {"drop", "act"}, "FrozenBatchNorm2d": set()}.get(type(norm).__name__)
     if not (type(norm) in _PLAIN or (kept is not None and {n for n, _ in norm.named_children()} <= kept)):
-        return "it is a norm of its own kind"
+        return "it is of an unknown class"
     if getattr(norm, "running_mean", None) is None:
         return "it has no running statistics"
     if isinstance(norm, _BatchNorm) and never_run(norm):
@@ -213,7 +213,7 @@ def _reason(norm: nn.Module) -> str | None:
 
 
 class _Watch(TorchDispatchMode):
-    """See which layer's output goes into a batch norm, and nowhere else."""
+    """Finds the layers whose output goes into one batch norm, and nowhere else."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class _Watch(TorchDispatchMode):
         return {name: reason for name, reason in self._reasons.items() if reason is not None}
 
     def pairs(self, own: bool, left: dict[str, str]) -> Iterator[tuple[str, Layer]]:
-        """Each norm that can be folded with its layer; says in ``left`` why others cannot."""
+        """Each norm that can be folded, with its layer; ``left`` says why others cannot."""
         uses: dict[int, int] = {}
         for _, tensor in self._model.named_parameters(remove_duplicate=False):
             uses[id(tensor)] = uses.get(id(tensor), 0) + 1
@@ -250,12 +250,12 @@ class _Watch(TorchDispatchMode):
             elif any(uses.get(id(t), 1) > 1 for t in self._layers[source].module.parameters()):
                 left[name] = "the weights before it are shared"
             elif not own and type(self._layers[source].module).__module__.split(".")[0] != "torch":
-                left[name] = "the layer before it has a forward of its own"
+                left[name] = "the layer before it has its own forward"
             else:
                 yield name, self._layers[source]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model, and see."""
+        """Run the model and watch."""
         norms = [(name, norm) for name, norm in self._norms.items() if self._reasons[name] is None]
         with (
             hooked(by_layer(self._layers.values()), after=self._made, place="last"),

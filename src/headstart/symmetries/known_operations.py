@@ -1,7 +1,7 @@
-"""Operations that are positively homogeneous whatever the values: looked up where everything is of one scale class.
+"""Operations that are always positively homogeneous: looked up, not tested, if all inputs have one scale class.
 
-``f(s x) = s f(x)`` for every ``s > 0`` follows from what these operations are, so nothing need be run to see it. A test
-holds every one of them against the trial that all others go through.
+``f(s x) = s f(x)`` for every ``s > 0`` follows from their definition, so they need not be run. A test
+compares each of them with the trial that all other operations go through.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SCALES = {"mul", "div"}  # by a number
 
 
 def is_known(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], several: bool) -> bool:
-    """Whether an operation hands the one class of its inputs on.
+    """Whether an operation passes on the single class of its inputs.
 
     Args:
         func: The operation.
-        args: Its positional arguments, as it was called.
-        kwargs: Its named arguments.
-        several: Whether its inputs come in classes of their own, which a sum makes one.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        several: Whether its inputs have different classes, which a sum merges.
 
     Example:
         >>> import torch

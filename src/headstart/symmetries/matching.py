@@ -17,7 +17,7 @@ _GAIN = 1e-5  # of the similarity: less is rounding
 
 
 def units(weights: Weights) -> dict[str, Tensor]:
-    """Every filter at length 1, in float32 on the CPU; filters of zeros stay."""
+    """Every filter scaled to length 1, in float32 on the CPU; filters of zeros stay zero."""
     found = {}
     for name, weight in weights.items():
         flat = weight.detach().cpu().float().flatten(1)
@@ -26,13 +26,13 @@ def units(weights: Weights) -> dict[str, Tensor]:
 
 
 class Matcher:
-    """Networks of one architecture, brought to an order in which their filters correspond.
+    """Finds permutations of networks of one architecture so that their filters correspond.
 
     Args:
-        wiring: Which channels may trade places.
-        layers: Geometry of the layers, by name.
-        consumers: Whether the weights that take a channel count beside those that make it. Only then is every step
-            sure to raise the sum of the cosine similarities of all filters.
+        wiring: Which channels may be permuted.
+        layers: The layers by name, for their geometry.
+        consumers: Whether to compare also the weights that take a channel. Only then is every step
+            guaranteed to raise the sum of the cosine similarities of all filters.
     """
 
     def __init__(self, wiring: PermutationGroups, layers: Mapping[str, Layer], consumers: bool = True) -> None:
@@ -55,23 +55,23 @@ class Matcher:
         return float(torch.cat(found).mean()) if found else 1.0
 
     def permuted(self, weights: Weights, table: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """The weights with channels in other places."""
+        """The weights with permuted channels."""
         names = list(self.layers) if names is None else names
         return {n: permuted(self.layers[n], self.wiring.layers[n], weights[n], table) for n in names}
 
     def hungarian(self, reference: Weights, weights: Weights, start: Tensor | None = None) -> Tensor:
-        """Find the places in which filters are most alike: one assignment after the other until nothing changes.
+        """Find the permutation with the most similar filters: one assignment after the other until nothing changes.
 
-        Without a start, groups are first assigned in the order in which data reaches them, by those filters whose
-        own inputs have their places already; so a permuted copy of a network finds back in one sweep.
+        Without ``start``, groups are first assigned in the order in which data reaches them, by the filters whose
+        inputs are already assigned. So a permuted copy of a network is restored in one sweep.
 
         Args:
             reference: Filters at length 1.
-            weights: Likewise, of the network to bring in order.
-            start: Where its labels go to begin with.
+            weights: The same for the network to permute.
+            start: The initial places of its labels.
 
         Returns:
-            Where its labels go.
+            The new places of its labels.
         """
         total = self.wiring.stay() if start is None else start
         current = self.permuted(weights, total)
@@ -103,10 +103,10 @@ class Matcher:
         what the group holds so far.
 
         Args:
-            models: Filters at length 1. The first one's order stays.
+            models: Filters at length 1 of each model. The first model keeps its order.
 
         Returns:
-            For each, where its labels go.
+            For each model, the new places of its labels.
         """
         totals = [self.wiring.stay() for _ in models]
         current = [dict(weights) for weights in models]
@@ -131,13 +131,13 @@ class Matcher:
         return (number, name, "out") in self._places or (number, name, "in") in self._places
 
     def _axes(self) -> list[list[tuple[str, str]]]:
-        """For each group, the axes that count."""
+        """For each group, the axes to compare."""
         if not self.consumers:
             return self._producers(first=False)
         return [[(n, axis) for g, n, axis in self._places if g == number] for number in range(len(self.wiring.groups))]
 
     def _producers(self, first: bool) -> list[list[tuple[str, str]]]:
-        """For each group, the layers that make it; of those only the ones whose inputs are in order by then."""
+        """For each group, the layers that make it and whose inputs are already assigned."""
         settled = torch.zeros(self.wiring.size, dtype=torch.bool)
         settled[0] = True
         found = []
@@ -149,7 +149,7 @@ class Matcher:
         return found
 
     def _needed(self, name: str) -> Tensor:
-        """Labels of the inputs that have to be in order before a layer's filters can be compared."""
+        """Labels of the inputs that must be assigned before a layer's filters can be compared."""
         layer = self.layers[name]
         if layer.groups == layer.in_channels:  # filters of one channel each
             return torch.zeros(1, dtype=torch.long)
@@ -158,7 +158,7 @@ class Matcher:
         return labels[torch.isin(labels, free)]
 
     def _features(self, weights: Weights, number: int, name: str, axis: str) -> Tensor:
-        """One row for each channel of a group: the weights that make it or that take it, ``(channels, values)``."""
+        """One row per channel of a group: the weights that make or take it, ``(channels, values)``."""
         weight, layer, places = weights[name], self.layers[name], self._places[number, name, axis]
         if axis == "in":
             by_group = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)  # (groups, in/g, out/g, *kernel)
@@ -168,7 +168,7 @@ class Matcher:
     def _assignment(
         self, reference: Weights, weights: Weights, number: int, axes: Sequence[tuple[str, str]]
     ) -> Tensor | None:
-        """Which channel belongs in each place of a group; None if they are in their places."""
+        """Which channel belongs in each place of a group; None if nothing changes."""
         if not axes:
             return None
         alike = torch.zeros(len(self.wiring.groups[number]), len(self.wiring.groups[number]), dtype=torch.float64)
@@ -182,7 +182,7 @@ class Matcher:
 
 
 def _nearest_left(far: Tensor) -> Tensor:
-    """For each row in turn, the column that is nearest and not taken."""
+    """For each row in turn, the nearest column that is not yet taken."""
     far = far.clone()
     step = []
     for row in far:

@@ -1,4 +1,4 @@
-"""What one operation does to the scales of its inputs, found by running it again on rescaled ones."""
+"""What an operation does to the scales of its inputs, found by running it again on rescaled inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 PINNED, ANY = 0, -1
-"""The class of values whose scale is fixed, and the mark of values that are always zero."""
+"""The class of values whose scale is fixed, and the label of values that are always zero."""
 
 # Families that, run on labels, say where each value went.
 _MOVES = {
@@ -29,10 +29,10 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, tor
 
 
 def family(name: str) -> str:
-    """The family of an operation, by the name that some release of torch or some other library gives it.
+    """The family of an operation, whatever name a release of torch or another library gives it.
 
-    In-place forms, copies of views, what skips checks, and numbers of dimensions are of one family; so is attention
-    in whatever way it is computed.
+    In-place forms, copies of views, unchecked forms and numbers of dimensions are one family; so is attention,
+    however it is computed.
 
     Args:
         name: Without namespace and overload, such as ``_unsafe_view``.
@@ -47,7 +47,7 @@ def family(name: str) -> str:
 
 
 class Classes:
-    """Scale classes that may become one (union-find); class 0 is the pinned one and always its own root."""
+    """Scale classes that can be merged (union-find). Class 0 is the pinned class and always its own root."""
 
     def __init__(self) -> None:
         self._parent = [PINNED]
@@ -55,25 +55,25 @@ class Classes:
         self.reason: dict[int, str] = {}
 
     def copy(self) -> Classes:
-        """The same classes, to try something on."""
+        """A copy of the classes, to try a merge on."""
         other = Classes()
         other._parent, other._table, other.reason = list(self._parent), self._table, dict(self.reason)
         return other
 
     def new(self) -> int:
-        """Start a class."""
+        """Create a class."""
         self._table = None
         self._parent.append(len(self._parent))
         return len(self._parent) - 1
 
     def root(self, label: int) -> int:
-        """Return the class that a label belongs to by now."""
+        """Return the class that a label belongs to now."""
         while label > PINNED and self._parent[label] != label:
             label = self._parent[label]
         return label
 
     def roots(self, labels: Tensor) -> Tensor:
-        """Map labels to what they belong to by now."""
+        """Map labels to the classes that they belong to now."""
         if self._table is None:
             parents = torch.tensor(self._parent)
             while not torch.equal(parents, above := parents[parents]):
@@ -82,7 +82,7 @@ class Classes:
         return self._table[labels + 1]
 
     def merge(self, labels: Sequence[int]) -> int:
-        """Make labels one class, pinned if one of them is, and return it."""
+        """Merge the classes of labels, pinned if one of them is, and return the result."""
         roots = sorted({self.root(label) for label in labels if label != ANY})
         if len(roots) > 1:
             self._table = None
@@ -99,7 +99,7 @@ class Classes:
                 self._table = None
 
     def reason_of(self, label: int) -> str:
-        """Why a class is pinned: the first reason on its way to the root."""
+        """Why a class is pinned: the first reason on the path to its root."""
         while label > PINNED:
             if label in self.reason:
                 return self.reason[label]
@@ -109,7 +109,7 @@ class Classes:
 
 @dataclass
 class Operation:
-    """An operation with its inputs, which can be run again on other ones."""
+    """An operation with its inputs, which can be run again on other inputs."""
 
     func: Any
     leaves: list[Any]
@@ -124,27 +124,27 @@ class Operation:
         self._plain: list[Any] | None = None
 
     def alone(self) -> list[Operation]:
-        """The operation for each labelled input, with all others held as they are."""
+        """The operation as a function of each labelled input alone, with the others held constant."""
         return [
             Operation(self.func, self.leaves, self.spec, {i: field}, self.name) for i, field in self.labelled.items()
         ]
 
     def aside(self, value: Tensor) -> bool:
-        """Tell whether an output is not for the network: sizes and seeds that attention hands to its backward pass."""
+        """Tell whether an output is not for the network, such as sizes and seeds for attention's backward pass."""
         return self.family == "attention" and not value.is_floating_point()
 
     @property
     def size(self) -> float:
-        """The largest value that comes in."""
+        """The largest input value."""
         return max(float(self.leaves[i].abs().max()) if self.leaves[i].numel() else 0.0 for i in self.labelled)
 
     def classes(self, classes: Classes) -> list[int]:
-        """The classes that come in, without the pinned one."""
+        """The classes of its inputs, without the pinned class."""
         found = {int(label) for labels in self.labelled.values() for label in labels.unique()}
         return sorted({classes.root(label) for label in found} - {PINNED, ANY})
 
     def run(self, change: Callable[[int, Tensor], Tensor]) -> list[Any]:
-        """Run it on changed inputs: those of floating point, and whatever else is followed."""
+        """Run it on changed inputs: floating-point ones, and all others that are followed."""
         leaves = [
             change(i, leaf) if isinstance(leaf, Tensor) and (leaf.is_floating_point() or i in self.labelled) else leaf
             for i, leaf in enumerate(self.leaves)
@@ -154,7 +154,7 @@ class Operation:
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
     def moved(self, number: int) -> Tensor | None:
-        """Run an operation that only moves values on their labels; None if it is no such operation."""
+        """Run an operation that only moves values on their labels; None if it does more."""
         if self.family not in _MOVES:
             return None
         if self.family == "constant_pad":
@@ -167,7 +167,7 @@ class Operation:
         return None if found is None else found.long()
 
     def _on_labels(self, number: int) -> Tensor | None:
-        """Run it with labels in the place of values; None if it does not take them."""
+        """Run it with labels in place of values; None if it does not accept them."""
 
         def labels(i: int, leaf: Tensor) -> Tensor:
             if i in self.labelled:
@@ -185,7 +185,7 @@ class Operation:
         return float(args[2]) if len(args) > 2 else float(kwargs.get("value", 0))
 
     def candidates(self, number: int, value: Tensor, classes: Classes) -> Iterator[tuple[Tensor, list[list[int]]]]:
-        """Guess the labels of an output, with the classes that would have to become one, the loosest first."""
+        """Guess the labels of an output, with the classes that would have to be merged; the fewest merges first."""
         fields = list(self.labelled.values())
         try:
             wide = [torch.broadcast_to(labels, value.shape) for labels in fields]
@@ -200,7 +200,7 @@ class Operation:
             yield torch.full((), present[0]).expand(value.shape), [present]
 
     def reduced(self, number: int, value: Tensor) -> Iterator[Tensor]:
-        """Guess the labels of an output with other axes than the one input, behind those of samples and channels."""
+        """Guess the labels of an output with other axes than its single input, except samples and channels."""
         (labels,) = self.labelled.values()
         if labels.dim() > 2 and value.dim() > 1 and labels.shape[:2] == value.shape[:2]:
             channel = labels.flatten(2)[..., 0]
@@ -223,7 +223,7 @@ class Operation:
         return all(close(self._rescaled(scale)[number], plain * scale(candidate).to(plain)) for scale in scales)
 
     def invariant(self, number: int, factors: list[dict[int, float]], merged: Sequence[Sequence[int]] = ()) -> bool:
-        """Tell whether the output does not depend on the scales."""
+        """Tell whether the output is independent of the scales."""
         plain = self._unscaled()[number]
         return all(close(self._rescaled(_scales(_together(f, merged)))[number], plain) for f in factors)
 
@@ -240,7 +240,7 @@ class Operation:
 
 
 def joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
-    """Labels of a sum: where terms differ, their classes have to become one."""
+    """Labels of a sum: where terms differ, their classes must be merged."""
     labels = fields[0]
     groups: list[list[int]] = []
     for other in fields[1:]:
@@ -255,7 +255,7 @@ def joined(fields: list[Tensor]) -> tuple[Tensor, list[list[int]]]:
 
 
 def _together(factors: dict[int, float], groups: Sequence[Sequence[int]]) -> dict[int, float]:
-    """Give labels that would be one class one factor; that of the pinned class is 1."""
+    """Give labels that would be merged the same factor; that of the pinned class is 1."""
     parent = {label: label for group in groups for label in group}
 
     def root(label: int) -> int:
@@ -298,7 +298,7 @@ def close(got: Tensor, wanted: Tensor) -> bool:
 
 
 def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The arguments that an operation writes into."""
+    """The arguments that an operation writes."""
     found = []
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -1,4 +1,4 @@
-"""Channels that trade places: groups of them, and every tensor that goes along."""
+"""Permutations of channels: groups of channels, and every tensor that must follow."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ChannelLabels:
 
 @dataclass
 class PermutationGroups:
-    """The channels of a network.
+    """The channels of a network and how they may be permuted.
 
     Attributes:
-        layers: By name in execution order, the label of every input and output channel.
-        other_tensors: By name, the label of every value of a parameter or buffer outside of weight layers.
-        groups: Labels that may trade places with each other, in execution order.
-        fixed: By layer name, why outputs stay in place.
+        layers: Layer name, in execution order -> the label of every input and output channel.
+        other_tensors: Name of a parameter or buffer outside the weight layers -> the label of every value.
+        groups: Labels that may be permuted with each other, in execution order.
+        fixed: Layer name -> why its outputs stay in place.
     """
 
     layers: dict[str, ChannelLabels] = field(default_factory=dict)
@@ -43,17 +43,17 @@ class PermutationGroups:
 
     @property
     def size(self) -> int:
-        """How long a table of labels is."""
+        """The length of a table of labels."""
         used = [t for use in self.layers.values() for t in (use.inputs, use.outputs)]
         labels = [*used, *self.other_tensors.values(), *self.groups]
         return max((int(t.max()) for t in labels if t.numel()), default=0) + 1
 
     def stay(self) -> Tensor:
-        """The table in which every label stays in its place."""
+        """The table that leaves every label in its place."""
         return torch.arange(self.size)
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
-        """A table in which every label moves within its group: once around, in a random order."""
+        """A table that moves every label within its group, in a random cycle."""
         table = self.stay()
         for group in self.groups:
             found = group[torch.randperm(len(group), generator=generator)]
@@ -62,7 +62,7 @@ class PermutationGroups:
 
 
 def order(labels: Tensor, table: Tensor) -> Tensor:
-    """Where each place takes its content from, when the content of label ``l`` goes to the places of ``table[l]``.
+    """The source of each place's content, if the content of label ``l`` goes to the places of ``table[l]``.
 
     Example:
         >>> order(torch.tensor([1, 2, 3]), torch.tensor([0, 3, 1, 2])).tolist()
@@ -74,13 +74,13 @@ def order(labels: Tensor, table: Tensor) -> Tensor:
 
 
 def permuted(layer: Layer, use: ChannelLabels, weight: Tensor, table: Tensor) -> Tensor:
-    """A canonical weight whose channels traded places.
+    """A canonical weight with permuted channels.
 
     Args:
-        layer: Its geometry.
-        use: Labels of its channels.
+        layer: The layer, for its geometry.
+        use: The labels of its channels.
         weight: ``(out, in/groups, *kernel)``.
-        table: Where each label goes.
+        table: The new place of each label.
     """
     into = order(use.inputs.view(layer.groups, -1), table).to(weight.device)
     by_group = weight[order(use.outputs, table).to(weight.device)].unflatten(0, (layer.groups, -1))
@@ -90,15 +90,15 @@ def permuted(layer: Layer, use: ChannelLabels, weight: Tensor, table: Tensor) ->
 
 @torch.no_grad()
 def permute(model: nn.Module, wiring: PermutationGroups, table: Tensor) -> None:
-    """Let the channels of a model trade places; with a table that keeps to the groups its function stays.
+    """Permute the channels of a model. With a table that stays within the groups, its function is kept.
 
     Args:
         model: A model with the wiring's architecture.
         wiring: From :func:`headstart.symmetries.channel_flow.trace_channels`.
-        table: Where each label goes.
+        table: The new place of each label.
 
     Raises:
-        WriteError: A weight is parametrized in a way that does not take it.
+        WriteError: A weight's parametrization cannot represent the result.
     """
     for layer in weight_layers(model):
         use = wiring.layers.get(layer.name)

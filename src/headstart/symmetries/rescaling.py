@@ -1,4 +1,4 @@
-"""Rescaling that keeps a network's function: what may be rescaled, doing it, and seeing that nothing else changed."""
+"""Rescaling that keeps a network's function: what may be rescaled, the rescale, and a check of the function."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _RANGE = 1 / 3  # of the exponents that a format has: sums of squares still fit,
 
 
 def follow(view: ModelView, channels: bool = False) -> ScaleFlow:
-    """Follow the scales through the model, on two samples, or on the batch if the model takes no other.
+    """Follow the scales through the model, on two samples, or on the whole batch if the model needs it.
 
     Args:
-        view: The model; layers that it does not list stay as they are.
-        channels: Follow every channel by itself.
+        view: The model; layers that it does not list are not rescaled.
+        channels: Whether to follow every channel separately.
     """
     fixed = {layer.name for layer in view.trace.layers} - {layer.name for layer in view.layers}
     rigid = {la.name for la in view.layers if la.module.bias is not None and not _may_scale_bias(view, la)}
@@ -53,10 +53,10 @@ def _may_scale_bias(view: ModelView, layer: Layer) -> bool:
 
 
 def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float] | None:
-    """Rescale, see that the function stays, and put everything back if it does not.
+    """Rescale, check that the function is kept, and restore everything if it is not.
 
-    The next larger powers of two come first, and they are what is looked at: they round nothing, so that a network
-    that magnifies rounding errors a millionfold still computes the same, and what differs is no rounding.
+    The check uses the next larger powers of two: these cause no rounding, so even a network
+    that magnifies rounding errors a millionfold computes the same, and any difference is real.
 
     Args:
         view: The model.
@@ -64,7 +64,7 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
         scales: As for `rescale`.
 
     Returns:
-        The scales as they were applied; None if the function did not survive.
+        The scales as they were applied; None if the function would have changed.
     """
     unit = math.log(2)
     seen = Function(view, flow)
@@ -78,12 +78,12 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
 
 
 def within_range(view: ModelView, scales: Mapping[int, float], so_far: Mapping[int, float]) -> dict[int, float]:
-    """Shrink all scales by one factor if the layers' number format could not hold what they lead to.
+    """Shrink all scales by one factor if the resulting weights would exceed the number format.
 
     Args:
         view: The model.
         scales: Logarithm of the factor of each class.
-        so_far: What was applied before, likewise.
+        so_far: The scales that were applied before.
     """
     formats = [weights.look(layer).dtype for layer in view.layers]
     limit = min((_RANGE * math.log(torch.finfo(dtype).max) for dtype in formats), default=math.inf)
@@ -96,12 +96,12 @@ def within_range(view: ModelView, scales: Mapping[int, float], so_far: Mapping[i
 
 
 def rescale(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float]:
-    """Rescale every layer, and the statistics of batch norms that are fixed.
+    """Rescale every layer, and the running statistics of batch norms in evaluation mode.
 
     Args:
         view: The model.
         flow: The flow of the model.
-        scales: Logarithm of the factor of each class; classes that are not there keep theirs.
+        scales: Logarithm of the factor of each class; missing classes are not rescaled.
 
     Returns:
         The scales as they were applied: a batch norm's epsilon may have set a limit.
@@ -129,7 +129,7 @@ def rescale(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> di
 
 
 def _floors(view: ModelView, flow: ScaleFlow) -> dict[int, float]:
-    """How far a class may shrink before a batch norm, whose variance cannot make up for more than its epsilon."""
+    """How far a class before a batch norm may shrink: the norm's variance can compensate only for its epsilon."""
     found: dict[int, float] = {}
     for name, labels in flow.norms.items():
         norm = view.model.get_submodule(name)
@@ -146,7 +146,7 @@ def _per_channel(labels: Integers, factors: Mapping[int, float]) -> Tensor:
 
 
 class Function:
-    """What a model computes for a few samples, and how to go back to it.
+    """What a model computes for a few samples, and how to restore it.
 
     Args:
         view: The model, before it is rescaled.
@@ -165,11 +165,11 @@ class Function:
         self._before = self._outputs()
 
     def same(self) -> bool:
-        """Tell whether the model still computes the same but for rounding, where that was finite at all."""
+        """Tell whether the model still computes the same up to rounding; values that were not finite are ignored."""
         return not change(self._before, self._outputs())
 
     def restore(self) -> None:
-        """Put back all that a rescale writes, in the model and in the report."""
+        """Restore everything that a rescale writes, in the model and in the report."""
         restore_together(self._held)
         put_back((held.name, held.restore) for held in self._held)
         for layer in self._view.layers:

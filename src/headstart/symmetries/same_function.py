@@ -1,4 +1,4 @@
-"""Whether a model computes the same function before and after a change, but for rounding."""
+"""Whether a model computes the same function before and after a change, up to rounding."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COARSE = {torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the outputs' size: h
 
 
 def outputs(model: Callable[..., Any], batch: Batch) -> list[Tensor]:
-    """What a model returns for up to 16 samples, in floating point.
+    """A model's floating-point outputs for up to 16 samples.
 
     Args:
         model: In evaluation mode.
-        batch: Stays as it is, whatever the model writes into its input.
+        batch: The batch. It does not change, even if the model writes into its input.
 
     Raises:
         ModelError: The model's forward failed.
@@ -33,13 +33,13 @@ def outputs(model: Callable[..., Any], batch: Batch) -> list[Tensor]:
 
 
 def change(before: Sequence[Tensor], after: Sequence[Tensor], rounding: float = 1e-3) -> float:
-    """By how much of their size outputs differ; 0 if it is no more than rounding.
+    """How much outputs differ, relative to their size; 0 if it is only rounding.
 
     Args:
-        before: Outputs; where they are not finite, nothing is compared.
-        after: As many, of the same shapes.
-        rounding: The largest difference that is none, as a share of the largest value. If an output is in half
-            precision, the network computes in it, and 0.05 (bfloat16) or 0.01 (float16) counts instead.
+        before: Outputs before; values that are not finite are ignored.
+        after: Outputs after, of the same shapes.
+        rounding: The largest difference that counts as rounding, as a share of the largest value. If an output is in
+            half precision, the network computes in it, and 0.05 (bfloat16) or 0.01 (float16) is used instead.
 
     Example:
         >>> change([torch.tensor([1.0, -4.0])], [torch.tensor([1.0, -3.0])])

@@ -1,4 +1,4 @@
-"""What a trace of scales finds: the scale class of every layer's inputs and outputs, and of what norms take."""
+"""The result of a trace of scales: the scale classes of every layer's inputs and outputs, and of norms' inputs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LayerClasses:
     """A weight layer in the flow of scales.
 
     Attributes:
-        inputs: The class that each input channel comes in, ``(in_channels,)``; ``ANY`` where it is always zero.
-        outputs: The class of each output channel, ``(out_channels,)``; all the same unless channels were traced.
+        inputs: The class of each input channel, ``(in_channels,)``; ``ANY`` if it is always zero.
+        outputs: The class of each output channel, ``(out_channels,)``; all equal unless channels were traced.
     """
 
     inputs: Integers
@@ -24,20 +24,20 @@ class LayerClasses:
 
     @property
     def single(self) -> bool:
-        """Whether all inputs are of one class, and all outputs."""
+        """Whether all inputs have one class, and all outputs too."""
         return all(bool((labels == labels[0]).all()) for labels in (self.inputs, self.outputs))
 
 
 @dataclass
 class ScaleFlow:
-    """What a trace found.
+    """The result of a trace.
 
     Attributes:
-        uses: By layer name, in execution order.
-        norms: Batch norms that take a class and have running statistics: by name, the class of each channel.
-        normed: Classes that a normalization takes, which undoes their scale up to its epsilon.
-        almost: Classes that pass through an activation that is not homogeneous, such as GELU.
-        reasons: By layer name, what fixes the scale of its output.
+        uses: Layer name -> its classes, in execution order.
+        norms: Name of a batch norm with running statistics -> the class of each of its channels.
+        normed: Classes that go into a normalization, which removes their scale up to its epsilon.
+        almost: Classes that go through an activation that is not homogeneous, such as GELU.
+        reasons: Layer name -> what fixes the scale of its output.
     """
 
     uses: dict[str, LayerClasses] = field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""How scales travel through a network: which layers' outputs can be rescaled, and which layers see it.
+"""How scales pass through a network: which layers' outputs can be rescaled, and which layers take them.
 
-Every value of a traced pass carries a *scale class*. A weight layer's output starts a class of its own; operations
-that are positively homogeneous hand it on; a sum makes its terms one class, because they can only be scaled together;
-whatever else takes a value pins its class to the scale that it has. What an operation does to scales is tried: it is
-run again on rescaled inputs. Only the commonest operations, on values of one class throughout, are looked up (see
-`known_operations`), so that most networks are followed by Python alone: the device runs one small forward pass.
+Every value of a traced pass carries a *scale class*. A weight layer's output gets a new class. Operations
+that are positively homogeneous pass it on. A sum merges the classes of its terms, since they can only be scaled
+together. Any other operation pins the class of its input to the present scale. To learn what an operation does to
+scales, it is run again on rescaled inputs. Only the commonest operations on values of a single class are looked up (see
+`known_operations`), so that for most networks the device runs only one small forward pass.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Done = Callable[[Tensor, Labels, Tensor], "Labels | None"]  # input, its labels,
 
 @dataclass
 class _Use:
-    """A layer, and the labels that it was seen with."""
+    """A layer, and the labels of its inputs and outputs."""
 
     layer: Layer
     inputs: Labels
@@ -60,12 +60,12 @@ def trace_scales(
 
     Args:
         model: In evaluation mode, inside a transaction.
-        batch: A small one: every operation runs a few times.
-        layers: All that run, in execution order.
+        batch: A small batch: every operation runs a few times.
+        layers: All layers that run, in execution order.
         fixed: Names of layers that must not be rescaled.
-        rigid: Names of layers whose bias must not.
-        channels: Follow every channel by itself instead of every layer.
-        norms: Names of normalizations, where they are known; otherwise modules that are named so.
+        rigid: Names of layers whose bias must not be rescaled.
+        channels: Follow every channel separately instead of every layer.
+        norms: Names of normalizations, if they are known; otherwise modules named so.
 
     Raises:
         ModelError: The model's forward failed.
@@ -77,7 +77,7 @@ def trace_scales(
 
 
 class Tracer(TorchDispatchMode):
-    """Follows the labels of values through the operations of a forward pass, and asks what each does to scales."""
+    """Follows the labels of values through the operations of a forward pass, and tests what each does to scales."""
 
     def __init__(
         self, fixed: Collection[str], rigid: Collection[str], channels: bool, norms: Collection[str] | None = None
@@ -128,10 +128,10 @@ class Tracer(TorchDispatchMode):
         return result
 
     def _overwritten(self, values: list[Tensor], outputs: list[Tensor] | None) -> dict[int, list[Tensor]]:
-        """Forget what was written over, and return what else is the same memory, by the id of the value written.
+        """Forget overwritten values, and return the other values on the same memory, by the id of the written value.
 
-        What shares only a part of its memory, or is written by an operation that is not followed, cannot be followed
-        any further.
+        Values that share only part of that memory, or are written by an operation that is not followed, cannot be
+        followed any further.
         """
         same: dict[int, list[Tensor]] = {}
         for value in values:
@@ -148,7 +148,7 @@ class Tracer(TorchDispatchMode):
         return same
 
     def _whole(self, func: Any, args: Any, kwargs: Any, leaves: list[Any]) -> int | None:
-        """The one class that an operation hands on, if it is known and all that it takes is of whole classes."""
+        """The single class that an operation passes on, if it is known and all its inputs have a single class."""
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         found = [self._labels[id(t)][1] if self.is_live(t) else PINNED for t in tensors]
         classes = [self.classes.root(labels) for labels in found if isinstance(labels, int)]
@@ -159,14 +159,14 @@ class Tracer(TorchDispatchMode):
         return self.classes.merge(classes)
 
     def _simplified(self, labels: Tensor) -> Labels:
-        """One class in place of a tensor of nothing else."""
+        """A single class in place of a tensor that holds only this class."""
         if self._channels or not labels.numel():
             return labels
         first = labels.flatten()[0]
         return int(first) if bool((labels == first).all()) else labels
 
     def judge(self, op: Operation, number: int, value: Tensor) -> Tensor | None:
-        """Find the labels of an operation's output; pin its inputs if there are none."""
+        """Find the labels of an operation's output; pin its inputs if it has none."""
         if not value.is_floating_point():
             if not op.invariant(number, self._factors(op)):
                 self.pin_all(op, f"{op.name} compares it with something of a fixed scale")
@@ -193,7 +193,7 @@ class Tracer(TorchDispatchMode):
         return self.by_role(op, number, value, f"{op.name} is not homogeneous")
 
     def by_role(self, op: Operation, number: int, value: Tensor, why: str) -> Tensor | None:
-        """Pin what goes into an operation; where inputs have different roles, as in attention, judge each alone."""
+        """Pin the inputs of an operation. If they have different roles, as in attention, judge each one alone."""
         if op.family != "attention" or len(op.labelled) < 2:
             self.pin_all(op, why)
             return None
@@ -208,7 +208,7 @@ class Tracer(TorchDispatchMode):
         return None if handed is None else self.classes.roots(handed)
 
     def _factors(self, op: Operation) -> list[dict[int, float]]:
-        """Draw a factor for every class, twice: moderate ones, and ones that make values large."""
+        """Draw two factors for every class: a moderate one, and one that makes values large."""
         present = op.classes(self.classes)
         drawn = torch.rand(len(present), generator=self.draw).tolist()
         moderate = {label: 2 ** (2 * u - 1) for label, u in zip(present, drawn, strict=True)}
@@ -218,7 +218,7 @@ class Tracer(TorchDispatchMode):
     # Values and modules --------------------------------------------------------------------------------------
 
     def labels(self, value: Tensor) -> Tensor:
-        """The labels of a value, by now; pinned where nothing is known of it."""
+        """The present labels of a value; pinned if nothing is known of it."""
         found = self._own(value)
         return found if isinstance(found, Tensor) else torch.full((), found).expand(value.shape)
 
@@ -230,18 +230,18 @@ class Tracer(TorchDispatchMode):
         return self.classes.root(labels) if isinstance(labels, int) else self.classes.roots(labels)
 
     def is_live(self, value: Any) -> bool:
-        """Tell whether it is a value with labels that are not all pinned."""
+        """Tell whether a value has labels that are not all pinned."""
         if not isinstance(value, Tensor) or id(value) not in self._labels:
             return False
         labels = self._own(value)
         return labels > PINNED if isinstance(labels, int) else bool((labels > PINNED).any())
 
     def pin(self, labels: Labels, why: str) -> None:
-        """Fix the scale of the classes in some labels."""
+        """Pin the classes of some labels."""
         self.classes.pin(_distinct(labels), why)
 
     def pin_all(self, op: Operation, why: str) -> None:
-        """Fix the scale of all that goes into an operation."""
+        """Pin all inputs of an operation."""
         for labels in op.labelled.values():
             self.pin(labels, why)
 
@@ -255,7 +255,7 @@ class Tracer(TorchDispatchMode):
 
     @contextmanager
     def hooked(self, model: nn.Module, layers: Sequence[Layer]) -> Iterator[None]:
-        """Take weight layers and normalizations as they are, not as the operations that they consist of."""
+        """Treat weight layers and normalizations as units, not as the operations inside."""
         own = {id(layer.module) for layer in layers}
         parts = [(self._layer(layer), layer.module) for layer in layers]
         named = [(n, m) for n, m in model.named_modules() if self._is_norm(n, m)]
@@ -268,7 +268,7 @@ class Tracer(TorchDispatchMode):
 
     @contextmanager
     def whole(self, modules: Iterable[tuple[Done, nn.Module]]) -> Iterator[None]:
-        """Take modules as wholes: ``done(input, its labels, output)`` gives the labels of the output."""
+        """Treat modules as units: ``done(input, its labels, output)`` returns the labels of the output."""
         before: dict[Done, list[tuple[Tensor, Labels] | None]] = defaultdict(list)
 
         def enter(done: Done, args: Any, kwargs: Any) -> None:
@@ -316,7 +316,7 @@ class Tracer(TorchDispatchMode):
         return done
 
     def alike(self, first: Labels, other: Labels) -> Labels:
-        """Make the channels of two uses one class each; one that was always zero takes the other's."""
+        """Merge the channels of two uses pairwise; a channel that was always zero takes the other's class."""
         if isinstance(first, int) and isinstance(other, int):
             return self.classes.merge([first, other])
         some, others = torch.broadcast_tensors(torch.as_tensor(first), torch.as_tensor(other))
@@ -325,13 +325,13 @@ class Tracer(TorchDispatchMode):
         return torch.where(some == ANY, others, some)
 
     def new_labels(self, channels: int) -> Labels:
-        """Start the class of a layer's output, or of each of its channels."""
+        """Create a class for a layer's output, or for each of its channels."""
         if self._channels:
             return torch.tensor([self.classes.new() for _ in range(channels)])
         return self.classes.new()
 
     def _pass_through(self, layer: Layer, use: _Use) -> None:
-        """A layer that must not be rescaled hands its input's scale on, or fixes it if it has a bias."""
+        """A layer that must not be rescaled passes on the scale of its input, or pins it if it has a bias."""
         bias = layer.module.bias
         classes = [*_distinct(use.outputs), *_distinct(use.inputs)]
         if bias is not None and bool(bias.any()):
@@ -358,7 +358,7 @@ class Tracer(TorchDispatchMode):
         return done
 
     def by_channel(self, labels: Labels, axis: int) -> Labels:
-        """One class for each channel: what differs within a channel becomes one."""
+        """One class for each channel: different classes within a channel are merged."""
         if isinstance(labels, int):
             return labels
         channels = labels.movedim(axis, 0).unsqueeze(-1).flatten(1)
@@ -369,7 +369,7 @@ class Tracer(TorchDispatchMode):
         return found
 
     def finish(self, returned: Any) -> ScaleFlow:
-        """Pin what the model returns, and say where every class ended."""
+        """Pin what the model returns, and return the classes of all layers."""
         for leaf in all_tensors(returned):
             if id(leaf) in self._labels:
                 self.pin(self._own(leaf), "the model returns it")
@@ -390,7 +390,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are one: an alias, or a view of the whole in its own shape."""
+    """Tell whether two tensors are the same: an alias, or a view of the whole in its own shape."""
     return a.data_ptr() == b.data_ptr() and (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 

@@ -269,7 +269,7 @@ def test_a_driver_that_a_signal_ends_leaves_nothing_behind(net, task_file, tmp_p
     assert driver.returncode == 128 + signal.SIGTERM
     assert printed == ""
     assert " ".join(said.split()) == (
-        f"Finished trials are kept in '{out}'; the same command goes on from there. Ended by SIGTERM."
+        f"Finished trials are kept in '{out}'; the same command continues from there. Ended by SIGTERM."
     )
     assert list(out.glob("claims/*.json")) == []
 
@@ -281,7 +281,7 @@ def test_the_arguments_choose_the_executor():
     for wrong in ("0", "-2"):
         with pytest.raises(HeadstartError, match="at least 1"):
             parse("--jobs", wrong)
-    with pytest.raises(HeadstartError, match="is for Ray"):
+    with pytest.raises(HeadstartError, match="needs Ray"):
         parse("--gpus-per-trial", "0.5")
     assert isinstance(parse("--streams", "3"), Interleaved)
     for other in (["--jobs", "2"], ["--ray", "local"]):
@@ -309,4 +309,4 @@ def test_compare_hands_the_executor_on(task_file, tmp_path, capsys, monkeypatch)
     assert "2 trials run" in capsys.readouterr().out
     assert isinstance(seen[0], Processes)
     assert main(["compare", "--task", task_file, *out, *small, "--gpus-per-trial", "1"]) == 2
-    assert "--gpus-per-trial is for Ray" in capsys.readouterr().err
+    assert "--gpus-per-trial needs Ray" in capsys.readouterr().err

@@ -333,7 +333,7 @@ def test_the_command_searches_then_compares_and_goes_on(command, tmp_path, capsy
     assert command(*line, "--until", "decided") == 0
     out = capsys.readouterr().out
     assert "Search: 0 trials run" in out
-    assert f"{trials} were there already" in out
+    assert f"{trials} existed already" in out
     assert main(["status", str(tmp_path / "out" / "search")]) == 0
     assert f"{trials} of {trials} trials done" in capsys.readouterr().out
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0

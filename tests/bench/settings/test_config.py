@@ -185,7 +185,7 @@ def test_an_option_overrules_the_file(task_file, tmp_path, capsys):
     assert "2 trials run" in capsys.readouterr().out
     assert main(["compare", str(path), "--quiet", "--seeds", "2"]) == 0
     assert "2 trials run in" in (out := capsys.readouterr().out)
-    assert "2 were there already" in out
+    assert "2 existed already" in out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
 """Data-dependent initializations (Krähenbühl, Doersch, Donahue and Darrell, 2016): a file for each part of the paper.
 
-Imports what every method may. Other methods may import it.
+It imports what every method may import. Other methods may import it.
 """

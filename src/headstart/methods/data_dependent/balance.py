@@ -34,24 +34,24 @@ RESAMPLES = 400
 
 @register(
     "balance",
-    summary="layers rescaled so that all learn at one relative rate, the function kept",
+    summary="layers rescaled so that all learn at one relative rate, without changing the function",
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 2",
     scope="all layers",
     needs_data=True,
-    cost="a forward and a backward pass of up to 32 samples, with the weights' gradients taken twice, and a trace of"
-    " two; further such passes only where something is not exactly homogeneous",
+    cost="a forward and a backward pass of up to 32 samples, with the weights' gradients computed twice, and a trace"
+    " of two samples; more passes only if something is not exactly homogeneous",
     presets=("paper",),
     deviations=(
-        "The exponent has the sign of the authors' code: the printed one drives the rates apart.",
-        "Where the network is positively homogeneous the factors are solved in closed form, once, instead of in about"
+        "The exponent has the sign of the authors' code: the printed sign drives the rates apart.",
+        "If the network is positively homogeneous, the factors are computed once in closed form, instead of in about"
         " ten damped rounds.",
-        "Every operation is tried on rescaled inputs to see what it does to scales, so that sums, concatenations and"
-        " normalizations keep the function; the published algorithm is for chains of layers.",
-        "Gradients are squared sample by sample, not after they were summed, and the random gradients at the outputs"
-        " are at right angles to each other: the same expectation, with a tenth of the noise.",
-        "Fresh batch norms take part of the gradient out of a batch. The estimate takes that out where the norm takes"
-        " the layer's output itself, and in part or not at all where a sum or an activation comes between.",
-        "The spread of the network's output is left as it is; the authors' code moves it towards 1.",
+        "Every operation is run on rescaled inputs to see what it does to scales. So the function is kept with sums,"
+        " concatenations and normalizations too; the published algorithm is for chains of layers.",
+        "Gradients are squared sample by sample, not after summing, and the random gradients at the outputs are"
+        " orthogonal: the expectation is the same, with a tenth of the noise.",
+        "New batch norms remove part of a batch's gradient. The estimate accounts for that if the norm directly"
+        " follows the layer, and only partly or not at all if a sum or an activation lies between.",
+        "The deviation of the network's output is left as it is; the authors' code moves it towards 1.",
         "Scales stay within a third of the exponents of the number format: at 100 plain layers equal rates would need"
         " more than float32 holds.",
     ),
@@ -61,27 +61,27 @@ RESAMPLES = 400
 )
 @dataclass(frozen=True)
 class Balance(Method):
-    """Rescale whole layers, and undo it in the layers that follow, until their rates agree.
+    """Rescale whole layers, and compensate in the layers that follow, so that their rates agree.
 
     The idea: a layer's *rate* is the size of its gradient relative to its weights, ``sqrt(mean g² / mean w²)``.
-    Where rates differ, some layers have learnt while others have hardly moved. Multiplying a layer by ``s`` and
-    dividing those that take its output by ``s`` keeps the function of a ReLU network and divides the layer's
-    rate by ``s²``. Gradients are those of random numbers at the outputs, so no labels are needed; they are squared for
-    every sample by itself, which leaves out the noise of the cross terms. The report says how well the rates are known.
+    If rates differ, some layers have learned while others have hardly moved. Multiplying a layer by ``s`` and
+    dividing the layers that take its output by ``s`` keeps the function of a ReLU network, and divides the layer's
+    rate by ``s²``. Gradients come from random numbers at the outputs, so no labels are needed. They are squared
+    sample by sample, which avoids the noise of the cross terms. The report says how well the rates are known.
 
     Run it last: after fills and scalings, ``["within-layer", "balance"]``.
 
     Args:
-        loss_fn: ``loss_fn(outputs, batch) -> scalar`` whose gradients count instead, with the whole batch,
-            targets included.
-        almost: What to do where an activation is not homogeneous, such as GELU: ``"damped"`` rescales step by step and
+        loss_fn: ``loss_fn(outputs, batch) -> scalar``; its gradients are used instead. It gets the whole batch,
+            with targets.
+        almost: What to do if an activation is not homogeneous, such as GELU: ``"damped"`` rescales step by step and
             measures again, which changes the function a little; ``"leave"`` keeps the function.
-        damping: Share of the logarithm of a factor that a damped step takes.
-        iterations: Damped steps at most.
-        tolerance: Damped steps end when no factor moves by more, as a share.
+        damping: The share of a factor's logarithm that a damped step applies.
+        iterations: The largest number of damped steps.
+        tolerance: Damped steps end when no factor changes by more than this share.
 
     Raises:
-        HeadstartError: The model cannot be run backwards.
+        HeadstartError: The model cannot be differentiated.
 
     Example:
         >>> import torch, headstart as hs
@@ -110,7 +110,7 @@ class Balance(Method):
 
     @classmethod
     def paper(cls, **options: object) -> Balance:
-        """The published damping: a quarter of each factor at a time, ten times (where steps are damped at all)."""
+        """The published damping: ten steps with a quarter of each factor (if steps are damped at all)."""
         return cls(**{"damping": 0.25, "iterations": 10, **options})  # type: ignore[arg-type]
 
     def finish(self, view: ModelView) -> None:
@@ -129,7 +129,7 @@ class Balance(Method):
         applied = rescale_checked(view, flow, {label: v for label, v in exact.items() if label not in flow.normed})
         if applied is None:
             view.report.add_finding(
-                "balance: the model's function did not survive the rescale, so all layers were left alone."
+                "balance: the rescale would have changed the model's function, so all layers were left alone."
             )
             return
         # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
@@ -153,11 +153,11 @@ class Balance(Method):
         _report(view, before, after, scales, how + (f", then in {steps} damped steps" if steps else ""))
         if exact != solved:
             view.report.add_finding(
-                "balance: equal rates need scales that the number format cannot hold, so all factors were shrunk alike."
+                "balance: equal rates need scales beyond the number format, so all factors were reduced together."
             )
 
     def _damped(self, view: ModelView, flow: ScaleFlow, exact: Mapping[int, float]) -> int:
-        """Rescale a little at a time where the effect is not known in closed form, measuring every time."""
+        """Rescale in small steps if the effect has no closed form, and measure after each step."""
         steps, so_far = 0, dict(exact)
         for _ in range(self.iterations):
             found = solve(self._measure(view, flow).energies)
@@ -171,7 +171,7 @@ class Balance(Method):
         return steps
 
     def _measure(self, view: ModelView, flow: ScaleFlow) -> Measured:
-        """Measure what every layer's rate is made of, in one forward and one backward pass."""
+        """Measure the terms of every layer's rate in one forward and one backward pass."""
         assert view.batch is not None
         batch = view.batch if self.loss_fn else view.batch.head(SAMPLES)
         seed = rng.derive(view.seed, "balance")
@@ -210,12 +210,13 @@ class Balance(Method):
 
 @dataclass
 class Measured:
-    """What one forward and one backward pass showed.
+    """The measurements of one forward and one backward pass.
 
     Attributes:
-        energies: By layer name, what its rate is made of.
-        samples: The samples' parts of the squared gradients, by class; a single one where they are one.
-        one_draw: Names of layers whose samples cannot be told apart.
+        energies: Layer name -> the terms of its rate.
+        samples: The samples' shares of the squared gradients, by scale class; a single row if samples cannot be kept
+            apart.
+        one_draw: Names of layers whose samples cannot be kept apart.
     """
 
     energies: dict[str, Energies] = field(default_factory=dict)
@@ -223,12 +224,12 @@ class Measured:
     one_draw: list[str] = field(default_factory=list)
 
     def spread(self, scales: Mapping[int, float], seed: int) -> float | None:
-        """How far the logarithms of the true rates may be from each other after a rescale, with 95 % confidence.
+        """How far apart the logarithms of the true rates may be after a rescale, with 95 % confidence.
 
-        The samples are drawn again, with replacement, and the rates estimated from each such draw (the bootstrap).
+        Samples are redrawn with replacement, and the rates are estimated from each draw (bootstrap).
 
         Returns:
-            None where there is no telling: too few samples, too few that reach a layer, or a layer with a single draw.
+            None if it cannot be estimated: too few samples, too few that reach a layer, or a layer with a single draw.
         """
         layers = {name: layer for name, layer in self.energies.items() if layer.measurable}
         sizes = {len(part) for name in layers for part in self.samples[name].values()}
@@ -252,7 +253,7 @@ class Measured:
 
 
 def _squares(values: Sequence[tuple[Layer, Tensor]], whole: Collection[str]) -> dict[str, Values]:
-    """Sums of squares of canonical tensors, ``(1, in_channels)``, or ``(1, 1)`` of those that are of one class."""
+    """Sums of squares of canonical tensors, ``(1, in_channels)``, or ``(1, 1)`` if all channels have one class."""
     single = [tensor for layer, tensor in values if layer.name in whole]
     found = iter(lengths(single))
     roots = [
@@ -274,7 +275,7 @@ def _by_class(squares: Values, inputs: Integers) -> dict[int, Values]:
 
 
 def _without(energies: Mapping[str, Energies], almost: set[int]) -> dict[str, Energies]:
-    """Take the classes whose effect is known only roughly as fixed."""
+    """Treat the classes whose effect is only known roughly as fixed."""
 
     def fixed(parts: Mapping[int, float]) -> dict[int, float]:
         found: dict[int, float] = {}
@@ -302,7 +303,7 @@ def _report(view: ModelView, before: list[float], after: Measured, scales: Mappi
     first, now = (math.exp(max(found) - min(found)) for found in (before, rates))
     sure = after.spread(scales, view.seed)
     if sure is None:
-        text = f"{now:.3g}-fold after, as far as one gradient can tell"
+        text = f"{now:.3g}-fold after, by a single gradient"
     else:
         text = f"less than {max(math.exp(sure), now):.3g}-fold after, with 95 % confidence"
     view.report.add_finding(
@@ -311,5 +312,5 @@ def _report(view: ModelView, before: list[float], after: Measured, scales: Mappi
     if after.one_draw:
         names = ", ".join(f"'{name}'" for name in after.one_draw[:4]) + (" and others" * (len(after.one_draw) > 4))
         view.report.add_finding(
-            f"balance: samples cannot be told apart in {names}, so that one random draw stands for all there."
+            f"balance: samples cannot be kept apart in {names}, so their rates come from one random draw."
         )

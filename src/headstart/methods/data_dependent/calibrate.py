@@ -1,4 +1,4 @@
-"""Calibration of a trained network: channels and layers at even scales, the function kept."""
+"""Calibration of a trained network: channels and layers at even scales, without changing the function."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SAMPLES = 64
 
 @register(
     "calibrate",
-    summary="a trained network's channels and layers brought to even scales, the function kept",
+    summary="a trained network's channels and layers brought to even scales, without changing the function",
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, section 5",
     scope="all layers",
     needs_data=True,
-    cost="two traces of two samples, a forward pass of up to 64 samples, and what balance costs",
+    cost="two traces of two samples, a forward pass of up to 64 samples, and the cost of balance",
     deviations=(
-        "Channels are rescaled as well, and their consumers take it back; in the authors' code that part is missing.",
-        "A channel gets the deviation that its layer has on average instead of 1: the scale of a layer is for balance"
-        " to choose.",
-        "Where an activation is not homogeneous the scale is left alone, so that the function is kept.",
+        "Channels are rescaled as well, and the layers that use them compensate; this part is missing in the"
+        " authors' code.",
+        "A channel gets the mean deviation of its layer instead of 1: balance chooses the scale of a layer.",
+        "If an activation is not homogeneous, the scale is left alone, so that the function is kept.",
     ),
     depends_on_other_layers=True,
     # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5: balance
@@ -48,14 +48,14 @@ SAMPLES = 64
 )
 @dataclass(frozen=True)
 class Calibrate(Method):
-    """Rescale channels to one deviation per layer, then balance the layers; every consumer undoes it.
+    """Rescale channels to one deviation per layer, then balance the layers; the layers that follow compensate.
 
-    The idea: a network that was trained elsewhere, or whose batch norms were folded, may have channels and layers whose
-    scales differ a thousandfold. It computes the same either way, but fine-tuning it does not: weights behind
-    small channels hardly learn. See `Balance` for what is free and what is not.
+    The idea: in a network that was trained elsewhere, or whose batch norms were folded, the scales of channels and
+    layers may differ a thousandfold. This does not change its outputs, but it changes fine-tuning: weights behind
+    small channels hardly learn. See `Balance` for which scales can be changed.
 
     Args:
-        balance: Also bring the layers to one rate of learning.
+        balance: Also make all layers learn at one rate.
         loss_fn: As for `Balance`.
 
     Raises:
@@ -88,7 +88,7 @@ class Calibrate(Method):
         scales = _scales(flow, moments)
         if rescale_checked(view, flow, within_range(view, scales, {})) is None:
             view.report.add_finding(
-                "calibrate: the function did not survive a rescale of channels, so they were left alone."
+                "calibrate: the rescale of channels would have changed the function, so they were left alone."
             )
         else:
             _report(view, moments, _moments(view))
@@ -115,7 +115,7 @@ def _moments(view: ModelView) -> dict[str, Moments]:
 
 
 def _scales(flow: ScaleFlow, moments: Mapping[str, Moments]) -> dict[int, float]:
-    """Choose the factor of every channel's class: the geometric mean of what its members ask for."""
+    """Choose the factor of every channel's class: the geometric mean of its members' factors."""
     asked: dict[int, list[float]] = {}
     for name, found in moments.items():
         variance = found.var.double()

@@ -1,4 +1,4 @@
-"""Data-dependent initialization as a whole (Krähenbühl et al. 2016): fill, normalize within layers, balance between."""
+"""Data-dependent initialization (Krähenbühl et al. 2016): fill, normalize within layers, balance between layers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from headstart.model.weights import Layer
 class DataDependent(WithinLayer):
     """Fill every layer, bring its channels to deviation 1 on the data, then balance the layers.
 
-    The idea: when every layer sees inputs of one scale and learns at one relative rate, deep networks without
-    normalization begin to train. Layers that a normalization follows keep their weights and only take the common rate.
-    The same as ``within-layer+balance``.
+    The idea: if every layer sees inputs at the same scale and learns at the same relative rate, deep networks without
+    normalization can train. Layers that a normalization follows keep their weights and only get the common rate.
+    It is the same as ``within-layer+balance``.
 
     Args:
         loss_fn: As for `Balance`. All other options are those of `WithinLayer`, but ``layers`` must be None.
@@ -72,11 +72,11 @@ class DataDependent(WithinLayer):
         return cls.paper(**{"fill": "kmeans", **options})
 
     def on_complex(self) -> OnComplex:
-        """Balance knows real weights alone."""
+        """Balance works on real weights only."""
         return "refused"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """All layers: those that are not filled are balanced all the same."""
+        """All layers: those that are not filled are still balanced."""
         super().select(layers, trace, report)  # says which are not filled
         return layers
 
@@ -99,5 +99,5 @@ class DataDependent(WithinLayer):
 
 
 def KrahenbuhlKMeans(**options: Any) -> DataDependent:  # noqa: N802 - the name that scripts know
-    """The paper's best, ``DataDependent.kmeans``, under the name that it had before."""
+    """The former name of the paper's best form, ``DataDependent.kmeans``."""
     return DataDependent.kmeans(**options)

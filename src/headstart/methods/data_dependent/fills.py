@@ -1,7 +1,7 @@
 """Filters from a layer's real input: principal components, ZCA, spherical k-means, whitened patches.
 
 Patches are gathered, decomposed and clustered on the layer's device in float32 or better, one group of channels after
-the other, within a limit of memory.
+the other, within a memory limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class Whitener:
-    """The leading directions of one group's patches, and the factors that bring all of them to one variance.
+    """The leading directions of one group's patches, and the factors that give all of them the same variance.
 
     Attributes:
         mean: The mean patch, ``(dimensions,)``.
@@ -50,11 +50,11 @@ class Whitener:
 
         Args:
             patches: ``(n, dimensions)``.
-            most: Directions at most.
+            most: The largest number of directions.
             eps: Added to the eigenvalues, as a share of their mean.
-            rounding: Relative error of an output; directions that vary less, measured by the patches' length, are
-                not real.
-            without: A unit direction that no vector shall contain.
+            rounding: Relative error of an output; directions that vary less, relative to the patches' length, are
+                left out.
+            without: A unit direction to which all vectors are orthogonal.
         """
         taken_out = [] if without is None else [patches @ without]
         if without is not None:
@@ -71,13 +71,13 @@ class Whitener:
         return cls(mean, spectrum.vectors(found).to(patches), factors.to(patches))
 
     def directions(self, centred: Tensor) -> Tensor:
-        """Patches without the mean, whitened, at length 1; what equals the mean has no direction: zeros."""
+        """Patches, centred, whitened and scaled to length 1; zeros where a patch equals the mean."""
         white = centred @ (self.vectors * self.factors.unsqueeze(1)).T
         length = torch.linalg.vector_norm(white, dim=1, keepdim=True)
         return white.div_(length.masked_fill_(length <= SAME * math.sqrt(len(self.factors)), math.inf))
 
     def filters(self, white: Tensor) -> Tensor:
-        """Turn directions of the whitened space into filters: an output is the product with a whitened patch."""
+        """Turn directions of the whitened space into filters whose output is the product with a whitened patch."""
         return (white * self.factors) @ self.vectors
 
 
@@ -128,12 +128,12 @@ FILLS = {"pca": _pca, "zca": _zca, "kmeans": _kmeans, "patches": _patches}
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a fill.
+    """The limits of a fill.
 
     Attributes:
-        patches: Patches at most.
+        patches: The largest number of patches.
         eps: Share of the mean eigenvalue that is added to the eigenvalues.
-        memory: MB that the patches, their covariance and what is computed from them may take.
+        memory: MB for the patches, their covariance and intermediate results.
     """
 
     patches: int
@@ -142,14 +142,15 @@ class Limits:
 
 
 def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tensor | None = None) -> None:
-    """Replace filters by such as come from the layer's patches, as many as those support; the rest stay.
+    """Replace filters by filters from the layer's patches, as many as the patches support; the rest stay.
 
     Args:
         visit: The layer and its input.
-        weight: Its new weight, ``(out, in/groups, *kernel)``, random so far; written in place, filters of length 1.
+        weight: Its new weight, ``(out, in/groups, *kernel)``, so far random; written in place, with filters of length
+            1.
         kind: One of ``FILLS``.
         limits: The limits of patches, eigenvalues and memory.
-        without: For each group a unit direction that no filter shall contain, ``(groups, dimensions)``.
+        without: For each group, a unit direction to which all filters are orthogonal, ``(groups, dimensions)``.
 
     Raises:
         DataError: The layer's input is not finite.
@@ -157,7 +158,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
     layer = visit.layer
     each, dimensions = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
     if each == 1 and kind in ("kmeans", "patches"):
-        why = f"one filter per group leaves {kind} nothing to choose from"
+        why = f"with one filter per group, {kind} has no choice"
         _Told(visit.report, layer, visit.method, why)(0)
         return
     assert visit.input is not None
@@ -176,7 +177,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
         if not values.all():
             raise DataError(
                 f"The input of {layer.where} holds NaN or infinite values.",
-                remedy="Look for what overflows before it; headstart.diagnose names the layer.",
+                remedy="Find the layer that overflows before it: headstart.diagnose names it.",
             )
 
     for g, filters in enumerate(weight.flatten(1).chunk(layer.groups)):
@@ -214,7 +215,7 @@ def _gathered(source: LayerPatches, places: Integers, group: int) -> Tensor:
 
 
 def _rounding(dtype: torch.dtype) -> float:
-    """Relative error of an output, and what an eigendecomposition in float64 resolves."""
+    """Relative error of an output, but at least what an eigendecomposition in float64 resolves."""
     finfo = torch.finfo(dtype)
     # Inputs in half precision are rounded once; float32 sums round at every term, and deviations want three digits.
     return max(finfo.eps if finfo.bits == 16 else 1e3 * finfo.eps, 1e-7)
@@ -222,7 +223,7 @@ def _rounding(dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True)
 class _Told:
-    """Says that some of the filters are Gaussian, and why, once it is known how many are not."""
+    """Reports that some filters are Gaussian, and why, once the number is read."""
 
     report: ReportBuilder
     layer: Layer

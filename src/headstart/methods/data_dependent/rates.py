@@ -1,6 +1,6 @@
-"""The algebra of between-layer balance: which scales make all layers learn at one relative rate.
+"""The algebra of between-layer balance: find scales with which all layers learn at one relative rate.
 
-A layer's rate is ``sqrt(mean(g²) / mean(w²))`` of its weight's gradient and values. Multiplying the layer's output
+A layer's rate is ``sqrt(mean(g²) / mean(w²))``, with its weight ``w`` and the gradient ``g``. Multiplying its output
 by ``exp(s_out)``, after its inputs were multiplied by ``exp(s_in)``, multiplies its weights by
 ``exp(s_out - s_in)`` and divides its gradient by the same: rates after any rescale are known in closed form.
 """
@@ -23,7 +23,7 @@ _CLOSE = 1e-10
 
 @dataclass(frozen=True)
 class Energies:
-    """What a layer's rate is made of.
+    """The terms of a layer's rate.
 
     Args:
         output: Scale class of its output.
@@ -37,14 +37,14 @@ class Energies:
 
     @property
     def measurable(self) -> bool:
-        """Whether there is a rate: neither the weights nor their gradients are all zero."""
+        """Whether the layer has a rate: neither its weights nor their gradients are all zero."""
         return all(0 < sum(part.values()) < math.inf for part in (self.gradients, self.weights))
 
     def log_rate(self, scales: Mapping[int, float]) -> float:
         """Return the logarithm of the rate after a rescale.
 
         Args:
-            scales: Logarithm of the factor of every class; 0 for those that are not there.
+            scales: Logarithm of the factor of every class; missing ones count as 0.
 
         Example:
             >>> layer = Energies(output=1, gradients={0: 4.0}, weights={0: 1.0})
@@ -56,7 +56,7 @@ class Energies:
         return 0.5 * (gradient - weight) - 2 * scales.get(self.output, 0.0)
 
     def slopes(self, scales: Mapping[int, float]) -> dict[int, float]:
-        """Return the derivatives of :meth:`log_rate` by the scales that it depends on."""
+        """Return the derivatives of :meth:`log_rate` with respect to the scales that it depends on."""
         found = {self.output: -2.0}
         for part, sign in ((self.gradients, 2), (self.weights, -2)):
             logs = {label: math.log(v) + sign * scales.get(label, 0.0) for label, v in part.items() if v > 0}
@@ -76,14 +76,14 @@ def _log_sum(parts: Mapping[int, tuple[float, float]]) -> float:
 
 
 def solve(layers: Mapping[str, Energies]) -> dict[int, float]:
-    """Find the scales that bring all rates as close to each other as the network's structure allows.
+    """Find the scales that make all rates as equal as the network's structure allows.
 
-    Minimizes the squared differences of the log rates to their common mean, by Gauss-Newton steps of least norm, so
-    that a scale that changes no rate stays. On a chain of layers all rates become their geometric mean, exactly
+    It minimizes the squared differences of the log rates from their mean, by Gauss-Newton steps of least norm, so
+    that a scale that affects no rate stays. On a chain of layers all rates become their geometric mean, exactly
     and in one step; inside a residual branch, whose scales must multiply to one, they become that of the branch.
 
     Args:
-        layers: By name; those without a rate are left out.
+        layers: Layer name -> its terms; layers without a rate are left out.
 
     Returns:
         Logarithm of the factor of each class. The pinned class is not among them.
@@ -122,7 +122,7 @@ def solve(layers: Mapping[str, Energies]) -> dict[int, float]:
 
 
 def _damped(layers: list[Energies], scales: dict[int, float], classes: list[int], step: Floats, rates: Floats) -> float:
-    """Halve a step until the spread does not grow; whole steps are exact but for concatenations."""
+    """Halve a step until the spread does not grow; whole steps are exact except with concatenations."""
     length = 1.0
     for _ in range(30):
         tried = {label: scales[label] + length * change for label, change in zip(classes, step, strict=True)}

@@ -1,6 +1,6 @@
 """Within-layer normalization (Krähenbühl, Doersch, Donahue and Darrell 2016, algorithm 1).
 
-Every layer is filled, from its own input if so chosen, and then rescaled so that each pre-activation channel has
+Every layer is filled (from its own input, if you choose so) and then rescaled so that each pre-activation channel has
 mean beta and deviation 1 on the data. All layers are done in one forward pass.
 """
 
@@ -38,29 +38,30 @@ from headstart.numerics.fetching import Values
     reference="Krähenbühl, Doersch, Donahue and Darrell 2016, Data-dependent Initializations of CNNs, algorithm 1",
     scope="all layers",
     needs_data=True,
-    cost="one forward pass of the batch; filters from patches: an eigendecomposition per layer, kmeans its iterations",
+    cost="one forward pass of the batch; for filters from patches also an eigendecomposition per layer, and for"
+    " kmeans its iterations",
     presets=("paper", "kmeans"),
     deviations=(
         "beta is 0 by default (the authors' command line uses 0.1: within-layer:paper).",
-        "Gaussian weights start at 1 / sqrt(fan_in) instead of 1, filters from patches at length 1: the same after"
-        " normalization, and half precision does not overflow.",
-        "Patches are taken from the input directly; the authors' code sees them through random projections, whose"
-        " principal components are not those of the patches.",
-        "Patches have no more leading directions than filters, and as many filters come from them at most ('patches':"
-        " as many as there are different ones); the rest are Gaussian, and so is a depthwise layer with kmeans or"
-        " patches. The authors fall back to Gaussian filters for a whole layer.",
-        "zca writes those rows of the whitening matrix whose inputs the kept directions tell apart best; the authors'"
-        " code only fits as many outputs as inputs.",
-        "kmeans is full spherical k-means, with centroids of length 1 throughout; the authors use mini-batches and"
-        " ordinary centroids of unit patches.",
-        "eps is a share of the mean eigenvalue, whatever the inputs' unit; the authors add 1e-3 to the eigenvalues of"
-        " the scatter matrix.",
+        "Gaussian weights have deviation 1 / sqrt(fan_in) instead of 1, and filters from patches length 1. After"
+        " normalization this makes no difference, and half precision does not overflow.",
+        "Patches are taken from the input. The authors' code takes random projections of them, whose principal"
+        " components are not those of the patches.",
+        "Only as many filters come from patches as the patches have directions ('patches': as many as there are"
+        " different patches). The rest are Gaussian, and so is a depthwise layer with kmeans or patches. The authors"
+        " use Gaussian filters for the whole layer then.",
+        "zca writes the rows of the whitening matrix whose inputs the kept directions represent best; the authors'"
+        " code needs as many outputs as inputs.",
+        "kmeans is full spherical k-means with centroids of length 1; the authors use mini-batches and ordinary"
+        " centroids of unit patches.",
+        "eps is a share of the mean eigenvalue, so it does not depend on the inputs' unit; the authors add 1e-3 to"
+        " the eigenvalues of the scatter matrix.",
         "Transposed convolutions are filled from their patches too; the authors' code has Gaussian weights there.",
         "Layers followed by a normalization are left alone unless before_norm='normalize'.",
-        "A layer without bias cannot be shifted: its filters lose their component along the mean input patch"
-        " instead, which has the same effect, and data-driven ones are made from patches without it (center=False"
+        "A layer without bias cannot be shifted. Instead, its filters lose their component along the mean input"
+        " patch, which has the same effect, and filters from data are made from patches without it (center=False"
         " leaves the mean).",
-        "Dropout is off while measuring; a constant channel is scaled by the layer's deviation and reported.",
+        "Dropout is off during the measurement; a constant channel is scaled by the layer's deviation and reported.",
     ),
     revision=4,  # 2: moments in one pass round differently; 3: fills with hardly a number read; 4: output layers found
 )
@@ -68,11 +69,11 @@ from headstart.numerics.fetching import Values
 class WithinLayer(FromData):
     """Fill each layer and divide every output channel by its deviation; the bias moves its mean to ``beta``.
 
-    The idea: when all inputs of a layer have the same second moment, all its weights learn at the same rate,
-    and no signal dies or blows up on the way. ``W <- W / s``, ``b <- beta - mean / s``.
+    The idea: if all inputs of a layer have the same second moment, all its weights learn at the same rate,
+    and no signal vanishes or explodes on the way. ``W <- W / s``, ``b <- beta - mean / s``.
 
     Args:
-        fill: ``"gaussian"`` or ``"orthonormal"`` draws new weights, ``"keep"`` calibrates those that are there. From
+        fill: ``"gaussian"`` or ``"orthonormal"`` draws new weights, ``"keep"`` calibrates the present ones. From
             the patches that the layer sees: ``"pca"`` (eigenvectors of their covariance), ``"zca"`` (whitening that
             stays close to the input), ``"kmeans"`` (centroids of whitened patches of length 1), ``"patches"`` (some
             whitened patches).
@@ -80,21 +81,21 @@ class WithinLayer(FromData):
         per: ``"channel"``, or ``"layer"`` for one deviation per layer.
         before_norm: ``"skip"`` leaves layers that a normalization follows, ``"normalize"`` treats them too.
         output_layer: ``"normalize"`` or ``"keep"`` for layers whose output the model returns.
-        center: Let the filters of a bias-free layer lose the mean patch (not with ``fill="keep"``).
-        patches: Patches per layer at most, drawn evenly over samples and places; never more than 256 per filter or
-            dimension. 4,000 trained as well as 100,000 do.
+        center: Remove the mean patch from the filters of a layer without bias (not with ``fill="keep"``).
+        patches: The largest number of patches per layer, drawn evenly over samples and places; at most 256 per filter
+            or dimension. In tests 4,000 trained as well as 100,000.
         eps: Added to the eigenvalues before whitening, as a share of their mean.
-        memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. Where it is short,
-            fewer patches serve.
-        layers: How many layers to write, the first ones in execution order of those that it would; None (default) for
+        memory_limit: MB (2**20 bytes) for a layer's patches, their covariance and clustering. If it does not suffice,
+            fewer patches are used.
+        layers: How many layers to write, the first ones in execution order; None (default) for
             all.
-        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, an author's choice; ``"write"``
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero, a choice of their author; ``"write"``
             writes them, too.
-        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps; ``"all"`` calibrates
+        recurrent: ``"leave"`` (default) keeps layers that run on their own earlier outputs; ``"all"`` calibrates
             them over all their steps, in several passes.
 
     Raises:
-        HeadstartError: Fewer than 8 values per channel, or a weight that cannot be rescaled.
+        HeadstartError: There are fewer than 8 values per channel, or a weight cannot be rescaled.
 
     Example:
         >>> import torch, headstart as hs
@@ -144,11 +145,11 @@ class WithinLayer(FromData):
         return cls.paper(**{"fill": "kmeans", **options})
 
     def on_complex(self) -> OnComplex:
-        """Drawn and kept weights are normalized by the deviation of ``|y - mean|``; fills from data know real ones."""
+        """Drawn and kept weights are normalized by the deviation of ``|y - mean|``; fills from data need real ones."""
         return "refused" if self.fill in FILLS else "written"
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """All layers but those that the options leave alone."""
+        """All layers except those that the options leave alone."""
         chosen = leave_normed(self, layers, trace, report, self.before_norm, self.output_layer)
         for layer in [] if self.layers is None else chosen[self.layers :]:
             report.skip(layer, f"not among the first {self.layers} layers")
@@ -216,12 +217,12 @@ class WithinLayer(FromData):
 
 @lru_cache(maxsize=16)
 def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number on a device, brought there once for all layers."""
+    """A number on a device, copied there once for all layers."""
     return torch.tensor(value, dtype=dtype, device=device)
 
 
 def mean_direction(visit: Visit) -> Tensor | None:
-    """The mean input patch of every group at length 1, ``(groups, fan)``: filters without it have outputs of mean 0."""
+    """The mean input patch of every group, at length 1, ``(groups, fan)``: orthogonal filters have mean 0."""
     assert visit.input is not None
     if math.prod(visit.layer.shape[1:]) < 2:
         visit.note("one weight per filter: its mean cannot be removed")

@@ -1,6 +1,6 @@
-"""What several methods share: first convolutions, look-ups in banks, which layers are left.
+"""What several methods share: first convolutions, bank look-ups, which layers are left.
 
-Imports the rooms below the methods. The methods alone may import it.
+Imports the rooms below the methods. Only methods may import it.
 """
 
 from headstart.methods.shared.first_convolution import first_convolutions

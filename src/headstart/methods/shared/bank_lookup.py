@@ -1,4 +1,4 @@
-"""What methods that start from filter banks share: opening them, and finding the entry for a layer."""
+"""Shared by methods that start from filter banks: open them, and find the entry for a layer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from headstart.model.weights import Layer
 
 Banks = str | Path | FilterBank | tuple[str | Path | FilterBank, ...]
 DEFAULT = ("cifar10-resnets", "efficientnet-lite0", "cifar100-pairs-resnet18")
-"""Dense 3×3, depthwise, and dense 7×7 filters, in the order in which they are asked."""
+"""Dense 3×3, depthwise, and dense 7×7 filters, in the order in which they are searched."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The entry that serves a layer.
+    """The entry for a layer.
 
     Attributes:
         entry: The clusters.
-        bank: Where it is from.
-        matrix: What brings its kernel to the layer's, ``(taps, taps of the entry)``; None where they are the same.
+        bank: The bank that holds it.
+        matrix: Resizes its kernel to the layer's, ``(taps, taps of the entry)``; None if they are the same.
     """
 
     entry: Entry
@@ -47,12 +47,12 @@ class Match:
 
 
 def identity(method: Any) -> str:
-    """A method's options, with its banks by what they hold."""
+    """A method's options, with fingerprints of its banks."""
     return repr(replace(method, bank=tuple(bank.fingerprint for bank in open_banks(method.bank))))
 
 
 def plain(bank: Banks) -> Banks:
-    """The option as it is kept: paths as text, several banks as a tuple."""
+    """The option as it is stored: paths as text, several banks as a tuple."""
     if isinstance(bank, (tuple, list)):
         return tuple(str(b) if isinstance(b, Path) else b for b in bank)
     return str(bank) if isinstance(bank, Path) else bank
@@ -75,7 +75,7 @@ def _opened(name: str) -> FilterBank:
 
 @functools.lru_cache(maxsize=8)
 def _read(name: str, state: tuple[int, ...]) -> FilterBank:
-    """Every layer asks for the bank; the file is read when it is another."""
+    """Read a bank; repeated reads of the same file are served from memory."""
     return FilterBank.load(name)
 
 
@@ -84,10 +84,10 @@ def match(layer: Layer, trace: ModelTrace, banks: Sequence[FilterBank], *, whole
 
     Args:
         layer: The layer.
-        trace: Tells its depth.
+        trace: The trace, which gives the layer's depth.
         banks: In the order of preference.
         whole: Look for whole filters instead of slices.
-        resize: Where no bank has the kernel, take the nearest one.
+        resize: If no bank has the kernel, take the nearest one.
     """
     if not is_spatial(layer):  # a depthwise 1×1 has no form that clusters could have
         return None
@@ -127,10 +127,10 @@ def matched(
     whole: bool,
     resize: bool,
 ) -> list[Layer]:
-    """The layers that the banks serve; the others get their reason.
+    """The layers that the banks fit; the others get their reason.
 
     Raises:
-        HeadstartError: They serve none.
+        HeadstartError: They fit none.
     """
     served = []
     for layer in layers:
@@ -174,5 +174,5 @@ def resized_deviations(deviations: Tensor, found: Match) -> Tensor:
 
 
 def draw_clusters(entry: Entry, count: int, generator: torch.Generator) -> Tensor:
-    """Numbers of ``count`` clusters, each drawn in proportion to its size."""
+    """Indices of ``count`` clusters, drawn in proportion to their sizes."""
     return torch.multinomial(entry.sizes.double(), count, replacement=True, generator=generator)

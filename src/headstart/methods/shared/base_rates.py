@@ -19,13 +19,13 @@ IGNORED = 255  # the class number that marks what is not counted in many segment
 
 @dataclass(frozen=True)
 class Prior:
-    """What an output layer should give on average.
+    """The mean outputs that an output layer should have.
 
     Attributes:
         kind: ``"softmax"``, ``"sigmoid"`` or ``"regression"``.
         rates: Share or mean of every channel, ``(channels,)`` in float64.
-        bias: The outputs that stand for them.
-        unit: In what deviations are measured: 1 for logits, the targets' deviation for regression.
+        bias: The outputs that express these rates.
+        unit: The unit of deviations: 1 for logits, the targets' deviation for regression.
         count: How many targets were counted.
         findings: What the user should know.
     """
@@ -48,7 +48,7 @@ class Prior:
         return self.unit**2
 
     def tell(self, output: Tensor, layer: Layer) -> str:
-        """A few words on the loss before the first step, from the layer's output as it is now."""
+        """Describe the loss before the first step, from the layer's present output."""
         if self.kind == "regression":
             return f"mean {float(self.rates.mean()):.4g}, targets deviate by {self.unit:.4g}"
         axis = layer.channel_axis(output)
@@ -63,7 +63,7 @@ class Prior:
 
 
 def kind_of(targets: Tensor, output: Tensor, channels: int, axis: int) -> str:
-    """Tell by type and values what targets are: ``"softmax"``, ``"sigmoid"`` or ``"regression"``."""
+    """Decide by type and values what targets are: ``"softmax"``, ``"sigmoid"`` or ``"regression"``."""
     whole = not targets.is_floating_point() and targets.dtype != torch.bool
     per_channel = _per_channel(targets, output, channels, axis)
     binary = bool(((targets == 0) | (targets == 1)).all())
@@ -94,7 +94,7 @@ def _sum_to_one(values: Tensor) -> bool:
 
 
 def _per_channel(targets: Tensor, output: Tensor, channels: int, axis: int) -> Tensor | None:
-    """``(values, channels)``, where targets hold a number for every channel."""
+    """``(values, channels)``, if targets hold a number for every channel."""
     if targets.dim() == output.dim() and targets.shape[axis] == channels:
         return targets.movedim(axis, -1).reshape(-1, channels)
     if channels == 1 and targets.shape == output.squeeze(axis).shape[:1] + output.squeeze(axis).shape[1:]:
@@ -139,7 +139,7 @@ def shares(values: Tensor, channels: int, kind: str) -> Prior | None:
 def _prevalence(values: Tensor) -> Prior:
     if bool((values < 0).any()) or bool((values > 1).any()):
         raise DataError(
-            f"Targets between {float(values.min()):.3g} and {float(values.max()):.3g} are no shares of 0 and 1.",
+            f"Targets between {float(values.min()):.3g} and {float(values.max()):.3g} are not between 0 and 1.",
             remedy="Pass kind='regression', or kind='softmax' for class numbers.",
         )
     total = len(values)
@@ -157,5 +157,5 @@ def gaussian(values: Tensor) -> Prior:
     mean = values.double().mean(0)
     deviation = math.sqrt(float((values.double() - mean).square().mean()))
     if not deviation:
-        raise DataError("All targets are the same number.", remedy="Check what the data give as targets.")
+        raise DataError("All targets are the same number.", remedy="Check the targets in the data.")
     return Prior("regression", mean, mean, deviation, len(values))

@@ -1,4 +1,4 @@
-"""What methods that write the first convolution share."""
+"""Shared by methods that write the first convolution."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _why_not(name: str, point: bool, count: int) -> str:
 
 
 def filter_count(method: Method, fraction: float, layer: Layer) -> int:
-    """How many filters a fraction of the layer is, rounded down; none at all raises."""
+    """How many filters a fraction of the layer is, rounded down; raise if it is zero."""
     filters = math.floor(fraction * layer.out_channels + 1e-9)  # 0.29 * 100 is a little less than 29
     method.check(
         filters > 0,
@@ -74,7 +74,7 @@ def filter_count(method: Method, fraction: float, layer: Layer) -> int:
 
 
 def matched_rms(visit: Visit) -> float:
-    """Root mean square of the layer's weights as the method finds them.
+    """Root mean square of the layer's weights before the method writes them.
 
     Raises:
         HeadstartError: They are all zero.
@@ -90,7 +90,7 @@ def matched_rms(visit: Visit) -> float:
 
 
 def note_missing(visit: Visit, written: int, filters: int, why: str) -> None:
-    """Say that some of the filters that were asked for keep their values."""
+    """Report that fewer filters than requested were written."""
     if written < filters:
         visit.note(f"{written} of {filters} filters written, the rest kept")
         visit.add_finding(
@@ -100,7 +100,7 @@ def note_missing(visit: Visit, written: int, filters: int, why: str) -> None:
 
 
 def parity_bound(layer: Layer) -> float:
-    """He's deviation ``sqrt(2 / fan_in)``, the bound that keeps new filters no larger than Kaiming's."""
+    """He's deviation ``sqrt(2 / fan_in)``: new filters must not be larger than Kaiming's."""
     return math.sqrt(2 / math.prod(layer.shape[1:]))
 
 

@@ -1,4 +1,4 @@
-"""What methods that fill or rescale layers from data have in common: what they leave unless they are told."""
+"""Shared by methods that fill or rescale layers from data: which layers they leave by default."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from headstart.engine.method import Method
 
 @dataclass(frozen=True)
 class FromData(Method):
-    """Base of methods that write layers from their data.
+    """Base of methods that write layers from data.
 
     Args:
-        zeros: ``"leave"`` (default) keeps layers whose weights are all zero: that is a choice of who built the model
-            (residual branches, adapters). ``"write"`` writes them as all others.
-        recurrent: ``"leave"`` (default) keeps layers that run again on their earlier steps, of which the first is
-            unlike the others; ``"all"`` calibrates them over all their steps, in several passes.
+        zeros: ``"leave"`` (default) keeps layers whose weights are all zero: that is a choice of the model's author
+            (residual branches, adapters). ``"write"`` writes them like all others.
+        recurrent: ``"leave"`` (default) keeps layers that run on their own earlier outputs, whose first step is
+            unlike the others. ``"all"`` calibrates them over all their steps, in several passes.
     """
 
     zeros: str = field(default="leave", kw_only=True, repr=False)

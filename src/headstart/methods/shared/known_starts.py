@@ -1,4 +1,4 @@
-"""Whether a layer still has a start that everyone has, or weights that its author chose."""
+"""Whether a layer still has one of the usual starts, or weights that its author chose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstart.numerics.draws import SURE, why_not_drawn
 from headstart.numerics.fetching import Values, fetch
 
 WHOLE = 2**16  # weights up to which all are fetched at once, instead of some for each look
-TOO_FEW = "too few to tell"
+TOO_FEW = "too few to judge"
 TOLERANCE = 0.03  # of a deviation: leaky slopes and truncation move it by less
 _UNIFORM = math.sqrt(3)  # deviations at which a uniform law ends
 _NORMAL = 1.9, 256  # deviations that the largest of so many normal, or truncated normal, values are surely beyond
@@ -25,11 +25,11 @@ _GAINS = {"lecun": 1.0, "kaiming": math.sqrt(2), "tanh": 5 / 3}
 
 
 def known_deviations(layer: Layer, normed: bool) -> Iterator[tuple[str, float]]:
-    """List the deviations of starts on which recipes were tried, with their names.
+    """List the deviations of the starts on which the recipes were tested, with their names.
 
     Args:
-        layer: Gives the fans: as torch counts them, which for grouped and transposed layers differ from
-            what an output sums, and as they are.
+        layer: Gives the fans: as torch counts them, which for grouped and transposed layers differs from
+            the inputs that an output sums, and as they really are.
         normed: Whether a normalization takes the output, so that the scale is free.
     """
     taps = math.prod(layer.kernel)
@@ -52,13 +52,13 @@ def known_deviations(layer: Layer, normed: bool) -> Iterator[tuple[str, float]]:
 
 
 def framework_bound(layer: Layer) -> float:
-    """The bound of the uniform law by which torch draws weights and biases; of transposed ones by the stored axes."""
+    """The bound of torch's uniform draw of weights and biases; for transposed layers by the stored axes."""
     channels = layer.out_channels if layer.kind == "transposed" else layer.in_channels
     return 1 / math.sqrt(channels // layer.groups * math.prod(layer.kernel))
 
 
 def why_authors(layer: Layer, normed: bool) -> str:
-    """Say why a layer's weights are taken for its author's choice; empty where they are a start that everyone has.
+    """Say why a layer's weights count as its author's choice; empty if they are one of the usual starts.
 
     Args:
         layer: The layer.
@@ -85,17 +85,17 @@ def why_authors(layer: Layer, normed: bool) -> str:
         return f"its weights have deviation {deviation:.3g}, which no usual start gives: its author's choice"
     rounded = max(_ROUNDED, 2 * torch.finfo(layer.stored.dtype).eps)
     if weight.numel() >= _NORMAL[1] and all(_UNIFORM * (1 + rounded) < largest / known < _NORMAL[0] for known in near):
-        return "its weights are uniform but for some beyond the law's end: it was trained"
+        return "its weights are uniform, except some beyond the bound of the draw: it was trained"
     return why_not_drawn_biases(biases[0], framework_bound(layer)) if biases else ""
 
 
 def why_not_drawn_biases(values: Values, bound: float) -> str:
-    """Say why biases are no usual start; empty where they are all alike, or may be uniform in ``±bound``."""
+    """Say why biases are not a usual start; empty if they are all equal, or may be uniform in ``±bound``."""
     largest = float(np.abs(values).max(initial=0.0))
     if largest <= _NOTHING * bound or np.ptp(values) == 0:
         return ""
     if largest > bound * (1 + 1e-2):  # half precision rounds
         return f"its biases reach {largest:.2g}, beyond every usual start: it was trained, or its author chose them"
     if (largest / bound) ** len(values) < SURE:
-        return f"its biases stay below {largest:.2g}, as no usual start's do: it was trained, or its author chose them"
+        return f"its biases stay below {largest:.2g}, below every usual start: it was trained, or its author chose them"
     return ""

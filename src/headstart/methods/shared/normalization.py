@@ -1,4 +1,4 @@
-"""What methods that normalize outputs share: which layers and channels they leave."""
+"""Shared by methods that normalize outputs: which layers and channels they leave."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ def leave_normed(
     before_norm: str,
     output_layer: str,
 ) -> list[Layer]:
-    """Drop layers that a normalization follows, and output layers, where the options say so."""
+    """Drop layers that a normalization follows, and output layers, if the options say so."""
     reasons = {layer.name: reason_to_leave(layer, trace, before_norm, output_layer) for layer in layers}
     for layer in layers:
         if reasons[layer.name]:
             report.skip(layer, reasons[layer.name])
     normed = sum(before_norm == "skip" and layer.name in trace.norm_after for layer in layers)
     if normed:
-        report.add_finding(
-            f"{method.info.name}: {normed} layers whose output a normalization takes were left as they are."
-        )
+        report.add_finding(f"{method.info.name}: {normed} layers that a normalization follows were left as they are.")
     return [layer for layer in layers if not reasons[layer.name]]
 
 
 def reason_to_leave(layer: Layer, trace: ModelTrace, before_norm: str, output_layer: str) -> str:
-    """Why a method that normalizes outputs leaves a layer; empty if it does not."""
+    """Why a method that normalizes outputs leaves a layer; empty if it writes it."""
     norm = trace.norm_after.get(layer.name)
     if norm is not None and before_norm == "skip":
         return f"'{norm}' normalizes its output"
@@ -49,7 +47,7 @@ def reason_to_leave(layer: Layer, trace: ModelTrace, before_norm: str, output_la
 
 
 def deviations(moments: Moments) -> tuple[Tensor, Tensor]:
-    """Each channel's deviation, and the root mean square of those."""
+    """Each channel's deviation, and the root mean square of all."""
     return moments.var.sqrt(), moments.var.mean().sqrt()
 
 
@@ -59,7 +57,7 @@ def constant_channels(moments: Moments, dtype: torch.dtype, known: tuple[Tensor,
     Args:
         moments: The moments of the channels.
         dtype: The dtype of the output.
-        known: From :func:`deviations`, if they were computed already.
+        known: The result of :func:`deviations`, if it is already known.
     """
     std, level = known or deviations(moments)
     return std <= torch.add(moments.mean.abs() * _rounding(dtype), level, alpha=DEAD)
@@ -72,23 +70,23 @@ def largest_variation(moments: Moments, dtype: torch.dtype) -> Tensor:
 
 
 def _rounding(dtype: torch.dtype) -> float:
-    """How far a channel's values may lie apart, as a share of their mean, by the rounding of ``dtype`` alone."""
+    """How much a channel's values may differ, relative to their mean, through the rounding of ``dtype`` alone."""
     finfo = torch.finfo(dtype)
     # A half-precision value is rounded once; float32 sums round at every term.
     return finfo.eps if finfo.bits == 16 else 8 * finfo.eps
 
 
 def tell_constant(method: str, layer: Layer, report: ReportBuilder) -> None:
-    """Say that a layer none of whose channels vary was left."""
+    """Report that a layer was left because none of its channels vary."""
     if not bool(weights.look(layer).any()):
-        report.skip(layer, "its weights are all zero, and are kept: there is nothing to scale")
+        report.skip(layer, "its weights are all zero and were kept: there is nothing to rescale")
         report.add_finding(
-            f"{method}: the weights of '{layer.name}' are all zero and are kept, so there was nothing to rescale; a"
-            " method that draws weights writes them."
+            f"{method}: the weights of '{layer.name}' are all zero and were kept: there is nothing to rescale. Use a"
+            " method that draws weights."
         )
         return
     report.skip(layer, "its output does not vary over the batch")
     report.add_finding(
-        f"{method}: the output of '{layer.name}' is constant over the batch, so it was not"
-        " rescaled; layers before it, or the data, have lost all variation."
+        f"{method}: the output of '{layer.name}' is constant over the batch, so it was not rescaled: the data, or"
+        " the layers before it, have lost all variation."
     )

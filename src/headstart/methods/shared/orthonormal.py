@@ -1,4 +1,4 @@
-"""Random weights with orthonormal rows or columns: drawing them, and what they will draw."""
+"""Random weights with orthonormal rows or columns, and the draws that they need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstart.numerics.orthonormal import orthonormal_columns
 
 
 def orthonormal(visit: Visit, rows: int, columns: int) -> Tensor:
-    """Draw a matrix of orthonormal rows or columns, or one for each of several groups, uniform among all of those."""
+    """Draw a matrix with orthonormal rows or columns, uniformly, or one for each of several groups."""
     layer = visit.layer
     tall = visit.normal(*orthonormal_shape(layer, rows, columns), purpose="weight/0")
     q, failed = orthonormal_columns(tall)
@@ -30,18 +30,18 @@ def orthonormal(visit: Visit, rows: int, columns: int) -> Tensor:
 
 
 def orthonormal_draws(layer: Layer) -> list[tuple[str, tuple[int, ...]]]:
-    """What :func:`orthonormal_weight` draws."""
+    """The draws that :func:`orthonormal_weight` needs."""
     rows, columns = layer.out_channels // layer.groups, math.prod(layer.shape[1:])
     return [("weight/0", orthonormal_shape(layer, rows, columns))]
 
 
 def orthonormal_shape(layer: Layer, rows: int, columns: int) -> tuple[int, ...]:
-    """Shape of the tall matrices of all groups; of one group it is one matrix, whose products take fewer operations."""
+    """Shape of the tall matrices of all groups; a single matrix for one group, whose products take fewer operations."""
     sides = max(rows, columns), min(rows, columns)
     return sides if layer.groups == 1 else (layer.groups, *sides)
 
 
 def orthonormal_weight(visit: Visit) -> Tensor:
-    """Draw a canonical weight whose groups are semi-orthogonal matrices."""
+    """Draw a canonical weight whose groups are semi-orthogonal."""
     layer = visit.layer
     return orthonormal(visit, layer.out_channels // layer.groups, math.prod(layer.shape[1:])).reshape(layer.shape)

@@ -1,4 +1,4 @@
-"""What plain starts share where a layer is a part of a module: its own start, padding, and what looks a row up."""
+"""Shared by plain starts, for layers that are parts of modules: the module's own start, padding, embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstart.model.weights import Layer
 
 
 def draw_own(visit: Visit, part: Part) -> None:
-    """Draw a part as its module does."""
+    """Draw a part as its module draws it."""
     start, weight = part.own_start, visit.weight
     if start.distribution == "normal":
         visit.write(without_padding(part, visit.normal(*weight.shape) * start.size))
@@ -26,7 +26,7 @@ def draw_own(visit: Visit, part: Part) -> None:
 
 
 def without_padding(layer: Layer, weight: Tensor) -> Tensor:
-    """The weight of an embedding with the row of its padding at zero; any other as it is."""
+    """The weight, with the row of an embedding's padding set to zero."""
     if isinstance(layer, Part) and layer.padding is not None:
         weight[:, layer.padding] = 0
     return weight
@@ -41,5 +41,5 @@ def uniform(visit: Visit, like: Tensor, bound: float, purpose: str = "weight") -
 
 
 def looks_up(layer: Layer) -> bool:
-    """Whether it is an embedding."""
+    """Whether the layer is an embedding."""
     return isinstance(layer, Part) and isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag))

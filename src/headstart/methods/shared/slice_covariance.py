@@ -19,7 +19,7 @@ from headstart.errors import HeadstartError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Measured(Entry):
-    """An entry of one cluster that also keeps the covariance of its slices.
+    """An entry with one cluster, which also holds the covariance of its slices.
 
     Args:
         covariance: ``(taps, taps)``, float64.
@@ -29,10 +29,10 @@ class Measured(Entry):
 
 
 class Covariances(FilterBank):
-    """A bank of measured covariances, which live in memory."""
+    """A bank of measured covariances, which exists only in memory."""
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Refuse: a bank's file holds clusters, and would lose the covariances."""
+        """Refuse to save: a bank's file holds clusters, and would lose the covariances."""
         raise HeadstartError(
             "Measured covariances have no file format.",
             remedy="Keep the weights and measure again, or save a bank of many clusters (FilterBank.from_models).",
@@ -88,7 +88,7 @@ def _measured(
 def covariance_of(entry: Entry) -> Tensor:
     """Covariance of the slices of an entry, ``(taps, taps)`` in float64.
 
-    Exact where it was measured; of clusters, that between them and the variances, without correlations, within.
+    It is exact if it was measured. From clusters it is the covariance between clusters plus the variances within them.
     """
     if isinstance(entry, Measured) and entry.covariance is not None:
         return entry.covariance
@@ -118,7 +118,7 @@ def structured(kernel: Sequence[int], s: float) -> Tensor:
 def factor_of(covariance: Tensor) -> Tensor:
     """The symmetric ``F`` with ``F @ F`` the nearest positive semi-definite matrix to ``covariance``.
 
-    Unlike other factors it depends on no order or sign of the eigenvectors; that of the identity is the identity.
+    Unlike other factors it does not depend on the order or sign of eigenvectors. For the identity it is the identity.
     """
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T

@@ -1,4 +1,4 @@
-"""How many directions a layer's new filters span, said where it is far fewer than random ones would."""
+"""Report layers whose new filters span far fewer directions than random ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FAR_BELOW = 0.75  # of the effective rank of random filters
 
 
 def tell_narrow(view: ModelView, advice: str = "") -> None:
-    """Say in the report which layers' filters, or slices, span far fewer directions than random ones.
+    """Report the layers whose filters, or slices, span far fewer directions than random ones.
 
-    Filters of few forms leave a dense layer few features to combine. Depthwise layers are left out: a few smooth forms
-    are what they were chosen for.
+    With few forms of filters, a dense layer has few features to combine. Depthwise layers are left out: a few smooth
+    forms are intended there.
 
     Args:
-        view: After the walk.
+        view: The model, after the walk.
         advice: What to do about it, after a semicolon.
     """
     told = []
@@ -38,6 +38,6 @@ def tell_narrow(view: ModelView, advice: str = "") -> None:
         name, narrow = told[-1]
         view.report.add_finding(
             f"{view.method}: in {len(told)} layer{'s' * (len(told) > 1)} the new weights span far fewer directions"
-            f" than random ones (effective rank in '{name}': {', '.join(narrow)}), and training may end lower for it"
-            f"{advice}."
+            f" than random ones (effective rank in '{name}': {', '.join(narrow)}), and the final accuracy may be"
+            f" lower{advice}."
         )

@@ -1,4 +1,4 @@
-"""What methods that write every convolution of more than one tap share: which, where, and at what size."""
+"""Shared by methods that write every convolution of more than one tap: which layers, at which depth and scale."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def is_spatial(layer: Layer) -> bool:
 
 
 def is_depthwise(layer: Layer) -> bool:
-    """Whether every filter sees one channel of several."""
+    """Whether every filter sees only one of several channels."""
     return layer.groups > 1 and layer.shape[1] == 1
 
 
 def depths(trace: ModelTrace, depthwise: bool = False) -> dict[str, float]:
-    """Place of each convolution of more than one tap among those of the model: 0 the first, 1 the last.
+    """Relative position of each convolution of more than one tap among those of the model: 0 the first, 1 the last.
 
     Args:
-        trace: Has the layers in order.
+        trace: The trace, which has the layers in order.
         depthwise: Count depthwise ones only.
     """
     names = [la.name for la in trace.layers if is_spatial(la) and (is_depthwise(la) or not depthwise)]
@@ -51,15 +51,15 @@ def spatial_convolutions(
     """The selected convolutions of more than one tap; every other layer gets its reason.
 
     Args:
-        method: Who asks.
+        method: The method.
         layers: Layers that may be written.
         trace: What is known of the model.
         report: Gets the reasons for layers that are left.
-        count: Only those among the first so many of the model; None for all.
-        depthwise: Only depthwise ones, and count those.
+        count: Only this many of the model's first ones; None for all.
+        depthwise: Take, and count, only depthwise ones.
 
     Raises:
-        HeadstartError: None of the layers is one.
+        HeadstartError: None of the layers is such a convolution.
     """
     first = list(depths(trace, depthwise))[:count]
     found = []
@@ -86,13 +86,13 @@ def spatial_convolutions(
         )
     if not trace.traced:
         report.add_finding(
-            f"{method.info.name}: without data the depth of a layer is its place in the order of registration."
+            f"{method.info.name}: without data the depth of a layer is its position in the order of registration."
         )
     return found
 
 
 def sizes(kernel: Sequence[int]) -> str:
-    """A kernel in words.
+    """A kernel size as text.
 
     Example:
         >>> sizes((3, 5))
@@ -108,13 +108,13 @@ def check_count(method: Method, layers: int | None) -> None:
 
 
 def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> None:
-    """Bring filters to a size and write them; filters without length keep the layer's own values.
+    """Scale filters and write them; filters that are zero keep the layer's own values.
 
     Args:
         visit: The layer.
         block: ``(out, in/groups, *kernel)``, changed in place.
-        rms: Root mean square to bring them to; None writes them as they are.
-        per: ``"layer"`` by one factor, ``"filter"`` each to the same.
+        rms: Root mean square to scale them to; None writes them as they are.
+        per: ``"layer"``: one factor for all; ``"filter"``: each to the same root mean square.
     """
     block = block.to(visit.weight_before)
     lengths = torch.linalg.vector_norm(block.flatten(1), dim=1, dtype=torch.float64)
@@ -139,7 +139,7 @@ def write_sized(visit: Visit, block: Tensor, rms: float | None, per: str) -> Non
 
 
 def wanted_rms(visit: Visit, scale: float | str, source: float) -> float | None:
-    """What ``scale`` asks for: the layer's own size, the source's, a number, or None for no change."""
+    """The root mean square that ``scale`` sets: the layer's own, the source's, a number, or None for no change."""
     if scale == "match":
         return matched_rms(visit)
     if scale == "paper":
@@ -150,7 +150,7 @@ def wanted_rms(visit: Visit, scale: float | str, source: float) -> float | None:
 def resizing(source: Sequence[int], target: Sequence[int]) -> Tensor:
     """The matrix that interpolates a kernel linearly in each dimension, ``(taps of target, taps of source)``.
 
-    Taps lie at the centres of equal parts of the same area. Larger kernels average, smaller ones repeat the border.
+    Taps lie at the centres of equal parts of the same area. The values are interpolated, and repeated at the border.
     Rows sum to one.
 
     Example:

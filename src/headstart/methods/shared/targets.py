@@ -1,4 +1,4 @@
-"""The targets in what a user passed: all of them where that costs nothing, or those of the batch."""
+"""Find the targets in the user's data: all of them if that costs nothing, or those of the batch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ KEYS = ("labels", "label", "targets", "target", "y", "masks", "mask")
 
 
 def find_targets(view: ModelView, function: Callable[[Any], Any] | None) -> Tensor | Mapping[str, Any] | None:
-    """The targets, on the CPU or where the data are.
+    """The targets, on the device where they are.
 
     Args:
         view: The view of the call.
-        function: The function of the raw batch, given by the user.
+        function: The user's function of the raw batch.
 
     Returns:
         A tensor, what the user's function returns as a dict, or None if none are found.
@@ -49,7 +49,7 @@ def find_targets(view: ModelView, function: Callable[[Any], Any] | None) -> Tens
 
 
 def _in(raw: Any, inputs: int) -> Tensor | None:
-    """The targets of a raw batch: behind its inputs, or by name."""
+    """The targets of a raw batch: after its inputs, or by name."""
     if isinstance(raw, Mapping):
         return _tensor(next((raw[key] for key in KEYS if key in raw), None))
     if isinstance(raw, (tuple, list)) and len(raw) > 1:
@@ -60,7 +60,7 @@ def _in(raw: Any, inputs: int) -> Tensor | None:
 
 
 def _of_data_set(data: Any) -> Tensor | None:
-    """All targets of a data set that holds them in memory."""
+    """All targets of a data set, if it holds them in memory."""
     if samples.holds_rows(data):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a model was before a start by training, and what of it may change."""
+"""The state of a model before a start by training, and which tensors may change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstart.results.report import summarize
 
 
 class BeforeTraining:
-    """What the model was before the stages, and what may change."""
+    """The state of the model before the stages, and which tensors may change."""
 
     def __init__(self, view: ModelView) -> None:
         model = view.model
@@ -35,12 +35,12 @@ class BeforeTraining:
                 self._free.append(tensor)
 
     def restore(self, tensors: Sequence[Tensor]) -> None:
-        """Put tensors back as they were."""
+        """Restore tensors."""
         for tensor in tensors:
             tensor.copy_(self._values[id(tensor)])
 
     def tell(self, view: ModelView) -> None:
-        """Say in the report what changed."""
+        """Report what changed."""
         own: set[int] = set()
         changed = {id(t) for t in self._free if not torch.equal(t, self._values[id(t)])}
         for layer in self._layers:

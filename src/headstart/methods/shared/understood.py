@@ -1,4 +1,4 @@
-"""Which layers the default may write: those whose start and surroundings are ones that its recipes were shown on."""
+"""Which layers the default may write: those whose start and activation are ones that its recipes were tested on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
 
-UNLIKE = "it runs several times, on inputs of different sizes"
+UNLIKE = "it runs several times, on inputs of different scales"
 TRAINED = "behind it was trained: its values differ from channel to channel"
 FIXED = "its forward changes its weight (weight standardization, say)"
 
 
 def why_not_understood(layer: Layer, trace: ModelTrace, *, force: bool = False, zeros: bool = False) -> str:
-    """Say why a layer is left: how it runs, what its author chose, or what takes its output; empty if nothing is.
+    """Say why a layer is left: how it runs, what its author chose, or what its output goes into; empty if it is not.
 
     Args:
         layer: The layer.
         trace: The trace of its model, with its behaviour.
-        force: Ask for no more than that the layer can be measured and written.
+        force: Only require that the layer can be measured and written.
         zeros: Whether weights that are all zero may be written.
     """
     if layer.name in trace.recurrent:
@@ -56,20 +56,20 @@ def leave_not_understood(
     """Drop the layers that are not understood, with their reasons, and say how many there are.
 
     Args:
-        layers: That a method would write.
+        layers: The layers that a method would write.
         trace: The trace of their model.
         report: Gets the reasons.
         method: Its name.
         force: As for :func:`why_not_understood`.
         zeros: Likewise.
-        together: Drop all if one is not understood, other than for too few weights: without norms each layer's scale
-            is part of the others' (a residual branch that ends in zeros wants what is before it as it is).
+        together: Drop all if one is not understood, unless it only has too few weights: without norms each layer's
+            scale depends on the others (the layers of a residual branch that ends in zeros must keep their scales).
     """
     reasons = {layer.name: why_not_understood(layer, trace, force=force, zeros=zeros) for layer in layers}
     first = next((name for name, reason in reasons.items() if reason and TOO_FEW not in reason), None)
     if together and first is not None:
         for name in reasons:
-            reasons[name] = reasons[name] or f"without norms scales hang together, and '{first}' is left"
+            reasons[name] = reasons[name] or f"without norms all scales depend on each other, and '{first}' is left"
     left = [layer for layer in layers if reasons[layer.name]]
     for layer in left:
         report.skip(layer, reasons[layer.name])
