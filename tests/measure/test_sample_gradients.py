@@ -19,6 +19,14 @@ from headstart.model.trace import trace_model
 SIZE = 6
 
 
+@pytest.fixture(params=[False, True], ids=["by shares", "by places"], autouse=True)
+def _by_places(request, monkeypatch):
+    """Both ways to the lengths, whatever the sizes of a layer."""
+    monkeypatch.setattr(
+        sample_gradients, "_few_places", lambda layer, delta: request.param and layer.kind != "transposed"
+    )
+
+
 def measured(model, x, seed=0, whole=False):
     """What the passes show, and the gradient that was drawn for the output."""
     trace, batch = trace_model(model.eval(), Batch((x,))), Batch((x,))
@@ -173,6 +181,21 @@ def test_a_fresh_batch_norm_takes_its_part_out_of_the_expectation(kind):
         for layer, truth in zip(trace.layers, exact, strict=True)
     ]
     assert max(map(abs, gaps)) < 0.15  # without taking it out: 0.3 to 1.2
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolutions"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_both_ways_take_the_same_part_out(kind, whole, monkeypatch):
+    found = []
+    for places in (False, True):
+        monkeypatch.setattr(sample_gradients, "_few_places", lambda layer, delta, places=places: places)
+        torch.manual_seed(0)
+        model, x = blocks(kind), torch.rand(*((32, 8) if kind == "linear" else (32, 2, 6, 6)))
+        squares, one, _ = measured(model, x, whole=whole)
+        assert one == []
+        found.append(squares)
+    for name, squares in found[0].items():
+        assert found[1][name] == pytest.approx(squares, rel=1e-3, abs=1e-6 * float(squares.max()))
 
 
 class Derivative(nn.Module):

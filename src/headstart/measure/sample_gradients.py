@@ -5,7 +5,9 @@ With independent random gradients at the outputs, the samples' shares are indepe
 square of the sum is the sum of the expected squares. Squaring first omits the cross terms, which have mean zero
 and cause nearly all of the noise.
 
-The shares of all samples are one batched product of patches and gradients; nothing is read before the pass is over.
+The shares of all samples are one batched product of patches and gradients, unless the layer has few places and many
+weights: then their lengths follow from products between places (Goodfellow 2015; Li, Tramèr, Liang and Hashimoto 2022),
+and no share is held. Nothing is read before the pass is over.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from headstart.measure.layer_patches import mean_patch
 from headstart.measure.patches import batched
+from headstart.measure.weight_products import by_input, columns, product, shares
 from headstart.model.forward import by_layer, first_input
 from headstart.model.hooks import hooked
 from headstart.model.weights import Layer, from_canonical, to_canonical, working_dtype
@@ -33,6 +35,7 @@ from headstart.numerics.lengths import differences, lengths
 _AGREE = 0.02  # of the size of the shares: how far their sum may be from the gradient that autograd finds
 _GONE = 1e-3  # of the size of a sum of independent terms: what is smaller was taken out by a batch norm
 _WIDE = 2**16  # values of a gradient up to which random ones are turned to right angles
+_PROBES = 8  # directions along which gradients are compared
 MEMORY = 2**27  # bytes of patches and of shares that are held at a time
 
 
@@ -71,6 +74,7 @@ class SampleGradients:
         self._weights: list[Tensor] = []  # kept alive, so that ids stay theirs
         self._lengths: dict[str, Tensor] = {}  # roots of the squares
         self._sums: dict[str, Tensor] = {}
+        self._probes: dict[str, Tensor | None] = {}
         self._running = False
 
     @contextmanager
@@ -109,6 +113,7 @@ class SampleGradients:
         for name, layer in {use.layer.name: use.layer for use in uses}.items():
             self._lengths[name] = shares.lengths(layer, name in self._whole)
             self._sums[name] = shares.total
+            self._probes[name] = shares.probe
 
     @torch.no_grad()
     def finish(self, gradients: Mapping[str, Tensor | None]) -> list[str]:
@@ -126,7 +131,7 @@ class SampleGradients:
             self._settle(key)
         found = {la.name: (la, g) for la in self._layers if (g := gradients.get(la.name)) is not None}
         told = [name for name in found if name in self._lengths]
-        whole = [found[name][1].to(self._sums[name].dtype) for name in told]
+        whole = [_along(la, g.to(self._sums[n].dtype), self._probes[n]) for n in told for la, g in [found[n]]]
         gaps = lengths(differences([self._sums[name] for name in told], whole))
         numbers = fetch([*gaps, *lengths(whole), *(self._lengths[name].flatten() for name in told)])
         agree: dict[str, Values] = {}
@@ -137,7 +142,7 @@ class SampleGradients:
         rest = {name: part for name, part in found.items() if name not in agree}
         alone = fetch([_of_one(layer, gradient, name in self._whole) for name, (layer, gradient) in rest.items()])
         self.squares = {**agree, **{name: np.square(v)[None] for name, v in zip(rest, alone, strict=True)}}
-        self._lengths, self._sums = {}, {}
+        self._lengths, self._sums, self._probes = {}, {}, {}
         return [name for name in found if len(self.squares[name]) == 1 < self._size]
 
 
@@ -163,7 +168,8 @@ class _Shares:
         self._parts = [part for part in parts if part is not None]
         self._layer = uses[0].layer
         self._removed = _removed(uses[0], size) if len(uses) == 1 and len(self._parts[0][0]) > 1 else None
-        self.total = torch.zeros(())
+        self.total = torch.zeros(())  # of the shares; multiplied by the probe, if there is one
+        self.probe: Tensor | None = None
 
     def lengths(self, layer: Layer, whole: bool) -> Tensor:
         """Root of the sum of squares over all axes but samples and the input channels of ``layer``, or but samples."""
@@ -173,9 +179,16 @@ class _Shares:
             self.total = delta[:, 0].T @ value[:, 0]
             sizes = torch.linalg.vector_norm(value, dim=2) if whole else value[:, 0].abs()
             return torch.linalg.vector_norm(delta, dim=2) * sizes
+        places = len(self._parts) == 1 and _few_places(layer, delta)
+        self.probe = _probe(layer).to(value) if places else None
         found, totals = [], []
-        for start in range(0, len(value), step := self._step(layer)):
+        for start in range(0, len(value), step := self._step(layer, places)):
             block = slice(start, start + step)
+            if self.probe is not None:
+                roots, total = _by_places(layer, value[block], delta[block], self._removed, block, self.probe)
+                totals.append(total)
+                found.append(torch.linalg.vector_norm(roots, dim=1, keepdim=True) if whole else roots)
+                continue
             share = _added([shares(self._layer, v[block], d[block]) for v, d in self._parts])
             totals.append(share.sum(0))
             if self._removed is not None:
@@ -184,12 +197,64 @@ class _Shares:
         self.total = _added(totals)
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _step(self, layer: Layer) -> int:
+    def _step(self, layer: Layer, places: bool) -> int:
         """How many samples to treat at a time."""
         value, delta = max(self._parts, key=lambda part: part[0].numel())
         inner = delta if layer.kind == "transposed" else value
         windows = math.prod(layer.kernel) * inner[0].numel()
-        return max(1, MEMORY // (value.element_size() * max(windows, math.prod(layer.shape))))
+        held = 3 * windows if places else max(windows, math.prod(layer.shape))
+        return max(1, MEMORY // (value.element_size() * held))
+
+
+def _few_places(layer: Layer, delta: Tensor) -> bool:
+    """Whether products between the places of a sample are fewer numbers than its share of the gradient."""
+    places = delta[0].numel() // layer.out_channels
+    return layer.kind != "transposed" and 2 * places**2 < math.prod(layer.shape)
+
+
+def _probe(layer: Layer) -> Tensor:
+    """Some random directions of what a filter reads, ``(in/groups * taps, directions)``.
+
+    Two gradients that agree along these agree: the expected square of a difference along them is its square.
+    """
+    drawn = torch.randn(math.prod(layer.shape[1:]), _PROBES, generator=torch.Generator().manual_seed(0))
+    return drawn / math.sqrt(_PROBES)
+
+
+def _along(layer: Layer, gradient: Tensor, probe: Tensor | None) -> Tensor:
+    """A gradient, or its products with the probe, as `_by_places` sums them."""
+    return gradient if probe is None else gradient.reshape(layer.groups, -1, len(probe)) @ probe
+
+
+def _by_places(
+    layer: Layer, value: Tensor, delta: Tensor, removed: _Removed | None, block: slice, probe: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Root of the sum of squares of each sample's share by input channel, ``(samples, in_channels)``.
+
+    Also the sum of all shares, multiplied by the probe: ``(groups, out/groups, directions)``. With what a place reads, ``x``, and its gradient, ``d``, the share is the sum of ``d x`` over places. Its squares
+    sum to those of ``(d·d') x x'`` over pairs of places.
+    """
+    samples, groups = len(value), layer.groups
+    read, rows = columns(layer, value, delta)  # (samples * parts * groups, in/groups * taps or out/groups, places)
+    if (parts := value.shape[1]) > 1 and layer.kind != "linear":
+        read, rows = (
+            t.unflatten(0, (samples, parts, groups)).movedim(1, 3).reshape(samples * groups, t.shape[1], -1)
+            for t in (read, rows)
+        )
+    total = torch.bmm(rows, (probe.T @ read).mT).unflatten(0, (samples, groups)).sum(0)
+    if removed is not None:
+        read = read.unflatten(0, (samples, groups)) - removed.center.unsqueeze(2)
+        read = read.flatten(0, 1)
+    squares = (torch.bmm(read, torch.bmm(rows.mT, rows)) * read).sum(2)  # (samples * groups, in/groups * taps)
+    if removed is not None:
+        along = removed.along[block].view(samples, groups, -1)
+        turned = (rows.unflatten(0, (samples, groups)) * along.unsqueeze(3)).permute(1, 2, 0, 3)
+        slope = removed.slope.reshape(groups, -1, read.shape[1])
+        crossed = torch.bmm(slope.mT, turned.flatten(2)).view(groups, -1, samples, rows.shape[2])
+        crossed = (crossed * read.unflatten(0, (samples, groups)).permute(1, 2, 0, 3)).sum(3)
+        own = torch.bmm(along.square().transpose(0, 1), slope.square())
+        squares = squares.view(samples, groups, -1) + (own - 2 * crossed.mT).transpose(0, 1)
+    return squares.view(samples, layer.in_channels, -1).sum(2).clamp_min_(0).sqrt_(), total
 
 
 def _added(parts: list[Tensor]) -> Tensor:
@@ -214,6 +279,7 @@ class _Removed:
 
     Attributes:
         layer: The layer.
+        center: The mean input of each group, ``(groups, in/groups * taps)``; zero if the norm does not remove it.
         means: Sum of the gradient at the output by sample and output channel; zero if the norm does not remove it.
         mean: Its factor: the mean input of each filter, ``(out, ...)`` canonical.
         along: The same for the part along the output.
@@ -221,6 +287,7 @@ class _Removed:
     """
 
     layer: Layer
+    center: Tensor
     means: Tensor
     mean: Tensor
     along: Tensor
@@ -253,6 +320,7 @@ def _removed(use: _Use, size: int) -> _Removed | None:
     by_sample = (size, len(delta) // size)
     return _Removed(
         layer,
+        group.to(wide) * no_mean,
         delta.unflatten(0, by_sample).sum(1) * no_mean,
         mean,
         along.unflatten(0, by_sample).sum(1) * (no_mean * _is_gone(along)),
@@ -284,88 +352,6 @@ def _split(use: _Use, size: int) -> tuple[Tensor, Tensor] | None:
                 return None
             found.append(wide.unflatten(0, (size, -1)))
     return found[0], found[1]
-
-
-def shares(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
-    """Every sample's share of the gradient of a layer's weight, as the layer stores it, by one batched product.
-
-    Args:
-        layer: Any weight layer.
-        value: Its input, ``(samples, parts, ...)``: one sample of the batch may be several in the layer.
-        delta: The gradient at its output, likewise.
-
-    Example:
-        >>> conv, x = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), torch.randn(5, 4, 7, 7)
-        >>> y = conv(x)
-        >>> (whole,) = torch.autograd.grad(y.square().sum(), conv.weight)
-        >>> found = shares(Layer("", conv), x[:, None], 2 * y.detach()[:, None])
-        >>> found.shape, torch.allclose(found.sum(0), whole, atol=1e-4)
-        (torch.Size([5, 6, 2, 3, 3]), True)
-    """
-    if layer.kind == "linear":
-        return delta.mT @ value
-    module, groups = layer.module, layer.groups
-    if layer.kind == "transposed":
-        value, delta = delta, value  # it is the convolution that leads from its output to its input
-    samples, parts = value.shape[:2]
-    images, mode = value.flatten(0, 1), getattr(module, "padding_mode", "zeros")
-    if any(module._reversed_padding_repeated_twice):
-        images = F.pad(images, module._reversed_padding_repeated_twice, mode="constant" if mode == "zeros" else mode)
-    step = images.stride()
-    sizes = (samples * parts, groups, images.shape[1] // groups, *layer.kernel, *delta.shape[3:])
-    inside = [s * d for s, d in zip(step[2:], module.dilation, strict=True)]
-    across = [s * d for s, d in zip(step[2:], module.stride, strict=True)]
-    windows = images.as_strided(sizes, (step[0], step[1] * sizes[2], step[1], *inside, *across))
-    columns = windows.reshape(samples * parts * groups, sizes[2] * math.prod(layer.kernel), -1)
-    found = torch.bmm(delta.reshape(len(columns), -1, columns.shape[2]), columns.mT)
-    if parts > 1:
-        found = found.view(samples, parts, -1).sum(1)
-    return found.view(samples, *layer.stored.shape)
-
-
-def product(layer: Layer, value: Tensor, delta: Tensor) -> Tensor:
-    """The gradient of a layer's weight for one input and the gradient at its output, as the layer stores it.
-
-    Example:
-        >>> conv = torch.nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2)
-        >>> x, y = torch.randn(5, 4, 7), None
-        >>> y = conv(x)
-        >>> (expected,) = torch.autograd.grad(y.square().sum(), conv.weight)
-        >>> torch.allclose(product(Layer("", conv), x, 2 * y.detach()), expected, atol=1e-4)
-        True
-    """
-    if layer.kind == "linear":
-        return delta.reshape(-1, delta.shape[-1]).T @ value.reshape(-1, value.shape[-1])
-    module = layer.module
-    value, delta = batched(value, layer), batched(delta, layer)
-    padding = module.padding
-    if layer.kind == "transposed":
-        value, delta = delta, value  # it is the convolution that leads from its output to its input
-    elif module.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        value, padding = F.pad(value, module._reversed_padding_repeated_twice, mode=mode), (0,) * len(layer.kernel)
-    geometry = (module.stride, padding, module.dilation, False, (0,) * len(layer.kernel), layer.groups)
-    shape = module.weight.shape
-    found = torch.ops.aten.convolution_backward(
-        delta.contiguous(), value.contiguous(), value.new_empty(shape), None, *geometry, [False, True, False]
-    )
-    gradient: Tensor = found[1]
-    return gradient
-
-
-def by_input(layer: Layer, values: Tensor) -> Tensor:
-    """Roots of the sums of squares of canonical weights, or gradients, by input channel.
-
-    Args:
-        layer: Its geometry.
-        values: ``(number, out, in/groups, *kernel)``.
-
-    Returns:
-        ``(number, in_channels)`` in working precision.
-    """
-    wide = values.to(working_dtype(values.dtype))
-    grouped = wide.unflatten(1, (layer.groups, -1)).unsqueeze(-1).flatten(4)  # (number, groups, out/g, in/g, taps)
-    return torch.linalg.vector_norm(grouped, dim=(2, 4)).flatten(1)
 
 
 def directions(rows: int, width: int, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.engine.model_view import ModelView
 from headstart.errors import ModelError
 from headstart.model import weights
+from headstart.model.norms import as_in_training
 from headstart.model.tensor_state import hold_tensors, restore_together
 from headstart.model.weights import Layer
 from headstart.restoring import put_back
@@ -66,6 +68,8 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
     Returns:
         The scales as they were applied; None if the function would have changed.
     """
+    if not any(scales.values()):
+        return dict(scales)
     unit = math.log(2)
     seen = Function(view, flow)
     powers = {label: math.copysign(unit * math.ceil(abs(value) / unit), value) for label, value in scales.items()}
@@ -75,6 +79,29 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
         return None
     second = rescale(view, flow, {label: value - first.get(label, 0.0) for label, value in scales.items()})
     return {label: first.get(label, 0.0) + second.get(label, 0.0) for label in scales}
+
+
+def rescale_seen(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float] | None:
+    """Rescale what norms take, and say whether that changed the function, new batch norms as in training.
+
+    Args:
+        view: The model.
+        flow: The flow of the model.
+        scales: As for `rescale`.
+
+    Returns:
+        The scales as they were applied; None if an epsilon shows.
+    """
+
+    def seen() -> list[Tensor]:
+        view.transaction.rewind()
+        assert view.batch is not None
+        with as_in_training(view.model) if view.batch.size > 1 else nullcontext():
+            return outputs(view.model, view.batch)
+
+    before = seen()
+    applied = rescale(view, flow, scales)
+    return None if change(before, seen()) else applied
 
 
 def within_range(view: ModelView, scales: Mapping[int, float], so_far: Mapping[int, float]) -> dict[int, float]:

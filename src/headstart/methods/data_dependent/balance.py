@@ -16,7 +16,8 @@ from headstart.engine.model_view import ModelView
 from headstart.engine.registry import register
 from headstart.errors import ModelError
 from headstart.measure.gradients import LossFunction, forward_backward
-from headstart.measure.sample_gradients import SampleGradients, by_input
+from headstart.measure.sample_gradients import SampleGradients
+from headstart.measure.weight_products import by_input
 from headstart.methods.data_dependent.rates import Energies, solve
 from headstart.model import weights
 from headstart.model.norms import fresh_batch_norms
@@ -24,7 +25,7 @@ from headstart.model.weights import Layer, to_canonical
 from headstart.numerics.fetching import Values, fetch
 from headstart.numerics.lengths import lengths
 from headstart.symmetries.operations import PINNED
-from headstart.symmetries.rescaling import follow, rescale, rescale_checked, within_range
+from headstart.symmetries.rescaling import follow, rescale, rescale_checked, rescale_seen, within_range
 from headstart.symmetries.scale_classes import Integers, ScaleFlow
 
 SAMPLES = 32  # a backward pass keeps every activation of them
@@ -56,8 +57,9 @@ RESAMPLES = 400
         " more than float32 holds.",
     ),
     depends_on_other_layers=True,
-    # 2: gradients are squared sample by sample; 3: those of padding are left out; 4: in one product of matrices
-    revision=4,
+    # 2: gradients are squared sample by sample; 3: those of padding are left out; 4: in one product of matrices;
+    # 5: products between places where these are few
+    revision=5,
 )
 @dataclass(frozen=True)
 class Balance(Method):
@@ -134,9 +136,10 @@ class Balance(Method):
             return
         # A norm keeps the function up to its epsilon, which counts where values are small: at the start of training.
         normed = {label: value for label, value in exact.items() if label in flow.normed}
+        kept: dict[int, float] | None = {}
         if self.almost == "damped":
-            rescale(view, flow, normed)
-        elif rescale_checked(view, flow, normed) is None:
+            kept = rescale_seen(view, flow, normed) if normed else {}
+        elif (kept := rescale_checked(view, flow, normed)) is None:
             view.report.add_finding(
                 "balance: layers before norms keep their scale: their epsilon would change the function."
             )
@@ -147,8 +150,10 @@ class Balance(Method):
             row = view.report.rows[layer.name]
             if row.action == "left" and not row.notes:
                 row.notes.append("balance: the scales around it are fixed, or agree")
-        known = not flow.normed and not steps  # in closed form
-        after, scales = (measured, applied) if known else (self._measure(view, flow), {})
+        if kept is not None and not steps:  # known in closed form
+            after, scales = measured, {**applied, **kept}
+        else:
+            after, scales = self._measure(view, flow), {}
         how = "in closed form" if exact else "not in closed form"
         _report(view, before, after, scales, how + (f", then in {steps} damped steps" if steps else ""))
         if exact != solved:

@@ -29,8 +29,8 @@ from headstart.model.weights import Layer
     presets=("paper", "kmeans"),
     deviations=("Those of within-layer and of balance.",),
     depends_on_other_layers=True,
-    # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5: balance; 5: fills
-    revision=5,
+    # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5, 6: balance; 5: fills
+    revision=6,
 )
 @dataclass(frozen=True)
 class DataDependent(WithinLayer):
