@@ -55,9 +55,9 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
-    # without padding; 6: trained networks are left; 7: balance in one product of matrices; 8: k-means on sums by rows;
+    # without padding; 6: trained networks are left; 7, 10: balance; 8: k-means on sums by rows;
     # 9: first layers over volumes
-    revision=9,
+    revision=10,
 )
 @dataclass(frozen=True)
 class Auto(Method):
