@@ -231,7 +231,9 @@ def _by_places(
 ) -> tuple[Tensor, Tensor]:
     """Root of the sum of squares of each sample's share by input channel, ``(samples, in_channels)``.
 
-    Also the sum of all shares, multiplied by the probe: ``(groups, out/groups, directions)``. With what a place reads, ``x``, and its gradient, ``d``, the share is the sum of ``d x`` over places. Its squares
+    Also the sum of all shares, multiplied by the probe: ``(groups, out/groups, directions)``.
+
+    With what a place reads, ``x``, and its gradient, ``d``, the share is the sum of ``d x`` over places. Its squares
     sum to those of ``(d·d') x x'`` over pairs of places.
     """
     samples, groups = len(value), layer.groups
