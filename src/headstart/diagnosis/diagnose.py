@@ -225,7 +225,8 @@ def _measured(row: LayerHealth, layer: Layer, weight: Tensor, passes: Passes) ->
 def _why_no_output(layer: Layer) -> str:
     if layer.sees_input or not isinstance(layer, Part):
         return "used without being called"
-    return f"{f'inside the {type(layer.host).__name__}' if layer.inside else 'called'}: its output is not measured"
+    inside = f"inside the {type(layer.host).__name__}: " if layer.inside else ""
+    return f"{inside}its output is not measured"
 
 
 def _variation(gradient: Tensor, groups: int) -> float | None:

@@ -248,7 +248,7 @@ def _untried(layer: Layer, trace: ModelTrace) -> str:
     if layer is not trace.first_convolution:
         return "norms set the scales, and nothing was found to help here"
     if layer.name not in trace.norm_after:
-        return "no norm follows this first layer; in a patch embedding without one whitening gained nothing"
+        return "no norm follows this first layer; where none did, in a patch embedding, whitening gained nothing"
     if len(layer.kernel) not in LARGEST:
         return "in one dimension whitening was tried over sound alone, where it lost"
     if layer.groups > 1 or max(layer.kernel) > LARGEST[len(layer.kernel)]:
