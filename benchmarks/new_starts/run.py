@@ -33,6 +33,9 @@ ORDER = {  # the evidence on first layers comes first
     "resnet20": RATES,
     "deep-transformer": ATTENTION,
     "partial-identity": RATES,
+    "sound-stem-kmeans": RATES,
+    "volume-stem-kmeans": RATES,
+    "vit-kmeans": ATTENTION,
 }
 
 

@@ -27,6 +27,9 @@ PANELS = {  # what a comparison is of: the network and its data
     "resnet20": "ResNet-20 · CIFAR-100, 10 superclasses",
     "deep-transformer": "12 blocks, layer norms first · letters",
     "partial-identity": "batch-normed convolutions · CIFAR-100, 10 superclasses",
+    "sound-stem-kmeans": "the convolutions over sound · vowels",
+    "volume-stem-kmeans": "the 3-D convolutions · textures",
+    "vit-kmeans": "the vision transformer · CIFAR-100, 10 superclasses",
     "copy": "LSTM · copying three symbols",
 }
 AGAINST = (  # a start, and the arm that tells what its gain is due to
@@ -34,6 +37,7 @@ AGAINST = (  # a start, and the arm that tells what its gain is due to
     ("whitening", "random at the same norm"),
     ("whitening and identity", "whitening"),
     ("whitening and identity", "identity"),
+    ("k-means", "random at deviation 1"),
     ("chrono", "forget gate 1"),
 )
 
