@@ -147,7 +147,17 @@ def test_attention_is_found_whoever_wrote_it(network):
 
 
 # Attention and a hidden layer in each of two blocks; one branch in each of four, or of three.
-BRANCHES = {bert: 4, gpt2: 4, llama: 4, vit: 4, whisper: 4, timm_vit: 4, convnext: 4, timm_convnext: 4, monai_segresnet: 3}
+BRANCHES = {
+    bert: 4,
+    gpt2: 4,
+    llama: 4,
+    vit: 4,
+    whisper: 4,
+    timm_vit: 4,
+    convnext: 4,
+    timm_convnext: 4,
+    monai_segresnet: 3,
+}
 
 
 @pytest.mark.parametrize("network", BRANCHES, ids=lambda f: f.__name__)
