@@ -55,7 +55,7 @@ def test_a_method_is_judged_against_the_baseline_and_its_controls_apart(fill):
     readings = analysis.control_readings()
     assert readings[0].startswith("Is it only the size of the filters? It may be.")
     assert "against random filters of the same size (matched)" in readings[0]
-    assert "Two default starts that differ in nothing but the draw of their weights (null)" in readings[1]
+    assert "Two default starts that differ only in the draw of their weights (null)" in readings[1]
 
 
 def test_another_kind_of_control_makes_no_other_test_stricter(fill):
@@ -91,8 +91,10 @@ def test_steps_to_the_baselines_accuracy_are_censored_at_the_budget(fill):
     assert by == {"default": (20, 3), "fast": (on_the_line, 3), "slow": (None, 0), "mixed": (on_the_line, 2)}
     assert {arm.speed.target.accuracy for arm in analysis.arms} == {90.0}
     assert not any(arm.speed.estimated for arm in analysis.arms)
-    assert "After 49 % of the steps it is where default ends (default itself: 100 %)." in analysis.arms[1].sentence()
-    assert "none of its runs gets where default ends" in analysis.arms[2].sentence()
+    assert "After 49 % of the steps it reaches the final accuracy of default (default itself: 100 %)." in (
+        analysis.arms[1].sentence()
+    )
+    assert "none of its runs reaches the final accuracy of default" in analysis.arms[2].sentence()
     assert any(rule.endswith("Here it is 90.00 %.") for rule in analysis.rules())
 
 
@@ -102,8 +104,8 @@ def test_steps_to_the_baselines_accuracy_have_an_interval_and_say_when_its_end_i
     analysis = fill({"default": noisy(90), "mixed": mixed, "half": half})
     _, one, other = analysis.arms
     assert one.speed.interval.high == math.inf
-    assert "(likely 49 % to not at all; 7 of 8 runs get there; default itself: 100 %)" in one.sentence()
-    assert "most of its runs do not get where default ends: 4 of 8 do." in other.sentence()
+    assert "(likely 49 % to not at all; 7 of 8 runs reach it; default itself: 100 %)" in one.sentence()
+    assert "most of its runs do not reach the final accuracy of default: 4 of 8 do." in other.sentence()
     data = as_dict(analysis)["arms"][1]["steps_to_baseline"]
     assert (data["reached"], data["budget"], data["steps"]["3"]) == (7, 20, None)
     assert data["interval"] == [pytest.approx(20 * data["median_share"]), None]
@@ -160,7 +162,7 @@ def test_a_gain_that_longer_training_has_too_is_said_to_be_one(fill):
     analysis = fill({"default": noisy(90), "good": noisy(93, seed=1), "longer": noisy(93, seed=2)}, control)
     (reading,) = analysis.control_readings()
     assert reading.startswith("Would training longer do as well? It may.")
-    assert reading.endswith("This does not tell the two apart.")
+    assert reading.endswith("This does not separate the two.")
     assert [arm.comparison.family for arm in analysis.arms[1:]] == [1, 1]  # a control makes no method's test stricter
 
 

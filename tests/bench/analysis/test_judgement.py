@@ -174,7 +174,7 @@ def test_names_act_as_text_in_every_form():
     [
         ([], "no row"),
         ([{"arm": "a", "seed": 0}], "no 'score'"),
-        ([{"arm": "a", "seed": 0, "score": "much"}], "no number"),
+        ([{"arm": "a", "seed": 0, "score": "much"}], "is not a number"),
         ([{"arm": "a", "seed": 0, "score": 1}, {"arm": "a", "seed": "0", "score": 2}], "two scores for seed 0"),
         ({"arm": ["a"], "seed": [0, 1], "score": [1]}, "differ in length"),
         ([{"arm": "a", "seed": 0, "score": 1}], "one arm"),
@@ -230,8 +230,8 @@ def test_a_table_of_pyarrow_serves():
 
 def test_shares_with_a_margin_in_points_are_noticed():
     rows = [{**row, "score": row["score"] / 100} for row in runs({"base": 0, "up": 2})]
-    assert "say margin=0.005" in str(judge(rows))
-    assert "say margin" not in str(judge(rows, margin=0.005))
+    assert "pass margin=0.005" in str(judge(rows))
+    assert "pass margin" not in str(judge(rows, margin=0.005))
 
 
 def test_differences_far_below_the_margin_are_no_zeros_and_huge_ones_are_short():
@@ -284,7 +284,7 @@ def test_quoted_line_ends_are_part_of_a_name(tmp_path):
 def test_scores_that_are_not_finite_are_named_and_runs_without_any_are_refused():
     rows = [{"arm": a, "seed": s, "score": 90.0 + s + 2 * (a == "b")} for s in range(8) for a in "ab"]
     rows[3]["score"] = float("nan")
-    assert judge(rows).notes[-1].startswith("Not finite: the score of b with seed 1. These count as runs that diverged")
+    assert judge(rows).notes[-1].startswith("Not finite: the score of b with seed 1. These count as diverged runs")
     lost = [{**row, "score": float("inf")} for row in rows]
     assert judge(lost).sentences()[0].startswith("b and a fail in every run: there is nothing to compare.")
     with pytest.raises(DataError, match="No row of the table has a score"):
@@ -302,4 +302,4 @@ def test_who_stands_behind_the_question_is_told_so():
     rows = [{"arm": a, "seed": s, "score": 90 + s + scores[a](s)} for s in range(8) for a in "abc"]
     _, behind = judge(rows, primary="b").sentences()
     assert behind.startswith("c against a: +3.0 (likely")
-    assert "It stands behind the question that was declared" in behind
+    assert "It is judged only after the declared question" in behind

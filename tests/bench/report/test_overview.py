@@ -59,7 +59,7 @@ def test_a_few_experiments_have_a_median_and_no_mean(experiment):
     means = [row.comparison.mean for row in found.rows]
     assert found.overall.effects is None
     assert found.overall.median == pytest.approx(np.median(means))
-    assert found.sentence().endswith("better on 2 of 2 tasks, median +2.0. Five tasks are needed to speak of others.")
+    assert found.sentence().endswith("median +2.0. A statement on other tasks needs five tasks.")
 
 
 def test_five_experiments_have_a_mean_a_verdict_and_a_range_for_a_new_one(experiment):
@@ -156,7 +156,7 @@ def test_a_trial_that_two_folders_hold_counts_once(tmp_path, experiment):
     found = combine([a, b])
     assert [[row.part.number for row in method.rows] for method in found.methods] == [[1], [2]]
     assert found.notes == (
-        "2. digits · cnn (b) holds trials of one that 1. digits · cnn (a) holds, too; they count there only.",
+        "2. digits · cnn (b) and 1. digits · cnn (a) share trials of one, which count only in the latter.",
     )
     with pytest.raises(HeadstartError, match="given 2 times"):
         combine([a, tmp_path / "x" / ".." / "a"])
@@ -211,7 +211,7 @@ def test_the_markdown_twin_is_inert_and_whole(experiment):
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(overview_sheet(found).columns) + 1}
     assert len(table) == 1 + 2 + 3 + 1  # its head, two methods, three rows and a mean
-    assert "A mean over a few experiments that were chosen says nothing of others" in text
+    assert "a mean would say nothing about other experiments" in text
 
 
 def test_plain_data_is_json_and_holds_each_experiment(experiment):

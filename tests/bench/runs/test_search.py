@@ -268,7 +268,7 @@ def test_a_search_of_an_earlier_version_is_still_shown(store, fill_store, make_r
     found = analyse(store)
     assert found.selection.rows[1] == ("lr=0.2", (("90.00", True), ("90.00", True)))
     assert found.selection.warnings == (
-        "The best lr is the largest tried, 0.2, for default, new: widen the grid, if it can be.",
+        "The best lr is the largest tried, 0.2, for default, new: widen the grid, if possible.",
     )
     assert "<strong>90.00</strong>" in render(found)
     assert "**90.00**" in markdown(found)

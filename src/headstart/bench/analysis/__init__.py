@@ -1,4 +1,4 @@
-"""From stored trials to comparisons and verdicts.
+"""Comparisons and verdicts from stored trials.
 
 Imports runs, statistics and store. Report and papers may import it.
 """

@@ -1,4 +1,4 @@
-"""From a store to what it shows: arms, verdicts, controls, costs. Everything a report prints."""
+"""Analysis of a store: arms, verdicts, controls, costs; everything that a report prints."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class ArmSummary:
         methods: The methods with all their options.
         control: Which control it is, or an empty string.
         of: The arm that it is a control of.
-        results: Finished trials by seed; a diverged one counts with the accuracy of guessing.
+        results: Finished trials by seed; a diverged trial counts with the accuracy of guessing.
         refusal: Why the method refused the model, or an empty string.
-        comparison: Against the baseline; None for the baseline itself.
+        comparison: The comparison with the baseline; None for the baseline itself.
         speed: Steps to the baseline's mean final validation accuracy; None without results.
         area_difference: Area under the validation curve minus the baseline's with the same seed, in points; None
             for the baseline, without results, or if the arm trains for another number of steps.
         init_seconds: Median seconds of the initialization.
-        init_steps: The same in training steps of the baseline; 0 if nobody knows what a step takes.
-        metric: What the score is.
+        init_steps: The same in training steps of the baseline; 0 if the time of a step is not known.
+        metric: The score.
         failed: Number of seeds whose run failed.
     """
 
@@ -76,7 +76,7 @@ class ArmSummary:
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies in percent, or another score as it is shown, one per finished seed."""
+        """Test accuracies in percent, or another score in its displayed unit, one per finished seed."""
         return [float(result["test_accuracy"]) for result in self.results.values()]
 
     @property
@@ -90,14 +90,14 @@ class ArmSummary:
         return float(np.mean([result["area"] for result in self.results.values()])) if self.results else float("nan")
 
     def curves(self) -> tuple[list[int], paired.Floats]:
-        """Return steps, and validation accuracies of shape ``(seeds, steps)``, of the trials that did not diverge."""
+        """Return steps and validation accuracies, ``(seeds, steps)``, of the trials that did not diverge."""
         whole = [r["curve"] for r in self.results.values() if r["status"] == "done"]
         if not whole:
             return [], np.zeros((0, 0))
         return [point["step"] for point in whole[0]], np.array([[p["accuracy"] for p in curve] for curve in whole])
 
     def sentence(self) -> str:
-        """Say the verdict, how soon it is where the baseline ends, what went wrong, and what the start cost."""
+        """Say the verdict, how soon the arm reaches the baseline's accuracy, any faults, and the cost of the start."""
         if self.refusal:
             return f"{self.label} did not run: {self.refusal}"
         if self.comparison is None:
@@ -106,7 +106,7 @@ class ArmSummary:
         return " ".join(filter(None, [str(say(self.comparison)), self.aside()]))
 
     def aside(self) -> str:
-        """Say how soon it is where the baseline ends, what went wrong, and what the start cost."""
+        """Say how soon the arm reaches the baseline's final accuracy, what went wrong, and what the start cost."""
         broke = f" Training diverged in {self.diverged} of {len(self.results)} seeds." if self.diverged else ""
         if self.failed:
             broke += f" The run failed in {self.failed} of {len(self.results) + self.failed} seeds, which are left out."
@@ -138,15 +138,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that a report shows.
+    """The content of a report.
 
     Args:
         plan: The experiment as it was stored: task, model, training, provenance.
         arms: Baseline first, then methods, controls and the null.
         beyond: Each method against each of its controls.
         missing: Trials that are not finished.
-        notes: What a reader must know about the trials: damaged files, mixed versions.
-        metric: What the score is.
+        notes: Remarks on the trials: damaged files, mixed versions.
+        metric: The score.
         failures: Runs that failed.
     """
 
@@ -160,7 +160,7 @@ class Analysis:
 
     @property
     def baseline(self) -> ArmSummary:
-        """The arm that all are compared with."""
+        """The arm that all others are compared with."""
         return self.arms[0]
 
     @property
@@ -175,7 +175,7 @@ class Analysis:
 
     @property
     def selection(self) -> Selection | None:
-        """What a search chose before, if there was one."""
+        """The result of a search before, if there was one."""
         return selection_of(self.plan)
 
     def rules(self) -> list[str]:
@@ -189,12 +189,12 @@ class Analysis:
         return [*rules, *filter(None, [speed, self.plan.get("stopping"), measured(self.plan.get("decided", {}))])]
 
     def conclusion(self) -> str:
-        """Say what was found and what to do next; empty if there is no verdict."""
+        """Say the findings and what to do next; empty if there is no verdict."""
         compared = [arm.comparison for arm in self.methods if arm.comparison is not None]
         return conclude(compared, self.baseline.label, len(self.baseline.results))
 
     def control_readings(self) -> list[str]:
-        """Say what each control shows, a question and its answer each."""
+        """Say what each control shows: a question and its answer."""
         decided = self.plan.get("decided", {})
         by = {arm.label: arm for arm in self.arms}
         said = [
@@ -208,22 +208,22 @@ class Analysis:
 
 
 def analyse(store: Store) -> Analysis:
-    """Read a store and judge what it holds, finished or not.
+    """Read a store and judge its trials, also before all are finished.
 
     Args:
-        store: Of an experiment that was at least begun.
+        store: The store of an experiment that was at least begun.
 
     Returns:
-        The analysis; the same store always gives the same.
+        The analysis. The same store always gives the same analysis.
 
     Raises:
-        HeadstartError: If the folder holds no experiment.
+        HeadstartError: The folder holds no experiment.
     """
     plan = store.read_experiment()
     if not plan.get("test", True):
         raise HeadstartError(
             f"'{store.folder}' holds a search, whose trials do not look at the test split.",
-            remedy="The report on the experiment that it was made for shows what it chose: give the folder above.",
+            remedy="The report on its experiment shows what was chosen: pass the folder above.",
         )
     records = store.present(cell["key"] for cell in plan["trials"])
     results: dict[str, dict[int, Result]] = {arm["label"]: {} for arm in plan["arms"]}
@@ -256,7 +256,7 @@ def assemble_scores(
     notes: Sequence[str],
     failures: Sequence[Failure],
 ) -> Analysis:
-    """Judge the scores of a user's trainer: their metric is not accuracy, and their steps are not known."""
+    """Judge the scores of a user's trainer, whose metric is not accuracy and whose steps are not known."""
     baseline = plan["arms"][0]["label"]
     metric, margin = metric_of(plan, [float(result["score"]) for result in results[baseline].values()])
     points = {tuple(p["step"] for p in r["curve"]) for by_seed in results.values() for r in by_seed.values()}
@@ -275,7 +275,7 @@ def assemble_scores(
 
 
 def _as_shown(result: Result, metric: Metric, curves: bool) -> Result:
-    """Return a score's result in the form of a trial of headstart's own loop, in the unit in which it is shown."""
+    """Return a score in the form of a trial of headstart's own loop, in its displayed unit."""
     curve = [{"step": point["step"], "accuracy": metric.scale * point["score"]} for point in result["curve"] if curves]
     return {"step_seconds": 0.0, **result, "test_accuracy": metric.scale * float(result["score"]), "curve": curve}
 
@@ -289,17 +289,17 @@ def assemble(
     curves: bool = True,
     metric: Metric = ACCURACY,
 ) -> Analysis:
-    """Judge results, wherever they were read from.
+    """Judge results from any source.
 
     Args:
         plan: As an experiment stores it: arms, training, task, level, margin.
         results: By arm and seed.
         refusals: Why an arm was refused, by arm.
         missing: Trials that are not finished.
-        notes: What a reader must know of how the results came about.
-        curves: Whether the results have their learning curves. Without them nothing is said that rests on them:
+        notes: Remarks on the results.
+        curves: Whether the results have their learning curves. Without curves, the analysis omits
             steps to the baseline's accuracy, areas.
-        metric: What ``test_accuracy`` of the results is.
+        metric: The score that ``test_accuracy`` of the results holds.
     """
     sign = -1 if metric.lower_is_better else 1  # what is judged is better if there is more of it
     accuracies = {

@@ -1,4 +1,4 @@
-"""What an experiment comes to, in two sentences: what was found, and what to do next."""
+"""The conclusion of an experiment in two sentences: what was found, and what to do next."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FOUND = (
 
 
 def conclude(comparisons: Sequence[Comparison], baseline: str, runs: int) -> str:
-    """Say what was found and what to do next.
+    """Say the findings and what to do next.
 
     Args:
-        comparisons: Of the methods with the baseline, those that have a verdict.
-        baseline: Its label.
-        runs: How many each arm has.
+        comparisons: Comparisons of methods with the baseline that have a verdict.
+        baseline: The label of the baseline.
+        runs: The number of runs of each arm.
 
     Returns:
         Sentences; empty if there is nothing to say.

@@ -1,4 +1,4 @@
-"""What control arms show, in plain words: a question about the gain, and the answer that the runs give."""
+"""What control arms show, in plain words: a question about the gain, and the answer of the runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASKED = {
 
 
 def plain_name(kind: str) -> str:
-    """Name a control by what it is.
+    """A plain name for a control.
 
     Example:
         >>> plain_name("matched-random"), plain_name("equal-steps")
@@ -31,12 +31,12 @@ def read_control(c: Comparison, kind: str, gain: Comparison | None, more: str = 
 
     Args:
         c: The method against the control.
-        kind: Which control it is.
-        gain: The method against the baseline.
-        more: How many steps more the control has, if it is that of equal time.
+        kind: The kind of control.
+        gain: The comparison of the method with the baseline.
+        more: How many more steps the control has, if it is the control of equal time.
 
     Returns:
-        A question and its answer. "No" takes a verdict on this very comparison; what is not told apart is "it may".
+        A question and its answer. "No" needs a verdict on this comparison; without one the answer is "it may".
     """
     question, what = _ASKED[kind]
     who = f"{what.format(arm=c.arm, more=more)} ({c.against})"
@@ -47,20 +47,20 @@ def read_control(c: Comparison, kind: str, gain: Comparison | None, more: str = 
         return f"{size} This control does better than {c.arm}."
     better = c.verdict is Verdict.HELPS
     if gain is None or gain.verdict is not Verdict.HELPS:
-        return f"{size} {f'{c.arm} does better than this control.' if better else 'This does not tell the two apart.'}"
+        return f"{size} {f'{c.arm} does better than this control.' if better else 'This does not separate the two.'}"
     return f"{question} {'No' if better else 'It may be' if kind != EQUAL_STEPS else 'It may'}. {size}" + (
-        "" if better else " This does not tell the two apart."
+        "" if better else " This does not separate the two."
     )
 
 
 def read_null(c: Comparison) -> str:
-    """Say how much two default starts differ.
+    """Say how much two default starts differ by chance.
 
     Args:
         c: Other draws of the default weights against the baseline, with two seeds or more.
     """
     spread = float(np.std(c.differences, ddof=1))
     return (
-        f"How much is luck? Two default starts that differ in nothing but the draw of their weights ({c.arm}) are"
+        f"How much is luck? Two default starts that differ only in the draw of their weights ({c.arm}) are"
         f" {c.metric.amount(spread)} apart within a seed (standard deviation), and on average {amount(c)}."
     )

@@ -1,4 +1,4 @@
-"""Which comparisons of an experiment are judged together: a family for each question."""
+"""Which comparisons of an experiment are judged together: one family for each question."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def judge_arms(
     refusals: Collection[str],
     metric: Metric,
 ) -> tuple[dict[str, Comparison], list[Comparison]]:
-    """Answer the questions, each as a family of its own, so that one more control makes no other test stricter.
+    """Judge each question as its own family, so that a further control does not make other tests stricter.
 
     Args:
         plan: As an experiment stores it; its first arm is the baseline.
@@ -31,7 +31,7 @@ def judge_arms(
         metric: What the score is.
 
     Returns:
-        By label, the comparison with the baseline; and each method against its controls.
+        The comparison with the baseline, by label; and each method's comparisons with its controls.
     """
     alpha, margin = level_of(plan), float(plan["margin"])
     kept = plan.get("kept") or {}
@@ -61,7 +61,7 @@ def judge_arms(
 
 
 def _closed(question: str, kept: Mapping[str, str]) -> bool:
-    """Whether a question that is not tested now, refused or decided before, neither helps nor hurts."""
+    """Whether a question that is not tested now (refused, or decided earlier) neither helps nor hurts."""
     return bool(question) and kept.get(question) not in (Verdict.HELPS.value, Verdict.HURTS.value)
 
 

@@ -1,4 +1,4 @@
-"""One function for everybody's results: scores of runs in, verdicts out. The benchmark's own verdicts are the same."""
+"""Verdicts on any results, from the scores of runs, by the same rules as the benchmark's own."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ class Judgement(Displayable):
     """Verdicts on arms, from :func:`judge`.
 
     Args:
-        baseline: What every arm is compared with.
+        baseline: The arm that every other is compared with.
         comparisons: Each arm on each task.
         overall: Each arm over several tasks; empty with one task.
-        baselines: By task, the runs of the baseline that collapsed and all its runs.
-        notes: What was left out, and what a reader must know.
+        baselines: Task -> the number of the baseline's collapsed runs and of all its runs.
+        notes: What was left out, and other remarks.
         alpha: Level of the tests.
         margin: Smallest difference that matters.
-        higher_is_better: Whether more is better; if not, differences are the baseline's score minus the arm's.
+        higher_is_better: Whether a higher score is better; if not, differences are the baseline's score minus the
+            arm's.
 
     Example:
         >>> rows = [{"arm": arm, "seed": s, "score": 90 + s % 3 + (arm == "new") * (2 + s % 2)}
@@ -72,13 +73,13 @@ class Judgement(Displayable):
 
     @property
     def title(self) -> str:  # type: ignore[override]
-        """What is compared."""
+        """The title: which arms are compared."""
         arms = list(dict.fromkeys(c.arm for c in self.comparisons))
         names = f"{len(arms)} arms" if len(arms) > 4 else ", ".join(arms)
         return f"{names} against {self.baseline}"
 
     def sentences(self) -> list[str]:
-        """Say each verdict in a sentence with what to do next, then what was left out."""
+        """One sentence per verdict with what to do next, then what was left out."""
         several = len({c.task for c in self.comparisons}) > 1
         said = [(f"{c.task}: " if several else "") + str(say(c)) for c in self.comparisons]
         return [*map(say_overall, self.overall), *said, *self.notes]
@@ -94,7 +95,7 @@ class Judgement(Displayable):
         return Sheet(OVERALL, self.overall, "Over tasks")
 
     def to_tables(self) -> list[Table]:
-        """The table over tasks, if there are several, and that of all comparisons."""
+        """The table over tasks, if there are several, and the table of all comparisons."""
         return [*([self.overall_sheet().table()] if self.overall else []), self.sheet().table()]
 
     def rules(self) -> list[str]:
@@ -116,7 +117,7 @@ class Judgement(Displayable):
         return html_page(self.title, [self.to_html(), below])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, ready for JSON. What has no bound is None."""
+        """Return it as plain data, ready for JSON. Missing bounds are None."""
         runs = [
             {"task": task or None, "collapsed": lost, "runs": runs, "could_fail": largest_share(lost, runs)}
             for task, (lost, runs) in self.baselines.items()
@@ -148,31 +149,31 @@ def judge(
     higher_is_better: bool = True,
     primary: str | tuple[str, str] | None = None,
 ) -> Judgement:
-    """Judge anybody's results: does an arm help, hurt, or neither?
+    """Judge any results: does an arm help, hurt, or neither?
 
     Runs of two arms with the same seed are compared with each other, by the exact sign-flip test (Student's t from 30
-    seeds on). Arms without shared seeds are compared as independent samples, which is said. All comparisons are one
+    seeds on). Arms without shared seeds are compared as independent samples, with a note. All comparisons are one
     family (Holm).
 
     Args:
         table: A path (``.csv``, ``.parquet``, JSON lines), rows as dicts, or a dict of columns: ``arm``, ``seed``,
-            ``score`` and, if there are several, ``task``. A score that is empty is a missing run; NaN is one that
+            ``score`` and, if there are several tasks, ``task``. An empty score is a missing run; NaN is a run that
             diverged.
         baseline: The arm that all others are compared with; by default the first.
         margin: The smallest difference that matters, in the unit of the score.
         alpha: The chance of any false "helps" or "hurts" in the table.
-        higher_is_better: Whether more is better. If not, differences are the baseline's score minus the arm's, so that
-            they are above zero where the arm is better.
+        higher_is_better: Whether a higher score is better. If not, differences are the baseline's score minus the
+            arm's, so that they are above zero if the arm is better.
         primary: The arm, or arm and task, that was declared beforehand to be the question. It is judged first, at the
-            full level; the others only count if it has a verdict. On five tasks or more, an arm's own is its mean over
-            tasks.
+            full level; the others get a verdict only if it has one. On five tasks or more, an arm's question is its
+            mean over tasks.
 
     Returns:
         The verdicts: ``print`` shows them, ``to_dict()`` gives plain data, ``to_markdown()`` and ``to_html()`` pages.
 
     Raises:
-        DataError: If the table lacks a column, or a run is there twice.
-        HeadstartError: If there is no such arm, or a number makes no sense.
+        DataError: The table lacks a column, or has a run twice.
+        HeadstartError: There is no such arm, or a number is out of range.
 
     Example:
         >>> table = {"arm": ["sgd", "adam"] * 6, "seed": [s for s in range(6) for _ in range(2)],
@@ -201,7 +202,7 @@ def judge_scores(
     if first not in arms:
         raise unknown("arm", first, arms)
     if len(arms) < 2:
-        raise HeadstartError(f"The table has one arm, {first!r}.", remedy="It takes two to compare.")
+        raise HeadstartError(f"The table has one arm, {first!r}.", remedy="A comparison needs two arms.")
     sign = 1.0 if higher_is_better else -1.0
     tasks = {
         task: {arm: {s: sign * v for s, v in by.items()} for arm, by in found.items()}
@@ -237,7 +238,7 @@ def judge_scores(
 def _judged(
     contrasts: Sequence[Contrast], alpha: float, margin: float, primary: str | tuple[str, str] | None
 ) -> tuple[list[Comparison], list[Overall]]:
-    """Judge all contrasts; a declared one first, and the others behind it."""
+    """Judge all contrasts: a declared one first, then the others."""
     family = functools.partial(judge_family, alpha=alpha, margin=margin, metric=SCORE, unpaired=True)
     if primary is None:
         found = family(contrasts)
@@ -275,7 +276,7 @@ def _overall(contrasts: Sequence[Contrast], comparisons: Sequence[Comparison]) -
 
 
 def _filled(found: Mapping[str, Mapping[Any, float]]) -> dict[str, dict[Any, float]]:
-    """Give runs that diverged the worst score that a run of the task has."""
+    """Give diverged runs the worst score of the task."""
     known = [v for by in found.values() for v in by.values() if not math.isnan(v)]
     worst = min(known, default=0.0)
     return {arm: {s: worst if math.isnan(v) else v for s, v in by.items()} for arm, by in found.items()}
@@ -288,15 +289,15 @@ def _left_out(scores: Scores, baseline: str) -> list[str]:
         where = f" on {task}" if task else ""
         base = arms.get(baseline, {})
         if not base:
-            notes.append(f"{baseline} has no run{where}: nothing is compared there.")
+            notes.append(f"{baseline} has no run{where}: no arm is compared there.")
             continue
         for arm, own in arms.items():
             if arm == baseline:
                 continue
             if own and not set(own) & set(base):
                 notes.append(
-                    f"{arm} and {baseline} share no seed{where}: they are compared as independent samples, "
-                    "which takes more runs to settle."
+                    f"{arm} and {baseline} share no seed{where}: they are compared as independent samples, which"
+                    " needs more runs for a verdict."
                 )
                 continue
             for who, lone in ((arm, set(base) - set(own)), (baseline, set(own) - set(base))):
@@ -307,7 +308,7 @@ def _left_out(scores: Scores, baseline: str) -> list[str]:
 
 
 def _diverged(scores: Scores) -> list[str]:
-    """Name the runs whose score is not finite: of a data frame it may be one that is missing."""
+    """Name the runs whose score is not finite; in a data frame these may be missing scores."""
     found = [
         f"{arm} with seed {seed}{f' on {task}' if task else ''}"
         for task, arms in scores.by_task.items()
@@ -319,8 +320,8 @@ def _diverged(scores: Scores) -> list[str]:
         return []
     more = f" and {len(found) - 4} others" if len(found) > 4 else ""
     return [
-        f"Not finite: the score of {', '.join(found[:4])}{more}. These count as runs that diverged; leave out rows of "
-        "runs that are missing."
+        f"Not finite: the score of {', '.join(found[:4])}{more}. These count as diverged runs; leave out the rows of"
+        " missing runs."
     ]
 
 
@@ -333,6 +334,6 @@ def _warnings(scores: Scores, margin: float) -> list[str]:
     if values and margin >= 0.1 and max(map(abs, values)) <= 1:
         return [
             f"All scores lie between −1 and 1, and the smallest difference that matters is {margin:g}: "
-            f"if they are shares, say margin={margin / 100:g}."
+            f"if they are shares, pass margin={margin / 100:g}."
         ]
     return []

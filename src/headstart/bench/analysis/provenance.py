@@ -1,4 +1,4 @@
-"""Where trials were run: what differs between them that should not."""
+"""Differences between the machines and versions of trials, where there should be none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def mixed(provenances: list[Mapping[str, Any]]) -> list[str]:
-    """Note what differs between trials that should not."""
+    """Note differences between trials that should not exist."""
     notes = []
     for name, values in (
         ("versions", [str(sorted(p.get("versions", {}).items())) for p in provenances]),
@@ -22,7 +22,7 @@ def mixed(provenances: list[Mapping[str, Any]]) -> list[str]:
 
 
 def eager(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Note why trials took their steps one by one although these were to be captured.
+    """Note why trials ran their steps one by one although steps should be captured.
 
     Example:
         >>> eager([{"eager": "the device is no CUDA device"}, {"eager": ""}, {}])
@@ -36,7 +36,7 @@ def eager(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def twins(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    """Say which arms have the same score in every run: on this model they are one start.
+    """Say which arms have the same score in every run, and so are the same start on this model.
 
     Args:
         results: By arm and seed.
@@ -44,7 +44,7 @@ def twins(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     Example:
         >>> runs = {seed: {"test_accuracy": 90.0 + seed} for seed in range(3)}
         >>> twins({"a": runs, "b": {}, "c": runs})
-        ['a and c have the same scores in every run: here they are one start, and count once.']
+        ['a and c have the same scores in every run: they are the same start here, and count once.']
     """
     groups: dict[tuple[Any, ...], list[str]] = {}
     for label, by_seed in results.items():
@@ -52,7 +52,7 @@ def twins(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
             scores = tuple(sorted((seed, float(result["test_accuracy"])) for seed, result in by_seed.items()))
             groups.setdefault(scores, []).append(label)
     return [
-        f"{' and '.join(names)} have the same scores in every run: here they are one start, and count once."
+        f"{' and '.join(names)} have the same scores in every run: they are the same start here, and count once."
         for names in groups.values()
         if len(names) > 1
     ]

@@ -1,4 +1,4 @@
-"""The question of an experiment: an arm that was declared beforehand, is judged first, and stands before the others."""
+"""The question of an experiment: an arm that was declared beforehand and is judged first."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 BEHIND = (
-    "It is judged first, at the full level. The others are judged behind it: "
-    "unless it helps or hurts, none of them does."
+    "It is judged first, at the full level. The others can get a verdict only if it helps or hurts."
 )
 
 
 def question_of(plan: Mapping[str, Any]) -> str:
-    """Return the label of the arm that is the question; empty if there is none, or it was named too late.
+    """Return the label of the declared arm; empty if there is none, or if it was named too late.
 
     Args:
         plan: An experiment as it is stored.
@@ -25,14 +24,14 @@ def question_of(plan: Mapping[str, Any]) -> str:
 
 
 def question_rule(plan: Mapping[str, Any]) -> str:
-    """Say what it means that an arm was declared as the question.
+    """Say what the declaration of an arm as the question means.
 
     Args:
         plan: An experiment as it is stored, with such an arm.
     """
     if plan.get("primary_late"):
         return (
-            f"{plan['primary']} was named as the question when results were there to be looked at. That is too late: "
+            f"{plan['primary']} was named as the question when results could already be seen. That is too late: "
             "all methods are judged together."
         )
     return f"{plan['primary']} was declared as the question before anything ran. {BEHIND}"

@@ -1,4 +1,4 @@
-"""Comparisons as rows: the columns that every table of verdicts has, as text and as data."""
+"""Comparisons as rows: the columns of every table of verdicts, as text and as data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def say_overall(o: Overall) -> str:
     """Say what an arm does over several tasks."""
     better = f"better on {o.wins} of {o.tasks} tasks, median {plus(o.median, o.margin)}"
     if o.effects is None or o.verdict is None:
-        return f"{o.arm} over {o.tasks} tasks: {better}. Five tasks are needed to speak of others."
+        return f"{o.arm} over {o.tasks} tasks: {better}. A statement on other tasks needs five tasks."
     mean, span = plus(o.effects.mean, o.margin), likely(o.effects.interval, o.margin)
     new = likely(o.effects.prediction, o.margin)
     found = f"{o.verdict.value}, {mean} on average (likely {span}; a new task {new})"
@@ -22,7 +22,7 @@ def say_overall(o: Overall) -> str:
 
 
 def record(c: Comparison) -> dict[str, Any]:
-    """Return a comparison as data: the columns of its table, and the ends of its intervals."""
+    """Return a comparison as data: its table's columns, and the ends of its intervals."""
     return Sheet([*COLUMNS, *_MORE], [c]).records()[0]
 
 
@@ -52,7 +52,7 @@ COLUMNS: tuple[Column[Comparison], ...] = (
     ),
     Column("verdict", lambda c: c.word, "verdict", lambda c: None if c.exploratory else c.verdict.value, left=True),
 )
-"""What every table of comparisons says."""
+"""The columns of every table of comparisons."""
 _MORE: tuple[Column[Comparison], ...] = (
     Column("", str, "low", _ends(True, False)),
     Column("", str, "high", _ends(False, False)),
@@ -95,7 +95,7 @@ OVERALL: tuple[Column[Overall], ...] = (
         left=True,
     ),
 )
-"""What every table over tasks says."""
+"""The columns of every table over tasks."""
 _MORE_OVERALL: tuple[Column[Overall], ...] = (
     Column("", str, "low", lambda o: o.effects.interval.low if o.effects else None),
     Column("", str, "high", lambda o: o.effects.interval.high if o.effects else None),

@@ -1,4 +1,4 @@
-"""Scores of anybody's runs: a file, rows or columns with arm, seed, score and perhaps task."""
+"""Scores of any runs: a file, rows or columns with arm, seed, score and optionally task."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Scores:
     """Scores by task, arm and seed.
 
     Args:
-        by_task: Tasks, arms and seeds in the order in which they first came; NaN for runs that diverged.
-        missing: Runs without a score, as task, arm and seed.
+        by_task: Tasks, arms and seeds, in the order of first appearance; NaN for diverged runs.
+        missing: Runs without a score, each as task, arm and seed.
     """
 
     by_task: Mapping[str, Mapping[str, Mapping[Any, float]]]
@@ -36,7 +36,7 @@ class Scores:
 
     @property
     def arms(self) -> list[str]:
-        """All arms, in the order in which they first came."""
+        """All arms, in the order of first appearance."""
         return list(dict.fromkeys(arm for arms in self.by_task.values() for arm in arms))
 
 
@@ -45,13 +45,13 @@ def read_scores(table: Any) -> Scores:
 
     Args:
         table: A path (``.csv``, ``.parquet``, or JSON lines as ``.jsonl``), rows as mappings, or a mapping of columns
-            (a data frame serves, too). A score that is empty is a run that is missing; one that is not finite is a run
+            (also a data frame). An empty score is a missing run; one that is not finite is a run
             that diverged.
 
     Raises:
-        DataError: If a column is missing, a score is no number, or a run is there twice.
-        HeadstartError: If the file cannot be read.
-        MissingExtraError: If a Parquet file is given and what reads it is not installed.
+        DataError: A column is missing, a score is not a number, or a run appears twice.
+        HeadstartError: The file cannot be read.
+        MissingExtraError: The package that reads Parquet is not installed.
 
     Example:
         >>> read_scores({"arm": ["a", "b"], "seed": [0, 0], "score": [1, 2]}).by_task
@@ -110,7 +110,8 @@ def _rows(table: Any) -> list[Row]:
 
 def _read_file(path: Path) -> list[Row]:
     if path.suffix not in _KINDS:
-        raise HeadstartError(f"'{path}' is none of {', '.join(_KINDS[:3])}.", remedy="Name the file by what it holds.")
+        raise HeadstartError(f"'{path}' is none of {', '.join(_KINDS[:3])}.", remedy="Give the file the ending of"
+        " its format.")
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path)
@@ -146,7 +147,7 @@ def _read_lines(text: str, path: Path) -> list[Row]:
 
 
 def _lines_of_array(text: str, path: Path) -> str:
-    """One array of rows, which is how most programs write JSON, as lines."""
+    """Turn a JSON array of rows, as most programs write it, into lines."""
     try:
         return "\n".join(map(json.dumps, json.loads(text)))
     except ValueError as error:
@@ -160,7 +161,7 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
-        raise DataError(f"'{path}' is no Parquet file: {error}") from error
+        raise DataError(f"'{path}' is not a Parquet file: {error}") from error
     return rows
 
 
@@ -169,7 +170,7 @@ def _name(value: Any) -> str:
 
 
 def _seed(value: Any) -> Any:
-    """Return a seed, so that 3, 3.0 and "3" are the same one."""
+    """Normalize a seed: 3, 3.0 and "3" are the same."""
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -187,5 +188,5 @@ def _score(value: Any, number: int) -> float | None:
     try:
         found = float(value)
     except (TypeError, ValueError) as error:
-        raise DataError(f"Row {number}: the score {value!r} is no number.") from error
+        raise DataError(f"Row {number}: the score {value!r} is not a number.") from error
     return found if math.isfinite(found) else math.nan

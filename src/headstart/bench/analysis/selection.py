@@ -1,4 +1,4 @@
-"""What a search tried and chose, as a report shows it."""
+"""What a search tried and chose, for the report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headstart.bench.runs.search import FOLDER, text
 
 
 class Cell(NamedTuple):
-    """What a configuration came to for an arm.
+    """The result of a configuration for an arm.
 
     Args:
-        value: In how many seeds it was chosen (in stores of earlier versions its mean validation accuracy in percent);
-            empty where it was not tried, ``"refused"`` where it could not be.
-        chosen: Whether the arm was given it, with any seed.
+        value: How many seeds chose it (in stores of earlier versions: its mean validation accuracy in percent);
+            empty if it was not tried, ``"refused"`` if the method refused the model.
+        chosen: Whether any seed of the arm chose it.
     """
 
     value: str
@@ -30,9 +30,9 @@ class Selection:
     Args:
         columns: Labels of the arms.
         rows: Configurations, each with a cell for every arm.
-        warnings: Where a better value may lie beyond those that were tried.
-        sentence: How it was searched.
-        choices: What each arm was given.
+        warnings: Settings for which a better value may lie beyond the tried ones.
+        sentence: How the search worked.
+        choices: What each arm chose.
     """
 
     columns: tuple[str, ...]
@@ -43,7 +43,7 @@ class Selection:
 
 
 def selection_of(plan: Mapping[str, Any]) -> Selection | None:
-    """Read the search out of a stored experiment; None if there was none.
+    """Read the search of a stored experiment; None if there was none.
 
     Args:
         plan: From `Store.read_experiment`.
@@ -55,7 +55,7 @@ def selection_of(plan: Mapping[str, Any]) -> Selection | None:
 
 
 def _of_each_seed(found: Mapping[str, Any]) -> Selection:
-    """Show a search that every seed did for itself: how often each configuration was chosen."""
+    """Show a search that every seed ran separately: how often each configuration was chosen."""
     arms = found["arms"]
     tries = [(arm["arm"], told) for arm in arms for told in arm["seeds"].values()]
     listed = list(dict.fromkeys(text(row["values"]) for _, told in tries for row in told["tried"]))
@@ -83,7 +83,7 @@ def _of_each_seed(found: Mapping[str, Any]) -> Selection:
 
 
 def _chosen_cell(told: Iterable[Mapping[str, Any]], name: str) -> Cell:
-    """Say in how many seeds a configuration was chosen, of those that tried it."""
+    """Say how many seeds chose a configuration, of those that tried it."""
     tries = [each for each in told if any(text(row["values"]) == name for row in each["tried"])]
     chosen = sum(each["chosen"] is not None and text(each["chosen"]) == name for each in tries)
     refused = bool(tries) and all(row["accuracy"] is None for each in tries for row in each["tried"])
@@ -130,7 +130,7 @@ def _cell(arm: Mapping[str, Any], name: str) -> Cell:
 
 
 def _edges(found: Mapping[str, Any], controls: Collection[str]) -> list[str]:
-    """Warn where arms under test, or the baseline, were given the largest or smallest number that they tried."""
+    """Warn if arms under test, or the baseline, chose the largest or smallest number that they tried."""
     places: dict[str, list[str]] = {}
     for arm in found["arms"]:
         if arm["arm"] in controls or arm["chosen"] is None:
@@ -145,4 +145,4 @@ def _edges(found: Mapping[str, Any], controls: Collection[str]) -> list[str]:
                 places.setdefault(f"{axis['name']} is the largest tried, {chosen}", []).append(arm["arm"])
             elif chosen == min(numbers) and chosen:  # nothing lies below a rate or share of zero
                 places.setdefault(f"{axis['name']} is the smallest tried, {chosen}", []).append(arm["arm"])
-    return [f"The best {place}, for {', '.join(arms)}: widen the grid, if it can be." for place, arms in places.items()]
+    return [f"The best {place}, for {', '.join(arms)}: widen the grid, if possible." for place, arms in places.items()]

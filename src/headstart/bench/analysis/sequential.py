@@ -1,8 +1,8 @@
-"""Seeds in blocks until the verdicts are in, with the error rate of the whole procedure kept.
+"""Seeds in blocks until all verdicts are decided, with the error rate of the whole procedure controlled.
 
 The level is spent over a number of looks that is fixed in advance, little at first and nearly all at the last (O'Brien
-and Fleming's spending). At each look Holm's adjustment goes over the arms that are still open. What was decided stays
-decided, and its share of the level passes on to the others.
+and Fleming's spending). At each look Holm's adjustment covers the arms that are still open. What was decided stays
+decided, and its share of the level goes to the others.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Looks:
         return plan_levels(self.alpha, [count / self.seeds[-1] for count in self.seeds])
 
     def rule(self) -> str:
-        """Say the rule in a sentence or two, for the report."""
+        """Describe the rule in a sentence or two, for the report."""
         if len(self.seeds) == 1:
             return (
                 f"There is one look, after {self.seeds[0]} seeds, at level {self.alpha:g}: "
-                "fewer could not reach the level of more looks."
+                "more looks would need more seeds."
             )
         counts = f"{', '.join(map(str, self.seeds[:-1]))} and {self.seeds[-1]}"
         levels = ", ".join(f"{level:.2g}" for level in self.levels)
@@ -59,13 +59,13 @@ class Looks:
 
 
 def plan_looks(most: int, comparisons: int, alpha: float, looks: int = LOOKS) -> Looks:
-    """Choose when to look: first when the exact test can reach its level at all, last with all seeds.
+    """Choose when to look: first when the exact test can reach its level, last with all seeds.
 
     Args:
         most: The number of seeds that may be run.
-        comparisons: Methods under test, over which Holm's adjustment goes.
+        comparisons: The number of methods under test, for Holm's adjustment.
         alpha: Level of the whole procedure.
-        looks: The most looks; there are fewer where the seeds are too few for so many.
+        looks: The largest number of looks; there are fewer if there are too few seeds.
 
     Example:
         >>> plan_looks(24, 2, 0.05).seeds, plan_looks(8, 2, 0.05).seeds
@@ -81,7 +81,7 @@ def plan_looks(most: int, comparisons: int, alpha: float, looks: int = LOOKS) ->
 
 
 def undecided(analysis: Analysis) -> list[str]:
-    """List the methods without a verdict: neither helps nor hurts nor no clear difference."""
+    """List the methods without a verdict."""
     return [
         arm.label
         for arm in analysis.methods
@@ -90,7 +90,7 @@ def undecided(analysis: Analysis) -> list[str]:
 
 
 def decided(arm: ArmSummary) -> bool:
-    """Tell whether a method helps or hurts, which stays so."""
+    """Tell whether a method helps or hurts. Such a verdict is final."""
     return arm.comparison is not None and arm.comparison.verdict in (Verdict.HELPS, Verdict.HURTS)
 
 
@@ -99,10 +99,10 @@ class Decision:
     """How a run in blocks ended.
 
     Args:
-        summary: What was run, over all looks.
-        looks: When it could look.
-        used: How many looks it took.
-        open: Methods that are still without a verdict.
+        summary: What was run in all looks.
+        looks: The planned looks.
+        used: The number of looks that were used.
+        open: Methods without a verdict.
     """
 
     summary: Summary
@@ -129,19 +129,19 @@ def run_until_decided(
 ) -> Decision:
     """Run an experiment's seeds in blocks, and stop at the first look at which every method has a verdict.
 
-    Interrupted and run again it comes to the same, since finished trials are kept and the looks are fixed
-    by the experiment. More seeds after the end are a new experiment, which this error rate does not cover.
+    After an interruption, a second run gives the same result, since finished trials are kept and the looks are fixed
+    by the experiment. More seeds after the end are a new experiment, and this error rate does not cover them.
 
     Args:
-        experiment: With the most seeds that may be run, and the level of the whole procedure.
+        experiment: The experiment, with the largest number of seeds and the level of the whole procedure.
         store: As for `run`.
         progress: As for `run`.
         command: As for `run`.
         executor: As for `run`.
-        looks: The most looks.
+        looks: The largest number of looks.
 
     Returns:
-        What was run, and when it stopped. The stored experiment has the seeds that were run.
+        What was run, and when it stopped. The stored experiment lists the seeds that were run.
 
     Raises:
         HeadstartError: As `run`.

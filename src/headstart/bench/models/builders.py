@@ -155,7 +155,7 @@ def takes_signals(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Te
     """Tell whether a model that does not take ``(B, 1, C, T)`` as images takes ``(B, C, T)``.
 
     Args:
-        builder: Of the model; one is built and let go. The global random states are as before afterwards.
+        builder: The builder of the model; one is built and let go. The global random states are as before afterwards.
         task: As images.
         inputs: A few.
         targets: Theirs.
@@ -173,7 +173,7 @@ def check_outputs(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Te
     """Raise the error for a model that does not answer as the task asks, before anything is trained.
 
     Args:
-        builder: Of the model; one is built and let go. The global random states are as before afterwards.
+        builder: The builder of the model; one is built and let go. The global random states are as before afterwards.
         task: What is asked for.
         inputs: A few samples, as the model is given them.
         targets: Theirs.

@@ -1,4 +1,4 @@
-"""The page's figures as inline SVG that follows the page's light or dark colours."""
+"""The page's figures as inline SVG, with the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def paired_differences(analysis: Analysis) -> str:
 
 
 def steps_to_baseline(analysis: Analysis) -> str:
-    """Draw after which share of the steps each seed reaches the baseline's final accuracy, and the median.
+    """Draw the share of the steps after which each seed reaches the baseline's final accuracy, and the median.
 
-    Seeds that do not get there lie in a strip of their own behind the end.
+    Seeds that do not reach it are in a separate strip at the end.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -139,7 +139,7 @@ def steps_to_baseline(analysis: Analysis) -> str:
 
 
 def share_axis(axes: Axes, narrow: bool = False) -> None:
-    """Make an axis of shares of the budget in percent, with a strip for what is not reached within it."""
+    """Make an axis of shares of the budget in percent, with a strip for "not reached"."""
     labels = {0: "0 %", 50: "50 %", 100: ""} if narrow else {share: f"{share} %" for share in range(0, 101, 20)}
     axes.set_xlim(0, _BEYOND + 6)
     axes.axvspan(104, _BEYOND + 6, color=FAINT, alpha=0.45, linewidth=0)
@@ -180,7 +180,7 @@ def _rows(axes: Axes, arms: Sequence[ArmSummary]) -> None:
 
 
 def _paired_curves(arm: ArmSummary, baseline: ArmSummary) -> Floats:
-    """Differences of validation accuracy, ``(seeds, steps)``, on the seeds that both finished.
+    """Differences of validation accuracy, ``(seeds, steps)``, on the seeds that both arms have finished.
 
     An arm with more steps is compared after the same share of its own.
     """
@@ -204,7 +204,7 @@ def _behind_first(analysis: Analysis) -> list[ArmSummary]:
 
 
 def _line(axes: Axes, steps: list[int], values: Floats, arm: ArmSummary, colour: str) -> Span:
-    """Draw a mean over seeds with its band, and return what it spans."""
+    """Draw a mean over seeds with its band, and return its range."""
     mean, low, high = mean_band(values)
     axes.plot(
         steps,
@@ -221,7 +221,7 @@ def _line(axes: Axes, steps: list[int], values: Floats, arm: ArmSummary, colour:
 
 
 def _frame(axes: Axes, spans: list[Span]) -> None:
-    """Fit the frame to the last three quarters of the steps: the first would squeeze all that matters."""
+    """Fit the frame to the last three quarters of the steps; the first quarter would compress the rest."""
     last = max((steps[-1] for steps, _, _ in spans), default=0)
     bottoms = [y for steps, low, _ in spans for x, y in zip(steps, low, strict=True) if x >= last / 4]
     tops = [y for steps, _, high in spans for x, y in zip(steps, high, strict=True) if x >= last / 4]

@@ -38,7 +38,7 @@ class _Line:
 def forest(overview: Overview) -> str:
     """Draw differences in test accuracy with their intervals, and beside them the steps to the baseline's accuracy.
 
-    Colours are those of the verdicts. Behind each row lies its experiment's margin.
+    Colours show the verdicts. A band behind each row shows its experiment's margin.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -121,7 +121,7 @@ def _experiment(axes: Axes, numbers: Axes, at: float, row: Row) -> None:
 
 
 def _mean(axes: Axes, numbers: Axes, at: float, method: MethodRows) -> None:
-    """Draw the diamond whose width is the interval, as forest plots do."""
+    """Draw the diamond of a mean; its width is the interval."""
     assert method.overall is not None
     effects = method.overall.effects
     mean, interval = (effects.mean, effects.interval) if effects else (method.overall.median, _NONE)
@@ -157,7 +157,7 @@ def _steps(axes: Axes, counts: Axes, at: float, row: Row) -> None:
 
 
 def _reach(overview: Overview) -> float:
-    """Choose how far the frame goes to both sides of zero: one wild row must not squeeze the others."""
+    """Choose the range of the frame on both sides of zero, so that one extreme row does not compress the others."""
     found = [row.comparison for method in overview.methods for row in method.compared if row.comparison]
     ends = [max(abs(c.interval.low), abs(c.interval.high)) if c.interval.bounded else abs(c.mean) for c in found]
     margin = max((c.margin for c in found), default=1.0)
@@ -165,7 +165,7 @@ def _reach(overview: Overview) -> float:
 
 
 def _arrows(axes: Axes, at: float, interval: Interval, colour: str) -> None:
-    """Mark where a row leads out of the frame."""
+    """Mark a row that leaves the frame with an arrow."""
     left, right = axes.get_xlim()
     for beyond, x, marker in ((interval.low < left, left, "<"), (interval.high > right, right, ">")):
         if beyond:
@@ -177,5 +177,5 @@ def _with_interval(mean: float, interval: Interval) -> str:
 
 
 def _text(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Write beside the panels, without a say in how wide they are."""
+    """Write beside the panels, without changing their width."""
     axes.text(x, y, text, va="center", **{"size": 8.4, **options}).set_in_layout(False)

@@ -1,4 +1,4 @@
-"""Several experiments side by side: each method's rows, their mean, and how surely each differs from nothing."""
+"""Several experiments side by side: each method's rows and their mean."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from headstart.errors import HeadstartError, unknown
 RULES = (
     "A method is the same in two experiments if all its options are. Where a search chose them, search and method "
     "together are one method, whatever was chosen.",
-    "Every experiment is judged by itself, by the rules on its own page; its verdicts stand here as they are.",
+    "Every experiment is judged by itself, by the rules on its own page; its verdicts are shown unchanged.",
     "“p, all rows” is the test's p after Holm's adjustment over all rows of this page: it asks which rows "
     "stand out even though there are so many. Where seeds were added until a verdict was in, p counts once for "
     "each look. It changes no verdict.",
     "An overall row has the median over experiments, in how many the method is better, and how often one of its runs "
     "beats one of the baseline's. From five experiments on it also has the mean on experiments like these, with the "
     "likely range of that mean and of one new experiment (random effects; Hartung and Knapp's interval, its factor at "
-    "least 1), and a verdict, adjusted over the methods (Holm). A mean over a few experiments that were chosen says "
-    "nothing of others, so there is none.",
-    "Experiments may differ in budget, baseline and the margin that matters; the table of experiments says in what.",
+    "least 1), and a verdict, adjusted over the methods (Holm). With fewer, a mean would say nothing about other"
+    " experiments, so there is none.",
+    "Experiments may differ in budget, baseline and the margin that matters; the table of experiments shows it.",
 )
 
 
@@ -42,10 +42,10 @@ class Part:
     """One experiment among several.
 
     Args:
-        number: From 1.
-        name: Task and model, short, and the folder's name where that would not be unique.
-        folder: Of its store.
-        analysis: What it shows.
+        number: Its number, from 1.
+        name: Short names of task and model, and the folder's name if that is not unique.
+        folder: The folder of its store.
+        analysis: Its analysis.
     """
 
     number: int
@@ -66,7 +66,7 @@ class Row:
     Args:
         part: The experiment.
         arm: The method's arm in it.
-        p: Of the comparison with the baseline, adjusted over all rows of all methods; None without comparison.
+        p: The p-value of the comparison with the baseline, adjusted over all rows; None without comparison.
     """
 
     part: Part
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def comparison(self) -> Comparison | None:
-        """With the baseline; None if there is no seed to compare."""
+        """The comparison with the baseline; None if there is no seed to compare."""
         c = self.arm.comparison
         return c if c is not None and c.seeds else None
 
@@ -92,11 +92,11 @@ class MethodRows:
     """A method with all its experiments.
 
     Args:
-        label: Its name, the same in no two methods.
-        configurations: Exactly, one for all experiments or, where a search chose them, one for each.
-        rows: In the order of the experiments.
-        overall: Over the experiments that have a comparison; None if there are fewer than two.
-        primary: Whether it was declared as the question, and is judged first.
+        label: Its unique name.
+        configurations: Its full configuration: one for all experiments, or one for each if a search chose it.
+        rows: Its rows, in the order of the experiments.
+        overall: The summary over experiments that have a comparison; None if there are fewer than two.
+        primary: Whether it was declared as the question, so that it is judged first.
     """
 
     label: str
@@ -111,7 +111,7 @@ class MethodRows:
         return tuple(row for row in self.rows if row.comparison)
 
     def verdicts(self) -> str:
-        """Count the verdicts, those that were given."""
+        """Count each verdict."""
         found = Counter(
             row.comparison.verdict for row in self.rows if row.comparison and not row.comparison.exploratory
         )
@@ -119,7 +119,7 @@ class MethodRows:
         return ", ".join(counts) or "no verdict"
 
     def sentence(self) -> str:
-        """Say the verdicts, and what they come to."""
+        """Say the verdicts and the overall result."""
         many = f"{len(self.rows)} experiment{'s' if len(self.rows) > 1 else ''}"
         together = f" {say_overall(self.overall)}" if self.overall else ""
         asked = "The question that was declared: " if self.primary else ""
@@ -131,10 +131,10 @@ class Overview:
     """Several experiments.
 
     Args:
-        parts: In the order in which they were given.
-        methods: Each with its rows.
-        notes: What a reader must know.
-        question: What it means that a method is judged first; empty if none is.
+        parts: The experiments, in the given order.
+        methods: The methods, each with its rows.
+        notes: Remarks for the reader.
+        question: Why a method is judged first; empty if none is.
     """
 
     parts: tuple[Part, ...]
@@ -143,21 +143,21 @@ class Overview:
     question: str = ""
 
     def rules(self) -> list[str]:
-        """Say how to read it."""
+        """Explain how to read the page."""
         return [*RULES, *filter(None, [self.question])]
 
     @property
     def score(self) -> str:
-        """What all of them are scored by."""
+        """The score of all experiments."""
         names = {part.analysis.metric.name for part in self.parts}
         return names.pop() if len(names) == 1 else "the scores"
 
     def heading(self) -> str:
-        """Name what is compared."""
+        """The heading: what is compared."""
         return f"{listed([method.label for method in self.methods]) or 'No method'} in {len(self.parts)} experiments"
 
     def facts(self) -> list[str]:
-        """Say in a few short phrases what was run."""
+        """A few short phrases on what was run."""
         plans = [part.analysis.plan for part in self.parts]
         tasks, models = ({plan[kind]["name"] for plan in plans} for kind in ("task", "model"))
         trials = sum(len(plan["trials"]) for plan in plans)
@@ -172,18 +172,18 @@ _Group = Sequence[tuple[Part, ArmSummary]]
 
 
 def combine(folders: Sequence[str | os.PathLike[str]], primary: str | None = None) -> Overview:
-    """Read several stores and set their methods side by side.
+    """Read several stores and show their methods side by side.
 
-    A method is the same in two experiments if all its options are, or if a search chose them in both. A trial that
-    two stores hold counts once.
+    A method is the same in two experiments if all its options are, or if a search chose the options in both. A trial
+    that two stores hold counts once.
 
     Args:
-        folders: Of experiments that were at least begun.
-        primary: The method that is the question: it is judged first, the others behind it. By default the one that all
+        folders: The folders of experiments that were at least begun.
+        primary: The method that is the question and is judged first. By default the one that all
             experiments declared before they ran, if they agree.
 
     Raises:
-        HeadstartError: If a folder holds no experiment, is given twice, or has a score that is not in percent; or there
+        HeadstartError: A folder holds no experiment, is given twice, or has a score that is not in percent; or there
             is no such method.
     """
     places = [Path(folder) for folder in folders]
@@ -194,8 +194,9 @@ def combine(folders: Sequence[str | os.PathLike[str]], primary: str | None = Non
     for place, analysis in zip(places, analyses, strict=True):
         if analysis.metric.unit != ACCURACY.unit:
             raise HeadstartError(
-                f"The score of '{place}', {analysis.metric.name}, is not in percent, so it cannot stand beside others.",
-                remedy="Leave it out; its own page has it: headstart report FOLDER.",
+                f"The score of '{place}', {analysis.metric.name}, is not in percent, so it cannot be compared with"
+                " the others.",
+                remedy="Leave it out; make its own page: headstart report FOLDER.",
             )
     names = _names(places, [analysis.plan for analysis in analyses])
     parts = tuple(Part(i + 1, *each) for i, each in enumerate(zip(names, places, analyses, strict=True)))
@@ -209,7 +210,7 @@ def combine(folders: Sequence[str | os.PathLike[str]], primary: str | None = Non
                 group.append((part, arm))
             else:
                 notes.append(
-                    f"{part.title} holds trials of {arm.label} that {twin.title} holds, too; they count there only."
+                    f"{part.title} and {twin.title} share trials of {arm.label}, which count only in the latter."
                 )
         if part.analysis.missing:
             notes.append(f"{part.title}: {part.analysis.missing} trials are not finished.")
@@ -225,7 +226,7 @@ def combine(folders: Sequence[str | os.PathLike[str]], primary: str | None = Non
 
 
 def _together(label: str, rows: Sequence[Row]) -> Overall | None:
-    """Put a method's experiments together."""
+    """Combine a method's experiments."""
     compared = [(row.comparison, row) for row in rows if row.comparison]
     scores = [(row.arm.accuracies, row.part.analysis.baseline.accuracies) for _, row in compared]
     found = over_tasks([c for c, _ in compared], scores)
@@ -233,7 +234,7 @@ def _together(label: str, rows: Sequence[Row]) -> Overall | None:
 
 
 def _asked(methods: Sequence[MethodRows], parts: Sequence[Part], named: str | None) -> tuple[list[MethodRows], str]:
-    """Put the method that is the question first, and say what that means."""
+    """Put the declared method first, and say what that means."""
     declared = {question_of(part.analysis.plan) for part in parts}
     wanted = named if named is not None else declared.pop() if len(declared) == 1 else ""
     if not wanted:
@@ -245,7 +246,8 @@ def _asked(methods: Sequence[MethodRows], parts: Sequence[Part], named: str | No
         raise unknown("method to judge first", wanted, [method.label for method in methods])
     asked = replace(first[0], primary=True)
     when = (
-        f"{asked.label} was named as the question when this page was made, which is fair only if nothing had been seen."
+        f"{asked.label} was named as the question when this page was made, which is fair only if no result had been"
+        " seen."
         if declared != {wanted} and named is not None
         else f"{asked.label} was declared as the question before the experiments ran."
     )
@@ -278,7 +280,7 @@ class OverallCells(NamedTuple):
 
 
 def overall_cells(found: Overall) -> OverallCells:
-    """Write an overall row: the mean with its likely range where there is one, else the median."""
+    """Write an overall row: the mean with its likely range if there is one, else the median."""
     title = f"{'mean' if found.effects else 'median'} of {found.tasks} experiments"
     centre = signed(found.effects.mean if found.effects else found.median)
     interval = span(found.effects.interval) if found.effects else ""
@@ -288,7 +290,7 @@ def overall_cells(found: Overall) -> OverallCells:
 
 
 def _configuration(part: Part, arm: ArmSummary) -> str:
-    """Write what an arm starts with, and what it trains with instead."""
+    """Write the start of an arm, and its own training settings if any."""
     planned = next(found for found in part.analysis.plan["arms"] if found["label"] == arm.label)
     return " + ".join([*(arm.methods or (arm.spec,)), *(f"{key}={value}" for key, value in planned.get("changes", ()))])
 
@@ -298,7 +300,7 @@ def _searched(part: Part) -> bool:
 
 
 def _identity(part: Part, arm: ArmSummary) -> tuple[str, bool]:
-    """Return what two arms must share to be one method."""
+    """Return the key that is the same for arms of one method."""
     return (arm.label, True) if _searched(part) else (_configuration(part, arm), False)
 
 
@@ -313,7 +315,7 @@ def _keys(arm: ArmSummary) -> set[str]:
 
 
 def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str], float]:
-    """Adjust the p-values over all rows, those of a sequential experiment first over its looks."""
+    """Adjust the p-values over all rows; in a sequential experiment first over its looks."""
     compared = [(part, arm.label, arm.comparison) for part, arm in pairs if arm.comparison and arm.comparison.seeds]
     p_values = [min(1.0, c.test.p * _looks(part)) for part, _, c in compared]
     adjusted = paired.holm(p_values, [(part.number, c.seeds, c.differences) for part, _, c in compared])
@@ -321,12 +323,12 @@ def _adjusted(pairs: Sequence[tuple[Part, ArmSummary]]) -> dict[tuple[int, str],
 
 
 def _looks(part: Part) -> int:
-    """Return how often the results could be looked at: as planned, or before seeds were added by hand."""
+    """Return how often results could be seen: as planned, or before seeds were added by hand."""
     return int(part.analysis.plan.get("looks", 1)) * (1 + len(part.analysis.plan.get("looked") or ())) ** 2
 
 
 def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name experiments by task and model, without the folders of files and without what repeats."""
+    """Name experiments by task and model, without folders and repetitions."""
     names = [f"{_short(plan['task']['name'])} · {_short(plan['model']['name'])}" for plan in plans]
     return [
         f"{name} ({folder.resolve().name})" if names.count(name) > 1 else name
@@ -335,7 +337,7 @@ def _names(folders: Sequence[Path], plans: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _short(name: str) -> str:
-    r"""Leave out where a file lies.
+    r"""Leave out the folder of a file.
 
     Example:
         >>> _short("folder:/data/birds:size=64"), _short("headstart:prewarm-cnn"), _short("timm:resnet18")
@@ -345,7 +347,7 @@ def _short(name: str) -> str:
 
 
 def _labels(groups: Sequence[_Group]) -> list[str]:
-    """Name each method by its arms' label if they agree, or by its spec; add the spec where two would be one."""
+    """Name each method by its arms' common label, or by its spec; add the spec if names would repeat."""
     names = []
     for group in groups:
         part, first = group[0]

@@ -19,7 +19,7 @@ from headstart.results.sheet import Column, Mark, Sheet, inert
 
 
 class OverviewLine(NamedTuple):
-    """A line of the table of all methods: a method's heading, one of its experiments, or all of them."""
+    """A line of the table of all methods: a heading, an experiment, or an overall row."""
 
     mark: Mark
     title: str
@@ -40,8 +40,8 @@ def write_overview(overview: Overview, folder: str | os.PathLike[str]) -> Path:
     """Write ``overview.html`` and ``overview.md``.
 
     Args:
-        overview: What to show.
-        folder: Made if it is missing.
+        overview: The content.
+        folder: The output folder, made if it is missing.
 
     Returns:
         The path of the page.
@@ -119,7 +119,7 @@ def overview_sheet(overview: Overview) -> Sheet[OverviewLine]:
 
 
 def lines_of(method: MethodRows) -> list[OverviewLine]:
-    """Write a method's lines: its name, a line for each experiment, and one for all of them if there are several."""
+    """Write a method's lines: its name, one line per experiment, and an overall line if there are several."""
     lines = [OverviewLine(Mark("group"), method.label, verdict=method.verdicts())]
     for row in method.rows:
         c, mark = row.comparison, Mark("", summary.colour_of(row.comparison) if row.comparison else "")

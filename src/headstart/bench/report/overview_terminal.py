@@ -1,4 +1,4 @@
-"""What a person sees of several experiments in the terminal."""
+"""The terminal output for several experiments."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def show(overview: Overview, page: Path, console: Console) -> None:
     """Print a table of all methods in all experiments, a sentence per method, and where the page is.
 
     Args:
-        overview: What to print.
+        overview: The content.
         page: The page's path.
-        console: Where to print.
+        console: The console to print to.
     """
     console.print(line(overview.heading(), "bold"))
     console.print()

@@ -32,9 +32,9 @@ def write_report(store: Store, analysis: Analysis | None = None, folder: str | o
     """Write ``report.html`` and ``report.md``.
 
     Args:
-        store: Of an experiment that was at least begun.
-        analysis: Of the store, if it is at hand.
-        folder: Where to; the store's own by default.
+        store: The store of an experiment that was at least begun.
+        analysis: The analysis of the store, if it is at hand.
+        folder: The output folder; the store's own by default.
 
     Returns:
         The path of the page.
@@ -51,7 +51,7 @@ def write_report(store: Store, analysis: Analysis | None = None, folder: str | o
 
 
 def check_packages() -> None:
-    """Raise the error for a package that the page needs, before hours of training end in it.
+    """Raise now if a package for the page is missing, and not after hours of training.
 
     Raises:
         MissingExtraError: If matplotlib or Jinja2 is not installed.

@@ -18,7 +18,7 @@ _NEGATIVE, _ZERO, _POSITIVE = np.array([33, 102, 172]), np.array([247, 247, 247]
 
 
 def common_scale(layers: Sequence[Mapping[str, Any]]) -> float:
-    """Find one scale for all pictures, so that sizes can be compared between arms.
+    """Find one scale for all pictures, so that arms can be compared.
 
     Args:
         layers: The first-layer records of trials.

@@ -1,4 +1,4 @@
-"""The performance profile: in which share of runs, over all experiments, a method gains at least so much."""
+"""The performance profile: the share of runs, over all experiments, in which a method gains at least a given amount."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _REACH = 95.0  # percent of all differences, which the frame holds
 
 
 def profiled(overview: Overview) -> list[MethodRows]:
-    """List the methods that have a curve: those with two experiments or more, the first seven of them."""
+    """List the methods that get a curve: the first seven with two experiments or more."""
     return [method for method in overview.methods if len(method.compared) > 1][:_SHOWN]
 
 
 def share_above(experiments: Sequence[Sequence[float]], thresholds: Floats) -> Floats:
-    """Return in which share of runs the difference is at least each threshold; every experiment counts the same.
+    """Return the share of runs whose difference is at least each threshold; every experiment has the same weight.
 
     Args:
         experiments: Differences of each experiment.
@@ -35,9 +35,9 @@ def share_above(experiments: Sequence[Sequence[float]], thresholds: Floats) -> F
 
 
 def performance_profile(overview: Overview) -> str:
-    """Draw a falling curve for each method: the share of runs that gain at least so many points.
+    """Draw a falling curve for each method: the share of runs that gain at least that many points.
 
-    A curve further right and higher is better. Where it meets the upright line at zero is the share of runs that the
+    A curve further right and higher is better. Its height at the vertical line at zero is the share of runs that the
     method wins.
 
     Raises:

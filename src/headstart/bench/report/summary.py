@@ -1,4 +1,4 @@
-"""The short forms of a report: headings, the Markdown twin, plain data for machines."""
+"""The short forms of a report: headings, the Markdown version, plain data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMED = 4  # methods that a heading names
 
 
 def heading(analysis: Analysis) -> str:
-    """Name what is compared.
+    """The heading: what is compared.
 
     Returns:
         Such as ``"prewarm and whitening against default"``.
@@ -39,7 +39,7 @@ def heading(analysis: Analysis) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name methods, or count them if they are many.
+    """List methods by name, or give their number if there are many.
 
     Example:
         >>> listed(["a", "b", "c"]), listed(["a"] * 5)
@@ -51,7 +51,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def facts(analysis: Analysis) -> list[str]:
-    """Say in a few short phrases what was run."""
+    """A few short phrases on what was run."""
     plan = analysis.plan
     return [
         f"{plan['model']['name']} ({plan['model']['parameters']:,} parameters)",
@@ -63,10 +63,10 @@ def facts(analysis: Analysis) -> list[str]:
 
 
 def how_trained(plan: Mapping[str, Any]) -> str:
-    """Say in a phrase how an experiment's trials train: in steps, or by which command of the user's.
+    """Say in a phrase how trials train: for how many steps, or by which command of the user.
 
     Args:
-        plan: As it is stored.
+        plan: The stored experiment.
     """
     training = plan["training"]
     if "command" in training:
@@ -76,7 +76,7 @@ def how_trained(plan: Mapping[str, Any]) -> str:
 
 
 class Cells(NamedTuple):
-    """An arm's row of a table, as text; a cell is empty where there is nothing to say."""
+    """An arm's row as text; a cell without content is empty."""
 
     label: str
     accuracy: str = ""
@@ -118,8 +118,8 @@ def arm_sheet(analysis: Analysis, mark: Callable[[ArmSummary], Mark] = lambda _:
     """Return the table of all arms, which terminal, page and Markdown show.
 
     Args:
-        analysis: Whose arms.
-        mark: Says how an arm is set off.
+        analysis: The analysis with the arms.
+        mark: Returns how an arm's row is marked.
     """
     own = analysis.metric.own
 
@@ -144,7 +144,7 @@ def arm_sheet(analysis: Analysis, mark: Callable[[ArmSummary], Mark] = lambda _:
 
 
 def mark_of(arm: ArmSummary) -> Mark:
-    """Say how an arm's row is set off: controls are dim, verdicts have a colour."""
+    """How an arm's row is marked: controls are dim, verdicts have a colour."""
     return Mark("control" if arm.control else "", "bad" if arm.refusal else colour_of(arm.comparison))
 
 

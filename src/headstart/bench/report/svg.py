@@ -1,4 +1,4 @@
-"""Figures as inline SVG that follows the page's light or dark colours."""
+"""Figures as inline SVG, with the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def figure(width: float, height: float) -> Figure:
     """Make an empty figure.
 
     Args:
-        width: In inches, of 72 units in the SVG.
-        height: Likewise.
+        width: The width in inches; an inch is 72 units in the SVG.
+        height: The height in inches.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -95,6 +95,6 @@ def to_svg(drawn: Figure, name: str, title: str) -> str:
 
 
 def clean(label: str, longest: int = 48) -> str:
-    """Replace what XML cannot hold, and cut what does not fit."""
+    """Replace characters that XML cannot hold, and cut long texts."""
     plain = printable(label).replace("\n", " ")
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""Pages from templates: escaped, self-contained, with one style for all of them."""
+"""Pages from templates: escaped, self-contained, in one style."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from headstart.results.display import printable
 
 
 def fill(name: str, /, **values: Any) -> str:
-    """Fill a template of this package. What it prints is escaped; undefined names are errors.
+    """Fill a template of this package. Values are escaped; undefined names are errors.
 
     Args:
         name: The template, such as ``"report.html.jinja"``.
-        **values: What it prints. Figures are marked as safe by :func:`drawing`.
+        **values: The values to print. Figures are marked as safe by :func:`drawing`.
 
     Returns:
         The page as a string. It refers to nothing outside itself and runs no script.
@@ -46,7 +46,7 @@ def fill(name: str, /, **values: Any) -> str:
 
 
 def engine() -> Any:
-    """Return the package that fills templates.
+    """Return the template engine.
 
     Raises:
         MissingExtraError: If Jinja2 is not installed.
@@ -57,14 +57,14 @@ def engine() -> Any:
 
 
 def drawing(svg: str) -> Any:
-    """Mark one of our own figures, whose labels are escaped, as safe to print as it is."""
+    """Mark one of our own figures, whose labels are escaped, as safe to print without escaping."""
     from markupsafe import Markup
 
     return Markup(svg)  # noqa: S704
 
 
 def _finalize(value: Any) -> Any:
-    """Clean every string that a template prints, but our own figures."""
+    """Clean every string that a template prints, except our own figures."""
     return printable(value) if type(value) is str else value
 
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress bars, the table, a verdict sentence per arm."""
+"""The terminal output: progress bars, the table, one verdict sentence per arm."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _AT_WORK = 8  # lines of trials at work that still fit a terminal
 
 
 class Bars:
-    """Progress bars for a run: all trials, and the steps of those at work.
+    """Progress bars for a run: for all trials, and for the steps of running trials.
 
     Args:
-        console: Where to draw; standard error, so that the output can be piped.
-        hidden: Draw nothing.
+        console: The console to draw on; standard error by default, so that the output can be piped.
+        hidden: Draw no bars.
     """
 
     def __init__(self, console: Console, hidden: bool = False) -> None:
@@ -66,12 +66,12 @@ class Bars:
             self._progress.stop()
 
     def begin(self, total: int, kept: int) -> None:
-        """Say how many trials there are and how many of them were already done."""
+        """Show how many trials there are and how many are already done."""
         self._progress.update(self._all, total=total, completed=kept)
         self._total, self._done = total, kept
 
     def working(self, trials: Sequence[Working]) -> None:
-        """Say which trials are at work, all of them, and how far; the first few get a line each."""
+        """Show which trials are running and their progress; the first few get a line each."""
         shown = {(trial.arm, trial.seed): trial for trial in trials[:_AT_WORK]}
         for gone in self._lines.keys() - shown.keys():
             self._progress.remove_task(self._lines.pop(gone))
@@ -83,13 +83,13 @@ class Bars:
         self._live(trials)
 
     def end(self, result: dict[str, Any]) -> None:
-        """Say that the trial ended, and with what."""
+        """Show that a trial ended, and its result."""
         self._progress.advance(self._all)
         self._done += 1
         self._live(())
 
     def _live(self, trials: Sequence[Working]) -> None:
-        """Say every half minute that the run is alive, where there are no bars to show it."""
+        """Print a line every half minute if there are no bars."""
         now = time.monotonic()
         if self._console is None or now - self._said < _SILENCE:
             return
@@ -110,9 +110,9 @@ def show(analysis: Analysis, page: Path, console: Console) -> None:
     """Print what was compared, the table, a sentence per arm, what the controls show, and where the page is.
 
     Args:
-        analysis: What to print.
+        analysis: The content.
         page: The page's path.
-        console: Where to print.
+        console: The console to print to.
     """
     console.print(line(heading(analysis), "bold"))
     for fact in facts(analysis):

@@ -31,7 +31,7 @@ class Trial:
     """One cell of an experiment.
 
     Args:
-        arm: How it starts.
+        arm: Its arm.
         seed: Its seed.
         determinants: All that determines it.
         key: Their hash, which names its file.
@@ -49,18 +49,18 @@ class Experiment:
     """A comparison of starts.
 
     Args:
-        arms: Each way to start; the first is the baseline that all are compared with.
+        arms: The starts; the first is the baseline that all others are compared with.
         seeds: One trial per arm and seed; arms are compared within a seed.
-        training: How each trial trains. What ``auto`` names is resolved when the context is prepared.
-        auto: Which fields of ``training`` to choose by the machine: the device by what is there, precision and
+        training: How each trial trains. Fields named in ``auto`` are resolved when the context is prepared.
+        auto: Which fields of ``training`` the machine chooses: the device by availability, precision and
             memory format by timing training steps.
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
         looks: How often the results may be looked at before the number of seeds is settled.
-        test: Whether trials look at the test split at their end. Without, they are given no test images.
+        test: Whether trials evaluate the test split at their end. Without it they get no test images.
         selection: How a search chose the arms' configurations, for the report; empty if there was none.
-        kept: Verdicts that were given at an earlier look, by label.
-        configured: Arms as a search configured them, by label and seed; others are as in ``arms``.
-        only: Labels and seeds of the trials that there are; None for all.
+        kept: Verdicts from an earlier look, by label.
+        configured: Arms as configured by a search, by label and seed; others are as in ``arms``.
+        only: Labels and seeds of the trials to run; None for all.
     """
 
     arms: tuple[Arm, ...]
@@ -74,7 +74,7 @@ class Experiment:
         "headstart:prewarm-cnn", "headstart:NAME, torchvision:NAME, timm:NAME or file.py:function", group=WHAT
     )
     training: Training = field(default_factory=Training)
-    split_seed: int = setting(0, "seed of the draw of the task's splits, the same in all trials", group=WHAT)
+    split_seed: int = setting(0, "seed of the task's splits, the same in all trials", group=WHAT)
     margin: float = setting(MARGIN, "smallest difference that matters, in points", group=WHAT, above=0)
     alpha: float = setting(ALPHA, "level of the tests", group=WHAT, above=0, below=1)
     auto: tuple[str, ...] = ("device", "precision", "memory_format")
@@ -82,7 +82,7 @@ class Experiment:
     looks: int = 1
     test: bool = True
     selection: Mapping[str, Any] = field(default_factory=dict)
-    exploratory: bool = setting(False, "give numbers without verdicts, from any number of seeds", group=WHAT)
+    exploratory: bool = setting(False, "numbers without verdicts, from any number of seeds", group=WHAT)
     primary: str = setting(
         "",
         "the arm that is your question: it is judged first, and the others help or hurt only if it does",
@@ -104,7 +104,7 @@ class Experiment:
 
     @property
     def size(self) -> int:
-        """Number of arms times that of seeds; arms may share trials.
+        """Number of arms times number of seeds; arms may share trials.
 
         Example:
             >>> Experiment((Arm("default"), Arm("null", weights_draw=1)), seeds=(0, 1, 2)).size
@@ -113,13 +113,13 @@ class Experiment:
         return len(self.arms) * len(self.seeds)
 
     def context(self, measure_once: MeasureOnce = measured) -> TrialContext:
-        """Load the task, find the model, and resolve what the machine decides on how all trials train.
+        """Load the task, find the model, and resolve the training settings that the machine decides.
 
         Args:
             measure_once: As for :meth:`prepare`.
 
         Returns:
-            The context without arms, which serves all experiments that differ in arms, seeds and ``test`` alone.
+            The context without arms, for all experiments that differ only in arms, seeds and ``test``.
 
         Raises:
             HeadstartError: If the task, the model or the device cannot be had.

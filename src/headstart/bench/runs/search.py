@@ -81,7 +81,7 @@ class Search:
 
         Args:
             training: Resolved.
-            results: Of trials of the search, by label and seed.
+            results: The results of trials of the search, by label and seed.
         """
         found = Followed({}, [])
         for arm in self.searched():
@@ -144,7 +144,7 @@ class Search:
 
         Args:
             training: Resolved.
-            results: Of all trials of the search, by label and seed.
+            results: The results of all trials of the search, by label and seed.
 
         Returns:
             The experiment with its arms configured, and all that was tried in its ``selection``.
@@ -173,7 +173,7 @@ class Followed:
     """How far a search is.
 
     Args:
-        selectors: Of each arm and seed.
+        selectors: The selectors of each arm and seed.
         cells: The trials that were asked for so far.
     """
 
@@ -202,7 +202,7 @@ def search(
     Args:
         experiment: Whose arms are to be configured.
         grid: Values by a field of `Training`, for all arms, or by ``ARM.option``, for an arm and its controls.
-        store: Of the experiment.
+        store: The store of the experiment.
         seeds: With how many draws each configuration is trained, for each seed of the experiment.
         trials: Configurations per arm; by default as many as the grid has for the default start.
         progress: As for `run`.
@@ -264,7 +264,7 @@ def results_of(cells: Sequence[tuple[str, int, str]], store: Store) -> dict[tupl
 
     Args:
         cells: Arm, seed and key of each trial; those that are not stored are left out.
-        store: Of the search.
+        store: The store of the search.
     """
     records = store.present(key for *_, key in cells)
     return {(label, seed): records[key].result for label, seed, key in cells if key in records}

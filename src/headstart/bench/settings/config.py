@@ -1,4 +1,4 @@
-"""Experiments as TOML files: read with errors that point at the line, and written from a command line."""
+"""Experiments as TOML files: read with errors that name the line, and written from a command line."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _LARGEST = 64 * 2**10
 
 @dataclass(frozen=True)
 class Config:
-    """What a file says.
+    """The content of a file.
 
     Args:
         file: Its name.
-        settings: Its settings with their values, in the form of the command line's.
-        lines: The line of each.
+        settings: Its settings with their values, in the form of the command line.
+        lines: The line number of each setting.
     """
 
     file: str
@@ -45,12 +45,12 @@ class Config:
     lines: Mapping[str, int]
 
     def locate(self, error: HeadstartError, overruled: Mapping[str, Any] | None = None, about: str = "") -> None:
-        """Point an error that arose later at the line whose value it quotes, if there is one.
+        """Add to a later error the line whose value it quotes, if there is one.
 
         Args:
-            error: Such as that a model is not known.
-            overruled: Settings whose value came from elsewhere.
-            about: The setting that the error is about, if that is known.
+            error: The error, such as an unknown model.
+            overruled: Settings whose value does not come from the file.
+            about: The setting that the error is about, if it is known.
         """
         if about in self.settings and about not in (overruled or {}):
             error.args = (f"{self.file}, line {self.lines[about]}: {error}",)
@@ -68,12 +68,12 @@ def read(path: str | os.PathLike[str]) -> Config:
     r"""Read an experiment's file.
 
     Args:
-        path: A TOML file whose keys are settings of `headstart.bench.settings.words`. Paths in it are taken as on the
-            command line, from the working directory.
+        path: A TOML file whose keys are settings of `headstart.bench.settings.words`. As on the command line, paths in
+            it count from the working directory.
 
     Raises:
-        HeadstartError: If it is not there, is not TOML, has a key that is no setting, or a value that cannot
-            be. The message names the line and, for an unknown setting, the nearest one.
+        HeadstartError: It is missing, is not TOML, has an unknown key, or a value out of range.
+            The message names the line and, for an unknown key, the nearest one.
 
     Example:
         >>> import tempfile
@@ -104,11 +104,11 @@ def read(path: str | os.PathLike[str]) -> Config:
 
 
 def write(settings: Mapping[str, Any]) -> str:
-    """Write settings as the file that says the same.
+    """Write settings as a file.
 
     Args:
-        settings: Any of them; the others are written with their defaults, so that the file means the
-            same if a default changes.
+        settings: Some settings; the others are written with their defaults, so that the file keeps its
+            meaning if a default changes.
 
     Returns:
         TOML, which :func:`read` reads back to the same values.
@@ -126,7 +126,7 @@ def write(settings: Mapping[str, Any]) -> str:
             for name, value in whole.items()
             if name not in NOT_OF_A_TRAINER and (name, value) != ("margin", 0)
         }
-    parts = ["# Run it: headstart compare FILE. An option on the command line overrules its line here.\n"]
+    parts = ["# Run it: headstart compare FILE. Options on the command line override these lines.\n"]
     for group in groups:
         parts.append(f"\n# {group}\n")
         parts += [f"{n} = {_toml(whole[n])}\n" for n, word in SETTINGS.items() if word.group == group and n in whole]
@@ -134,10 +134,10 @@ def write(settings: Mapping[str, Any]) -> str:
 
 
 def save(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Write an experiment's file; one that is there already stays.
+    """Write an experiment's file; an existing file is never replaced.
 
     Raises:
-        HeadstartError: If the file exists or cannot be written, or a value makes no sense.
+        HeadstartError: The file exists or cannot be written, or a value is out of range.
     """
     check(settings)
     text = write(settings)
@@ -168,7 +168,7 @@ def _text(name: str) -> str:
 
 
 def _syntax(name: str, text: str, error: Exception) -> HeadstartError:
-    """Say where a file is not TOML; the parser tells the place only inside its message."""
+    """Say where a file is not TOML; the parser has the place only in its message."""
     found = re.search(r"^(.*) \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error), re.DOTALL)
     message, line, _ = found.groups() if found else (str(error), None, None)
     last = max(1, len(text.rstrip("\n").split("\n")))
@@ -181,7 +181,7 @@ def _syntax(name: str, text: str, error: Exception) -> HeadstartError:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """Find the line on which each key starts: it is there once the file is read up to the statement's end."""
+    """Find the line on which each key starts: the key appears once the file is parsed up to the statement's end."""
     lines = text.split("\n")
     places: dict[str, int] = {}
     start: int | None = None

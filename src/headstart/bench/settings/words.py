@@ -27,7 +27,7 @@ _OWN = (
         "seeds",
         "seeds",
         AUTO,
-        "how many (8), a range (0-7), a list (3,5,9), or auto: as many as a verdict needs, at least 8",
+        "a number (8), a range (0-7), a list (3,5,9), or auto: as many as a verdict needs, at least 8",
         WHAT,
     ),
     Setting(
@@ -37,9 +37,9 @@ _OWN = (
         "when to stop: after all seeds, or as soon as every verdict is decided",
         WHAT,
         choices=("all", "decided"),
-        noun="rule to run until",
+        noun="when to stop",
     ),
-    Setting("looks", "whole", LOOKS, "with --until decided: how often to look at the results, at most", WHAT, least=1),
+    Setting("looks", "whole", LOOKS, "with --until decided: the largest number of looks at the results", WHAT, least=1),
     Setting("controls", "switch", True, "add the control arms and the null arm", WHAT),
     Setting(
         "search",
@@ -51,12 +51,12 @@ _OWN = (
     ),
 )
 _OUT = Setting(
-    "out", "text", "runs/compare", "folder of the trials and the page; what it holds is not run again", OUTPUT, "DIR"
+    "out", "text", "runs/compare", "folder of the trials and the page; trials in it are not run again", OUTPUT, "DIR"
 )
 
 
 def _in_experiments(found: Setting) -> Setting:
-    """What the machine chooses where nothing is said has one more value."""
+    """A setting that the machine can choose has the additional value ``auto``."""
     if not found.automatic:
         return found
     choices = (AUTO, *found.choices) if found.choices else ()
@@ -71,17 +71,17 @@ _ALL = [
     _OUT,
 ]
 SETTINGS: dict[str, Setting] = {found.name: found for group in GROUPS for found in _ALL if found.group == group}
-"""Every setting by its name: those of the experiment, the search, the training and a trainer's command, from there."""
+"""Every setting by name: those of the experiment, the search, the training and a trainer's command."""
 _FOR_A_TRAINER = {"model": "", "arms": ("auto",), "margin": 0.0}
 NOT_OF_A_TRAINER = ("task", "split-seed", "search", "search-seeds", "search-trials")
-"""Settings of what to compare that only headstart's own loop has."""
+"""Settings of the comparison that only headstart's own loop has."""
 
 
 def defaults(trainer: bool = False) -> dict[str, Any]:
     """Return every setting with its default value.
 
     Args:
-        trainer: Whether a command of the user's own trains. Its margin is 0 by default: half a percent of the mean
+        trainer: Whether a user's command trains. Its margin is 0 by default: half a percent of the mean
             score of the baseline.
 
     Example:
@@ -93,13 +93,13 @@ def defaults(trainer: bool = False) -> dict[str, Any]:
 
 
 def check_together(said: Mapping[str, Any]) -> None:
-    """Raise the error for settings that do not go together: of a trainer's command and of headstart's own loop.
+    """Raise for settings that do not fit together: those of a trainer's command and of headstart's own loop.
 
     Args:
         said: The settings that the user gave.
 
     Raises:
-        HeadstartError: For the first that is out of place.
+        HeadstartError: It names the first setting that does not fit.
     """
     own = {name for name, word in SETTINGS.items() if word.group == HOW and name != "device"} | {*NOT_OF_A_TRAINER}
     others = {name for name, word in SETTINGS.items() if word.group == TRAINER}
@@ -107,7 +107,7 @@ def check_together(said: Mapping[str, Any]) -> None:
         if said.get("trainer") and name in own:
             raise HeadstartError(
                 f"--{name} belongs to headstart's own training, but with --trainer your command trains.",
-                remedy="Write it into the trainer's command, or leave out --trainer.",
+                remedy="Put it into the trainer's command, or leave out --trainer.",
             )
         if not said.get("trainer") and name in others and said[name] != SETTINGS[name].default:
             raise HeadstartError(
@@ -123,7 +123,7 @@ def trainer_of(settings: Mapping[str, Any]) -> Trainer:
         settings: ``trainer``, and any other settings.
 
     Raises:
-        HeadstartError: If they make no sense.
+        HeadstartError: A value is out of range.
     """
     words = {**defaults(trainer=True), **settings}
     return Trainer(
@@ -145,7 +145,7 @@ def trainer_experiment(settings: Mapping[str, Any]) -> TrainerExperiment:
         settings: Every setting with its value.
 
     Raises:
-        HeadstartError: If a value makes no sense.
+        HeadstartError: A value is out of range.
     """
     if not settings["model"]:
         raise HeadstartError("--trainer needs --model.", remedy="Name what the script builds: file.py:build.")
@@ -175,7 +175,7 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
         settings: Every setting with its value.
 
     Raises:
-        HeadstartError: If a value makes no sense.
+        HeadstartError: A value is out of range.
 
     Example:
         >>> experiment({**defaults(), "arms": ["lsuv"], "seeds": "0-2", "controls": False}).size
@@ -203,13 +203,13 @@ def experiment(settings: Mapping[str, Any]) -> Experiment:
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Raise the error for values that make no sense by themselves, without loading anything.
+    """Raise for values that are out of range by themselves, without loading anything.
 
     Args:
-        settings: Any of them.
+        settings: Some settings.
 
     Raises:
-        HeadstartError: For the first that cannot be.
+        HeadstartError: It names the first value that is out of range.
 
     Example:
         >>> check({"steps": 5, "alpha": 0.01})
@@ -224,14 +224,14 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
-    """Describe the search that the settings ask for, if they ask for one.
+    """Build the search that the settings describe, or None.
 
     Args:
         settings: Every setting with its value.
         what: The experiment that they describe.
 
     Raises:
-        HeadstartError: If there is no such thing to search.
+        HeadstartError: The search names something that does not exist.
 
     Example:
         >>> settings = {**defaults(), "search": ["lr=1e-3,3e-3"]}
@@ -245,7 +245,7 @@ def search(settings: Mapping[str, Any], what: Experiment) -> Search | None:
 
 
 def _seeds(text: str, arms: Sequence[Arm], alpha: float) -> tuple[int, ...]:
-    """Read seeds, or find how many it takes for a verdict on every arm."""
+    """Read seeds, or find how many a verdict on every arm needs."""
     if text.strip() != AUTO:
         return parse_seeds(text)
     methods = sum(arm.spec != DEFAULT for arm in arms)
@@ -256,7 +256,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Read a number of seeds, a range or a list.
 
     Raises:
-        HeadstartError: If it is none of them.
+        HeadstartError: It is none of them.
 
     Example:
         >>> parse_seeds("3"), parse_seeds("2-4"), parse_seeds("5,9")

@@ -131,7 +131,7 @@ def setting(default: Any, help: str, **how: Any) -> Any:
     """Make a field of a dataclass a setting of experiments.
 
     Args:
-        default: Of the field.
+        default: The default of the field.
         help: What it means, in a few words.
         how: Fields of `Setting`, where the field's own name, type and default do not say it.
 

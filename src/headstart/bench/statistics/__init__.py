@@ -1,4 +1,4 @@
-"""From paired differences to intervals, tests and verdicts: pure functions.
+"""Intervals, tests and verdicts from paired differences: pure functions.
 
 Imports nothing else of the benchmark. Analysis, report and papers may import it.
 """

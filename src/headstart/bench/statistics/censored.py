@@ -1,4 +1,4 @@
-"""Times until a curve reaches a threshold, of which some lie beyond its end: where, the median, its interval."""
+"""Times until a curve reaches a threshold, some of them censored: the time, the median, its interval."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from headstart.bench.statistics.paired import Floats, Interval
 
 
 def steps_to(steps: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
-    """Find where a curve reaches a threshold, on the straight line between two evaluations.
+    """Find the step at which a curve reaches a threshold, interpolated linearly between evaluations.
 
-    One lucky evaluation does not count: the one after it must be at the threshold, too. The last, which has none
-    after it, stands for itself.
+    A single lucky evaluation does not count: the next one must reach the threshold too. The last evaluation, which has
+    no next one, counts alone.
 
     Args:
-        steps: Of the evaluations, rising.
-        values: Of the curve.
-        threshold: To be reached from below.
+        steps: The steps of the evaluations, rising.
+        values: The values of the curve.
+        threshold: The threshold, reached from below.
 
     Returns:
-        The step; None if the curve never gets there, which is to say: censored at its end.
+        The step; None if the curve does not reach it (censored at its end).
 
     Example:
         >>> steps_to([0, 10, 20, 30], [10, 80, 90, 92], 85), steps_to([0, 10, 20, 30], [10, 90, 80, 84], 85)
@@ -42,10 +42,10 @@ def steps_to(steps: Sequence[float], values: Sequence[float], threshold: float) 
 
 
 def censored_median(times: Sequence[float | None]) -> float | None:
-    """Median of times of which some (None) lie beyond the end; None if the median lies there too.
+    """Median of times, some of them censored (None); None if the median is censored too.
 
-    All are censored at the same time. Of an even number the median is the mean of the two in the middle, so it
-    lies beyond the end as soon as one of them does.
+    All are censored at the same time. For an even number the median is the mean of the middle two, so it
+    is censored if one of these is.
 
     Example:
         >>> censored_median([40, None, 60]), censored_median([40, None, None])
@@ -58,17 +58,17 @@ def censored_median(times: Sequence[float | None]) -> float | None:
 
 
 def median_interval(times: Sequence[float | None], level: float = 0.95) -> Interval:
-    """Interval of the median from order statistics: valid for any distribution, and with censored times.
+    """Interval of the median from order statistics, valid for any distribution and with censored times.
 
     The number of times below the median is binomial with probability 1/2, so the k-th smallest and the k-th
-    largest enclose it with a probability that is known exactly; k is the largest that gives the level.
+    largest time enclose it with an exactly known probability. k is the largest number that reaches the level.
 
     Args:
-        times: ``(n,)``; None lies beyond the end.
-        level: Coverage, at least.
+        times: ``(n,)``; None is a censored time.
+        level: The smallest coverage.
 
     Returns:
-        The interval. Its upper end is infinite where the data cannot bound it, both ends if there are too few
+        The interval. Its upper end is infinite if the data cannot bound it, both ends if there are too few
         times for the level: fewer than six for 95 %.
 
     Example:

@@ -1,4 +1,4 @@
-"""Runs that collapsed: far outside their arm, at guessing, or diverged. An outcome of its own, which no mean shows."""
+"""Runs that collapsed: far outside their arm, at guessing level, or diverged. A mean does not show this outcome."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Scores = Mapping[str, Mapping[Seed, float]]
 def find_collapsed(
     scores: Scores, guess: float | None = None, diverged: Mapping[str, Collection[Seed]] | None = None
 ) -> dict[str, frozenset[Seed]]:
-    """Find the runs that collapsed, among all arms of one task.
+    """Find the collapsed runs among all arms of one task.
 
-    A run collapsed if its training diverged or its score is not finite, if it is at guessing and clearly below its arm,
-    or if it lies more than 15 standard deviations below the median of its arm's better half. The standard deviation
-    comes from the median distance of all runs to the median of their arm; for an arm that spreads much more, from its
-    own better half.
+    A run has collapsed if its training diverged, if its score is not finite, if it is at guessing level and clearly
+    below its arm, or if it is more than 15 standard deviations below the median of its arm's better half. The standard
+    deviation is estimated from the median distance of all runs to the median of their arm; for an arm with a much
+    larger spread, from its own better half.
 
     Args:
         scores: By arm and seed; more is better.
@@ -37,7 +37,7 @@ def find_collapsed(
         diverged: Seeds that diverged, by arm.
 
     Returns:
-        The seeds that collapsed, for every arm.
+        The collapsed seeds of every arm.
 
     Example:
         >>> good = {seed: 90 + seed / 10 for seed in range(8)}
@@ -55,12 +55,12 @@ def find_collapsed(
 
 
 def largest_share(failed: int, runs: int, level: float = 0.95) -> float:
-    """Return the largest share of runs that could fail, in the long run, given what was seen (Clopper and Pearson).
+    """Return an upper limit for the long-run share of runs that fail (Clopper and Pearson).
 
     Args:
-        failed: Runs that collapsed.
-        runs: All runs.
-        level: Of the one-sided limit.
+        failed: The number of collapsed runs.
+        runs: The number of all runs.
+        level: The level of the one-sided limit.
 
     Example:
         >>> round(largest_share(0, 8), 3)
@@ -70,13 +70,13 @@ def largest_share(failed: int, runs: int, level: float = 0.95) -> float:
 
 
 def fail_alike(one: Sequence[bool], other: Sequence[bool], paired: bool, alpha: float) -> bool:
-    """Tell whether luck may explain that one arm fails more often than the other.
+    """Tell whether chance may explain that one arm fails more often than the other.
 
     Args:
         one: Whether each run of an arm failed.
-        other: Likewise; the same seeds in the same order if they are paired.
-        paired: Whether they are.
-        alpha: Level of the exact test: McNemar's of pairs, else Fisher's.
+        other: The same for the other arm; if paired, the same seeds in the same order.
+        paired: Whether the runs are paired.
+        alpha: Level of the exact test: McNemar's for pairs, else Fisher's.
 
     Example:
         >>> fail_alike([True] * 3 + [False] * 5, [False] * 8, True, 0.05)
@@ -95,13 +95,13 @@ def fail_alike(one: Sequence[bool], other: Sequence[bool], paired: bool, alpha: 
 
 
 def _common_deviation(arms: Sequence[Floats]) -> float:
-    """Estimate the standard deviation of a run from all arms: the median distance to the own arm's median."""
+    """Estimate the standard deviation of a run over all arms, from the median distance to the arm's median."""
     distances = [np.abs(values - np.median(values)) for values in arms if len(values) > 2]
     return float(np.median(np.concatenate(distances))) / 0.6745 if distances else math.inf
 
 
 def _least(values: Floats, common: float, guess: float | None) -> float:
-    """Return the score up to which a run of an arm collapsed."""
+    """Return the score at or below which a run of an arm has collapsed."""
     floor = -math.inf if guess is None else _GUESSING * guess
     if len(values) < 3:
         return floor

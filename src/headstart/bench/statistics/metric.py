@@ -1,4 +1,4 @@
-"""What a score is called, which way is better, and how its numbers are written."""
+"""The name of a score, its better direction, and how its numbers are written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Metric:
 
     Args:
         name: What it is called.
-        lower_is_better: Whether a lower score is the better one. Then a difference is the baseline's score minus the
+        lower_is_better: Whether a lower score is better. Then a difference is the baseline's score minus the
             arm's: whatever the metric, a difference above zero is a gain.
-        scale: By what scores are multiplied to be shown: 100 for shares, which are shown in percent.
-        unit: Of a difference.
-        digits: After the decimal point.
-        own: Whether it is of headstart's own loop, whose steps and curves are known.
-        guess: The score of a model that learned nothing, if that is known.
+        scale: The factor with which scores are shown: 100 for shares, which are shown in percent.
+        unit: The unit of a difference.
+        digits: The number of digits after the decimal point.
+        own: Whether it is the score of headstart's own loop, whose steps and curves are known.
+        guess: The score of guessing, if it is known.
 
     Example:
         >>> Metric().difference(-0.5), Metric().value(97.5), Metric("loss", digits=4, unit="").difference(0.01)
@@ -64,17 +64,17 @@ class Metric:
 
 
 def metric_of(plan: Mapping[str, Any], baseline: Iterable[float]) -> tuple[Metric, float]:
-    """Read what an experiment's score is, and the smallest difference of it that matters.
+    """Read the score of an experiment, and the smallest difference that matters.
 
-    Scores of the baseline that all lie between 0 and 1, of a metric whose higher values are better, are shares: they
-    are shown in percent. Without a margin, half a percent of the baseline's mean matters.
+    If higher is better and all scores of the baseline are between 0 and 1, they are taken as shares and
+    shown in percent. Without a margin, half a percent of the baseline's mean matters.
 
     Args:
         plan: As an experiment stores it; without a metric it is accuracy in percent.
         baseline: The baseline's scores.
 
     Returns:
-        The metric, and the margin in the unit in which it is shown.
+        The metric, and the margin in its displayed unit.
 
     Example:
         >>> metric, margin = metric_of({"metric": {"name": "dice", "lower_is_better": False}, "margin": 0}, [0.8, 0.8])

@@ -1,4 +1,4 @@
-"""What an arm does over several tasks: random effects with a prediction interval, and summaries no outlier rules."""
+"""An arm over several tasks: random effects with a prediction interval, and summaries that are robust to outliers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from headstart.bench.statistics.paired import Floats, Interval
 from headstart.bench.statistics.verdicts import Comparison, Verdict, decide
 
 LEAST_TASKS = 5
-"""From so many tasks on, the mean over tasks is estimated as one of tasks like these."""
+"""From this many tasks on, the mean over tasks like these is estimated."""
 _UNKNOWN = Interval(-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """The mean effect over tasks like those seen, and what a new one may bring.
+    """The mean effect over tasks like those seen, and a prediction for a new task.
 
     Args:
-        mean: Of the effects.
-        interval: Of the mean, at 95 % (Hartung and Knapp, its factor at least 1).
-        prediction: Where the effect on a new task lies, at 95 %.
+        mean: The mean of the effects.
+        interval: The interval of the mean, at 95 % (Hartung and Knapp, its factor at least 1).
+        prediction: Prediction interval of the effect on a new task, at 95 %.
         deviation: Standard deviation of the true effects between tasks.
-        p: That the mean is zero, two-sided.
+        p: Two-sided p-value that the mean is zero.
         error: Standard error of the mean.
     """
 
@@ -45,17 +45,17 @@ class Overall:
 
     Args:
         arm: Its label.
-        against: What it is compared with.
-        tasks: Their number.
-        median: Of the tasks' mean differences.
+        against: The arm that it is compared with.
+        tasks: The number of tasks.
+        median: The median of the tasks' mean differences.
         interquartile_mean: Mean of the middle half of all differences.
         wins: Tasks on which the mean difference is above zero.
         margin: Smallest difference that matters.
         improvement: Chance that a run of the arm beats a run of the other on the same task, ties counted half.
         effects: The mean over tasks; None with fewer than five.
-        adjusted_p: After Holm over the arms; 1 without effects.
+        adjusted_p: The p-value after Holm over the arms; 1 without effects.
         adjusted: The mean's interval at the level of Holm's step.
-        verdict: On tasks like these; None with fewer than five.
+        verdict: The verdict on tasks like these; None with fewer than five.
     """
 
     arm: str
@@ -75,14 +75,14 @@ class Overall:
 def random_effects(means: Sequence[float], errors: Sequence[float], level: float = 0.95) -> RandomEffects:
     """Estimate the mean of effects that differ between tasks.
 
-    The variance between tasks is that of Paule and Mandel; the interval that of Hartung and Knapp with t of one degree
-    of freedom less than tasks, whose factor is not let below 1. The prediction interval adds the variance between
+    The variance between tasks is the estimate of Paule and Mandel. The interval is that of Hartung and Knapp, with t of
+    one degree of freedom less than tasks, and a factor of at least 1. The prediction interval adds the variance between
     tasks, with t of one degree of freedom less.
 
     Args:
-        means: Of each task's differences, at least two.
+        means: The mean difference of each task, at least two.
         errors: Their standard errors.
-        level: Of the intervals.
+        level: The level of the intervals.
 
     Example:
         >>> found = random_effects([1.0, 2.0, 3.0, 2.0, 2.0], [0.1] * 5)
@@ -106,7 +106,7 @@ def random_effects(means: Sequence[float], errors: Sequence[float], level: float
 
 
 def _between(y: Floats, v: Floats) -> float:
-    """Find the variance between tasks at which the weighted squares are what they are on average."""
+    """Find the variance between tasks at which the weighted sum of squares equals its expectation."""
 
     def surplus(between: float) -> float:
         weights = 1 / np.maximum(v + between, 1e-300)
@@ -125,11 +125,11 @@ def _between(y: Floats, v: Floats) -> float:
 def over_tasks(
     comparisons: Sequence[Comparison], scores: Sequence[tuple[Sequence[float], Sequence[float]]]
 ) -> Overall | None:
-    """Put an arm's comparisons on several tasks together.
+    """Combine an arm's comparisons on several tasks.
 
     Args:
-        comparisons: Of one arm with one other, on each task.
-        scores: Of the arm and of the other, task by task; more is better.
+        comparisons: The comparisons of one arm with one other, one per task.
+        scores: The scores of the arm and of the other, task by task; more is better.
 
     Returns:
         The summary, not yet judged; None with fewer than two tasks that have something to compare.
@@ -166,7 +166,7 @@ def judge_overall(found: Sequence[Overall], alpha: float, margin: float, gate: f
         found: From :func:`over_tasks`, one for each arm.
         alpha: Level of the family.
         margin: Smallest difference that matters.
-        gate: The p-value of what had to be shown first.
+        gate: The p-value of the question that had to be answered first.
     """
     judged = [each for each in found if each.effects is not None]
     p_values = [each.effects.p for each in judged if each.effects]

@@ -1,4 +1,4 @@
-"""Paired statistics on small samples: pure functions from differences to numbers.
+"""Paired statistics for small samples, as pure functions of the differences.
 
 A *difference* is an arm's result minus the baseline's with the same seed. All tests are two-sided.
 """
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 EXACT_UP_TO = 20
 _RANDOM_FLIPS = 100_000
 T_FROM = 30
-"""From so many pairs on, test and interval are Student's t."""
+"""From this many pairs on, test and interval are Student's t."""
 _ROUNDING = 1e-9  # accuracies are multiples of 1/images: equal sums must not be told apart by rounding
 
 
@@ -27,7 +27,7 @@ class Interval:
 
     Args:
         low: Lower end; minus infinity if the data cannot bound it.
-        high: Upper end; then plus infinity.
+        high: Upper end; plus infinity if the data cannot bound it.
     """
 
     low: float
@@ -35,7 +35,7 @@ class Interval:
 
     @property
     def bounded(self) -> bool:
-        """Whether the data could bound it."""
+        """Whether the data bound it."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
@@ -44,8 +44,8 @@ class Estimate:
     """A mean with its interval.
 
     Args:
-        mean: Of the differences.
-        interval: Of :func:`flip_interval`, at 95 %.
+        mean: The mean of the differences.
+        interval: The interval of :func:`flip_interval`, at 95 %.
     """
 
     mean: float
@@ -58,8 +58,8 @@ class Test:
 
     Args:
         p: Two-sided p-value.
-        least: The smallest p that so many differences could have reached.
-        exact: Whether all patterns were counted, or a random sample of them, or none as in Student's t.
+        least: The smallest p that this many differences can reach.
+        exact: Whether all patterns were counted (not a random sample of them, nor Student's t).
     """
 
     __test__ = False  # of this package, not of pytest
@@ -72,19 +72,19 @@ class Test:
 def flip_interval(differences: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
     """Interval of the mean difference that inverts the sign-flip test.
 
-    It holds every value that :func:`paired_test` does not reject once it is taken off all differences. So it leaves out
-    zero exactly where the test, before any adjustment, does. There are ``2**n - 1`` means over non-empty subsets of the
-    differences; the interval goes from the m-th smallest to the m-th largest, m being ``2**(n - 1)`` times what the
-    level leaves, rounded down (Hartigan, 1969). Beyond 20 differences random subsets are taken, those of the test; from
-    30 on it is Student's t interval.
+    It holds every value that :func:`paired_test` does not reject when it is subtracted from all differences. So it
+    excludes zero exactly where the test, before any adjustment, does. There are ``2**n - 1`` means over non-empty
+    subsets of the differences. The interval goes from the m-th smallest to the m-th largest; m is ``2**(n - 1)`` times
+    one minus the level, rounded down (Hartigan, 1969). Beyond 20 differences the random subsets of the test are used;
+    from 30 on it is Student's t interval.
 
     Args:
         differences: ``(n,)``.
-        level: Coverage, at least, if the differences are symmetric about their mean.
-        seed: Of the random subsets.
+        level: The smallest coverage, if the differences are symmetric about their mean.
+        seed: The seed of the random subsets.
 
     Returns:
-        The interval; without ends where the differences are too few to reject anything, as five are at 95 %.
+        The interval; without ends if there are too few differences to reject anything, such as five at 95 %.
 
     Example:
         >>> flip_interval([0.2, 0.4, 0.1, 0.3, 0.2, 0.5]), flip_interval([0.2, 0.4, 0.1, 0.3, 0.2])
@@ -108,7 +108,7 @@ def flip_interval(differences: Sequence[float], level: float = 0.95, seed: int =
 
 
 def estimate(differences: Sequence[float]) -> Estimate | None:
-    """Mean of paired differences with its interval; None if there is none.
+    """Mean of paired differences with its interval; None without differences.
 
     Example:
         >>> estimate([0.5] * 6)
@@ -121,7 +121,7 @@ def paired_t(differences: Sequence[float]) -> float:
     """Two-sided paired t-test.
 
     Returns:
-        The p-value; NaN where the test is undefined: fewer than two differences, or all equal and not
+        The p-value; NaN if the test is undefined: fewer than two differences, or all equal and not
         zero. Differences that are all zero give 1.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -133,12 +133,12 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def paired_test(differences: Sequence[float]) -> Test:
-    """Test whether paired differences are more than luck: sign-flip, and Student's t from 30 differences on.
+    """Test whether paired differences exceed chance: by sign flips, or by Student's t from 30 differences on.
 
     :func:`flip_interval` inverts exactly this test.
 
     Args:
-        differences: ``(n,)``. Without spread the sign-flip test serves whatever their number, since t is undefined.
+        differences: ``(n,)``. If all are equal, the sign-flip test is always used, since t is undefined.
 
     Example:
         >>> paired_test([0.2, 0.4, 0.1, 0.3, 0.2, 0.5]).p
@@ -157,8 +157,8 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> Test:
     observed one among them, which keeps the test valid.
 
     Args:
-        differences: ``(n,)``; zeros carry no sign and drop out.
-        seed: Of the random patterns.
+        differences: ``(n,)``; zeros have no sign and are dropped.
+        seed: The seed of the random patterns.
 
     Example:
         >>> sign_flip([0.2, 0.4, 0.1, 0.3, 0.2, 0.5])
@@ -181,11 +181,11 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> Test:
 
 
 def holm(p_values: Sequence[float], hypotheses: Sequence[Hashable] | None = None) -> list[float]:
-    """Adjust p-values so that rejecting at α keeps the family's error at α (Holm, 1979).
+    """Adjust p-values so that rejecting at α keeps the error rate of the family at α (Holm, 1979).
 
     Args:
-        p_values: Of the tests.
-        hypotheses: What each tests: equal ones are one hypothesis, which counts once. By default all differ.
+        p_values: The p-values of the tests.
+        hypotheses: The hypothesis of each test; equal ones count once. By default all differ.
 
     Example:
         >>> holm([0.01, 0.04, 0.03]), holm([0.01, 0.04, 0.04], ["a", "b", "b"])
@@ -214,11 +214,11 @@ def area_under_curve(steps: Sequence[float], values: Sequence[float]) -> float:
 
 
 def mean_band(values: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
-    """Mean over seeds with its t interval, point by point.
+    """Mean over seeds with its t interval, for every point.
 
     Args:
         values: ``(seeds, points)``.
-        level: Of the interval.
+        level: The level of the interval.
 
     Returns:
         Mean, lower and upper end, each ``(points,)``. One seed has no spread: all three are equal.
@@ -257,8 +257,8 @@ def _subset_means(values: Floats) -> tuple[Floats, Floats]:
 def _random_subset_means(values: Floats, seed: int) -> tuple[Floats, Floats]:
     """Means over the subsets that random signs flip, ``(_RANDOM_FLIPS,)``, for the lower and for the upper end.
 
-    Signs and their opposites are one pattern of the two-sided test: of a subset and its complement the lower mean
-    counts for the lower end, and the higher one for the upper. All or no signs flipped is extreme whatever the values.
+    Signs and their opposites are one pattern of the two-sided test: of a subset and its complement, the lower mean
+    counts for the lower end and the higher mean for the upper end. Flipping all signs, or none, is always extreme.
     """
     flipped = _random_flips(values, np.random.default_rng(seed))
     kept = _random_flips(np.ones(len(values)), np.random.default_rng(seed))  # the same signs, counted

@@ -1,4 +1,4 @@
-"""How many seeds it takes: power of the test that is used, simulated where it is the sign-flip test."""
+"""How many seeds are needed: the power of the test, simulated for the sign-flip test."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
-"""The level of all tests together, unless another one is asked for."""
+"""The default level of all tests together."""
 MARGIN = 0.5
-"""The smallest difference that matters, in points, unless another one is said."""
+"""The default smallest difference that matters, in points."""
 POWER = 0.8
 MOST = 10_000
-"""More seeds than these are never asked for."""
+"""The largest number of seeds that is recommended."""
 _SIMULATED_UP_TO = 11
 _SAMPLES = 500
 
 
 def least_seeds(alpha: float) -> int:
-    """Return how many seeds it takes until the exact sign-flip test can reach a level at all.
+    """Return how many seeds the exact sign-flip test needs to reach a level.
 
     Example:
         >>> least_seeds(0.05), least_seeds(0.05 / 2)
@@ -30,10 +30,10 @@ def least_seeds(alpha: float) -> int:
 
 
 def default_seeds(comparisons: int, alpha: float = ALPHA, least: int = 8) -> int:
-    """Return the least number of seeds with which every comparison of a family can reach a verdict.
+    """Return the smallest number of seeds with which every comparison of a family can reach a verdict.
 
     Args:
-        comparisons: In the family.
+        comparisons: Their number in the family.
         alpha: Its level.
         least: The number is at least this.
 
@@ -47,18 +47,18 @@ def default_seeds(comparisons: int, alpha: float = ALPHA, least: int = 8) -> int
 def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, power: float = POWER) -> float:
     """Smallest true mean difference that the test finds with the given power, if differences are normal.
 
-    Up to 11 pairs the sign-flip test is simulated: what has to be added to a sample until the test rejects is the low
-    end of its interval, so that one simulation gives the whole power curve. From 12 pairs on its power is within 3 % of
-    Student's t, whose closed form serves (Guenther, 1981).
+    Up to 11 pairs the sign-flip test is simulated: the shift at which the test rejects a sample is the low
+    end of its interval, so one simulation gives the whole power curve. From 12 pairs on, its power is within 3 % of
+    Student's t, whose closed form is used (Guenther, 1981).
 
     Args:
         deviation: Standard deviation of the differences.
         n: Number of pairs.
         alpha: Two-sided level of the single test, after any division for several comparisons.
-        power: Chance to find it.
+        power: The chance to find it.
 
     Returns:
-        The effect, in the unit of the deviation. Infinite where the test cannot reach the level.
+        The effect, in the unit of the deviation. Infinite if the test cannot reach the level.
 
     Example:
         >>> 1.0 < detectable_effect(1.0, 10) < 1.1, detectable_effect(1.0, 5)
@@ -70,7 +70,7 @@ def detectable_effect(deviation: float, n: int, alpha: float = ALPHA, power: flo
 
 
 def seeds_for(effect: float, deviation: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Return the least number of pairs that finds a difference with the given power.
+    """Return the smallest number of pairs that finds a difference with the given power.
 
     Args:
         effect: The true difference.

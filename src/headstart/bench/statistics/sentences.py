@@ -16,10 +16,10 @@ _TIRING = 200  # more seeds are not advised
 
 
 class Words(NamedTuple):
-    """What a comparison says.
+    """The sentences on a comparison.
 
     Args:
-        sentence: What was found.
+        sentence: The finding.
         number: The difference with its likely range.
         action: What to do next.
     """
@@ -33,7 +33,7 @@ class Words(NamedTuple):
 
 
 def say(c: Comparison) -> Words:
-    """Say a verdict.
+    """Put a verdict into words.
 
     Args:
         c: The comparison.
@@ -52,7 +52,7 @@ def say(c: Comparison) -> Words:
         action = "Make one of them train first." if lost else f"Take whichever costs less, {c.arm} or {c.against}."
         return Words(_no_difference(c), number, action)
     if c.behind:
-        why = "It stands behind the question that was declared, which neither helps nor hurts, so this is no verdict."
+        why = "It is judged only after the declared question, which neither helps nor hurts, so there is no verdict."
         return Words(f"{c.arm}{_against(c)}: {number}. {why}", number, "Make it the question of a new experiment.")
     return Words(_not_settled(c), number, _more(c))
 
@@ -74,7 +74,7 @@ def amount(c: Comparison) -> str:
 
 
 def decimals(margin: float) -> int:
-    """Return how many decimals tell a difference as large as the margin.
+    """Return how many decimals show a difference as large as the margin.
 
     Example:
         >>> decimals(0.5), decimals(0.005), decimals(20)
@@ -109,7 +109,7 @@ def _range(c: Comparison, word: str) -> str:
 
 
 def _grain(c: Comparison) -> float:
-    """The margin; less where the whole range is so far below it that nothing but zeros would be written."""
+    """The margin; a smaller number if the whole range is so far below it that only zeros would be written."""
     ends = [abs(v) for v in (c.interval.low, c.interval.high) if c.interval.bounded]
     largest = max([abs(c.mean), *ends])
     return largest / 10 if 0 < largest < 10.0 ** -decimals(c.margin) / 2 else c.margin
@@ -166,10 +166,10 @@ def _more(c: Comparison) -> str:
 
 
 def seeds_to_settle(c: Comparison) -> int | None:
-    """Return how many seeds would settle a comparison: find the margin, or half of what was seen if that is more.
+    """Return how many seeds would settle a comparison: find the margin, or half of the seen difference if that is more.
 
     Returns:
-        The number, more than there are; None if it is over 200.
+        The number, which is larger than the present one; None if it is over 200.
     """
     n = len(c.seeds)
     if n < 2:

@@ -1,4 +1,4 @@
-"""Steps to the baseline's accuracy: how much of the budget an arm needs to get where the baseline ends."""
+"""Steps to the baseline's accuracy: the share of the budget until an arm has the baseline's final accuracy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from headstart.bench.statistics.censored import censored_median, median_interval
 from headstart.bench.statistics.paired import Interval
 
 RULE = (
-    "Steps to the baseline's accuracy decide nothing by themselves. The target is the mean over seeds of the "
+    "Steps to the baseline's accuracy do not decide a verdict. The target is the mean over seeds of the "
     "baseline's final validation accuracy, the same for all arms and seeds. A seed reaches it where its validation "
     "curve, drawn straight between evaluations, first gets there and the next evaluation does not fall below it "
-    "again. The start's time is added, in training steps of the baseline. A seed that is not there within the "
-    "budget, or diverges, counts as later than all others. Given are the median and its exact 95 % interval from "
-    "order statistics, which takes six seeds and takes the target as it is. The baseline's own row is the yardstick: "
-    "it ends at this accuracy on average, so about half of its seeds reach it."
+    "again. The start's time is added, in training steps of the baseline. A seed that does not reach it within the"
+    " budget, or diverges, counts as later than all others. The median has an exact 95 % interval from order"
+    " statistics, which needs six seeds and treats the target as known. The baseline's own row is the yardstick: it"
+    " ends at this accuracy on average, so about half of its seeds reach it."
 )
 
 _LEARNED = 0.05  # of the way from guessing to no error; with many classes, twice guessing is enough
@@ -27,13 +27,13 @@ _LEARNED = 0.05  # of the way from guessing to no error; with many classes, twic
 
 @dataclass(frozen=True)
 class Target:
-    """Where the baseline ends, and how soon it is there itself.
+    """The baseline's final accuracy, and how soon the baseline itself reaches it.
 
     Args:
         baseline: Its label.
         accuracy: Mean over seeds of its final accuracy, in percent of the validation images.
         budget: The steps that a trial trains.
-        median: Of its own steps to this accuracy; None if it lies beyond the budget.
+        median: The median of its own steps to this accuracy; None if it is beyond the budget.
     """
 
     baseline: str
@@ -46,10 +46,10 @@ class Target:
         return f"{100 * steps / self.budget:.0f} %" if steps is not None and math.isfinite(steps) else "not reached"
 
     def hollow(self, guess: float | None) -> list[str]:
-        """Warn if the baseline hardly learned: then its accuracy is soon reached, and that says nothing.
+        """Warn if the baseline hardly learned: then its accuracy is reached early, which means nothing.
 
         Args:
-            guess: The accuracy of a model that learned nothing, in percent; nothing is said without it.
+            guess: The accuracy of guessing, in percent; without it there is no warning.
 
         Returns:
             At most one sentence.
@@ -68,13 +68,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Speed:
-    """How soon the seeds of an arm reach the accuracy that the baseline ends with.
+    """How soon the seeds of an arm reach the baseline's final accuracy.
 
     Args:
         target: The accuracy.
-        steps: By seed, with the start's cost in steps; None if not within the budget.
-        median: Of the steps; None if it lies beyond the budget.
-        interval: 95 % interval of the median; an infinite upper end lies beyond the budget. Without ends if
+        steps: Seed -> steps, with the start's cost in steps; None if not within the budget.
+        median: The median of the steps; None if it is beyond the budget.
+        interval: 95 % interval of the median; an infinite upper end is beyond the budget. Without ends if
             there are too few seeds.
     """
 
@@ -85,12 +85,12 @@ class Speed:
 
     @property
     def reached(self) -> int:
-        """Number of seeds that get there within the budget."""
+        """Number of seeds that reach it within the budget."""
         return sum(s is not None for s in self.steps.values())
 
     @property
     def estimated(self) -> bool:
-        """Whether there are seeds enough for an interval."""
+        """Whether there are enough seeds for an interval."""
         return self.interval.low != -math.inf
 
     def share(self) -> str:
@@ -107,27 +107,29 @@ class Speed:
         return f"{low.removesuffix(' %') if high.endswith('%') else low} to {high}"
 
     def sentence(self) -> str:
-        """Say after which share of the steps an arm is where the baseline ends, how surely, and in how many runs."""
+        """Say after which share of the steps an arm reaches the baseline's final accuracy, and in how many runs."""
         base, runs = self.target.baseline, len(self.steps)
         if not self.reached:
-            return f"Within these steps none of its runs gets where {base} ends."
+            return f"Within these steps none of its runs reaches the final accuracy of {base}."
         if self.median is None:
-            return f"Within these steps most of its runs do not get where {base} ends: {self.reached} of {runs} do."
+            some = f"{self.reached} of {runs} do"
+            return f"Within these steps most of its runs do not reach the final accuracy of {base}: {some}."
         likely = f"likely {self.span().replace('not reached', 'not at all')}" if self.estimated else ""
-        some = f"{self.reached} of {runs} runs get there" if self.reached < runs else ""
+        some = f"{self.reached} of {runs} runs reach it" if self.reached < runs else ""
         own = f"{base} itself: {self.target.share(self.target.median)}" if self.target.median is not None else ""
         more = "; ".join(filter(None, [likely, some, own]))
-        return f"After {self.share()} of the steps it is where {base} ends{f' ({more})' if more else ''}."
+        more = f" ({more})" if more else ""
+        return f"After {self.share()} of the steps it reaches the final accuracy of {base}{more}."
 
 
 def target_of(label: str, base: Mapping[int, Mapping[str, Any]], budget: int) -> Target | None:
-    """Find where the baseline ends.
+    """Find the baseline's final accuracy.
 
-    It is one target for all seeds: the accuracy that a single seed happened to end with would add its own noise to
+    It is one target for all seeds: the final accuracy of a single seed would add its own noise to
     every time.
 
     Args:
-        label: Of the baseline.
+        label: The label of the baseline.
         base: Its results by seed.
         budget: Steps that a trial trains.
 
@@ -147,7 +149,7 @@ def speed_to(target: Target, own: Mapping[int, Mapping[str, Any]], cost: float) 
     Args:
         target: The baseline's final accuracy.
         own: The arm's results by seed.
-        cost: Of the start, in steps.
+        cost: The cost of the start, in steps.
 
     Example:
         >>> curve = [{"step": 0, "accuracy": 10.0}, {"step": 100, "accuracy": 90.0}]

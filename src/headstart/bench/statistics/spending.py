@@ -1,4 +1,4 @@
-"""Levels of several looks at growing data, so that all together make no more false findings than one."""
+"""Levels for several looks at growing data, which keep the error rate of a single test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GRID = np.linspace(-8.0, 8.0, 801)
 
 
 def spent(alpha: float, time: float) -> float:
-    """Return how much of the level may be spent up to a share of the data, in the manner of O'Brien and Fleming.
+    """Return how much of the level may be spent up to a share of the data (O'Brien and Fleming's spending).
 
     Args:
         alpha: Two-sided level of all looks together.
@@ -31,8 +31,8 @@ def spent(alpha: float, time: float) -> float:
 def plan_levels(alpha: float, times: Sequence[float]) -> tuple[float, ...]:
     """Return the level at which each look tests (Lan and DeMets, 1983).
 
-    The looks see the same data growing, so they are correlated, and the last may test at nearly the whole level. The
-    sums at the looks are taken as normal.
+    The looks see the same growing data, so they are correlated, and the last look tests at nearly the whole level. The
+    sums at the looks are treated as normal.
 
     Args:
         alpha: Two-sided level of all looks together.
@@ -69,7 +69,7 @@ def _levels(alpha: float, times: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _grown(density: Floats, before: float, time: float) -> Floats:
-    """Return the density of the standardized sum once there is more data."""
+    """Return the density of the standardized sum after more data."""
     step = _GRID[1] - _GRID[0]
     ratio, fresh = math.sqrt(before / time), math.sqrt(1 - before / time)
     kernel = stats.norm.pdf((_GRID[:, None] - ratio * _GRID[None, :]) / fresh) / fresh

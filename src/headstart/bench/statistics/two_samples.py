@@ -1,4 +1,4 @@
-"""Arms that share no seeds: an exact permutation test of two samples, and the interval that inverts it."""
+"""Arms without shared seeds: an exact permutation test of two samples, and the interval that inverts it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RANDOM_SPLITS = 20_000
 
 
 def unpaired_test(own: Sequence[float], other: Sequence[float]) -> Test:
-    """Test whether two independent samples differ by more than luck: all splits of the pooled values are counted.
+    """Test whether two independent samples differ by more than chance: all splits of the pooled values are counted.
 
-    Where there are more than 50,000 splits, random ones serve; if both samples have 30 values, Welch's t.
+    With more than 50,000 splits, random ones are used; if both samples have 30 values, Welch's t.
 
     Args:
-        own: Of the one arm.
-        other: Of the other.
+        own: The values of the arm.
+        other: The values of the other arm.
 
     Returns:
         Twice the smaller one-sided p.
@@ -48,17 +48,17 @@ def unpaired_test(own: Sequence[float], other: Sequence[float]) -> Test:
 def unpaired_interval(own: Sequence[float], other: Sequence[float], level: float = 0.95) -> Interval:
     """Interval of the difference of two means that inverts :func:`unpaired_test`.
 
-    A split that exchanges k values of each sample is as extreme as what was seen once the difference is the mean of the
-    exchanged values of the one minus that of the other; the interval goes from the m-th smallest of these to the m-th
-    largest, m being half of what the level leaves.
+    A split that exchanges k values of each sample is as extreme as the observed one if the difference is the mean of
+    the exchanged values of one sample minus that of the other. The interval goes from the m-th smallest of these to the
+    m-th largest; m is half of one minus the level, times the number of splits.
 
     Args:
-        own: Of the one arm.
-        other: Of the other.
-        level: Coverage, at least, if the two laws differ in nothing but their place.
+        own: The values of the arm.
+        other: The values of the other arm.
+        level: The smallest coverage, if the two distributions differ only by a shift.
 
     Returns:
-        The interval; without ends where the values are too few.
+        The interval; without ends if there are too few values.
 
     Example:
         >>> unpaired_interval([5.0, 6.0, 7.0, 8.0], [1.0, 2.0, 3.0, 4.0])
@@ -90,7 +90,7 @@ def least_unpaired(runs: int, other: int) -> float:
 
 
 def _shifts(x: Floats, y: Floats) -> tuple[Floats, bool]:
-    """Return, for each split but the one that was seen, the difference at which it is as extreme as that one."""
+    """Return, for each split but the observed one, the difference at which it is as extreme as the observed one."""
     splits, exact = _splits(len(x), len(y))
     pooled = np.append(x, y)
     sizes = splits[:, len(x) :].sum(axis=1)  # values of y that the split gives to the first sample
@@ -102,7 +102,7 @@ def _shifts(x: Floats, y: Floats) -> tuple[Floats, bool]:
 
 @functools.lru_cache(maxsize=32)
 def _splits(first: int, second: int) -> tuple[NDArray[np.float64], bool]:
-    """Return which of the pooled values go to the first sample, ``(splits, values)``; not the split that was seen."""
+    """Return which of the pooled values go to the first sample, ``(splits, values)``, without the observed split."""
     n = first + second
     if math.comb(n, first) <= _EXACT_UP_TO:
         chosen = np.array(list(itertools.islice(itertools.combinations(range(n), first), 1, None)), dtype=np.intp)

@@ -1,4 +1,4 @@
-"""From the runs of two arms to a verdict, by rules that are fixed before any result is seen."""
+"""Verdicts from the runs of two arms, by rules that are fixed before any result is seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headstart.bench.statistics.paired import Interval, Test
 
 Seed = Any
 LEVEL = 0.95
-"""Of the intervals that are not adjusted."""
+"""The level of the unadjusted intervals."""
 
 
 class Verdict(str, Enum):
@@ -31,16 +31,16 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two arms that are to be compared on one task.
+    """Two arms to compare on one task.
 
     Args:
         arm: The arm's label.
-        against: The label of what it is compared with.
+        against: The label of the arm that it is compared with.
         own: The arm's scores by seed; more is better.
-        other: The scores of what it is compared with.
+        other: The scores of the other arm.
         failed: Seeds in which the arm collapsed.
         other_failed: Seeds in which the other collapsed.
-        task: Of several tasks, which.
+        task: The task, if there are several.
     """
 
     arm: str
@@ -58,30 +58,30 @@ class Comparison:
 
     Args:
         arm: The arm's label.
-        against: The label of what it is compared with.
-        seeds: Seeds that both have finished; the arm's own if they share none.
+        against: The label of the arm that it is compared with.
+        seeds: Seeds that both arms have finished; the arm's own seeds if they share none.
         differences: Arm minus other with the same seed, in the order of ``seeds``; empty if they share none.
-        mean: Of the differences; of two arms without shared seeds, the difference of their means. Collapsed runs take
-            part unless they are ``set_aside``.
-        interval: Of the mean, at 95 %, from the same test, not adjusted; without ends from too few seeds.
-        adjusted: The interval at the level of Holm's step; it leaves out zero if the verdict is "helps" or "hurts".
-        test: Not adjusted.
+        mean: The mean of the differences; without shared seeds, the difference of the means. Collapsed runs count count
+            unless they are ``set_aside``.
+        interval: The interval of the mean, at 95 %, from the same test, not adjusted; without ends from too few seeds.
+        adjusted: The interval at the level of Holm's step; it excludes zero if the verdict is "helps" or "hurts".
+        test: The test, not adjusted.
         adjusted_p: The p-value after Holm over the family.
         family: Number of different comparisons in the family.
         verdict: The answer.
         alpha: Level of the family.
         margin: Smallest difference that matters.
-        deviation: Standard deviation of what ``mean`` averages, with which power is worked out.
-        task: Of several tasks, which.
+        deviation: Standard deviation of the values that ``mean`` averages; used for power.
+        task: The task, if there are several.
         paired: Whether the arms share seeds.
         collapsed: Runs of the arm that collapsed.
         other_collapsed: Runs of the other that collapsed.
-        set_aside: Whether collapsed runs are told apart, and left out of mean, interval and test.
+        set_aside: Whether collapsed runs are counted separately, and left out of mean, interval and test.
         runs: Runs of the arm.
         other_runs: Runs of the other.
         metric: What the score is.
         exploratory: Whether no verdict is given.
-        behind: Whether it would have a verdict, and has none because what had to be shown first was not.
+        behind: Whether it would have a verdict, but has none because the declared question has none.
     """
 
     arm: str
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def word(self) -> str:
-        """The verdict, or that there is none."""
+        """The verdict in words, or that there is none."""
         return "exploratory" if self.exploratory else self.verdict.value
 
     @property
@@ -126,7 +126,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether the arm has the other's scores, seed by seed."""
+        """Whether the arm has the same scores as the other, seed by seed."""
         return bool(self.differences) and not any(self.differences)
 
     @property
@@ -136,12 +136,12 @@ class Comparison:
 
     @property
     def seeds_needed(self) -> int | None:
-        """Seeds with which the margin would be found, at the spread seen here; None if over 10,000."""
+        """Seeds with which the margin would be found, at the observed spread; None if over 10,000."""
         return power.seeds_for(self.margin, self.deviation, self.alpha / self.family)
 
     @property
     def least_seeds(self) -> int:
-        """Seeds without which no difference, however large, can get a verdict in this family."""
+        """The smallest number of seeds with which any difference can get a verdict in this family."""
         return power.least_seeds(self.alpha / self.family)
 
     @property
@@ -152,7 +152,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A contrast with its test, before the family is looked at."""
+    """A contrast with its test, before the family is judged."""
 
     contrast: Contrast
     seeds: tuple[Seed, ...]
@@ -168,12 +168,12 @@ class _Measured:
 
     @property
     def kept(self) -> tuple[float, ...]:
-        """The differences that take part in mean, interval and test."""
+        """The differences that count for mean, interval and test."""
         return tuple(a - b for a, b in zip(self.own, self.other, strict=True))
 
     @property
     def hypothesis(self) -> Hashable:
-        """What is tested: equal ones count once in a family."""
+        """The hypothesis; equal ones count once in a family."""
         if self.in_pairs:
             return (self.contrast.task, self.seeds, self.differences)
         if self.own and self.other:
@@ -218,7 +218,7 @@ def compare_family(
         gate: As for :func:`judge_family`.
 
     Returns:
-        One comparison per pair, on the seeds that both have. Pairs with the same differences are one hypothesis.
+        One comparison per pair, on their common seeds. Pairs with the same differences are one hypothesis.
     """
     lost = failed or {}
     contrasts = [
@@ -243,11 +243,11 @@ def judge_family(
         alpha: Level of the whole family.
         margin: Smallest difference that matters.
         metric: What the score is.
-        gate: The p-value of what had to be shown first: none of these is smaller.
-        unpaired: Compare arms without shared seeds as independent samples; otherwise they have nothing to compare.
+        gate: The p-value of the declared question: none of these becomes smaller.
+        unpaired: Compare arms without shared seeds as independent samples; otherwise they are not compared.
 
     Returns:
-        A comparison for each.
+        One comparison for each contrast.
     """
     measured = [_measure(contrast, alpha, unpaired) for contrast in contrasts]
     hypotheses = [each.hypothesis for each in measured]
@@ -264,7 +264,7 @@ def _levels(
 ) -> list[float]:
     """Return the level of each test at its step of Holm's procedure.
 
-    Those that are not rejected share the level of the step at which it stopped.
+    Tests that are not rejected share the level of the step at which it stopped.
     """
     own = dict(zip(hypotheses, zip(p_values, adjusted, strict=True), strict=True))
     order = sorted(own, key=lambda name: own[name][0])
@@ -293,10 +293,10 @@ def _measure(contrast: Contrast, alpha: float, unpaired: bool) -> _Measured:
 
 
 def _apart(own: Sequence[bool], other: Sequence[bool], pairs: bool, alpha: float) -> bool:
-    """Tell whether collapsed runs are exceptions, which are told apart.
+    """Tell whether collapsed runs are exceptions, which are counted separately.
 
-    They are not where half of an arm's runs collapsed, or one arm collapses more often than luck explains: then this is
-    what the arm does, and its runs count as they came.
+    They are not if half of an arm's runs collapsed, or if one arm collapses more often than chance explains: then this
+    is typical of the arm, and all its runs count.
     """
     if not any(own) and not any(other):
         return False
@@ -336,7 +336,7 @@ def _judge(
 
 
 def _agreeing(interval: Interval, rejected: bool) -> Interval:
-    """Let an interval hold zero where a test that had to come first forbids a verdict."""
+    """Extend an interval to zero if an earlier test forbids a verdict."""
     return interval if rejected else Interval(min(interval.low, 0.0), max(interval.high, 0.0))
 
 

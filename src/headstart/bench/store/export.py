@@ -35,7 +35,7 @@ def trials(store: Store) -> list[Row]:
     """List the stored trials of an experiment, refused ones too, in the experiment's order.
 
     Args:
-        store: Of an experiment that was at least begun; it may be running.
+        store: The store of an experiment that was at least begun; it may be running.
 
     Returns:
         A row per trial with the columns `TRIALS`; None where there is nothing to say.

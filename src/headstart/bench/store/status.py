@@ -96,7 +96,7 @@ def status(store: Store) -> Status:
     """Read how far an experiment is. Nothing is written.
 
     Args:
-        store: Of an experiment that was at least begun.
+        store: The store of an experiment that was at least begun.
 
     Raises:
         HeadstartError: If the folder holds no experiment.

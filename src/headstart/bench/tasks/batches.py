@@ -77,7 +77,8 @@ class DeviceTask:
         memory_format: ``"contiguous"`` or ``"channels_last"``, of the batches.
         normalization: ``"task"`` gives each channel mean 0 and deviation 1 over the training split, ``"imagenet"``
             takes ImageNet's statistics, ``"none"`` leaves the values as they are, 0 to 255 for uint8.
-        test_normalization: Of the test split alone, for protocols that were published so; or ``"same"``.
+        test_normalization: The normalization of the test split only, for protocols that were published so; or
+            ``"same"``.
 
     Raises:
         DataError: If ImageNet's statistics are asked for and the images do not have three channels.
@@ -125,7 +126,7 @@ class DeviceTask:
 
         Args:
             indices: ``(B,)``.
-            draws: Of the augmentation; None for no augmentation.
+            draws: The draws of the augmentation; None for no augmentation.
         """
         where = indices.to(self.train.labels.device)
         images = mapped(lambda t: t[where], self.train.images)

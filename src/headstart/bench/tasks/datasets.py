@@ -31,7 +31,7 @@ def read_datasets(made: Any, name: str, seed: int) -> tuple[Arrays, Arrays | Non
 
     Args:
         made: A ``Dataset`` of pairs ``(input, target)``, or two of them for training and test.
-        name: Of the task, for messages.
+        name: The name of the task, for messages.
         seed: Names what transforms draw.
 
     Returns:

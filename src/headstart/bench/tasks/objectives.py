@@ -24,8 +24,8 @@ class Metric:
 
     Args:
         label: What reports call it.
-        sums: Of a batch's outputs and targets, a vector that is added up.
-        score: Of the sums over the split, in percent where it is a share.
+        sums: The sums of a batch's outputs and targets, a vector that is added up.
+        score: The score of the sums over the split, in percent where it is a share.
         whole: The sums are not used; ``score`` takes all outputs and targets of the split, as one tuple.
         guess: The score of a model that learned nothing, of the number of classes.
     """
@@ -60,7 +60,7 @@ def objective(kind: Kind, loss: str = TASK, metric: str = TASK) -> Objective:
     """Find a loss and a metric.
 
     Args:
-        kind: Of the task.
+        kind: The kind of the task.
         loss: A name of `LOSSES`, ``"task"`` for the kind's own, or ``file.py:function`` of ``(outputs, targets)``,
             which returns a mean.
         metric: A name of `METRICS`, ``"task"``, or ``file.py:function`` of all outputs and targets of a split, on the

@@ -28,8 +28,8 @@ def resolve_extra(
 
     Args:
         context: Without arms.
-        arms: Of the experiment, the baseline first.
-        seed: Of the run that is timed.
+        arms: The arms of the experiment, the baseline first.
+        seed: The seed of the run that is timed.
         measure_once: Is asked what each takes, so that an answer that was given before holds.
 
     Returns:

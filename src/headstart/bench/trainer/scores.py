@@ -22,7 +22,7 @@ class Score:
     """What a run came to.
 
     Args:
-        value: Of the metric, at the end.
+        value: The value of the metric, at the end.
         curve: Points on the way, as ``(step, value)``; empty if there is only the end.
         steps: How many steps the run says that it trained; None if it does not.
     """

@@ -38,7 +38,7 @@ class TrainerContext:
         model_args: ``key=value,...`` of its builder.
         model_fingerprint: What tells two states of the same name apart.
         source: The data for the starts.
-        fingerprint: Of the data.
+        fingerprint: The fingerprint of the data.
         samples: How many of it a start sees; None for the usual number.
         device: Where starts are computed.
         arms: With everything resolved.

@@ -31,7 +31,7 @@ def resolve_equal_steps(
 
     Args:
         context: With its training resolved.
-        arms: Of the experiment, the baseline first.
+        arms: The arms of the experiment, the baseline first.
         measure_once: Is asked what each start costs, so that an answer that was given before holds.
 
     Returns:
@@ -74,7 +74,7 @@ def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
     Args:
         arm: Whose start it is.
         images: In the training split.
-        batch_size: Of the trial.
+        batch_size: The batch size of the trial.
 
     Example:
         >>> counted_steps(Arm("short", "smart-init:epochs=2"), images=8000, batch_size=64)
@@ -125,7 +125,7 @@ def more_steps(decided: Mapping[str, Any], label: str) -> str:
 
     Args:
         decided: Of a ground, as it is stored with the experiment.
-        label: Of the method's arm.
+        label: The label of the method's arm.
 
     Example:
         >>> more_steps({"equal_steps": [{"of": "lsuv", "steps": 1}]}, "lsuv"), more_steps({}, "lsuv")

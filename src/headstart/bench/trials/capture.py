@@ -45,7 +45,7 @@ class CapturedSteps:
     Args:
         model: That the step trains, in training mode.
         step: A capturable one, before its first call.
-        stretch: Of the step, with the first stretch drawn.
+        stretch: The stretch of the step, with the first stretch drawn.
 
     Raises:
         CaptureError: The model draws random numbers while it trains, or reads numbers from the device, or fails.

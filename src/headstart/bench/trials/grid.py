@@ -90,7 +90,7 @@ def make_grid(entries: Mapping[str, Sequence[Any]], arms: Sequence[Arm], trainin
 
     Args:
         entries: Values by a field of `Training` (in which ``-`` may stand for ``_``) or by ``ARM.option``.
-        arms: Of the experiment.
+        arms: The arms of the experiment.
         training: How it trains otherwise.
 
     Returns:
@@ -118,7 +118,7 @@ def configurations(axes: Sequence[Axis], arm: Arm, training: Training, most: int
     """List what to try for an arm: all of its grid, or a random part of it.
 
     Args:
-        axes: Of the search.
+        axes: The axes of the search.
         arm: Which arm.
         training: Names the configuration that is in every part: the values that hold without a search, where they are
             listed, else those that are listed first.
@@ -142,7 +142,7 @@ def configured(arm: Arm, axes: Sequence[Axis], configuration: Configuration) -> 
     """Return the arm with the values of a configuration.
 
     Args:
-        arm: Of the experiment.
+        arm: The arm of the experiment.
         axes: Tell which values are training's and which are options.
         configuration: From :func:`configurations`.
 

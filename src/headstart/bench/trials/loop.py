@@ -90,7 +90,7 @@ def train(
         config: Budget, optimizer and precision.
         axes: Seeds; ``weights`` and ``method`` are not used here.
         on_step: Called with the number of finished steps at every evaluation.
-        fabric: Of the process that runs this; by default one for a single device.
+        fabric: The fabric of the process that runs this; by default one for a single device.
 
     Returns:
         The learning curve, the test result and the times.
@@ -175,7 +175,7 @@ def evaluate(
         data: That the split belongs to.
         split: What to look at.
         config: Its precision is used.
-        fabric: Of the process; by default one for a single device. Several devices share the work.
+        fabric: The fabric of the process; by default one for a single device. Several devices share the work.
     """
     fabric = fabric or make_fabric(config)
     model.eval()

@@ -102,9 +102,9 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
     Args:
         model: On its device.
         data: The task there.
-        training: Of the arm's trials; methods that train on samples do it in this way, but for what they say.
+        training: The training of the arm's trials. Methods that train on samples use it, except for their own options.
         methods: In order.
-        seed: Of the method's axis.
+        seed: The seed of the method's axis.
 
     Raises:
         HeadstartError: If a method refuses.

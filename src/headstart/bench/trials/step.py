@@ -83,7 +83,7 @@ class Stretch:
         """Copy rows to their place on the device.
 
         Args:
-            name: Of the rows.
+            name: The name of the rows.
             values: ``(steps, ...)``.
         """
         if name not in self._rows:
@@ -120,7 +120,7 @@ class Step:
         config: Optimizer and clipping.
         aim: Whose loss falls.
         stretch: What the steps need.
-        fabric: Of the process.
+        fabric: The fabric of the process.
         capturable: Whether the steps can be captured as a CUDA graph; their rates are then the stretch's rows.
     """
 

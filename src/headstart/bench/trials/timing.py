@@ -76,7 +76,7 @@ class Clock:
     """Times a ground's parts, each once and only if it is asked for.
 
     Args:
-        context: Of the trials.
+        context: The context of the trials.
     """
 
     def __init__(self, context: TrialContext) -> None:

@@ -38,8 +38,8 @@ class TrialContext:
 
     Args:
         data: The task on the device.
-        fingerprint: Of the task.
-        builder: Of the model.
+        fingerprint: The fingerprint of the task.
+        builder: The builder of the model.
         training: With every "auto" resolved.
         arms: With every number of steps resolved.
         test: Whether a trial looks at the test split at its end.
@@ -125,7 +125,7 @@ def run_trial(
         seed: Names the trial's random streams; arms with the same seed share data order, augmentation
             and (but for the null arm) default weights.
         on_step: Called with the number of finished steps.
-        fabric: Of this process, if it is one of several that run the trial together.
+        fabric: The fabric of this process, if it is one of several that run the trial together.
 
     Returns:
         The result, ready for JSON. ``status`` is ``"done"``, ``"diverged"`` (the loss was not finite; the

@@ -43,7 +43,7 @@ class UNet(nn.Module):
     """Two levels down and up again, with shortcuts between them, for images or volumes.
 
     Args:
-        in_channels: Of the input.
+        in_channels: The channels of the input.
         classes: Numbers at every position of the output.
         dims: 1, 2 or 3.
         width: Channels of the first level.
@@ -85,7 +85,7 @@ class TokenTransformer(nn.Module):
     Args:
         tokens: How many there are.
         length: Positions at most.
-        width: Of the embedding.
+        width: The width of the embedding.
         depth: Blocks.
     """
 

@@ -43,7 +43,7 @@ def words_of(name: str, given: Container[str] = ()) -> Mapping[str, Any]:
     """Return what a protocol says, as an experiment's file would.
 
     Args:
-        name: Of the protocol.
+        name: The name of the protocol.
         given: Words that the user says besides.
 
     Returns:

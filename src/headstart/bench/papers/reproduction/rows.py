@@ -81,7 +81,7 @@ def rows_of(name: str, analysis: Analysis) -> list[Row]:
     """Set what was published on each arm under test beside what was measured.
 
     Args:
-        name: Of the protocol, with its version.
+        name: The name of the protocol, with its version.
         analysis: What the trials show.
     """
     return [_row(name, arm, cells(analysis.baseline).accuracy) for arm in analysis.methods]

@@ -58,7 +58,7 @@ class Executor(Protocol):
         """Run trials and yield each as it finishes.
 
         Args:
-            experiment: Of the trials.
+            experiment: The experiment of the trials.
             context: What they share, as it was prepared in this process.
             trials: A trial is claimed when it is drawn from here: one is drawn only when it can start.
             progress: Is told which trials are at work and how far. The caller tells it of ends.

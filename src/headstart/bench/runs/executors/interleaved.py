@@ -94,7 +94,7 @@ class _Running:
 
     Args:
         trial: Which one.
-        context: Of it.
+        context: Its context.
         stream: Makes it compute on its stream.
     """
 

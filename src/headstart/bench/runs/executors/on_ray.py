@@ -32,7 +32,7 @@ class OnRay:
             connected to already is used as it is.
         jobs: Trials at a time; by default as many as there is room for.
         gpus_per_trial: May be a fraction, so that trials share a GPU; by default as many as a trial trains on.
-        threads: Of each trial, and the cores that Ray sets aside for it.
+        threads: The threads of each trial, and the cores that Ray sets aside for it.
 
     Raises:
         HeadstartError: If a number makes no sense.

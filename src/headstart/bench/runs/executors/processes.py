@@ -45,7 +45,7 @@ class Processes:
 
     Args:
         jobs: Number of workers.
-        threads: Of each; by default the cores are shared out, within the number that torch has here.
+        threads: The threads of each; by default the cores are shared out, within the number that torch has here.
 
     Raises:
         HeadstartError: If ``jobs`` is less than 1.

@@ -52,8 +52,8 @@ class Reply:
     """What came of a job. Errors travel as text: not every exception survives the way between processes.
 
     Args:
-        result: Of the trial; None if it could not be run.
-        provenance: Of the worker.
+        result: The result of the trial; None if it could not be run.
+        provenance: The provenance of the worker.
         error: Why it could not be run.
         trace: Where; empty if the error explains itself.
     """
