@@ -151,7 +151,7 @@ def test_more_than_there_is_room_for_is_refused(make_experiment, store):
 
 @pytest.mark.parametrize("gpus", [-1, 1.5, float("nan"), float("inf")])
 def test_a_number_of_gpus_that_makes_no_sense_is_refused(gpus):
-    with pytest.raises(HeadstartError, match="GPUs per trial cannot be had"):
+    with pytest.raises(HeadstartError, match="GPUs per trial are not possible"):
         OnRay("local", gpus_per_trial=gpus)
 
 

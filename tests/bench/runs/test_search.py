@@ -225,7 +225,7 @@ def test_numbers_that_make_no_sense_are_refused(make_experiment, store, numbers,
 
 
 def test_a_search_that_would_favour_the_methods_is_refused(make_experiment, store):
-    with pytest.raises(HeadstartError, match="Search a setting of training with more values"):
+    with pytest.raises(HeadstartError, match="Search more values of a training setting"):
         search(make_experiment(arms=ARMS), {"prewarm.fraction": [0.25, 0.5]}, store)
     with pytest.raises(HeadstartError, match="seeds must be below"):
         search(make_experiment(arms=ARMS, seeds=(FIRST_SEED,)), GRID, store)

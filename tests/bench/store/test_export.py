@@ -228,7 +228,7 @@ def test_the_status_command(finished, capsys):
     assert main(["status", str(finished.folder)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "5 of 6 trials done, 0 running, 1 missing. About" in out
-    assert "notes.txt is not named like a trial" in out
+    assert "notes.txt does not have the name of a trial" in out
     assert main(["status", str(finished.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["arms"][2]["missing"] == [1]
     assert sorted(finished.folder.rglob("*")) == before

@@ -79,7 +79,7 @@ def test_a_trial_under_another_name_is_not_trusted(store):
     other = "f" * 32
     file_of(store, key).rename(file_of(store, other))
     assert store.get(other) is None
-    assert "another trial" in store.damaged()[0].reason
+    assert "a trial that does not match" in store.damaged()[0].reason
 
 
 def test_files_of_others_are_named_and_left_alone(store):
@@ -259,7 +259,7 @@ def test_a_damaged_answer_is_no_reason_to_choose_anew_unasked(store, harm):
     (path,) = store.choices.iterdir()
     path.write_text(harm(path.read_text()))
     for ask in (store.measure_once, store.decided):
-        with pytest.raises(HeadstartError, match="Remove it: the choice is made again"):
+        with pytest.raises(HeadstartError, match="Remove it: the choice is then made again"):
             ask(QUESTION, lambda: {"format": "c"})
     path.unlink()
     assert store.measure_once(QUESTION, lambda: {"format": "c"}) == {"format": "c"}
@@ -269,5 +269,5 @@ def test_an_answer_to_another_question_is_not_taken(store):
     store.measure_once(QUESTION, lambda: {"format": "a"})
     (path,) = store.choices.iterdir()
     path.rename(path.with_stem(content_key({"what": "else"})))
-    with pytest.raises(HeadstartError, match="another choice than its name says"):
+    with pytest.raises(HeadstartError, match="a choice that does not match its name"):
         store.measure_once({"what": "else"}, dict)

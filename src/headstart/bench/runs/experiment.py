@@ -122,7 +122,7 @@ class Experiment:
             The context without arms, for all experiments that differ only in arms, seeds and ``test``.
 
         Raises:
-            HeadstartError: If the task, the model or the device cannot be had.
+            HeadstartError: The task, the model or the device is not available.
         """
         check_starts(self.arms)
         device = hardware.choose_device(AUTO if "device" in self.auto else self.training.device)
@@ -147,18 +147,18 @@ class Experiment:
         return tune(TrialContext(data, task.fingerprint(), builder, training), self.auto, measure_once)
 
     def prepare(self, measure_once: MeasureOnce = measured, context: TrialContext | None = None) -> TrialContext:
-        """Resolve all that the machine decides.
+        """Resolve everything that the machine decides.
 
         Args:
-            measure_once: Is asked what to measure; a store's `Store.measure_once` keeps the answers. By default
-                they are kept as long as this process lives.
+            measure_once: Called for every measurement; `Store.measure_once` stores the answers. By default
+                they are kept as long as this process exists.
             context: From :meth:`context`, if it is at hand.
 
         Returns:
-            What the trials share.
+            The context of the trials.
 
         Raises:
-            HeadstartError: If the task, the model or the device cannot be had.
+            HeadstartError: The task, the model or the device is not available.
         """
         check_starts(self.arms)
         context = context or self.context(measure_once)
@@ -178,11 +178,11 @@ class Experiment:
         return replace(found, changes=tuple({**dict(found.changes), **dict(arm.changes)}.items()))
 
     def resolved(self, context: TrialContext) -> Experiment:
-        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+        """Return the fully resolved experiment, which another process can prepare without measuring."""
         return replace(self, training=context.training, auto=(), arms=context.arms, configured={}, only=None)
 
     def describe(self, context: TrialContext) -> dict[str, Any]:
-        """Say what is compared, so that the report can be made from the folder alone."""
+        """Describe the comparison, so that the report can be made from the folder alone."""
         task = context.data.task
         with rng.untouched():
             model = context.builder(task.channels, task.classes, task.image_size)
@@ -208,7 +208,7 @@ class Experiment:
 
 
 def _score(task: Task, training: Training) -> dict[str, Any]:
-    """What the report has to know of another score than accuracy."""
+    """What the report must know about a score other than accuracy."""
     metric = objective(task.kind, training.loss, training.metric).metric
     if task.kind == "classification" and training.metric == TASK:
         return {}
@@ -219,7 +219,7 @@ Ground = TypeVar("Ground", bound=Context)
 
 
 class HasSeeds(Protocol):
-    """Whatever has one trial per arm and seed."""
+    """Anything with one trial per arm and seed."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -227,7 +227,7 @@ class HasSeeds(Protocol):
 
 
 class AnyExperiment(HasSeeds, Protocol[Ground]):
-    """What a run asks of an experiment, whoever trains."""
+    """What a run needs from an experiment, whichever loop trains."""
 
     @property
     def margin(self) -> float:
@@ -248,17 +248,17 @@ class AnyExperiment(HasSeeds, Protocol[Ground]):
         """List every arm's trials; see `list_trials`."""
 
     def resolved(self, context: Ground) -> AnyExperiment[Ground]:
-        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+        """Return the fully resolved experiment, which another process can prepare without measuring."""
 
     def describe(self, context: Ground) -> dict[str, Any]:
-        """Say what is compared, so that the report can be made from the folder alone."""
+        """Describe the comparison, so that the report can be made from the folder alone."""
 
 
 def check_design(experiment: AnyExperiment[Any]) -> None:
-    """Raise the error for a design that cannot give a verdict, however large the differences are.
+    """Raise for a design that cannot give a verdict, however large the differences are.
 
     Raises:
-        HeadstartError: If there are fewer seeds than the exact test needs for so many arms.
+        HeadstartError: The exact test needs more seeds for this number of arms.
     """
     methods = sum(not arm.control for arm in experiment.arms[1:])
     least, seeds = least_seeds(experiment.alpha / max(1, methods)), len(experiment.seeds)
@@ -276,15 +276,15 @@ def list_trials(
     configured: Callable[[Arm, int], Arm] = lambda arm, seed: arm,
     only: frozenset[tuple[str, int]] | None = None,
 ) -> list[Trial]:
-    """List every arm's trials, all arms of a seed before the next seed, so that what is done is paired.
+    """List every arm's trials, all arms of a seed before the next seed, so that finished trials are paired.
 
-    A control that is what another arm is has that arm's trials: the same keys.
+    A control that equals another arm shares that arm's trials: they have the same keys.
 
     Args:
-        experiment: Whose seeds.
-        context: Whose arms.
-        configured: Returns an arm as it is with a seed.
-        only: Labels and seeds of the trials that are wanted; None for all.
+        experiment: The experiment with the seeds.
+        context: The context with the arms.
+        configured: Returns an arm as configured for a seed.
+        only: Labels and seeds of the wanted trials; None for all.
     """
     pairs = [
         (arm, seed) for seed in experiment.seeds for arm in context.arms if only is None or (arm.label, seed) in only
@@ -295,7 +295,7 @@ def list_trials(
 
 
 def distinct(trials: Iterable[Trial]) -> list[Trial]:
-    """Leave out trials that an earlier arm has too."""
+    """Leave out trials that an earlier arm shares."""
     first: dict[str, Trial] = {}
     for trial in trials:
         first.setdefault(trial.key, trial)

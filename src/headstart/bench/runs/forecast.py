@@ -1,4 +1,4 @@
-"""What a run would do and what it would cost, without doing it: from stored trials, else from a few timed steps."""
+"""What a run would do and cost, estimated from stored trials or from a few timed steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ STORED, MEASURED = "stored trials", "timed steps"
 
 @dataclass(frozen=True)
 class ArmForecast:
-    """What is left to do for one arm.
+    """The remaining work for one arm.
 
     Args:
         label: The arm's name.
         done: Seeds that are finished.
         to_do: Seeds that would be run.
-        init_seconds: Of its start, per trial.
-        trial_seconds: Of a whole trial: start, training, evaluations.
-        source: Where the times come from: stored trials or timed steps; empty if nothing is left to do.
+        init_seconds: Seconds of its start, per trial.
+        trial_seconds: Seconds of a whole trial: start, training, evaluations.
+        source: The source of the times: stored trials or timed steps; empty if nothing is left to do.
         refusal: Why the method would refuse the model, or an empty string.
-        shared: The earlier arm whose trials these are, which cost nothing more; empty if they are its own.
+        shared: The earlier arm that shares these trials, so that they cost nothing; empty if they are its own.
     """
 
     label: str
@@ -43,20 +43,20 @@ class ArmForecast:
 
     @property
     def seconds(self) -> float:
-        """Of all that is left to do for this arm."""
+        """Seconds of all remaining work for this arm."""
         return 0.0 if self.shared else len(self.to_do) * self.trial_seconds
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is left to do.
+    """The remaining work.
 
     Args:
-        arms: One after the other, in the experiment's order.
-        trials: Every trial as arm, seed, key and whether it is done.
-        search: What is left to do of the search before; None if there is none.
-        factor: By which the seconds are to be multiplied for rounds that come later.
-        unfinished: Whether more trials will be asked for once these are done.
+        arms: The arms, in the experiment's order.
+        trials: Every trial as arm, seed, key, and whether it is done.
+        search: The remaining work of the search before; None if there is none.
+        factor: Factor of the seconds, to include later rounds.
+        unfinished: Whether more trials will follow these.
     """
 
     arms: tuple[ArmForecast, ...]
@@ -67,18 +67,18 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of all that is left to do, one trial after the other, with the search."""
+        """Seconds of all remaining work, one trial after the other, with the search."""
         return self.factor * sum(arm.seconds for arm in self.arms) + (self.search.seconds if self.search else 0.0)
 
     @property
     def to_do(self) -> int:
-        """How many trials are left to do, with those of the search."""
+        """The number of remaining trials, with those of the search."""
         own = {key for _, _, key, done in self.trials if not done}
         return len(own) + (self.search.to_do if self.search else 0)
 
     @property
     def total(self) -> int:
-        """How many trials there are, done and to do, with those of the search."""
+        """The number of all trials, with those of the search."""
         return len({key for _, _, key, _ in self.trials}) + (self.search.total if self.search else 0)
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,22 +105,22 @@ class Forecast:
 
 
 def forecast(experiment: Experiment, store: Store, search: Search | None = None) -> Forecast:
-    """List an experiment's trials, done and to do, and estimate what those to do will cost.
+    """List an experiment's trials, done and to do, and estimate the cost of the remaining ones.
 
-    Nothing is written. The random states are as before.
+    Nothing is written. The random states do not change.
 
     Args:
-        experiment: What would be run.
-        store: Where it would be run.
-        search: That would be run before.
+        experiment: The experiment.
+        store: Its store.
+        search: The search that would be run before.
 
     Returns:
         The estimate: starts and training steps from stored trials of the arm, where there are any, or else
-        timed here on a few steps; evaluations are always timed here. All of it for one trial
+        timed here on a few steps; evaluations are always timed here. All times are for one trial
         after the other.
 
     Raises:
-        HeadstartError: If the task or the model cannot be had.
+        HeadstartError: The task or the model is not available.
     """
     context = experiment.context(store.decided)
     before = None
@@ -132,7 +132,7 @@ def forecast(experiment: Experiment, store: Store, search: Search | None = None)
 def _forecast_search(
     search: Search, store: Store, context: TrialContext, experiment: Experiment
 ) -> tuple[Forecast, Experiment]:
-    """Follow a search as far as it was run; what comes later is only estimated."""
+    """Follow a search as far as it has run; the rest is estimated."""
     folder, results = folder_of(store), dict[tuple[str, int], Any]()
     while True:
         cells = search.follow(context.training, results).cells
@@ -177,7 +177,7 @@ def _arm(
 
 
 def ranges(seeds: Sequence[int]) -> str:
-    """Write seeds in a few characters.
+    """Write seeds in short form.
 
     Example:
         >>> ranges([0, 1, 2, 3, 7, 9, 10]), ranges([])

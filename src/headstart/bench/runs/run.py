@@ -1,4 +1,4 @@
-"""Run an experiment's trials: what its store does not hold yet."""
+"""Run the trials of an experiment that its store does not hold yet."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Summary:
 
     Args:
         ran: Trials that were run.
-        kept: Trials that had been finished before.
-        redone: Files that could not be trusted; those that belong to the experiment were run again.
+        kept: Trials that were finished before.
+        redone: Damaged files; trials of the experiment among them were run again.
         seconds: Wall time.
-        elsewhere: Trials that another driver on the same store finished meanwhile.
+        elsewhere: Trials that another process on the same store finished meanwhile.
     """
 
     ran: int
@@ -48,23 +48,23 @@ def run(
 ) -> Summary:
     """Run the trials that the store does not hold yet.
 
-    Killed at any point, the next run goes on with the trials that are not finished. Several drivers, also on
+    If it is killed at any point, the next run continues with the unfinished trials. Several processes, also on
     several machines, may share a store: they share the work, and each returns when all trials are finished.
 
     Args:
         experiment: What to compare.
-        store: Where finished trials are and go.
-        progress: Is told what happens.
+        store: The store of finished trials.
+        progress: Gets the progress.
         command: The command line, for the report.
-        executor: Where trials run; one after the other in this process by default. It is closed afterwards.
+        executor: Runs the trials; by default one after the other in this process. It is closed afterwards.
         context: From `Experiment.context`, if it is at hand.
 
     Returns:
         What was run and what was kept.
 
     Raises:
-        HeadstartError: If the task, the model, the store or the executor cannot serve. A method that refuses
-            the model does not raise: its arm says so.
+        HeadstartError: The task, the model, the store or the executor is not available. A method that refuses
+            the model does not raise; its arm says so.
     """
     started = time.perf_counter()
     progress = progress or Silent()
@@ -109,13 +109,13 @@ def run(
 
 
 def looked_before(store: Store, plan: Mapping[str, Any]) -> list[int]:
-    """Say with how many seeds the results were already there to be looked at, before more were added by hand.
+    """List the numbers of seeds at which results could be seen before more seeds were added by hand.
 
-    Looks that a rule planned in advance are none of them.
+    Looks that a rule planned in advance do not count.
 
     Args:
-        store: Which may hold the experiment as it was before.
-        plan: The experiment as it will be stored.
+        store: The store, which may hold an earlier version of the experiment.
+        plan: The experiment, as it will be stored.
     """
     if not store.begun:
         return []
@@ -131,11 +131,11 @@ def looked_before(store: Store, plan: Mapping[str, Any]) -> list[int]:
 
 
 def named_late(store: Store, plan: Mapping[str, Any]) -> bool:
-    """Tell whether the arm that is the question was named, or exchanged, when results were there to be looked at.
+    """Tell whether the question was named, or changed, when results could already be seen.
 
     Args:
-        store: Which may hold the experiment as it was before.
-        plan: The experiment as it will be stored.
+        store: The store, which may hold an earlier version of the experiment.
+        plan: The experiment, as it will be stored.
     """
     if not plan.get("primary") or not store.begun:
         return False
@@ -148,7 +148,7 @@ def named_late(store: Store, plan: Mapping[str, Any]) -> bool:
 def _claimed(
     pending: Sequence[Trial], taken: list[Trial], claims: Claims, store: Store, refused: Mapping[str, Record]
 ) -> Iterator[Trial]:
-    """Claim trials one by one, as they are asked for; those that another driver works on or finished are put aside."""
+    """Claim trials one by one, when they are drawn; put aside those that another process works on or has finished."""
     for trial in pending:
         if not claims.take(trial.key):
             taken.append(trial)
@@ -160,7 +160,7 @@ def _claimed(
 
 
 def _settled(trial: Trial, store: Store, refused: Mapping[str, Record]) -> Record | None:
-    """Return the trial's record if it is there and need not be run again."""
+    """Return the trial's record if it exists and need not be run again."""
     record = store.get(trial.key)
     return None if record == refused.get(trial.key) else record
 

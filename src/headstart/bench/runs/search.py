@@ -1,7 +1,7 @@
-"""Hyperparameters by search: each arm chooses anew with every seed, on validation alone, before any is tested.
+"""Search of hyperparameters: with every seed each arm chooses anew, on validation only, before any test.
 
-What is judged is the search together with the trial that it configured. So the noise of the choice is in every
-difference between seeds, and with it in intervals and tests.
+The verdict is on the search together with the trial that it configures. So the noise of the choice is in every
+difference between seeds, and so in intervals and tests.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Result = Mapping[str, Any]
 Cell = tuple[Arm, int]
 FOLDER = "search"
 FIRST_SEED = 10**9
-"""Seed s of an experiment searches with this plus s; those of an experiment with a search are smaller."""
+"""The search for seed s uses this number plus s; the seeds of an experiment with a search must be smaller."""
 
 
 @documented
 @dataclass(frozen=True)
 class Search:
-    """What is to be tried before an experiment, by every arm with every seed.
+    """The configurations that every arm tries with every seed, before an experiment.
 
     Args:
-        experiment: Whose arms are to be configured.
+        experiment: The experiment whose arms are configured.
         axes: From `make_grid`.
     """
 
@@ -49,7 +49,7 @@ class Search:
     seeds: int = setting(1, "trainings of each configuration, for each seed", group=WHAT, name="search-seeds", least=1)
     trials: int = setting(
         0,
-        "configurations per arm; 0: as many as the training's own values give, which is the most",
+        "configurations per arm; 0: as many as the values of training settings give, the largest possible number",
         group=WHAT,
         name="search-trials",
         least=0,
@@ -59,28 +59,29 @@ class Search:
         common = math.prod(len(axis.values) for axis in self.axes if not axis.arm)
         check_settings(self)
         if max(self.experiment.seeds) >= FIRST_SEED:
-            raise HeadstartError(f"With a search, seeds must be below {FIRST_SEED:,}, from where its own are taken.")
+            raise HeadstartError(f"With a search, seeds must be below {FIRST_SEED:,}, where the seeds of searches"
+            " begin.")
         if common < 2 or self.trials > common:
             raise HeadstartError(
-                f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more: "
-                "the choice among more would be an advantage by itself.",
-                remedy="Search a setting of training with more values, such as lr=3e-4,1e-3,3e-3, which all arms have.",
+                f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more:"
+                " a larger choice would be an advantage by itself.",
+                remedy="Search more values of a training setting, which all arms share, such as lr=3e-4,1e-3,3e-3.",
             )
 
     @property
     def budget(self) -> int:
-        """Configurations that each arm tries, with each seed, before any grid is widened."""
+        """The number of configurations that each arm tries with each seed, before any grid is widened."""
         return self.trials or math.prod(len(axis.values) for axis in self.axes if not axis.arm)
 
     def searched(self) -> list[Arm]:
-        """List the arms that search for themselves: all but the equal-steps controls, the null arm too."""
+        """List the arms that search: all except the equal-steps controls, but also the null arm."""
         return [arm for arm in self.experiment.arms if arm.control != EQUAL_STEPS]
 
     def follow(self, training: Training, results: Mapping[tuple[str, int], Result]) -> Followed:
-        """Go on with every choice as far as the results that there are reach.
+        """Continue every choice as far as the results allow.
 
         Args:
-            training: Resolved.
+            training: The resolved training.
             results: The results of trials of the search, by label and seed.
         """
         found = Followed({}, [])
@@ -100,7 +101,7 @@ class Search:
         return found
 
     def _can(self, arm: Arm, training: Training, configuration: Configuration) -> bool:
-        """Tell whether a value beyond the grid can be."""
+        """Tell whether a value beyond the grid is possible."""
         with contextlib.suppress(HeadstartError):
             replace(training, **dict(configured(arm, self.axes, configuration).changes)).resolve(training.batch_size)
             configured(arm, self.axes, configuration).methods()
@@ -119,11 +120,11 @@ class Search:
         return [(replace(made, label=label), (1 + draw) * FIRST_SEED + seed) for draw in range(self.seeds)]
 
     def trial_experiment(self, training: Training, cells: Sequence[Cell]) -> Experiment:
-        """Return trials of the search as an experiment: an arm for each configuration, no test images.
+        """Return trials of the search as an experiment: one arm per configuration, without test images.
 
         Args:
             training: Resolved.
-            cells: Which trials, from :meth:`follow`.
+            cells: The trials, from :meth:`follow`.
         """
         return replace(
             self.experiment,
@@ -136,10 +137,10 @@ class Search:
         )
 
     def chosen(self, training: Training, results: Mapping[tuple[str, int], Result]) -> Experiment:
-        """Give each arm, with each seed, the configuration that it chose.
+        """Configure each arm, for each seed, as it chose.
 
         The best has the highest validation accuracy at the end of training; training that diverged counts as guessing,
-        and of equally good ones the first listed is taken. An arm whose method refuses the model stays as it is. The
+        and among equals the first one listed is taken. An arm whose method refuses the model is not configured. The
         equal-steps controls, which are default starts, take what was chosen for the default start with the same seed.
 
         Args:
@@ -147,7 +148,7 @@ class Search:
             results: The results of all trials of the search, by label and seed.
 
         Returns:
-            The experiment with its arms configured, and all that was tried in its ``selection``.
+            The experiment with configured arms, and everything that was tried in its ``selection``.
         """
         found = self.follow(training, results).selectors
         first = self.experiment.arms[0].label
@@ -170,11 +171,11 @@ class Search:
 
 @dataclass
 class Followed:
-    """How far a search is.
+    """The progress of a search.
 
     Args:
         selectors: The selectors of each arm and seed.
-        cells: The trials that were asked for so far.
+        cells: The trials that were requested so far.
     """
 
     selectors: dict[tuple[str, int], Selector]
@@ -192,18 +193,18 @@ def search(
     command: Sequence[str] = (),
     executor: Executor | None = None,
 ) -> Experiment:
-    """Choose each arm's hyperparameters on validation, anew with every seed, all arms by the same rule.
+    """Choose each arm's hyperparameters on validation, anew for every seed, by the same rule for all arms.
 
-    Successive halving: all configurations with few steps, the better half with four times as many, until two are
-    trained in full. Where the best number lies at the edge of its grid, the next one beyond is tried, three times at
-    most. The search is an experiment of its own in the folder ``search`` of the store: it can be interrupted, shared by
-    several drivers, and looked at while it runs. Its trials are given no test images.
+    Successive halving: train all configurations for few steps, the better half for four times as many, until two are
+    trained in full. If the best number is at the edge of its grid, the next one beyond is tried, at most three
+    times. The search is a separate experiment in the folder ``search`` of the store: it can be interrupted, shared by
+    several processes, and watched while it runs. Its trials get no test images.
 
     Args:
-        experiment: Whose arms are to be configured.
+        experiment: The experiment whose arms are configured.
         grid: Values by a field of `Training`, for all arms, or by ``ARM.option``, for an arm and its controls.
         store: The store of the experiment.
-        seeds: With how many draws each configuration is trained, for each seed of the experiment.
+        seeds: How many draws each configuration is trained with, for each seed of the experiment.
         trials: Configurations per arm; by default as many as the grid has for the default start.
         progress: As for `run`.
         command: As for `run`.
@@ -226,7 +227,7 @@ def run_search(
     command: Sequence[str] = (),
     executor: Executor | None = None,
 ) -> tuple[Experiment, Summary]:
-    """Run a search that was already described; see :func:`search`. Also returns what was run."""
+    """Run a described search; see :func:`search`. Also returns what was run."""
     inner = folder_of(store)
     context = what.experiment.context(store.measure_once)  # the search trains as the experiment does
     ran, known, elsewhere, seconds = 0, 0, 0, 0.0
@@ -245,7 +246,7 @@ def run_search(
 
 
 def rest_of(what: Search) -> float:
-    """Return what a whole search costs, as a multiple of its first round, if no grid is widened.
+    """Return the cost of a whole search as a multiple of its first round, if no grid is widened.
 
     Args:
         what: The search.
@@ -263,7 +264,7 @@ def results_of(cells: Sequence[tuple[str, int, str]], store: Store) -> dict[tupl
     """Read results by arm and seed.
 
     Args:
-        cells: Arm, seed and key of each trial; those that are not stored are left out.
+        cells: Arm, seed and key of each trial; trials that are not stored are left out.
         store: The store of the search.
     """
     records = store.present(key for *_, key in cells)
@@ -284,7 +285,7 @@ def _told(selector: Selector) -> dict[str, Any]:
 
 
 def text(configuration: Mapping[str, Any]) -> str:
-    """Write a configuration in a line.
+    """Write a configuration on one line.
 
     Example:
         >>> text({"lr": 0.001, "prewarm.scale": "paper"})

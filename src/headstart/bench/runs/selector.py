@@ -1,6 +1,6 @@
-"""The choice of one configuration: successive halving on validation, then wider where the best lies at an edge.
+"""The choice of a configuration: successive halving on validation, then wider if the best one is at an edge.
 
-Knows no training: it says what it wants to be tried, and is told the accuracies.
+It knows nothing of training: it returns what to try next, and takes the accuracies.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import NamedTuple
 from headstart.bench.trials.grid import Axis, Configuration
 
 WIDENINGS = 3
-"""So often a grid is widened at most, on each axis."""
+"""How often a grid is widened at most, on each axis."""
 _FASTER = 4.0  # each round before has so many times fewer steps
 _LEAST_SHARE = 1 / 16
 
 
 class Wanted(NamedTuple):
-    """A configuration that is to be tried, with a share of the steps."""
+    """A configuration to try, with a share of the steps."""
 
     configuration: Configuration
     share: float
 
 
 def rounds(count: int) -> list[tuple[int, float]]:
-    """Say how many configurations each round keeps, and with which share of the steps they are tried.
+    """Return how many configurations each round keeps, and the share of the steps for which they are trained.
 
     Every round halves the configurations, down to two, which are trained in full.
 
@@ -46,9 +46,9 @@ class Selector:
     """Chooses among configurations.
 
     Args:
-        configurations: What to try first; of equally good ones the first is taken.
-        axes: Whose numbers may be widened.
-        allowed: Tells whether a configuration can be.
+        configurations: What to try first; among equals the first is taken.
+        axes: The axes, whose numbers may be widened.
+        allowed: Tells whether a configuration is possible.
 
     Example:
         >>> one = Selector([{"lr": 0.1}, {"lr": 0.2}], [Axis("lr", (0.1, 0.2))], lambda configuration: False)
@@ -71,14 +71,14 @@ class Selector:
 
     @property
     def wanted(self) -> list[Wanted]:
-        """What is to be tried next; empty once the choice is made."""
+        """What to try next; empty once the choice is made."""
         return list(self._wanted)
 
     def tell(self, accuracies: Sequence[float | None]) -> None:
-        """Go on.
+        """Take the results and continue.
 
         Args:
-            accuracies: On validation, of what was wanted; None where the method refuses the model.
+            accuracies: Validation accuracies of what was wanted; None if the method refuses the model.
         """
         asked, self._wanted = self._wanted, []
         told = [(want, value) for want, value in zip(asked, accuracies, strict=True) if value is not None]
@@ -99,7 +99,7 @@ class Selector:
         self._widen()
 
     def _widen(self) -> None:
-        """Ask for the next value beyond, on each axis at whose edge the best lies."""
+        """Request the next value beyond the grid, on each axis at whose edge the best one is."""
         assert self.chosen is not None
         stopped = []
         for axis in self.axes:
@@ -116,7 +116,7 @@ class Selector:
 
 
 def beyond(chosen: object, values: Sequence[object]) -> float | None:
-    """Return the next number beyond the edge at which a chosen one lies, in the steps of the grid; None within it.
+    """Return the next number beyond the edge at which the chosen one is, in the steps of the grid; else None.
 
     Example:
         >>> beyond(0.01, [0.001, 0.01]), beyond(0.001, [0.001, 0.01]), beyond(2, [1, 2, 3]), beyond(0.0, [0.0, 0.1])

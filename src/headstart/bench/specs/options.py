@@ -13,18 +13,18 @@ def read(text: str, known: Mapping[str, Any], what: str, positional: Sequence[st
     """Read ``key=value`` options, flags and positional values.
 
     Args:
-        text: What stands behind the name and its colon, parted by commas.
-        known: Each option's default value, whose type (``int``, ``bool`` or ``str``) is the option's type. An
+        text: The text after the name and its colon, separated by commas.
+        known: The default value of each option; its type (``int``, ``bool`` or ``str``) is the option's type. An
             option without a default is an ``int`` that defaults to ``None``.
         what: The name that the options belong to, for messages.
-        positional: Options that values without a key stand for, in this order.
+        positional: Options for values without a key, in this order.
 
     Returns:
         Every known option with its value.
 
     Raises:
-        UnknownNameError: If there is no such option.
-        HeadstartError: If an option repeats, or its value does not fit.
+        UnknownNameError: There is no such option.
+        HeadstartError: An option repeats, or its value does not fit.
 
     Example:
         >>> read("coarse,train=100", {"coarse": False, "train": None}, "cifar100")

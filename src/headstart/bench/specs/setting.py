@@ -1,4 +1,4 @@
-"""Settings as fields of a dataclass: default, check, option, key and documentation of each from one line."""
+"""Settings as dataclass fields: one line gives the default, the check, the option, the key and the documentation."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Setting:
 
     Args:
         name: The key in the file; the option is the same with two dashes before it.
-        kind: What its value is. A switch is ``true`` or ``false`` in the file, ``--name`` or ``--no-name`` on
-            the command line; a flag is a switch that is off unless ``--name`` is there.
-        default: Its value if nothing is said.
+        kind: The kind of value. A switch is ``true`` or ``false`` in the file, ``--name`` or ``--no-name`` on
+            the command line; a flag is a switch that is off unless ``--name`` is given.
+        default: The default value.
         help: What it means, in a few words.
-        group: Under which heading it stands.
-        metavar: What stands for the value in the help.
-        choices: The values that there are, if they can be listed.
-        least: The smallest number that it may be.
-        above: A number that it must be above.
-        most: The largest number that it may be.
-        below: A number that it must be below.
-        noun: What messages call it, where that is not its name.
-        automatic: What the value ``auto`` chooses, which an experiment has where nothing is said; empty for none.
+        group: The heading that it belongs to.
+        metavar: The placeholder of the value in the help.
+        choices: The possible values, if they can be listed.
+        least: The smallest allowed number.
+        above: The number must be above this.
+        most: The largest allowed number.
+        below: The number must be below this.
+        noun: Its name in messages, if different.
+        automatic: What ``auto`` chooses, the default of an experiment; empty if there is no ``auto``.
     """
 
     name: str
@@ -64,14 +64,14 @@ class Setting:
 
     @property
     def field(self) -> str:
-        """The name as Python writes it."""
+        """The name as a Python identifier."""
         return self.name.replace("-", "_")
 
     def check(self, value: Any) -> None:
-        """Raise the error for a value that cannot be.
+        """Raise for a value that is not allowed.
 
         Raises:
-            HeadstartError: If it is none of the choices, or out of bounds.
+            HeadstartError: It is none of the choices, or out of range.
 
         Example:
             >>> Setting("decay", "number", 0.1, "factor", above=0, most=1).check(2.0)
@@ -133,7 +133,7 @@ def setting(default: Any, help: str, **how: Any) -> Any:
     Args:
         default: The default of the field.
         help: What it means, in a few words.
-        how: Fields of `Setting`, where the field's own name, type and default do not say it.
+        how: Further fields of `Setting`, beyond the field's own name, type and default.
 
     Returns:
         What :func:`dataclasses.field` returns.
@@ -164,17 +164,17 @@ def _names(cls: Any) -> list[str]:
 
 
 def check_settings(one: Any) -> None:
-    """Raise the error for the first setting of an instance that has a value which cannot be.
+    """Raise for the first setting of an instance whose value is not allowed.
 
     Raises:
-        HeadstartError: If it is none of the choices, or out of bounds.
+        HeadstartError: It is none of the choices, or out of range.
     """
     for name, found in zip(_names(type(one)), settings_of(type(one)), strict=True):
         found.check(getattr(one, name))
 
 
 def documented(cls: type[Settled]) -> type[Settled]:
-    """Add what every setting means to a class's docstring, so that it is written once.
+    """Add the meaning of every setting to a class's docstring, so that it is written only once.
 
     Args:
         cls: A dataclass. Its docstring ends with the section ``Args``, or has none.

@@ -31,11 +31,11 @@ def load_function(spec: str) -> Callable[..., Any]:
         spec: ``path/to/file.py:function``; a relative path counts from the working directory.
 
     Returns:
-        The function. The file runs once per process for each state of its content.
+        The function. The file runs once per process and content.
 
     Raises:
-        HeadstartError: If the file is missing or fails while it is imported.
-        UnknownNameError: If the file has no function of that name; the nearest ones are listed.
+        HeadstartError: The file is missing, or its import fails.
+        UnknownNameError: The file has no function of that name; the nearest ones are listed.
     """
     path, name = _existing(spec), spec.rpartition(":")[2]
     module_name = f"_headstart_user_{file_fingerprint(spec)[:16]}"
@@ -61,18 +61,18 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 
 def call_with_known(function: Callable[..., Any], offered: Mapping[str, Any], spec: str) -> Any:
-    """Call a user's function with those of the offered keyword arguments that its signature takes.
+    """Call a user's function with the offered keyword arguments that its signature takes.
 
     Args:
         function: The user's function.
         offered: Keyword arguments by name.
-        spec: How the user named the function, for the message.
+        spec: The user's name for the function, for messages.
 
     Returns:
         What the function returns.
 
     Raises:
-        HeadstartError: If the function has a required argument that is not offered, or raises.
+        HeadstartError: The function has a required argument that is not offered, or raises.
 
     Example:
         >>> call_with_known(lambda classes: classes, {"classes": 10, "in_channels": 3}, "f.py:f")
@@ -90,7 +90,7 @@ def call_with_known(function: Callable[..., Any], offered: Mapping[str, Any], sp
     ]
     if lacking:
         raise HeadstartError(
-            f"'{spec}' needs the argument(s) {', '.join(lacking)}, which cannot be supplied.",
+            f"'{spec}' needs the argument(s) {', '.join(lacking)}, which headstart does not supply.",
             remedy=f"Give them defaults; available are: {', '.join(sorted(offered)) or 'none'}.",
         )
     chosen = offered if takes_any else {key: value for key, value in offered.items() if key in named}

@@ -1,4 +1,4 @@
-"""Trials as files: what is finished, what is claimed, what is exported.
+"""Trials as files: finished, claimed, exported.
 
-Imports the ground alone. Trials, runs, analysis and report may import it.
+Imports only the ground. Trials, runs, analysis and report may import it.
 """

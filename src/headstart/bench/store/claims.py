@@ -1,4 +1,4 @@
-"""Claims: which driver works on which trial, so that several can share one store."""
+"""Claims: which process works on which trial, so that several processes can share one store."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LIMIT = 120.0
 
 
 class Claims:
-    """The claims of one driver on a store's trials.
+    """The claims of one process on a store's trials.
 
-    A claim is a file that is created only if it is not there. It names its owner; a thread renews its time
-    stamp. A claim is taken over if its owner was a process of this machine that has ended, or if its time
-    stamp has not been renewed for `LIMIT` seconds, which also serves for owners on other machines.
+    A claim is a file that is created only if it does not exist. It names its owner; a thread renews its time
+    stamp. A claim is taken over if its owner is a process of this machine that has ended, or if its time
+    stamp has not been renewed for `LIMIT` seconds, which also works for owners on other machines.
 
     Args:
-        folder: Where the files go; made with the first claim.
+        folder: The folder of the files; made with the first claim.
         limit: Seconds without a heartbeat after which a claim counts as abandoned.
 
     Example:
@@ -54,7 +54,7 @@ class Claims:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release all that is held."""
+        """Release all claims."""
         self._ended.set()
         if self._heart is not None:
             self._heart.join()
@@ -63,10 +63,10 @@ class Claims:
                 self.release(key)
 
     def take(self, key: str) -> bool:
-        """Claim a trial, if nobody else works on it.
+        """Claim a trial, unless another process works on it.
 
         Returns:
-            Whether it is ours now.
+            Whether the claim succeeded.
 
         Raises:
             HeadstartError: If the folder cannot be written to.
@@ -88,7 +88,7 @@ class Claims:
         return taken
 
     def release(self, key: str) -> None:
-        """Give a claim up. One that was taken over meanwhile is left to its new owner.
+        """Release a claim. If it was taken over meanwhile, the new owner keeps it.
 
         Raises:
             HeadstartError: If the file cannot be removed.
@@ -103,7 +103,7 @@ class Claims:
             raise _not_writable(path, error) from error
 
     def tidy(self) -> None:
-        """Remove claims whose owners have ended: a driver killed after a trial was stored leaves its claim behind.
+        """Remove claims whose owners have ended: a process killed after storing a trial leaves its claim behind.
 
         Raises:
             HeadstartError: If a file cannot be removed.
@@ -148,14 +148,14 @@ class Claims:
             return False
 
     def _now(self) -> float:
-        """Return the time by the clock that stamps the files, which may be a server's."""
+        """Return the time of the clock that stamps the files, which may be a server's."""
         clock = self._folder / ".clock"
         clock.touch()
         return clock.stat().st_mtime
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from removing claims meanwhile. The lock ends with its process, however it ends."""
+        """Keep other processes from removing claims meanwhile. The lock ends with its process in any case."""
         try:
             import fcntl
         except ImportError:  # not on this system: two drivers could take the same abandoned claim over
@@ -178,13 +178,13 @@ class Claims:
 
 
 def _identity(pid: int) -> dict[str, Any]:
-    """Describe a process so that no later one of the same number is taken for it; ``started`` None if it has ended."""
+    """Describe a process so that no later one with its number passes for it; ``started`` is None if it has ended."""
     return {"host": socket.gethostname(), "space": _space(), "pid": pid, "started": _started(pid)}
 
 
 @cache
 def _space() -> str:
-    """Name the set of processes that the numbers count in: this boot of this machine, or this container on it."""
+    """Name the scope of process numbers: this boot of this machine, or this container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -193,7 +193,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process began, as the system tells it; None if it has ended."""
+    """Return when a process started, by the system; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
@@ -210,7 +210,7 @@ def _started(pid: int) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a claim says; nothing in it counts if it was cut short. None if there is no claim."""
+    """Return the content of a claim, empty if it is incomplete; None if there is no claim."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

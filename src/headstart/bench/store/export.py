@@ -32,13 +32,13 @@ Row = dict[str, Any]
 
 
 def trials(store: Store) -> list[Row]:
-    """List the stored trials of an experiment, refused ones too, in the experiment's order.
+    """List the stored trials of an experiment, with refused ones, in the experiment's order.
 
     Args:
         store: The store of an experiment that was at least begun; it may be running.
 
     Returns:
-        A row per trial with the columns `TRIALS`; None where there is nothing to say.
+        A row per trial with the columns `TRIALS`; None for missing values.
 
     Raises:
         HeadstartError: If the folder holds no experiment.
@@ -50,7 +50,7 @@ def trials(store: Store) -> list[Row]:
 
 
 def curves(store: Store) -> list[Row]:
-    """List the points of the learning curves, on validation, with the columns `CURVES`.
+    """List the points of the learning curves on validation, with the columns `CURVES`.
 
     Args:
         store: As for :func:`trials`.
@@ -90,7 +90,7 @@ def _read(store: Store) -> Iterator[tuple[Row, Mapping[str, Any]]]:
 
 
 def _text(value: Any) -> Any:
-    """Make a name that UTF-8 cannot hold, as one made from a path can be, one that it can."""
+    """Turn a name that UTF-8 cannot hold, as from a path, into one that it can."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
@@ -113,9 +113,9 @@ def save(rows: Sequence[Row], columns: Sequence[str], path: str | os.PathLike[st
 
     Args:
         rows: From :func:`trials` or :func:`curves`.
-        columns: Their columns, in the order of the file's.
+        columns: The columns, in the order of the file.
         path: Ends with ``.csv`` or ``.parquet``.
-        force: Replace a file that is there.
+        force: Replace an existing file.
 
     Returns:
         The path.
@@ -126,7 +126,7 @@ def save(rows: Sequence[Row], columns: Sequence[str], path: str | os.PathLike[st
     """
     target = Path(path)
     if target.suffix not in (".csv", ".parquet"):
-        raise HeadstartError(f"'{target}' is neither .csv nor .parquet.", remedy="Name the file with one of the two.")
+        raise HeadstartError(f"'{target}' is neither .csv nor .parquet.", remedy="Use one of the two endings.")
     if target.exists() and not force:
         raise HeadstartError(f"'{target}' exists.", remedy="Pass --force to replace it.")
     content = to_csv(rows, columns).encode("utf-8") if target.suffix == ".csv" else _parquet(rows, columns)

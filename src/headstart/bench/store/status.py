@@ -1,4 +1,4 @@
-"""How far an experiment is, read from its folder, also while a run goes on."""
+"""The progress of an experiment, read from its folder, also during a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BREAK = 10.0  # a gap of so many trials' own time between two ends is a break, 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that a driver works on. A driver that was killed counts for up to two minutes more.
+    """A running trial. A trial of a killed process counts for up to two minutes more.
 
     Args:
         arm: Its arm.
         seed: Its seed.
-        host: The machine of the driver.
-        seconds: Since it was claimed.
+        host: Its machine.
+        seconds: Seconds since it was claimed.
     """
 
     arm: str
@@ -36,15 +36,15 @@ class Running:
 
 @dataclass(frozen=True)
 class ArmProgress:
-    """How far one arm is.
+    """The progress of one arm.
 
     Args:
         label: Its name.
-        done: Seeds that are finished, diverged ones among them.
-        diverged: Those of them whose loss was not finite.
+        done: Finished seeds, with diverged ones.
+        diverged: Finished seeds whose loss was not finite.
         refused: Seeds in which the method refused the model; the next run tries them again.
         missing: Seeds that are not finished.
-        failed: Those of them whose run failed; the next run tries them again.
+        failed: Missing seeds whose run failed; the next run tries them again.
     """
 
     label: str
@@ -57,19 +57,19 @@ class ArmProgress:
 
 @dataclass(frozen=True)
 class Status:
-    """How far an experiment is.
+    """The progress of an experiment.
 
     Args:
-        arms: One after the other, in the experiment's order.
-        running: Trials that a driver works on now.
-        damaged: Files that cannot be trusted; the next run does their trials again.
-        total: How many trials the experiment has; those that two arms share count once.
-        done: How many are finished.
-        missing: How many are not finished; refused ones do not count, since they will most likely be refused again.
-        refused: How many were refused.
-        trial_seconds: Median start and training of a finished trial, or None if there is none.
-        pace: Seconds from one trial's end to the next, without breaks; with several workers it is shorter
-            than a trial. None as long as nothing can be said.
+        arms: The arms, in the experiment's order.
+        running: The running trials.
+        damaged: Damaged files; the next run repeats their trials.
+        total: The number of trials; trials that two arms share count once.
+        done: The number of finished trials.
+        missing: The number of unfinished trials, without refused ones, which will most likely be refused again.
+        refused: The number of refused trials.
+        trial_seconds: Median seconds of start and training of a finished trial; None if there is none.
+        pace: Seconds from the end of one trial to the next, without breaks; with several workers it is shorter
+            than a trial. None if it is not known yet.
     """
 
     arms: tuple[ArmProgress, ...]
@@ -84,7 +84,7 @@ class Status:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until all are finished at the pace so far; None as long as nothing can be said."""
+        """Seconds until all are finished at the pace so far; None if it is not known yet."""
         return 0.0 if not self.missing else None if self.pace is None else self.missing * self.pace
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Read how far an experiment is. Nothing is written.
+    """Read the progress of an experiment. Nothing is written.
 
     Args:
         store: The store of an experiment that was at least begun.
@@ -155,7 +155,7 @@ def _pace(ends: Sequence[float], usual: float | None) -> float | None:
 
 
 def _running(folder: Path, cells: Sequence[dict[str, Any]], finished: set[str]) -> list[Running]:
-    """Read the claims that are still renewed, of trials that are not finished."""
+    """Read the claims of unfinished trials that are still renewed."""
     found = []
     now = time.time()
     for cell in cells:

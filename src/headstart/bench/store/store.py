@@ -1,4 +1,4 @@
-"""A folder with one JSON file per trial, written atomically and named by what determines the trial."""
+"""A folder with one JSON file per trial, written atomically and named by the trial's determinants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstart.results.whole_file import WRITING, whole_file
 
 Facts = dict[str, Any]
 MeasureOnce = Callable[[Facts, Callable[[], Facts]], Facts]
-"""Takes a question and what answers it, and returns the answer, perhaps one that was given earlier."""
+"""Takes a question and a function that answers it, and returns the answer, perhaps an earlier one."""
 
 FORMAT = "headstart-trial-1"
 EXPERIMENT = "headstart-experiment-1"
@@ -29,7 +29,7 @@ _LARGEST = 64 * 2**20
 
 
 def canonical(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON text of a value: sorted keys, no spaces, no NaN.
 
     Example:
         >>> canonical({"b": (1, 2.0), "a": None})
@@ -39,7 +39,7 @@ def canonical(value: Any) -> str:
 
 
 def content_key(determinants: Mapping[str, Any]) -> str:
-    """Hash all that determines a trial into its name: 32 hexadecimal digits.
+    """Hash everything that determines a trial into its name: 32 hexadecimal digits.
 
     Example:
         >>> content_key({"seed": 0, "steps": 5}) == content_key({"steps": 5, "seed": 0})
@@ -53,9 +53,9 @@ class Record:
     """A finished trial as it is stored.
 
     Args:
-        determinants: All that determines the trial.
-        result: What came of it.
-        provenance: Versions, machine, command: what it may depend on beside.
+        determinants: Everything that determines the trial.
+        result: Its result.
+        provenance: Versions, machine, command: what else it may depend on.
     """
 
     determinants: Mapping[str, Any]
@@ -69,13 +69,13 @@ class Record:
 
     @property
     def open(self) -> bool:
-        """Whether the next run tries the trial again: the method refused the model, or the run failed."""
+        """Whether the next run tries the trial again, since the method refused the model or the run failed."""
         return self.result.get("status") in ("refused", "failed")
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that cannot be trusted.
+    """A damaged file.
 
     Args:
         file: Its name inside the folder.
@@ -89,11 +89,11 @@ class Damage:
 class Store:
     """The trials of one or several experiments in a folder.
 
-    A trial's file is complete or absent, whenever the process is killed. Nothing outside the folder is
+    A trial's file is complete or absent, even if the process is killed. Nothing outside the folder is
     read or written, whatever the files hold.
 
     Args:
-        folder: Made when the first file is written.
+        folder: The folder; it is made when the first file is written.
 
     Example:
         >>> import tempfile
@@ -111,7 +111,7 @@ class Store:
         self._sound: dict[str, tuple[int, ...]] = {}
 
     def put(self, record: Record) -> str:
-        """Write a trial. A finished one that is there stays; one that is damaged, refused or failed is replaced.
+        """Write a trial. A finished trial is kept; a damaged, refused or failed one is replaced.
 
         Returns:
             The trial's key.
@@ -134,7 +134,7 @@ class Store:
         return record.key
 
     def get(self, key: str) -> Record | None:
-        """Read a trial; None if it is absent or its file cannot be trusted.
+        """Read a trial; None if it is absent or damaged.
 
         Raises:
             HeadstartError: If the key is not one.
@@ -150,11 +150,11 @@ class Store:
         return found
 
     def present(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Read those of the trials that are there and sound."""
+        """Read the trials that exist and are not damaged."""
         return {key: record for key in keys if (record := self.get(key)) is not None}
 
     def damaged(self) -> list[Damage]:
-        """Find the files of the trials' folder that are not sound trials: cut short, changed, or foreign."""
+        """Find damaged files in the trials' folder: incomplete, changed, or foreign."""
         if not self.trials.is_dir():
             return []
         problems = []
@@ -162,7 +162,7 @@ class Store:
             if path.name.startswith(WRITING):
                 continue  # another process is at it, or was killed at it; it is never read
             if path.suffix != ".json" or not _KEY.fullmatch(path.stem):
-                problems.append(Damage(path.name, "is not named like a trial"))
+                problems.append(Damage(path.name, "does not have the name of a trial"))
             elif self._sound.get(path.name, ()) == _stamp(path) != ():
                 continue  # it was read before and has not changed since
             elif not isinstance(found := _read(path), Record):
@@ -170,21 +170,21 @@ class Store:
         return problems
 
     def measure_once(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
-        """Answer a question once and for all: whoever asks again, now or later, gets the first answer.
+        """Answer a question once: whoever asks again, now or later, gets the first answer.
 
-        What a clock decides would otherwise come out differently the next time, and trials that depend on it
-        would be other trials.
+        Otherwise a timing could give another choice the next time, and trials that depend on it
+        would be different trials.
 
         Args:
-            question: All that the answer is for; its hash names the file.
-            answer: Makes the answer. Only one driver does so at a time, the others wait. If it raises, the
+            question: Everything that the answer depends on; its hash names the file.
+            answer: Computes the answer. Only one process does so at a time; the others wait. If it raises, the
                 question stays open.
 
         Returns:
             The answer, as plain data.
 
         Raises:
-            HeadstartError: If the folder cannot be written to, or the file of the answer cannot be trusted.
+            HeadstartError: The folder cannot be written to, or the file of the answer is damaged.
 
         Example:
             >>> import tempfile
@@ -204,7 +204,7 @@ class Store:
         return found
 
     def decided(self, question: Facts, answer: Callable[[], Facts]) -> Facts:
-        """Return the answer that was given, or else make one and do not keep it. Nothing is written.
+        """Return the earlier answer, or else compute one without storing it. Nothing is written.
 
         Args:
             question: As for :meth:`measure_once`.
@@ -224,14 +224,14 @@ class Store:
         if problem or not isinstance(body, dict) or content_key(body["question"]) != path.stem:
             # Another answer could make other trials of those that are there: not without being asked.
             raise HeadstartError(
-                f"'{path}' {problem or 'holds another choice than its name says'}.",
-                remedy="Remove it: the choice is made again, and trials that it changes are run again.",
+                f"'{path}' {problem or 'holds a choice that does not match its name'}.",
+                remedy="Remove it: the choice is then made again, and the trials that it changes are repeated.",
             )
         answer: Facts = body["answer"]
         return answer
 
     def write_experiment(self, experiment: Mapping[str, Any]) -> None:
-        """Write ``experiment.json``, from which the report is made again at any time."""
+        """Write ``experiment.json``, from which the report can be made at any time."""
         body = json.loads(canonical(experiment))
         self._write(self.folder / "experiment.json", {**body, "checksum": _checksum(body)})
 
@@ -248,8 +248,8 @@ class Store:
         """
         path = self.folder / "experiment.json"
         remedy = (
-            "Give the folder that 'headstart compare' wrote; to mend it, run the same comparison again: "
-            "finished trials are kept."
+            "Give the folder that 'headstart compare' wrote; to repair it, run the same comparison again: finished"
+            " trials are kept."
         )
         if not self.begun:
             raise HeadstartError(f"There is no experiment in '{self.folder}'.", remedy=remedy)
@@ -287,7 +287,7 @@ class Store:
 
 
 def _write_atomically(path: Path, text: str, replace: bool = True) -> None:
-    """Write a whole file to the disk; unless it shall be replaced, one that is there meanwhile stays."""
+    """Write a whole file to the disk; without ``replace``, a file that appeared meanwhile stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, sync=True, replace=replace) as part:
@@ -300,7 +300,7 @@ def _write_atomically(path: Path, text: str, replace: bool = True) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does; nothing if there is no plain file."""
+    """Return a stamp that changes with the file; nothing if there is no plain file."""
     try:
         found = path.lstat()
     except OSError:
@@ -313,12 +313,12 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 
 def _load(path: Path) -> dict[str, Any] | str:
-    """Read a JSON object, or say what is wrong in words that follow the file's name."""
+    """Read a JSON object, or return what is wrong, as words that follow the file's name."""
     try:
         if path.is_symlink():
             return "is a link, which may lead out of the folder"
         if path.stat().st_size > _LARGEST:
-            return "is too large to be one of ours"
+            return "is too large to be a file of headstart"
         body = json.loads(path.read_bytes())
     except OSError as error:
         return f"cannot be read: {error.strerror}"
@@ -328,7 +328,7 @@ def _load(path: Path) -> dict[str, Any] | str:
 
 
 def _read(path: Path) -> Record | str | None:
-    """Return the trial, what is wrong with its file, or None if there is no file."""
+    """Return the trial, or what is wrong with its file, or None if there is no file."""
     if not path.exists() and not path.is_symlink():
         return None
     body = _load(path)
@@ -345,5 +345,5 @@ def _read(path: Path) -> Record | str | None:
         return "was changed after it was written"
     record = Record(body["determinants"], body["result"], body["provenance"])
     if not (record.key == body["key"] == path.stem):
-        return "holds another trial than its name says"
+        return "holds a trial that does not match its name"
     return record

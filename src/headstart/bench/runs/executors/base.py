@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Finished(NamedTuple):
-    """A trial that was run.
+    """A finished trial.
 
     Args:
-        trial: Which one.
-        result: What came of it, ready for JSON.
-        provenance: What differs from the driver's provenance where it ran: machine, versions, threads.
+        trial: The trial.
+        result: Its result, ready for JSON.
+        provenance: How its machine, versions and threads differ from those of the main process.
     """
 
     trial: Trial
@@ -26,12 +26,12 @@ class Finished(NamedTuple):
 
 
 class Working(NamedTuple):
-    """A trial at work.
+    """A running trial.
 
     Args:
         arm: Its label.
         seed: Its seed.
-        done: Finished steps, as far as is known.
+        done: Finished steps, as far as they are known.
         steps: All of its steps.
     """
 
@@ -42,7 +42,7 @@ class Working(NamedTuple):
 
     @classmethod
     def on(cls, trial: Trial, context: Context, done: int = 0) -> Working:
-        """Say how far a trial is."""
+        """Describe the progress of a trial."""
         return cls(trial.arm.label, trial.seed, done, context.steps_of(trial.arm))
 
 
@@ -59,36 +59,36 @@ class Executor(Protocol):
 
         Args:
             experiment: The experiment of the trials.
-            context: What they share, as it was prepared in this process.
-            trials: A trial is claimed when it is drawn from here: one is drawn only when it can start.
-            progress: Is told which trials are at work and how far. The caller tells it of ends.
+            context: Their context, as prepared in this process.
+            trials: Drawing a trial claims it, so a trial is drawn only when it can start.
+            progress: Gets the running trials and their progress. The caller reports finished trials to it.
 
         Yields:
             Finished trials, in the order of their ends.
 
         Raises:
-            HeadstartError: If trials cannot be run there. Those at work are finished and yielded first.
+            HeadstartError: Trials cannot be run there. Running trials are finished and yielded first.
         """
 
     def close(self) -> None:
-        """Let go of all workers and stop what they do. If the executor is used again, it starts new ones."""
+        """Stop all workers. If the executor is used again, it starts new ones."""
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on."""
+    """Receives the progress of a run."""
 
     def begin(self, total: int, kept: int) -> None:
-        """Say how many trials there are and how many of them were already done."""
+        """Take the number of trials, and how many are already done."""
 
     def working(self, trials: Sequence[Working]) -> None:
-        """Say which trials are at work, all of them, and how far."""
+        """Take all running trials with their progress."""
 
     def end(self, result: dict[str, Any]) -> None:
-        """Say that the trial ended, and with what."""
+        """Take a finished trial with its result."""
 
 
 class Silent:
-    """Progress that says nothing."""
+    """Progress that shows nothing."""
 
     def begin(self, total: int, kept: int) -> None:
         """Do nothing."""

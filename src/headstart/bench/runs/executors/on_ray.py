@@ -1,4 +1,4 @@
-"""Ray: the cores and GPUs of this machine, or of a cluster."""
+"""Run trials on Ray: on the cores and GPUs of this machine, or of a cluster."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ LOCAL = "local"
 
 
 class OnRay:
-    """Runs trials as Ray tasks. Ray places them, and runs those again whose worker or machine was lost.
+    """Runs trials as Ray tasks. Ray places them, and repeats those whose worker or machine was lost.
 
     Args:
         address: ``"local"`` for a Ray of our own on this machine, which ends with the run, or a cluster's
             address: ``"auto"``, ``"HOST:PORT"`` or ``"ray://HOST:PORT"``. A Ray that this process is
-            connected to already is used as it is.
-        jobs: Trials at a time; by default as many as there is room for.
-        gpus_per_trial: May be a fraction, so that trials share a GPU; by default as many as a trial trains on.
-        threads: The threads of each trial, and the cores that Ray sets aside for it.
+            already connected to is used.
+        jobs: Trials at a time; by default as many as fit.
+        gpus_per_trial: GPUs per trial. A fraction lets trials share a GPU; by default as many as a trial trains on.
+        threads: The threads of each trial, and the cores that Ray reserves for it.
 
     Raises:
-        HeadstartError: If a number makes no sense.
+        HeadstartError: A number is out of range.
         MissingExtraError: If Ray is not installed.
     """
 
@@ -47,7 +47,8 @@ class OnRay:
         if gpus_per_trial is not None and not (
             0 <= gpus_per_trial <= 1 or (gpus_per_trial > 1 and gpus_per_trial % 1 == 0)
         ):
-            raise HeadstartError(f"{gpus_per_trial} GPUs per trial cannot be had: give a fraction or a whole number.")
+            raise HeadstartError(f"{gpus_per_trial} GPUs per trial are not possible: give a fraction or a whole"
+            " number.")
         self._ray = _import()
         self._address, self._jobs, self._gpus, self._threads = address, jobs, gpus_per_trial, threads
         self._ours = False
@@ -60,7 +61,7 @@ class OnRay:
     def execute(
         self, experiment: AnyExperiment[Ground], context: Ground, trials: Iterator[Trial], progress: Progress
     ) -> Generator[Finished, None, None]:
-        """Run the trials as tasks; see `Executor`. A task waits in Ray's queue only if there is no room yet."""
+        """Run the trials as tasks; see `Executor`. A task waits in Ray's queue only if it does not fit yet."""
         self._busy = {}
         failure: Exception | None = None
         first = next(trials, None)
@@ -96,7 +97,7 @@ class OnRay:
             raise failure
 
     def close(self) -> None:
-        """Cancel what runs, and end a Ray of our own; see `Executor`."""
+        """Cancel running tasks, and end our own Ray; see `Executor`."""
         if not self._ray.is_initialized():
             return
         for reference in self._busy:
@@ -126,7 +127,7 @@ class OnRay:
         """Count the trials that fit at a time.
 
         Raises:
-            HeadstartError: If there is room for none.
+            HeadstartError: No trial fits.
         """
         there = self._ray.cluster_resources()
         room = int(there.get("CPU", 0) // self._threads)
@@ -141,10 +142,10 @@ class OnRay:
 
 
 class _Board:
-    """Where workers write how many steps of their trial are done, and the driver reads it.
+    """Where workers write how many steps of their trial are done, and the main process reads it.
 
-    It is an actor of Ray. Neither side ever waits for it: a worker sends and goes on, the driver takes an answer
-    when it is there. If it is lost, the bars stand still and the trials go on.
+    It is a Ray actor. Neither side ever waits for it: a worker sends and continues, the main process takes an answer
+    when there is one. If it is lost, the bars stop and the trials continue.
     """
 
     def __init__(self, ray: Any) -> None:

@@ -1,4 +1,4 @@
-"""Several processes of this machine, each running one trial at a time."""
+"""Run trials in several processes of this machine, each one trial at a time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from headstart.bench.runs.experiment import AnyExperiment, Ground, Trial
 
 RETRIES = 2
-"""How often a trial is run again whose worker died."""
+"""How often a trial is repeated if its worker dies."""
 LOOK = 0.5
-"""Seconds between looks at how far the trials at work are."""
+"""Seconds between checks of the running trials' progress."""
 GRACE = 5.0
 """Seconds that a worker has to stop its trial."""
 
@@ -41,11 +41,11 @@ def cores() -> int:
 class Processes:
     """Runs trials in worker processes.
 
-    Each worker is a pool of one, so that a worker's death takes no other trial with it.
+    Each worker is a pool of one, so that the death of a worker does not affect other trials.
 
     Args:
         jobs: Number of workers.
-        threads: The threads of each; by default the cores are shared out, within the number that torch has here.
+        threads: The threads of each worker; by default the cores are divided evenly, up to torch's number here.
 
     Raises:
         HeadstartError: If ``jobs`` is less than 1.
@@ -106,7 +106,7 @@ class Processes:
 class _Worker:
     """A process that is started when it is needed and can be stopped at any time.
 
-    Its trial's finished steps are a number in shared memory: writing it cannot block, and no death leaves a lock.
+    The finished steps of its trial are a number in shared memory: writing cannot block, and no death leaves a lock.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class _Worker:
             self._processes += set(multiprocessing.active_children()) - others
 
     def stop(self) -> None:
-        """Ask the process to stop, so that it stops what it started itself; kill it if it does not in time."""
+        """Ask the process to stop with all that it started; kill it if it does not stop in time."""
         pool, self._pool = self._pool, None
         processes, self._processes = self._processes, []
         if pool is None:
@@ -151,7 +151,7 @@ _stopping = False
 
 
 def _enter(done: Any) -> None:
-    """Prepare a worker: an interruption is the driver's affair, and no worker outlives its driver."""
+    """Prepare a worker: it ignores interrupts, which the main process handles, and ends with the main process."""
     global _done
     _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a worker process does, whoever started it: prepare once, run trials, answer in plain data."""
+"""The work of a worker process: prepare once, run trials, answer with plain data."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Job:
     """A trial, described so that another process can run it.
 
     Args:
-        experiment: With everything resolved that a machine decides.
-        trial: Which one.
-        threads: To compute with.
+        experiment: The fully resolved experiment.
+        trial: The trial.
+        threads: The number of threads.
         folder: The working directory, from which relative paths count.
     """
 
@@ -43,19 +43,19 @@ class Job:
 
     @classmethod
     def of(cls, experiment: AnyExperiment[Ground], context: Ground, trial: Trial, threads: int) -> Job:
-        """Describe a trial; the worker resolves nothing again."""
+        """Describe a trial, so that the worker need not resolve anything."""
         return cls(experiment.resolved(context), trial, threads, os.getcwd())
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a job. Errors travel as text: not every exception survives the way between processes.
+    """The answer to a job. Errors are sent as text, since not every exception can be sent between processes.
 
     Args:
         result: The result of the trial; None if it could not be run.
         provenance: The provenance of the worker.
         error: Why it could not be run.
-        trace: Where; empty if the error explains itself.
+        trace: The traceback; empty if the error explains itself.
     """
 
     result: dict[str, Any] | None = None
@@ -67,8 +67,8 @@ class Reply:
         """Return the finished trial.
 
         Raises:
-            HeadstartError: If the worker met one.
-            RuntimeError: If the worker met any other error; its text is the worker's traceback.
+            HeadstartError: The worker raised one.
+            RuntimeError: The worker raised another error; its text is the worker's traceback.
         """
         if self.result is not None:
             return Finished(trial, self.result, self.provenance)
@@ -84,7 +84,7 @@ def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
     """Run a job in this process.
 
     Args:
-        job: Which trial.
+        job: The job.
         on_step: Called with the number of finished steps; only if the trial runs in this process.
     """
     try:
@@ -95,8 +95,8 @@ def work(job: Job, on_step: Callable[[int], None] | None = None) -> Reply:
         trial = job.trial
         if content_key(context.determinants(trial.arm, trial.seed)) != trial.key:
             raise HeadstartError(
-                f"A worker sees other data or another model than the driver did: '{trial.arm.label}', seed "
-                f"{trial.seed}, would be another trial there.",
+                f"A worker sees other data or another model than the main process: '{trial.arm.label}', seed "
+                f"{trial.seed}, would be a different trial there.",
                 remedy="Give all machines the same files and packages, and leave them unchanged while trials run.",
             )
         return Reply(run_job(job, context, on_step), provenance)
@@ -110,8 +110,8 @@ def run_job(job: Job, context: Context, on_step: Callable[[int], None] | None = 
     """Run a job's trial here, or in one process per device if several devices train together.
 
     Args:
-        job: Which trial.
-        context: As it was prepared in this process.
+        job: The job.
+        context: The context, as prepared in this process.
         on_step: Called with the number of finished steps; only if the trial runs in this process.
     """
     if context.devices == 1:
@@ -128,7 +128,7 @@ def _on_device(fabric: Fabric, job: Job) -> dict[str, Any]:
 
 
 def _prepare(job: Job) -> tuple[Context, dict[str, Any]]:
-    """Prepare the ground once; the one of an earlier experiment is let go."""
+    """Prepare the context once; that of an earlier experiment is dropped."""
     name = repr(job.experiment)
     if name not in _prepared:
         _prepared.clear()
