@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-BEHIND = (
-    "It is judged first, at the full level. The others can get a verdict only if it helps or hurts."
-)
+BEHIND = "It is judged first, at the full level. The others can get a verdict only if it helps or hurts."
 
 
 def question_of(plan: Mapping[str, Any]) -> str:

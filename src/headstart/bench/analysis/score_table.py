@@ -110,8 +110,9 @@ def _rows(table: Any) -> list[Row]:
 
 def _read_file(path: Path) -> list[Row]:
     if path.suffix not in _KINDS:
-        raise HeadstartError(f"'{path}' is none of {', '.join(_KINDS[:3])}.", remedy="Give the file the ending of"
-        " its format.")
+        raise HeadstartError(
+            f"'{path}' is none of {', '.join(_KINDS[:3])}.", remedy="Give the file the ending of its format."
+        )
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path)

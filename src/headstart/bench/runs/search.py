@@ -59,8 +59,9 @@ class Search:
         common = math.prod(len(axis.values) for axis in self.axes if not axis.arm)
         check_settings(self)
         if max(self.experiment.seeds) >= FIRST_SEED:
-            raise HeadstartError(f"With a search, seeds must be below {FIRST_SEED:,}, where the seeds of searches"
-            " begin.")
+            raise HeadstartError(
+                f"With a search, seeds must be below {FIRST_SEED:,}, where the seeds of searches begin."
+            )
         if common < 2 or self.trials > common:
             raise HeadstartError(
                 f"The default start has {common} configuration{'s' * (common > 1)} to try, and no arm may try more:"

@@ -47,8 +47,9 @@ class OnRay:
         if gpus_per_trial is not None and not (
             0 <= gpus_per_trial <= 1 or (gpus_per_trial > 1 and gpus_per_trial % 1 == 0)
         ):
-            raise HeadstartError(f"{gpus_per_trial} GPUs per trial are not possible: give a fraction or a whole"
-            " number.")
+            raise HeadstartError(
+                f"{gpus_per_trial} GPUs per trial are not possible: give a fraction or a whole number."
+            )
         self._ray = _import()
         self._address, self._jobs, self._gpus, self._threads = address, jobs, gpus_per_trial, threads
         self._ours = False
