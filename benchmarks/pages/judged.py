@@ -11,6 +11,7 @@ from evidence import cells
 
 from headstart.bench.analysis.analysis import ArmSummary
 from headstart.bench.report.summary import cells as written
+from headstart.bench.statistics.censored import steps_to
 from headstart.bench.statistics.over_tasks import Overall, over_tasks
 from headstart.bench.statistics.verdicts import Comparison, compare_family, p_text, signed
 from headstart.results.sheet import inert
@@ -18,7 +19,7 @@ from pages.tables import arms, gain, interval, mean_accuracy, table
 from pages.trials import Compared, read
 
 STEM, CONTROLS = "judged", "judged-controls"
-GAIN, HARM, STEPS = 1.0, -0.3, 60  # the goals: points on the median cell, points of the lowest interval, percent
+GAIN, HARM, STEPS = 1.0, -0.3, 60  # the goals: points on the median cell, points, percent
 Blocks = dict[str, list[str]]
 Found = Mapping[str, Compared]
 
@@ -44,13 +45,19 @@ def auto(compared: Compared) -> ArmSummary:
 def steps_share(compared: Compared) -> float | None:
     """Return the steps in which `auto` is where the default ends, in percent of those that the default takes itself.
 
+    Both are read from the mean validation curve over seeds: it has an end that the default itself reaches, which the
+    single seeds' do not have. The time of `auto`'s start is added, in steps.
+
     Returns:
-        None if most seeds of one of the two are not there within the training.
+        None if `auto` is not there within the training.
     """
-    speed = auto(compared).speed
-    if speed is None or not speed.target.median or speed.median is None or math.isinf(speed.median):
-        return None
-    return 100 * speed.median / speed.target.median
+    steps, base = compared.analysis.baseline.curves()
+    target = float(base.mean(0)[-1])
+    arm = auto(compared)
+    own, theirs = (
+        steps_to(steps, [float(value) for value in curves.mean(0)], target) for curves in (arm.curves()[1], base)
+    )
+    return None if own is None or not theirs else 100 * (own + arm.init_steps) / theirs
 
 
 def _comparison(arm: ArmSummary) -> Comparison:
@@ -105,12 +112,13 @@ def _over(found: Found) -> list[str]:
 
 def _goals(found: Found) -> list[str]:
     listed = [_comparison(auto(c)) for c in found.values()]
-    middle, lowest = median(c.mean for c in listed), min(c.interval.low for c in listed)
+    middle = median(c.mean for c in listed)
+    harmed = sum(c.interval.high < HARM for c in listed)
     shares = [share if (share := steps_share(c)) is not None else math.inf for c in found.values()]
     typical = median(shares)
     rows = [
         ["points on the median cell", f"at least {signed(GAIN)}", signed(middle), _met(middle >= GAIN)],
-        ["lowest end of an interval", f"not below {signed(HARM)}", signed(lowest), _met(lowest >= HARM)],
+        [f"cells whose whole interval lies below {signed(HARM)}", "none", f"{harmed}", _met(not harmed)],
         [
             "steps to the default's end, median cell",
             f"at most {STEPS} %",
