@@ -22,7 +22,7 @@ def page(monkeypatch):
 
 @pytest.fixture
 def stores(tmp_path, fill_store, make_result):
-    """Cells in which the default ends at 50 % after 20 steps, and auto is ahead by the cell's gain in each of 8 seeds."""
+    """Cells in which the default ends at 50 % after 20 steps, and auto is ahead by the gain in each of 8 seeds."""
 
     def end(accuracy):
         return make_result(accuracy, (10.0, accuracy - 20, accuracy))
