@@ -64,7 +64,7 @@ def test_timm_loads_it_by_its_own_option(start, timm, out, folder):
         (("--format", "nnunet", "--out", "a.safetensors"), "does not end in .pt or .pth"),
         (("--format", "hf", "--out", "images.npy"), "exists"),
         (("--format", "hf", "--out", "none/start"), "no folder 'none'"),
-        (("--format", "hf", "--out", "start"), "no model of Hugging Face"),
+        (("--format", "hf", "--out", "start"), "not a model of Hugging Face"),
         (("--format", "torch"), "--out is missing"),
     ],
 )

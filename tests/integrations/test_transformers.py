@@ -149,7 +149,7 @@ def test_init_from_a_configuration_writes_what_from_pretrained_loads(config, tmp
 def test_a_configuration_that_makes_no_model_is_said(config, capsys):
     (config / "config.json").write_text('{"model_type": "nothing-like-it"}')
     assert init("--out", "start.pt") == 2
-    assert "makes no model" in capsys.readouterr().err
+    assert "describes no model" in capsys.readouterr().err
 
 
 def test_model_args_replace_values_of_the_configuration(config):

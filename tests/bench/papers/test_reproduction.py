@@ -250,7 +250,7 @@ def test_the_page_says_published_measured_and_deviations(tiny, task_file, tmp_pa
     assert [line.split(" | ")[1] for line in table] == ["gaussian", "k-means"]
     assert all(line.count(" | ") == 12 for line in table)
     for said in (
-        "It shows that everything runs",
+        "It checks in minutes that everything runs",
         "cifar10 &lt;b&gt; is left out.",
         "steps: 2 instead of 80,000.",
         "*differs*: Classification of VOC 2007",

@@ -356,7 +356,7 @@ def test_the_status_of_a_search_that_goes_on(make_experiment, store, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("'lf=1,2'", "There is no word of training to search: 'lf'. Did you mean 'lr'"),
+        ("'lf=1,2'", "There is no training setting to search: 'lf'. Did you mean 'lr'"),
         ("'lsuv.target=1,2', 'lr=1,2'", "There is no option of the arm 'lsuv': 'target'"),
         ("'lsuv.std=1.0,0.5'", "The default start has 1 configuration to try"),
     ],

@@ -102,7 +102,7 @@ def test_shapes_of_arrays():
     assert as_images(np.zeros((5, 1, 6), np.float32), "mine").shape == (5, 1, 1, 6)
     with pytest.raises(DataError, match=r"volumes as \(N, C, D, H, W\)"):
         as_images(np.zeros((5, 6)), "mine")
-    with pytest.raises(DataError, match="Only images are augmented"):
+    with pytest.raises(DataError, match="Only images can be augmented"):
         augment(torch.zeros(2, 3, 8), Draws(mirrored=torch.tensor([True, False])))
 
 
@@ -117,7 +117,7 @@ class Odd(IterableDataset):
 def test_data_sets_that_are_no_tasks_are_told():
     for dataset, match in [
         (Odd(torch.zeros(3)), r"sample 0 of the Odd cannot be read as a pair"),
-        (Odd((torch.zeros(3), "cat")), r"'cat' is no number"),
+        (Odd((torch.zeros(3), "cat")), r"'cat' is not a number"),
         (Odd((torch.zeros(3), 1), (torch.zeros(4), 1)), r"have shapes \[\(3,\), \(4,\)\]"),
     ]:
         with pytest.raises(DataError, match=match):

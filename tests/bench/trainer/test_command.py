@@ -56,7 +56,7 @@ def test_what_cannot_be_is_said(text, message):
     [
         ({"command": "train {start}"}, r"no {out}.*--metric-pattern"),
         ({"metric_pattern": "acc ("}, "not a regular expression"),
-        ({"metric_pattern": "a", "metric_file": "b"}, "give one of"),
+        ({"metric_pattern": "a", "metric_file": "b"}, "give only one of"),
         ({"metric_file": "{folder}/x"}, "{folder}, which does not exist"),
         ({"metric": " "}, "no name"),
         ({"start_format": "pickle"}, "pickle"),

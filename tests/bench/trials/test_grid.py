@@ -37,7 +37,7 @@ def test_texts_are_read_with_the_type_that_the_value_has():
         ("lr=", "cannot be searched"),
         ("=1,2", "cannot be searched"),
         ("lr=1,,2", "cannot be searched"),
-        ("lf=1,2", "no word of training to search: 'lf'. Did you mean 'lr'"),
+        ("lf=1,2", "no training setting to search: 'lf'. Did you mean 'lr'"),
         ("lr=high,low", "lr='high': it is not a number"),
         ("patience=1.5,2", "it is not a whole number"),
         ("lr=0.1,-1", "'lr=0.1,-1.0'.*must be above 0"),

@@ -25,9 +25,9 @@ class ModelBuilder:
     """A model that can be built for any input.
 
     Args:
-        spec: The name it was asked for by.
-        fingerprint: What tells two states of the same name apart: the sha256 of the user's file, or the
-            version of the package that it comes from.
+        spec: The name by which it was requested.
+        fingerprint: It identifies the content behind the name: the sha256 of the user's file, or the
+            version of the model's package.
         build: Takes input channels, classes and image size.
 
     Example:
@@ -44,7 +44,7 @@ class ModelBuilder:
         """Build the model with weights drawn from torch's global random state.
 
         Raises:
-            ModelError: If what was built is not a module.
+            ModelError: The result is not a module.
         """
         model = self.build(in_channels, classes, image_size)
         if not isinstance(model, nn.Module):
@@ -62,7 +62,7 @@ def resolve_model(spec: str) -> ModelBuilder:
             ``image_size`` (height and width, or the sides of other inputs) that its signature takes.
 
     Returns:
-        The builder. Nothing is built yet, and no pre-trained weight is ever loaded.
+        The builder. Nothing is built yet, and pre-trained weights are never loaded.
 
     Raises:
         UnknownNameError: If there is no such model.
@@ -136,7 +136,7 @@ def _timm(name: str) -> ModelBuilder:
 
 
 def _does_not_import(package: str, error: Exception) -> HeadstartError:
-    """Keep the cause in the message: 'not installed' and 'does not import' need different remedies."""
+    """Keep the cause in the message: 'not installed' and 'does not import' have different remedies."""
     missing = MissingExtraError(package=package, extra=package, what=f"A '{package}:' model")
     cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
     missing.args = (f"{missing} (The import said: {cause})",)
@@ -152,13 +152,13 @@ _HINTS = ("torchvision:NAME", "timm:NAME", "file.py:build_model")
 
 
 def takes_signals(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Tensor) -> bool:
-    """Tell whether a model that does not take ``(B, 1, C, T)`` as images takes ``(B, C, T)``.
+    """Tell whether a model takes ``(B, C, T)``, if it does not take ``(B, 1, C, T)`` as images.
 
     Args:
-        builder: The builder of the model; one is built and let go. The global random states are as before afterwards.
-        task: As images.
-        inputs: A few.
-        targets: Theirs.
+        builder: The builder of the model; a model is built for the test. The global random states are restored.
+        task: The task, as images.
+        inputs: A few inputs.
+        targets: Their targets.
     """
     if not isinstance(inputs, Tensor) or inputs.dim() != 4 or inputs.shape[1] != 1:
         return False
@@ -170,16 +170,16 @@ def takes_signals(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Te
 
 
 def check_outputs(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Tensor) -> None:
-    """Raise the error for a model that does not answer as the task asks, before anything is trained.
+    """Raise if a model's output does not fit the task, before anything is trained.
 
     Args:
-        builder: The builder of the model; one is built and let go. The global random states are as before afterwards.
-        task: What is asked for.
-        inputs: A few samples, as the model is given them.
-        targets: Theirs.
+        builder: The builder of the model; a model is built for the test. The global random states are restored.
+        task: The task.
+        inputs: A few samples, as the model gets them.
+        targets: Their targets.
 
     Raises:
-        ModelError: If its forward fails, or returns something else, or there is nothing to train.
+        ModelError: Its forward fails, its output has another form, or there is nothing to train.
     """
     shapes = " and ".join(str(tuple(t.shape)) for t in tensors(inputs))
     given = f"on images of shape {shapes}" if task.kind == "classification" else f"on inputs of shape {shapes}"
@@ -193,7 +193,7 @@ def check_outputs(builder: ModelBuilder, task: Task, inputs: Inputs, targets: Te
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". ")
             raise ModelError(
                 f"The forward of '{builder.spec}' failed {given}: {reason}.",
-                remedy="The model has to take the task's images; a model of your own may ask for image_size.",
+                remedy="The model must accept the task's images; your own builder can take image_size.",
             ) from error
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"'{builder.spec}' has no parameter to train.")
@@ -216,7 +216,7 @@ _REMEDIES = {
 
 
 def _wanted(task: Task, targets: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """What shape a task asks for, and whether a model's answer has it, or may have more classes than there are."""
+    """The shape that a task needs, and whether a model's output has it. More classes than needed are allowed."""
     count, rest = len(targets), tuple(targets.shape[1:])
     if task.kind in ("multilabel", "regression"):
         return tuple(targets.shape), shape == tuple(targets.shape) or (task.classes == 1 and shape == (count,))
@@ -229,7 +229,7 @@ def _wanted(task: Task, targets: Tensor, shape: tuple[int, ...]) -> tuple[tuple[
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """Find the layer that the image meets first: the first convolution, or else the first linear layer.
+    """Find the first layer: the first convolution, or else the first linear layer.
 
     Returns:
         Its qualified name and the layer, or None. The order is that of registration, which is the order

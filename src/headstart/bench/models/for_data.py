@@ -1,4 +1,4 @@
-"""A model for a command: built for the data at hand, with arguments that a user typed."""
+"""Build a model for a command: for the given data, with the user's arguments."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def build(spec: str, model_args: str, facts: Mapping[str, Any] | None, seed: int
         spec: ``headstart:NAME``, ``torchvision:NAME``, ``timm:NAME``, ``file.py:function``, or a folder with the
             ``config.json`` of Hugging Face, whose values ``model_args`` may replace.
         model_args: ``key=value,...`` of the builder; what is missing comes from the data.
-        facts: What the data says of ``in_channels``, ``classes`` and ``image_size``: None where it says nothing, and
+        facts: The data's ``in_channels``, ``classes`` and ``image_size``; None for what is not known, and
             None if there is no data.
-        seed: Names the weights that the constructor draws.
+        seed: The seed of the constructor's weights.
 
     Returns:
         The model, and a sentence on how it was built.
 
     Raises:
-        HeadstartError: There is no such model, or it cannot be built so.
+        HeadstartError: There is no such model, or it cannot be built with these arguments.
     """
     given = parse_arguments(model_args)
     family = specs.head(spec)[0]
@@ -98,7 +98,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
 
 def _accepted(function: Any, offered: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """Those of the offered arguments that the function takes, and all that it takes."""
+    """The offered arguments that the function takes, and all arguments that it takes."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return offered, set(offered)

@@ -1,4 +1,4 @@
-"""The forms of a start: what each host loads by an option of its own."""
+"""The file formats of a start, each for a host's own option."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TORCH = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Format:
-    """A form of a start.
+    """A file format of a start.
 
     Args:
-        suffixes: What its file's name may end in, the usual one first; none for a folder.
+        suffixes: The possible endings, the usual one first; none for a folder.
         loaded_by: The host's own option or call, with ``{out}`` for the file.
         under: The key that holds the ``state_dict``, if the host looks for one.
     """
@@ -45,17 +45,17 @@ def save(model: nn.Module, out: Path, name: str | None, provenance: dict[str, An
     """Write the start.
 
     Args:
-        model: Initialized.
+        model: The initialized model.
         out: The file or folder.
-        name: The form; None for the one of the file's ending.
-        provenance: Goes into the metadata of safetensors.
-        source: The model's name; the other files of a configuration's folder go along.
+        name: The format; None for that of the file's ending.
+        provenance: Metadata for safetensors files.
+        source: The model's name; the other files of a configuration's folder are copied.
 
     Returns:
-        How the host loads it, if the form was named.
+        How the host loads it, if the format was named.
 
     Raises:
-        HeadstartError: If it cannot be written.
+        HeadstartError: It cannot be written.
     """
     if name == "hf":
         _save_folder(model, out, source)
@@ -68,8 +68,8 @@ def _save_folder(model: nn.Module, out: Path, source: str) -> None:
     write: Any = getattr(model, "save_pretrained", None)
     if write is None:
         raise HeadstartError(
-            f"A {type(model).__name__} is no model of Hugging Face, so it cannot be written as one.",
-            remedy="Give the folder of its config.json as MODEL, or another --format.",
+            f"A {type(model).__name__} is not a model of Hugging Face, so it cannot be written as one.",
+            remedy="Pass the folder of its config.json as MODEL, or another --format.",
         )
     with tempfile.TemporaryDirectory(prefix=".headstart-", dir=out.absolute().parent) as place:
         made = Path(place, "made")

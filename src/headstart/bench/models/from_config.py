@@ -35,13 +35,13 @@ def build_from_config(folder: str, changes: dict[str, Any] | None = None) -> nn.
 
     Args:
         folder: Holds ``config.json``, as ``save_pretrained`` writes it.
-        changes: Values of the configuration to replace, such as ``num_labels``.
+        changes: Configuration values to replace, such as ``num_labels``.
 
     Returns:
         The architecture that the configuration names first; the plain ``AutoModel`` if it names none.
 
     Raises:
-        HeadstartError: If the folder has no such file, it cannot be read, or the model cannot be built.
+        HeadstartError: The folder has no such file, it cannot be read, or the model cannot be built.
         MissingExtraError: If transformers is not installed.
     """
     transformers = host()
@@ -59,9 +59,9 @@ def build_from_config(folder: str, changes: dict[str, Any] | None = None) -> nn.
             model = getattr(transformers, named)(config)
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"'{place / CONFIG}' makes no model: {type(error).__name__}: {reason}.") from error
+        raise ModelError(f"'{place / CONFIG}' describes no model: {type(error).__name__}: {reason}.") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"'{place / CONFIG}' makes a {type(model).__name__}, not a torch.nn.Module.")
+        raise ModelError(f"'{place / CONFIG}' describes a {type(model).__name__}, not a torch.nn.Module.")
     return model
 
 

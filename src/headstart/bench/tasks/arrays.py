@@ -1,4 +1,4 @@
-"""Tasks from what users have: arrays, tensors, several inputs, torch's data sets."""
+"""Tasks from the user's arrays, tensors, several inputs, or torch data sets."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def from_arrays(
     """Build a task from arrays.
 
     Args:
-        name: What to call it.
+        name: The task's name.
         images: The inputs: images ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``; signals ``(N, C, T)``; volumes
             ``(N, C, D, H, W)``; features ``(N, F)``; tokens ``(N, T)`` as 32- or 64-bit integers; all others uint8, or
             floating point in any unit. Or a tuple or dict of such arrays, the model's arguments.
         labels: The targets: ``(N,)`` integers, any values, which become ``0 .. classes - 1`` in sorted order; or as
             `headstart.bench.tasks.kinds.kind_of` says, with classes from 0.
-        split_seed: Names the draw of the splits.
+        split_seed: The seed of the splits.
         test: Inputs and targets of an official test set. Without it, a fifth of the samples is the test
             split. A tenth of the rest (70/10/20 in all without a test set) is for validation.
-        validation: Inputs and targets of a validation split of one's own, beside a test set.
-        kind: What the targets are, if it cannot be told from them.
+        validation: Inputs and targets of your own validation split, together with a test set.
+        kind: The kind of targets, if it is not clear from them.
 
     Returns:
         The task.
@@ -91,10 +91,10 @@ def from_pair(spec: str, made: Any, split_seed: int) -> Task:
     Args:
         spec: How the user named the function.
         made: Inputs and targets; a torch ``Dataset`` of such pairs; or two of either, the second one for the test.
-        split_seed: Names the draw of the splits.
+        split_seed: The seed of the splits.
 
     Raises:
-        DataError: If it is nothing of that.
+        DataError: It is none of these.
     """
     if holds_datasets(made):
         (inputs, targets), test = read_datasets(made, spec, split_seed)
@@ -115,7 +115,7 @@ def from_pair(spec: str, made: Any, split_seed: int) -> Task:
 
 
 def _plain(made: Any) -> bool:
-    """Whether two lists are plain numbers, that is arrays written out, not pairs of arrays."""
+    """Whether two lists are plain numbers (arrays written out), not pairs of arrays."""
     return all(not hasattr(part, "shape") for each in made for part in each)
 
 
@@ -179,7 +179,7 @@ def _same_form(name: str, whole: Split, held: Split, part: str) -> None:
 
 
 def _outputs(name: str, kind: str, targets: list[Tensor]) -> int:
-    """How many numbers a model gives for each sample or position."""
+    """How many numbers a model returns for each sample or position."""
     if kind in ("regression", "multilabel"):
         if bool((targets[0] == targets[0][:1]).all()):
             raise DataError(f"Task '{name}': all targets are the same.", remedy="There is nothing to learn.")

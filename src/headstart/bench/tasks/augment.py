@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, where it lies: mirror, turn and shift in a single gather."""
+"""Augmentation of a whole batch at once, on its device: mirror, turn and shift in a single gather."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PADDING = 4
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for each image of a batch; None for what is not done.
+    """The draws for each image of a batch; None for what is not done.
 
     Args:
         mirrored: ``(B,)``, whether the image is mirrored left to right.
@@ -33,7 +33,7 @@ class Draws:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether nothing is done."""
         return self.mirrored is None and self.shifts is None and self.turns is None
 
     def part(self, which: slice) -> Draws:
@@ -50,7 +50,7 @@ def draw(names: Sequence[str], images: int, degrees: float, generator: torch.Gen
             each way. Applied in this order, whatever the order of the names.
         images: Number of images.
         degrees: Largest angle.
-        generator: On the CPU, so that every device gets what the CPU draws.
+        generator: On the CPU, so that every device gets the same draws.
 
     Example:
         >>> draw(("flip",), 3, 15.0, torch.Generator().manual_seed(0)).mirrored
@@ -68,14 +68,14 @@ def draw(names: Sequence[str], images: int, degrees: float, generator: torch.Gen
 
 
 def augment(images: Tensor, draws: Draws) -> Tensor:
-    """Augment a batch: the value of each pixel is that of the nearest pixel that it comes from, or zero.
+    """Augment a batch: each pixel gets the value of the nearest source pixel, or zero.
 
     Args:
         images: ``(B, C, H, W)``, of any type.
-        draws: For each image.
+        draws: The draws for each image.
 
     Returns:
-        A batch of the same shape and type; the images themselves if nothing is to be done.
+        A batch of the same shape and type; the images themselves if nothing is done.
 
     Example:
         >>> image = torch.arange(4).reshape(1, 1, 1, 4)
@@ -86,7 +86,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         return images
     if images.dim() != 4:
         raise DataError(
-            f"Only images are augmented, and these are of shape {tuple(images.shape[1:])}.",
+            f"Only images can be augmented, but these have shape {tuple(images.shape[1:])}.",
             remedy="Leave out the augmentations (--augment, or augment = in a file).",
         )
     batch, channels, height, width = images.shape
@@ -97,10 +97,10 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _sources(draws: Draws, batch: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the row and the column that each pixel comes from, counted in images with a border of one pixel.
+    """Return the source row and column of each pixel, counted in images with a border of one pixel.
 
-    Seen from the middle, the way back goes through shift, turn and mirror. All of it is linear, so that what depends
-    on the row and what depends on the column is computed apart and only added up for every pixel.
+    From the centre, the way back goes through shift, turn and mirror. All of these are linear, so the parts that depend
+    on the row and on the column are computed separately and only added for every pixel.
 
     Returns:
         Two int64 tensors of shape ``(B, H, W)``.

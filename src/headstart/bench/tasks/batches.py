@@ -1,4 +1,4 @@
-"""Batches on the device: data order, augmentation and normalization, without any per-image Python."""
+"""Batches on the device: data order, augmentation and normalization, without Python code per image."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 def data_order(images: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Yield the indices of each step's batch.
 
-    Each epoch is a new permutation; what does not fill a batch at an epoch's end is left out.
+    Each epoch is a new permutation; an incomplete batch at the end of an epoch is left out.
 
     Args:
         images: Number of training images.
         batch_size: Images in a batch.
         steps: Number of batches.
-        seed: Alone decides the order.
+        seed: It alone decides the order.
 
     Yields:
         ``(batch_size,)`` int64 indices, ``steps`` times.
@@ -73,15 +73,15 @@ class DeviceTask:
 
     Args:
         task: The task.
-        device: Where to hold the images, in the type that they have (uint8 stays uint8).
+        device: The device that holds the images, in their own type (uint8 stays uint8).
         memory_format: ``"contiguous"`` or ``"channels_last"``, of the batches.
-        normalization: ``"task"`` gives each channel mean 0 and deviation 1 over the training split, ``"imagenet"``
-            takes ImageNet's statistics, ``"none"`` leaves the values as they are, 0 to 255 for uint8.
+        normalization: ``"task"`` gives each channel mean 0 and deviation 1 over the training split; ``"imagenet"``
+            uses ImageNet's statistics; ``"none"`` leaves the values as they are, 0 to 255 for uint8.
         test_normalization: The normalization of the test split only, for protocols that were published so; or
             ``"same"``.
 
     Raises:
-        DataError: If ImageNet's statistics are asked for and the images do not have three channels.
+        DataError: ImageNet's statistics are used for images that do not have three channels.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class DeviceTask:
         """Return normalized float32 inputs, images in the memory format. Tokens and several inputs stay as they are.
 
         Args:
-            images: ``(B, C, H, W)``, or others as `Split` has them.
+            images: ``(B, C, H, W)``, or other inputs as in `Split`.
             test: Whether they are of the test split.
         """
         affine = self._test_affine if test else self._affine
@@ -126,7 +126,7 @@ class DeviceTask:
 
         Args:
             indices: ``(B,)``.
-            draws: The draws of the augmentation; None for no augmentation.
+            draws: The draws of the augmentation; None for none.
         """
         where = indices.to(self.train.labels.device)
         images = mapped(lambda t: t[where], self.train.images)
@@ -135,10 +135,10 @@ class DeviceTask:
         return self.normalize(images), self.train.labels[where]
 
     def batches(self, split: Split, size: int) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield a split's images, normalized, and labels in order, the last batch as small as it comes.
+        """Yield a split's normalized images and labels in order; the last batch may be smaller.
 
         Args:
-            split: One of the task's own, or a part of one that is not the test split.
+            split: A split of the task, or a part of one that is not the test split.
             size: Images in a batch.
         """
         for start in range(0, len(split), size):
@@ -146,11 +146,11 @@ class DeviceTask:
             yield self.normalize(images, test=split is self.test), split.labels[start : start + size]
 
     def calibration_batch(self, size: int, seed: int) -> tuple[Inputs, Tensor]:
-        """Draw the batch that an initialization sees: training images, not augmented, normalized.
+        """Draw the batch for an initialization: normalized training images, not augmented.
 
         Args:
             size: Number of images; all of them if there are fewer.
-            seed: Alone decides the draw.
+            seed: It alone decides the draw.
         """
         count = len(self.train)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: min(size, count)]
@@ -158,7 +158,7 @@ class DeviceTask:
 
 
 def _affine(task: Task, normalization: str, device: str) -> tuple[Tensor, Tensor] | None:
-    """Return scale and shift of each channel, ``(1, C, 1, 1)``; None where values are no quantities of one input."""
+    """Return scale and shift of each channel, ``(1, C, 1, 1)``; None for tokens and several inputs."""
     if task.tokens or not isinstance(task.train.images, Tensor):
         return None
     unit = 255.0 if task.train.images.dtype == torch.uint8 else 1.0

@@ -1,4 +1,4 @@
-"""A torch ``Dataset`` as arrays: what a user's function may return for a task."""
+"""Turn a torch ``Dataset``, which a user's function may return for a task, into arrays."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def training_part(made: Any) -> Any:
 
 
 def read_datasets(made: Any, name: str, seed: int) -> tuple[Arrays, Arrays | None]:
-    """Read data sets once, sample by sample: random transforms are drawn then, by the seed, and not again.
+    """Read data sets once, sample by sample: random transforms are drawn then, by the seed, and never again.
 
     Args:
         made: A ``Dataset`` of pairs ``(input, target)``, or two of them for training and test.
         name: The name of the task, for messages.
-        seed: Names what transforms draw.
+        seed: The seed of random transforms.
 
     Returns:
         Inputs and targets to train on, and those of the test set if there is one.
 
     Raises:
-        DataError: A sample is no such pair, or they differ in shape.
+        DataError: A sample is not such a pair, or samples differ in shape.
 
     Example:
         >>> data = TensorDataset(torch.zeros(5, 1, 8, 8), torch.arange(5))
@@ -64,7 +64,7 @@ def _read(dataset: Any, name: str) -> Arrays:
             images.append(np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image))
             found = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
             if found.dtype.kind not in "biuf":
-                raise TypeError(f"{label!r} is no number")
+                raise TypeError(f"{label!r} is not a number")
             targets.append(found if found.ndim else found.astype(np.float32 if found.dtype.kind == "f" else np.int64))
     except Exception as error:
         raise DataError(
@@ -78,6 +78,6 @@ def _read(dataset: Any, name: str) -> Arrays:
         differing = sorted({pair[where] for pair in shapes})[:3]
         raise DataError(
             f"Task '{name}': the samples of the {type(dataset).__name__} have shapes {differing}.",
-            remedy="Let its transform bring them to one shape.",
+            remedy="Let its transform give them the same shape.",
         )
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))

@@ -1,4 +1,4 @@
-"""What a model is asked for: a class, several labels, numbers, a class at every position, the next token."""
+"""The kinds of tasks: a class, several labels, numbers, a class at every position, the next token."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def called(model: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def kind_of(inputs: Inputs, targets: Tensor, name: str) -> Kind:
-    """Tell from inputs and targets what a task asks for.
+    """Find the kind of a task from its inputs and targets.
 
     Args:
         inputs: With the samples first.
@@ -60,7 +60,7 @@ def kind_of(inputs: Inputs, targets: Tensor, name: str) -> Kind:
         name: The task's name, for messages.
 
     Raises:
-        DataError: If it cannot be told.
+        DataError: The kind is not clear.
 
     Example:
         >>> kind_of(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]), "a"), kind_of(torch.zeros(4, 3), torch.zeros(4), "b")
@@ -92,6 +92,6 @@ def kind_of(inputs: Inputs, targets: Tensor, name: str) -> Kind:
 
 
 def check_kind(kind: str) -> None:
-    """Raise the error for a kind that does not exist."""
+    """Raise if there is no such kind."""
     if kind not in KINDS:
         raise unknown("kind of task", kind, KINDS)

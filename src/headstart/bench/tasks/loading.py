@@ -34,7 +34,7 @@ from headstart.errors import DataError, unknown
 
 OWN = {
     "folder": "any folder of images: a sub-folder per class, or train and val or test that hold those",
-    "arrays": "a folder with {train,test}-{images,labels}.npy, and validation-… if you have it",
+    "arrays": "a folder with {train,test}-{images,labels}.npy, and optionally validation-…",
 }
 
 
@@ -52,18 +52,18 @@ def load_task(
         spec: A built-in name, with options behind a colon (``cifar100:coarse,train=10000``); ``folder:PATH``
             or ``arrays:PATH``, with options likewise; ``file.py:function``, where the function returns
             ``(inputs, targets)``, a torch ``Dataset``, two of either (the second one for the test) or a `Task`; or a
-            folder with ``{train,test}-{images,labels}.npy``, and ``validation-…`` if there is a split of one's own.
+            folder with ``{train,test}-{images,labels}.npy``, and optionally ``validation-…``.
             ``train``, ``validation`` and ``test`` are numbers of images to keep of each split.
-        split_seed: Names the draw of the splits. Data that come with an official test set keep it.
-        root: The folder that data sets lie in; by default ``$HEADSTART_DATA_ROOT``, or else ``data``.
-        download: Fetch what is missing, where torchvision can.
-        progress: Is told how many images of how many are converted, the first time that a set is used.
+        split_seed: The seed of the splits. An official test set is kept.
+        root: The folder with the data sets; by default ``$HEADSTART_DATA_ROOT``, or else ``data``.
+        download: Download missing files, if torchvision can.
+        progress: Gets the number of converted images and the total, when a set is used for the first time.
 
     Returns:
         The task, held in memory.
 
     Raises:
-        DataError: If the data is missing, is not what was published, or cannot serve.
+        DataError: The data are missing, are not the published files, or cannot be used.
         UnknownNameError: If there is neither a task nor a folder of that name, or no such option.
         MissingExtraError: If a package that is needed is not installed.
     """
@@ -102,7 +102,7 @@ def load_task(
 
 
 def is_task(spec: str) -> bool:
-    """Tell whether a name is a built-in task's or starts as ``folder:`` or ``arrays:`` do, options aside.
+    """Tell whether a name (without options) is a built-in task, or starts with ``folder:`` or ``arrays:``.
 
     Example:
         >>> is_task("cifar100:coarse"), is_task("folder:cats"), is_task("cats")
@@ -117,7 +117,7 @@ def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
 
 
 def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any], shares: tuple[float, ...]) -> Task:
-    """Draw the splits and read only the images that they keep."""
+    """Draw the splits, and read only their images."""
     labels = torch.from_numpy(np.array(parts.train.labels, np.int64))
     everything = torch.arange(len(labels))
     drawn: dict[str, tuple[Part, Tensor]] = {"train": (parts.train, everything)}
@@ -139,7 +139,7 @@ def _assemble(spec: str, parts: Parts, split_seed: int, sizes: Mapping[str, Any]
 
 
 def _limited(task: Task, sizes: Mapping[str, Any]) -> Task:
-    """Keep as many images of each split as the options say."""
+    """Reduce each split to the size in the options."""
     changed: dict[str, Any] = {}
     for name in SIZES:
         if sizes[name] is not None:

@@ -1,4 +1,4 @@
-"""What training lowers and what a trial is judged by: losses and metrics, by name or from the user's file."""
+"""Losses and metrics of trials, by name or from the user's file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TASK = "task"  # the loss and the metric that go with the kind of task
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of a split, larger is better, from sums over its batches.
+    """A score of a split, computed from sums over its batches; larger is better.
 
     Args:
-        label: What reports call it.
-        sums: The sums of a batch's outputs and targets, a vector that is added up.
-        score: The score of the sums over the split, in percent where it is a share.
+        label: Its name in reports.
+        sums: A vector from a batch's outputs and targets, which is summed over batches.
+        score: The score as a function of the sums over the split; in percent if it is a share.
         whole: The sums are not used; ``score`` takes all outputs and targets of the split, as one tuple.
-        guess: The score of a model that learned nothing, of the number of classes.
+        guess: The score of guessing, as a function of the number of classes.
     """
 
     label: str
@@ -42,8 +42,8 @@ class Objective:
     """Loss and metric of a trial.
 
     Args:
-        loss: Mean loss of a batch, of outputs in float32 and targets.
-        metric: What the trial is judged by.
+        loss: Mean loss of a batch, from outputs in float32 and targets.
+        metric: The score of the trial.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -96,7 +96,7 @@ def _metric(name: str) -> Metric:
 
 
 def fingerprints(*names: str) -> list[str]:
-    """Return what tells two states of the user's losses and metrics apart: the sha256 of their files.
+    """Return the sha256 of the files of the user's losses and metrics.
 
     Example:
         >>> fingerprints("cross-entropy", "dice")
@@ -217,7 +217,7 @@ def _f1(sums: Tensor) -> float:
 
 
 def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Per value: count, sum, sum of squares, squared errors. Outputs that are not finite miss by all there is."""
+    """Per value: count, sum, sum of squares, squared errors. Outputs that are not finite get the largest error."""
     found, wanted = _as_targets(outputs, targets).double(), targets.double()
     errors = torch.nan_to_num(found - wanted, nan=1e12, posinf=1e12, neginf=-1e12).square()
     return torch.stack([torch.ones_like(wanted), wanted, wanted.square(), errors]).sum(1)

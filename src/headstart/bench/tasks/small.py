@@ -1,4 +1,4 @@
-"""Small tasks of every kind, from data that scikit-learn ships or that is generated: nothing is downloaded."""
+"""Small tasks of every kind, from data of scikit-learn or generated data: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Small:
     """A small task by name.
 
     Args:
-        about: What it is, in a line.
+        about: A line on what it is.
         make: Takes the options and returns inputs and targets.
         defaults: The options and their values.
-        positional: Options that values without a key stand for.
+        positional: Options for values without a key.
     """
 
     about: str
@@ -127,7 +127,7 @@ def _ellipsoids(samples: int, size: int, dims: int) -> Made:
 
 
 def _series(name: str) -> Made:
-    """A data set that aeon ships, such as ArrowHead (outlines) or BasicMotions (a watch's sensors)."""
+    """A data set that comes with aeon, such as ArrowHead (outlines) or BasicMotions (a watch's sensors)."""
     with needs_extra(package="aeon", extra="series", what=f"The task 'series:{name}'"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from aeon import datasets
@@ -142,7 +142,7 @@ def _series(name: str) -> Made:
         inputs, targets = datasets.load_classification(name, load_equal_length=True, load_no_missing=True)
         return np.asarray(inputs, np.float32), np.unique(targets, return_inverse=True)[1]
     except Exception as error:
-        raise DataError(f"aeon's data set '{name}' cannot serve: {' '.join(str(error).split())}") from error
+        raise DataError(f"aeon's data set '{name}' cannot be used: {' '.join(str(error).split())}") from error
 
 
 _SIZES = {"samples": 2000, "size": 32}

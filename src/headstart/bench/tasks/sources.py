@@ -24,14 +24,14 @@ _INPUTS = ("images", "inputs", "input", "data", "x")
 
 @dataclass
 class Source:
-    """Data as ``hs.initialize`` takes it, and what a model needs to know of it.
+    """Data for ``hs.initialize``, with the facts that a model needs.
 
     Attributes:
         value: A tensor, a tuple, a dict, or whatever the user's function returned.
-        notes: What was done to it.
+        notes: What was done to the data.
         channels: Channels of images; None for other data.
         image_size: Height and width of images; None for other data.
-        classes: Number of classes; None where there are no labels.
+        classes: Number of classes; None without labels.
     """
 
     value: Any
@@ -42,19 +42,19 @@ class Source:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a model's builder may ask for, None where the data does not say it."""
+        """The facts that a model's builder may ask for; None if the data do not show them."""
         return {"in_channels": self.channels, "classes": self.classes, "image_size": self.image_size}
 
 
 def load_data(
     spec: str, *, seed: int = 0, samples: int | None = None, raw: bool = False, resize: int | None = None
 ) -> Source:
-    """Load what ``--data`` names.
+    """Load the data of ``--data``.
 
     Args:
         spec: A task of the benchmark (``mnist5k``, a folder of its arrays), a ``.npy``, ``.npz``, ``.pt`` or
             ``.safetensors`` file, a folder of images, or ``file.py:function``.
-        seed: Names the draw where there is more than is needed.
+        seed: The seed of the draw, if there are more samples than needed.
         samples: How many samples are needed; default at most 1,024.
         raw: Leave bytes as they are; by default uint8 images are scaled to [0, 1] and standardized.
         resize: Side to which images of a folder are resized and cropped.
@@ -146,7 +146,7 @@ def _pair(arrays: Mapping[str, Any], path: Path) -> Any:
 
 
 def _image_folder(folder: Path, seed: int, limit: int, resize: int | None) -> Source:
-    """Read images, drawn by seed where there are more than needed."""
+    """Read images, drawn by seed if there are more than needed."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES)
     if not paths:
         raise DataError(f"The folder '{folder}' holds no image ({', '.join(_IMAGES)}).")

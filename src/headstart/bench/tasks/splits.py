@@ -1,4 +1,4 @@
-"""Arrays into images and labels, and stratified splits by a named seed."""
+"""Turn arrays into images and labels, and draw stratified splits by seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstart.errors import DataError
 from headstart.rng import generator
 
 NO_TEST_SET, TEST_SET = (0.7, 0.1, 0.2), (0.9, 0.1)
-"""Shares of training, validation and test; and of training and validation where a test set is given."""
+"""Shares of training, validation and test; and of training and validation if there is a test set."""
 # Counts that are channels rather than a side of an image, when a 4-D array leaves it open.
 _CHANNELS = (1, 2, 3, 4)
 
@@ -122,8 +122,8 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int, name: str) ->
 
     Args:
         labels: ``(N,)`` class numbers.
-        shares: The parts' shares, which add up to 1. The first part gets what rounding leaves.
-        seed: Names the draw. A class's draw depends on the seed and the class alone.
+        shares: The parts' shares, which add up to 1. The first part gets the remainder of rounding.
+        seed: The seed of the draw. A class's draw depends only on the seed and the class.
         name: The task's name, for messages.
 
     Returns:
@@ -153,12 +153,12 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int, name: str) ->
 
 
 def plain(count: int, shares: Sequence[float], seed: int, name: str) -> list[Tensor]:
-    """Split indices by chance alone, where there are no classes to keep in proportion.
+    """Split indices at random, for targets without classes.
 
     Args:
         count: Samples.
-        shares: The parts' shares, which add up to 1. The first part gets what rounding leaves.
-        seed: Names the draw.
+        shares: The parts' shares, which add up to 1. The first part gets the remainder of rounding.
+        seed: The seed of the draw.
         name: The task's name, for messages.
 
     Returns:
@@ -173,13 +173,13 @@ def plain(count: int, shares: Sequence[float], seed: int, name: str) -> list[Ten
     """
     counts = [max(1, round(share * count)) for share in shares[1:]]
     if count - sum(counts) < 1:
-        raise DataError(f"Task '{name}' has only {count} sample(s).", remedy="Give some tens at least.")
+        raise DataError(f"Task '{name}' has only {count} sample(s).", remedy="Give at least some tens of samples.")
     order = torch.randperm(count, generator=generator(seed, "split"))
     return [part.sort().values for part in torch.split(order, [count - sum(counts), *counts])]
 
 
 def plain_subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> Tensor:
-    """Choose some of the samples by chance alone; as `subset` otherwise."""
+    """Choose some of the samples at random; otherwise as `subset`."""
     if not 1 <= size <= len(labels):
         raise DataError(
             f"Task '{name}': {part}={size} is not possible.", remedy=f"Its {part} split has {len(labels)} samples."
@@ -188,12 +188,12 @@ def plain_subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> 
 
 
 def subset(labels: Tensor, size: int, seed: int, name: str, part: str) -> Tensor:
-    """Choose some of the images so that each class keeps its share.
+    """Choose some of the images; each class keeps its share.
 
     Args:
         labels: ``(N,)`` class numbers.
         size: How many to choose.
-        seed: Names the draw. A class's order depends on the seed, the part and the class alone.
+        seed: The seed of the draw. A class's order depends only on the seed, the part and the class.
         name: The task's name, for messages.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 

@@ -1,4 +1,4 @@
-"""A task: samples and what a model is asked for, in three splits, with a fingerprint of all that is in them."""
+"""A task: samples and targets in three splits, with a fingerprint of their content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstart.bench.tasks.kinds import Inputs, Kind, mapped, tensors
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and what a model is asked for.
+    """Samples and targets.
 
     Args:
         images: The inputs, samples first: images ``(N, C, H, W)``, signals ``(N, C, T)``, volumes ``(N, C, D, H, W)``
@@ -47,11 +47,11 @@ class Task:
     """A task, ready to train on.
 
     Args:
-        name: The name it was asked for by.
-        train: Samples to train on; the only ones that ``mean`` and ``std`` are measured on.
+        name: The name by which it was requested.
+        train: Samples to train on; ``mean`` and ``std`` are measured only on these.
         validation: Samples for learning curves and for every choice.
-        test: Samples that each trial looks at once, at its end.
-        classes: Numbers that the model gives for each sample or position: classes, labels, or values to predict.
+        test: Samples that each trial evaluates once, at its end.
+        classes: How many numbers the model returns for each sample or position: classes, labels, or values to predict.
         split_seed: The seed that the splits were drawn with.
         kind: ``"classification"``, ``"multilabel"``, ``"regression"``, ``"segmentation"`` or ``"next-token"``.
     """
@@ -77,7 +77,7 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Channels or features of a sample; of tokens, how many there are. Of several inputs, the first one's."""
+        """Channels or features of a sample, or the number of tokens. For several inputs, those of the first."""
         first = tensors(self.train.images)[0]
         if self.tokens:
             splits = (self.train, self.validation, self.test)
@@ -86,7 +86,7 @@ class Task:
 
     @property
     def image_size(self) -> tuple[int, ...]:
-        """Sides of a sample: height and width, length, depth as well, or none for features."""
+        """Sides of a sample: length, height and width, or depth, height and width; none for features."""
         first = tensors(self.train.images)[0]
         return tuple(first.shape[1:] if self.tokens else first.shape[2:])
 
@@ -128,7 +128,7 @@ class Task:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """Say in one line what is in it."""
+        """Describe it in one line."""
         asked = {
             "classification": f"{self.classes} classes",
             "multilabel": f"{self.classes} labels",

@@ -1,4 +1,4 @@
-"""A user's own command as the trainer: what each trial writes for it, runs, and reads back.
+"""A user's command as the trainer: each trial writes its start, runs the command, and reads its score.
 
-Imports what runs need and lies below them; the settings and the report read it. It never imports the command line.
+Imports what runs need; the settings and the report import it. It never imports the command line.
 """

@@ -1,7 +1,7 @@
-"""Runs a command, and ends all that it started when it ends, or when this process's standard input closes.
+"""Runs a command, and ends all its processes when it ends or when this process's standard input closes.
 
-Started as a script by whoever wants the command: the pipe to its standard input closes with that process, however that
-one ends. Only the standard library is imported, so that it starts at once.
+It is started as a script: the pipe to its standard input closes with the calling process, however that
+process ends. It imports only the standard library, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 GRACE = 3.0
-"""Seconds between asking what runs to end and killing it."""
+"""Seconds between asking processes to end and killing them."""
 
 
 def main(command: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(command: list[str]) -> int:
 
 
 def end(leader: int) -> None:
-    """Ask all descendants and the leader's group to end, and kill those that have not within `GRACE` seconds."""
+    """Ask all descendants and the leader's group to end, and kill those that have not ended within `GRACE` seconds."""
     until = time.monotonic() + GRACE
     number = signal.SIGTERM
     while left := _alive(leader):
@@ -49,7 +49,7 @@ def end(leader: int) -> None:
 
 
 def _alive(leader: int) -> list[int]:
-    """List descendants, and who else is in the leader's group, without those that ended and wait for their parent."""
+    """List descendants and other members of the leader's group, without zombies."""
     parents: dict[int, int] = {}
     groups: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -69,7 +69,7 @@ def _alive(leader: int) -> list[int]:
 
 
 def _adopt() -> None:
-    """Become the parent of descendants whose own parent ends (Linux), so that none gets out of sight."""
+    """Become the parent of descendants whose own parent ends (Linux), so that none is lost."""
     with contextlib.suppress(Exception):
         import ctypes
 

@@ -1,4 +1,4 @@
-"""The trainer's command: words with placeholders, filled for each trial and never given to a shell."""
+"""The trainer's command: words with placeholders, filled for each trial and run without a shell."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from headstart.errors import HeadstartError
 PLACEHOLDERS = {
     "start": "the file of the start: a complete state_dict",
     "seed": "the trial's seed",
-    "out": "a file that does not exist yet, for the score",
+    "out": "a new file for the score",
     "dir": "an empty folder",
-    "extra": "steps to train more, 0 but for the equal-steps control",
+    "extra": "additional training steps; 0 except for the equal-steps control",
 }
 _PLACE = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 _LARGEST = 2**20  # bytes of a file whose content takes part in a trial's name
@@ -28,7 +28,7 @@ class Command:
     """A command with placeholders.
 
     Args:
-        words: Its words, as the shell's rules part them.
+        words: Its words, split as by a shell.
 
     Example:
         >>> command = Command.parse("python 'my train.py' --init {start} --opt={{a}} --seed {seed}")
@@ -43,11 +43,11 @@ class Command:
         """Read a command line.
 
         Args:
-            text: Parted into words as a POSIX shell does, quotes and backslashes included; nothing else of a shell
+            text: It is split into words as by a POSIX shell, with quotes and backslashes; nothing else of a shell
                 happens: no variables, no pipes, no ``&&``. ``{{`` and ``}}`` are braces.
 
         Raises:
-            HeadstartError: If it has no words, an open quote, a placeholder that does not exist, or no ``{start}``.
+            HeadstartError: It has no words, an open quote, an unknown placeholder, or no ``{start}``.
         """
         try:
             words = tuple(shlex.split(text))
@@ -67,21 +67,21 @@ class Command:
                 )
         if not command.uses("start"):
             raise HeadstartError(
-                "The trainer's command has no {start}, so all arms would train alike.",
+                "The trainer's command has no {start}, so all arms would train in the same way.",
                 remedy="Let the script load the start: model.load_state_dict(load_file(path)).",
             )
         return command
 
     def uses(self, name: str) -> bool:
-        """Tell whether a placeholder is among its words."""
+        """Tell whether the command uses a placeholder."""
         return name in self._names()
 
     def fill(self, values: Mapping[str, str]) -> list[str]:
-        """Put values in the places; a value is one word, or part of one, whatever it holds."""
+        """Fill in values; a value is one word, or part of one, whatever it holds."""
         return [fill(word, values) for word in self.words]
 
     def files(self) -> dict[str, str]:
-        """Hash the small files that it names, such as the script: another script makes other trials.
+        """Hash the small files that it names, such as the script: with another script, trials are different ones.
 
         Returns:
             The sha256 of each by the word that names it.
@@ -98,7 +98,7 @@ class Command:
 
 
 def fill(word: str, values: Mapping[str, str]) -> str:
-    """Put values in the places of one word.
+    """Fill in the values of one word.
 
     Example:
         >>> fill("{dir}/scores.json", {"dir": "/tmp/x"})

@@ -1,4 +1,4 @@
-"""The equal-steps control of a user's trainer: what a start costs, given to the default start as steps more."""
+"""The equal-steps control of a user's trainer: the default start gets the cost of a start as extra steps."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from headstart.errors import HeadstartError
 
 
 class _RefusedError(Exception):
-    """A method refuses the model; that is not an answer to keep."""
+    """A method refuses the model. This answer is not stored."""
 
 
 def resolve_extra(
     context: TrainerContext, arms: Sequence[Arm], seed: int, measure_once: MeasureOnce = measured
 ) -> TrainerContext:
-    """Give the equal-steps controls their steps.
+    """Set the steps of the equal-steps controls.
 
-    The default start is trained once to see how long the command takes; each method's start is timed once.
+    The command runs once with the default start, to time it; each method's start is timed once.
 
     Args:
-        context: Without arms.
+        context: The context, without arms.
         arms: The arms of the experiment, the baseline first.
         seed: The seed of the run that is timed.
-        measure_once: Is asked what each takes, so that an answer that was given before holds.
+        measure_once: Called for each time, so that earlier answers are reused.
 
     Returns:
         The context with its arms. A control is left out if its method refuses the model or costs less than `LEAST` of
-        the training; all are, with a remark, if nobody says how many steps the command trains.
+        the training. All are left out, with a remark, if the number of the command's steps is not known.
 
     Raises:
-        HeadstartError: If the command fails.
+        HeadstartError: The command fails.
     """
     kept: list[Arm] = []
     costs: list[dict[str, Any]] = []
@@ -51,8 +51,8 @@ def resolve_extra(
         steps = context.trainer.steps or run["steps"]
         if not steps:
             remarks = [
-                "There is no equal-steps control: nobody says how many steps the command trains. Give it as "
-                "--trainer-steps, or in the score's file as 'steps'."
+                "There is no equal-steps control, since the number of the command's training steps is not known."
+                " Give it as --trainer-steps, or as 'steps' in the score's file."
             ]
             continue
         try:

@@ -1,4 +1,4 @@
-"""A comparison of starts whose training is a user's own command."""
+"""A comparison of starts with a user's command as training."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrainerExperiment:
 
     Args:
         trainer: The command.
-        arms: Each way to start; the first is the baseline.
-        model: The model's name: what the command's script builds, too.
+        arms: The starts; the first is the baseline.
+        model: The model's name; the command's script must build the same model.
         seeds: One trial per arm and seed.
         margin: The smallest difference that matters, in the metric's unit; 0 for half a percent of the baseline's mean.
         alpha: The level of the tests.
@@ -44,24 +44,24 @@ class TrainerExperiment:
         stopping: The rule by which the number of seeds was chosen, for the report; empty if it was fixed.
         looks: How often the results may be looked at before the number of seeds is settled.
         exploratory: Whether the report gives numbers and no verdicts.
-        primary: Label of the arm that is the question, which is judged first; empty if all are.
-        kept: Verdicts that were given at an earlier look, by label.
-        resolved_arms: Arms whose steps are resolved already.
+        primary: Label of the arm that is judged first; empty if none is.
+        kept: Verdicts from an earlier look, by label.
+        resolved_arms: Arms whose steps are already resolved.
     """
 
     trainer: Trainer
     arms: tuple[Arm, ...]
     model: str
     data: str = setting(
-        "", "what starts are computed from, as for 'headstart init'; inputs without targets are enough", group=TRAINER
+        "", "data for the starts, as for 'headstart init'; inputs without targets are enough", group=TRAINER
     )
     seeds: tuple[int, ...] = tuple(range(8))
     model_args: str = setting(
         "", "arguments of the model's builder: width=8,classes=3", group=TRAINER, metavar="K=V,..."
     )
-    raw: bool = setting(False, "take bytes of the data unchanged", group=TRAINER, kind="flag")
-    resize: int = setting(0, "scale and crop the images of a folder to N×N; 0 leaves them", group=TRAINER, least=0)
-    samples: int = setting(0, "samples that a start sees; 0 for the usual number", group=TRAINER, least=0)
+    raw: bool = setting(False, "do not standardize data stored as bytes", group=TRAINER, kind="flag")
+    resize: int = setting(0, "scale and crop the images of a folder to N×N; 0 for no change", group=TRAINER, least=0)
+    samples: int = setting(0, "number of samples for a start; 0 for the usual number", group=TRAINER, least=0)
     margin: float = 0.0
     alpha: float = ALPHA
     device: str = AUTO
@@ -81,7 +81,7 @@ class TrainerExperiment:
 
     @property
     def size(self) -> int:
-        """Number of arms times that of seeds.
+        """Number of arms times number of seeds.
 
         Example:
             >>> trainer = Trainer("python train.py --init {start} --seed {seed} --out {out}")
@@ -91,10 +91,10 @@ class TrainerExperiment:
         return len(self.arms) * len(self.seeds)
 
     def context(self, measure_once: MeasureOnce = measured) -> TrainerContext:
-        """Load the data and build the model once, so that what cannot be is said before anything runs.
+        """Load the data and build the model once, so that problems are reported before anything runs.
 
         Raises:
-            HeadstartError: If the data, the model or the device cannot be had.
+            HeadstartError: The data, the model or the device is not available.
         """
         check_starts(self.arms)
         for arm in self.arms:
@@ -122,14 +122,14 @@ class TrainerExperiment:
         return context
 
     def prepare(self, measure_once: MeasureOnce = measured, context: TrainerContext | None = None) -> TrainerContext:
-        """Resolve how many steps more each equal-steps control gets.
+        """Resolve how many extra steps each equal-steps control gets.
 
         Args:
-            measure_once: Is asked what to measure.
+            measure_once: Called for every measurement.
             context: From :meth:`context`, if it is at hand.
 
         Raises:
-            HeadstartError: If the data, the model or the device cannot be had, or the command fails in the run that
+            HeadstartError: The data, the model or the device is not available, or the command fails in the run that
                 times it.
         """
         context = context or self.context(measure_once)
@@ -145,11 +145,11 @@ class TrainerExperiment:
         return list_trials(self, context)
 
     def resolved(self, context: TrainerContext) -> TrainerExperiment:
-        """Return the experiment with all that was resolved, which another process prepares without measuring."""
+        """Return the fully resolved experiment, which another process can prepare without measuring."""
         return replace(self, resolved_arms=context.arms, device=context.device)
 
     def describe(self, context: TrainerContext) -> dict[str, Any]:
-        """Say what is compared, so that the report can be made from the folder alone."""
+        """Describe the comparison, so that the report can be made from the folder alone."""
         with rng.untouched():
             parameters = parameter_count(context.build(0))
         trainer = self.trainer
@@ -189,7 +189,7 @@ def _model_fingerprint(model: str) -> str:
 
 
 def _data_fingerprint(source: Source, name: str) -> str:
-    """Hash all tensors of the data; data that is not made of tensors, by the user's file that makes it."""
+    """Hash all tensors of the data; for other data, the user's file that makes it."""
     digest = hashlib.sha256()
 
     def add(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a run with a user's trainer would do; what it would cost is known once trials have run."""
+"""What a run with a user's trainer would do. Its cost is known once trials have run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstart.bench.trials.arms import EQUAL_STEPS
 
 
 class _UnknownError(Exception):
-    """An answer that only a run of the command gives."""
+    """An answer that needs a run of the command."""
 
 
 def forecast_trainer(experiment: TrainerExperiment, store: Store) -> Forecast:
@@ -24,11 +24,11 @@ def forecast_trainer(experiment: TrainerExperiment, store: Store) -> Forecast:
     Equal-steps controls whose steps are not known yet are left out.
 
     Args:
-        experiment: What would be run.
-        store: Where it would be run.
+        experiment: The experiment.
+        store: Its store.
 
     Raises:
-        HeadstartError: If the data or the model cannot be had.
+        HeadstartError: The data or the model is not available.
     """
 
     def ask(question: Facts, answer: Callable[[], Facts]) -> Facts:

@@ -1,4 +1,4 @@
-"""Run a command to its end, with nothing of it left over afterwards, however this process ends."""
+"""Run a command to its end; none of its processes is left over, however this process ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ended:
     Args:
         code: Its exit code; 128 and more for the signal that ended it.
         seconds: How long it took.
-        late: Whether it was ended because its time was over.
+        late: Whether it was ended because it took too long.
     """
 
     code: int
@@ -32,16 +32,16 @@ class Ended:
 
 
 def run_command(words: Sequence[str], log: Path, timeout: float, threads: int) -> Ended:
-    """Run a command in the working directory, its output in a file.
+    """Run a command in the working directory, with its output in a file.
 
-    The command runs under a small process of its own, which ends it and all that it started when the pipe to this
-    process closes: at the time's end, at an interruption, and if this process is killed.
+    The command runs under a small supervisor, which ends it and all that it started when the pipe to this
+    process closes: at the time limit, at an interrupt, and if this process is killed.
 
     Args:
-        words: The command; no shell sees it.
+        words: The command; no shell is used.
         log: Gets its standard output and errors.
-        timeout: Seconds that it may take; 0 for any.
-        threads: What ``OMP_NUM_THREADS`` says to it, unless the environment says something.
+        timeout: Time limit in seconds; 0 for none.
+        threads: Its ``OMP_NUM_THREADS``, unless the environment sets that.
     """
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -68,7 +68,7 @@ def run_command(words: Sequence[str], log: Path, timeout: float, threads: int) -
 
 
 def last_lines(log: Path) -> str:
-    """Return the last lines of an output, each as a terminal would leave it."""
+    """Return the last lines of an output, each as a terminal would show it."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 16 * _CHARACTERS))
         text = file.read().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The score that a command leaves: a JSON or CSV file, or a pattern in its output."""
+"""The score of a command: from a JSON or CSV file, or by a pattern from its output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LARGEST = 64 * 2**20
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to.
+    """The result of a run.
 
     Args:
-        value: The value of the metric, at the end.
-        curve: Points on the way, as ``(step, value)``; empty if there is only the end.
-        steps: How many steps the run says that it trained; None if it does not.
+        value: The final value of the metric.
+        curve: Points of a curve, as ``(step, value)``; empty if there is only the final value.
+        steps: The number of training steps that the run reports; None if it does not.
     """
 
     value: float
@@ -36,15 +36,15 @@ def read_score(path: Path, metric: str) -> Score:
     """Read a file that a command wrote.
 
     Args:
-        path: JSON (an object), or CSV with a header, told apart by the first character.
+        path: JSON (an object), or CSV with a header; the first character decides.
         metric: The key, or the column.
 
     Returns:
-        The score. Of a CSV, the last row counts, and all rows are the curve; a column ``step`` or ``epoch`` says
-        when. Of JSON, a key ``steps`` may say how many steps there were.
+        The score. In a CSV file the last row counts, and all rows are the curve; a column ``step`` or ``epoch`` gives
+        the steps. In JSON, a key ``steps`` may give the number of steps.
 
     Raises:
-        HeadstartError: If it cannot be read so, or has no such number.
+        HeadstartError: It cannot be read, or has no such number.
     """
     if path.stat().st_size > _LARGEST:
         raise HeadstartError(f"The file of the score has {path.stat().st_size:,} bytes, too many for one.")
@@ -56,15 +56,15 @@ def read_score(path: Path, metric: str) -> Score:
 
 
 def find_score(output: str, pattern: str, metric: str) -> Score:
-    r"""Find the score in a command's output: the last match counts, and all are the curve.
+    r"""Find the score in a command's output: the last match counts, and all matches are the curve.
 
     Args:
-        output: All that it printed.
-        pattern: A regular expression; its group named ``value``, or its first, or else all of it is the number.
-        metric: Its name, for the message.
+        output: The whole output.
+        pattern: A regular expression. The number is its group ``value``, or else its first group, or else the match.
+        metric: The metric's name, for messages.
 
     Raises:
-        HeadstartError: If nothing matches.
+        HeadstartError: Nothing matches.
 
     Example:
         >>> find_score("acc: 0.5\nacc: 0.75\n", r"acc: (\S+)", "accuracy").value
@@ -79,7 +79,7 @@ def find_score(output: str, pattern: str, metric: str) -> Score:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise the error for a pattern that is no regular expression."""
+    """Raise if a pattern is not a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:

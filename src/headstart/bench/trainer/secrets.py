@@ -1,4 +1,4 @@
-"""Values of the environment that must not be written down: keys, tokens, passwords."""
+"""Values of the environment that must not be recorded: keys, tokens, passwords."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATHS = {"PWD", "OLDPWD"}
 
 
 def without_secrets(text: str) -> str:
-    """Replace the values of environment variables whose names speak of secrets.
+    """Replace the values of environment variables whose names suggest secrets.
 
     Example:
         >>> os.environ["EXAMPLE_API_KEY"] = "abc-123-def"

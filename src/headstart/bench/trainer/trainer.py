@@ -1,4 +1,4 @@
-"""What a user says of the command that trains, and one run of it: start in, score out."""
+"""The user's settings of the training command, and one run of it, from the start to the score."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENDINGS = ("", ".json", ".csv")
 @documented
 @dataclass(frozen=True)
 class Trainer:
-    """The command that trains, and where its score is.
+    """The training command, and where its score is.
 
     Args:
         metric: The score's name: a key of JSON, a column of CSV.
@@ -38,19 +38,19 @@ class Trainer:
     )
     metric: str = "accuracy"
     metric_file: str = setting(
-        "", "where the score is instead of {out}: {dir}/results.json", group=TRAINER, metavar="FILE"
+        "", "the file of the score, instead of {out}: {dir}/results.json", group=TRAINER, metavar="FILE"
     )
     metric_pattern: str = setting(
         "", "a regular expression that finds the score in the output", group=TRAINER, metavar="REGEX"
     )
-    lower_is_better: bool = setting(False, "a lower score is the better one", group=TRAINER, kind="flag")
+    lower_is_better: bool = setting(False, "a lower score is better", group=TRAINER, kind="flag")
     start_format: str = setting(
         "safetensors", "format of the file {start}", group=TRAINER, choices=(*FORMATS,), noun="format of a start"
     )
-    timeout: float = setting(0.0, "seconds that a run may take; 0 for no limit", group=TRAINER, least=0)
+    timeout: float = setting(0.0, "time limit of a run in seconds; 0 for none", group=TRAINER, least=0)
     steps: int = setting(
         0,
-        "steps that the command trains when {extra} is 0; 0 if the score's file says it or if it is not known",
+        "training steps of the command when {extra} is 0; 0 if the score's file gives them or they are not known",
         group=TRAINER,
         name="trainer-steps",
         least=0,
@@ -63,7 +63,8 @@ class Trainer:
         if not self.metric.strip():
             raise HeadstartError("The metric has no name.")
         if self.metric_pattern and self.metric_file:
-            raise HeadstartError("The score is in a file or in the output: give one of metric-file, metric-pattern.")
+            raise HeadstartError("The score is in a file or in the output: give only one of metric-file and"
+            " metric-pattern.")
         for name in Command(("{start}", self.metric_file))._names():
             if name not in PLACEHOLDERS:
                 raise HeadstartError(f"The metric's file has the placeholder {{{name}}}, which does not exist.")
@@ -75,16 +76,16 @@ class Trainer:
 
     @property
     def parsed(self) -> Command:
-        """The command, read."""
+        """The parsed command."""
         return Command.parse(self.command)
 
     @property
     def shown(self) -> str:
-        """The command as it may be written down."""
+        """The command, without secrets."""
         return without_secrets(self.command)
 
     def identity(self) -> dict[str, Any]:
-        """Name what of it determines a score."""
+        """Collect the settings that determine a score."""
         return {
             "command": self.shown,
             "files": self.parsed.files(),
@@ -99,7 +100,7 @@ class Outcome(NamedTuple):
         score: None if it failed.
         reason: Why it failed, in a sentence; empty if it did not.
         lines: The last lines of its output, if it failed.
-        seconds: That it took.
+        seconds: Its run time.
     """
 
     score: Score | None
@@ -109,17 +110,17 @@ class Outcome(NamedTuple):
 
 
 def train_once(trainer: Trainer, model: nn.Module, seed: int, extra: int = 0, source: str = "") -> Outcome:
-    """Write a model's start, run the command on it, and read its score.
+    """Write a model's start, run the command with it, and read the score.
 
     Args:
         trainer: The command.
-        model: Initialized. All of its ``state_dict`` is written.
-        seed: For ``{seed}``.
-        extra: For ``{extra}``.
-        source: The model's name; a configuration's folder is written with its other files.
+        model: The initialized model. Its whole ``state_dict`` is written.
+        seed: The value of ``{seed}``.
+        extra: The value of ``{extra}``.
+        source: The model's name; for a configuration's folder, its other files are written too.
 
     Raises:
-        HeadstartError: If the start cannot be written in the format.
+        HeadstartError: The start cannot be written in the format.
     """
     with tempfile.TemporaryDirectory(prefix="headstart-", ignore_cleanup_errors=True) as place:
         folder = Path(place)

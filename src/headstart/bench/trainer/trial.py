@@ -30,20 +30,20 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class TrainerContext:
-    """What all trials of a user's trainer share.
+    """The common context of a user's trainer's trials.
 
     Args:
         trainer: The command.
-        model: The model's name, as it was asked for.
+        model: The model's name, as requested.
         model_args: ``key=value,...`` of its builder.
-        model_fingerprint: What tells two states of the same name apart.
+        model_fingerprint: It identifies the content behind the name.
         source: The data for the starts.
         fingerprint: The fingerprint of the data.
-        samples: How many of it a start sees; None for the usual number.
-        device: Where starts are computed.
-        arms: With everything resolved.
-        decided: What was measured to resolve them.
-        remarks: What a reader must know of the design.
+        samples: The number of samples for a start; None for the usual number.
+        device: The device on which starts are computed.
+        arms: The arms, fully resolved.
+        decided: The measurements behind resolved values.
+        remarks: Remarks on the design, for the reader.
     """
 
     trainer: Trainer
@@ -60,15 +60,15 @@ class TrainerContext:
 
     @property
     def devices(self) -> int:
-        """The device that Ray sets aside for a trial, if there is one to be set aside."""
+        """The devices that Ray reserves for a trial."""
         return 1
 
     def steps_of(self, arm: Arm) -> int:
-        """Say that nothing is known of steps: a trial is one."""
+        """Return 1: the steps of a command are not known."""
         return 1
 
     def identity(self) -> dict[str, Any]:
-        """Name the trainer, the data and the model by what they hold."""
+        """Identify the trainer, the data and the model by their content."""
         name = self.model.rpartition(":")[2] if user_function.is_user_function(self.model) else self.model
         return {
             "trainer": self.trainer.identity(),
@@ -77,7 +77,7 @@ class TrainerContext:
         }
 
     def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """Collect all that determines a trial; its hash is the trial's name."""
+        """Collect everything that determines a trial; its hash is the trial's name."""
         return {
             **self.identity(),
             "methods": [method.key() for method in arm.methods()],
@@ -102,7 +102,7 @@ class TrainerContext:
             The model, the report on its start, and the seconds that the start took.
 
         Raises:
-            HeadstartError: If the method refuses the model.
+            HeadstartError: The method refuses the model.
         """
         axes = Axes.of(seed, arm.weights_draw)
         with rng.untouched():
@@ -139,5 +139,5 @@ class TrainerContext:
 
 
 def extra_of(arm: Arm) -> int:
-    """Return how many steps more an arm trains."""
+    """Return how many extra steps an arm trains."""
     return int(dict(arm.changes).get("extra", 0))

@@ -1,4 +1,4 @@
-"""Arms: a label and a start, and the control arms that a fair comparison adds."""
+"""Arms (a label and a start), and the control arms of a fair comparison."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CONTROLS = ("matched-random", "zero-dc-random", EQUAL_STEPS, RESTARTS, "null")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to start.
+    """One start.
 
     Args:
         label: Its name in tables and figures.
         spec: The method's spec; ``"default"`` keeps the weights that the constructor drew.
-        control: ``""`` for an arm under test, or which control it is: a key of `CONTROLS`.
+        control: ``""`` for an arm under test, or the kind of control: a key of `CONTROLS`.
         of: The label of the arm that it is a control of.
-        weights_draw: 0 for the default weights that all arms share; another number for other draws.
-        changes: What this arm trains with instead: fields of `Training` with their values.
+        weights_draw: 0 for the default weights that all arms share; other numbers for other draws.
+        changes: Training settings of this arm that differ: fields of `Training` with their values.
     """
 
     label: str
@@ -56,8 +56,8 @@ class Arm:
 def parse_arm(text: str) -> Arm:
     """Read an arm from the command line: a spec, or ``label=spec``.
 
-    A label is one line of printable characters, in which blanks in a row count as one. It holds no ``:`` and no
-    ``=``, which are a spec's, and no comma, which parts arms.
+    A label is one line of printable characters; repeated blanks count as one. It has no ``:`` and no
+    ``=``, which belong to specs, and no comma, which separates arms.
 
     Raises:
         HeadstartError: If the label or the spec is empty, or the label cannot be printed.
@@ -81,10 +81,10 @@ def parse_arm(text: str) -> Arm:
 
 
 def parse_arms(texts: Sequence[str]) -> list[Arm]:
-    """Read several arms, each a text of its own or joined by commas.
+    """Read several arms, as separate texts or joined by commas.
 
-    A comma before a method's name parts two arms; any other belongs to a method's options. An arm with a
-    label of its own is a text of its own.
+    A comma before a method's name separates two arms; any other belongs to a method's options. An arm with a
+    label must be a separate text.
 
     Raises:
         HeadstartError: If one is not an arm.
@@ -105,7 +105,7 @@ def _arms_of(text: str) -> list[Arm]:
 
 
 def _apart(text: str) -> list[str]:
-    """Cut a text into those of its arms."""
+    """Split a text into arms."""
     first, *rest = text.split(",")
     arms = [first]
     for part in rest:
@@ -121,7 +121,7 @@ def _names_a_method(spec: str) -> bool:
 
 
 def _label_in(text: str) -> str:
-    """Say which characters of a text that was not understood a label cannot hold, where it may be meant as one."""
+    """If a text that was not understood may be meant as a label, say which characters a label cannot have."""
     places = [match.start() for match in re.finditer("=", text)]
     label = next((text[:i] for i in places if _names_a_method(text[i + 1 :])), "")
     wrong = [character for character in ",:=" if character in label]
@@ -131,12 +131,12 @@ def _label_in(text: str) -> str:
 def with_controls(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     """Add the default arm if it is missing, the controls of each method, and the null.
 
-    Each method gets the default start with more steps, whose number is found out when the experiment is
-    prepared; a method that fills convolutions also gets random filters that share one thing with its own, and one
-    that trains on samples as much training on all images.
+    Each method gets the default start with more steps, whose number is measured when the experiment is
+    prepared. A method that fills convolutions also gets random filters that share one property with its own; one
+    that trains on samples also gets the same amount of training on all images.
 
     Args:
-        arms: The arms under test; the default arm comes first in what is returned.
+        arms: The arms under test; the result starts with the default arm.
 
     Raises:
         HeadstartError: If two arms have one label.
@@ -170,7 +170,7 @@ def with_default(arms: Sequence[Arm]) -> tuple[Arm, ...]:
 
 
 def check_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Raise the error for two arms with one label, if there are such."""
+    """Raise if two arms have the same label."""
     labels = [arm.label for arm in arms]
     for label in labels:
         if labels.count(label) > 1:
@@ -179,28 +179,28 @@ def check_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
 
 
 def check_primary(primary: str, arms: Sequence[Arm]) -> None:
-    """Raise the error for a question that is none of the arms under test."""
+    """Raise if the question is none of the arms under test."""
     methods = [arm.label for arm in arms[1:] if not arm.control]
     if primary and primary not in methods:
         raise unknown("arm to judge first", primary, methods)
 
 
 def check_starts(arms: Sequence[Arm]) -> None:
-    """Raise the error for an arm whose method does not exist, and for two arms under test that are one.
+    """Raise if an arm's method does not exist, or if two arms under test are the same start.
 
-    Controls may be what another arm is: they share its trials.
+    A control may equal another arm: it then shares its trials.
     """
     owners: dict[str, str] = {}
     for arm in arms:
         start = repr(([method.spelled() for method in arm.methods()], arm.weights_draw, sorted(arm.changes)))
         if not arm.control and owners.setdefault(start, arm.label) != arm.label:
             raise HeadstartError(
-                f"The arms {owners[start]!r} and {arm.label!r} are the same start.", remedy="Leave one out."
+                f"The arms {owners[start]!r} and {arm.label!r} are the same start.", remedy="Leave out one."
             )
 
 
 def fills_convolutions(method: Method) -> bool:
-    """Tell whether a method writes convolutions and nothing else, and is not a control itself."""
+    """Tell whether a method writes only convolutions, and is not a control itself."""
     return method.info.scope != "all layers" and method.info.name not in CONTROLS
 
 

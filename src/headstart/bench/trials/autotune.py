@@ -1,4 +1,4 @@
-"""Precision and memory format, chosen by timing real training steps of the model."""
+"""Choose precision and memory format by timing real training steps of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstart.bench.trials.timing import measured, shortened, train_briefly
 from headstart.bench.trials.trial import TrialContext
 
 GAIN = 0.1
-"""How much of a step's time another combination must save to be taken."""
+"""The share of a step's time that another combination must save to be chosen."""
 _AXES = ("precision", "memory_format")
 _CLOSE = 0.05  # of the loss, between bfloat16 and float32 on the same batch
 _ROUNDS = 5
@@ -30,7 +30,7 @@ _IMAGES = 8  # to evaluate on; evaluations are not timed
 
 @dataclass(frozen=True)
 class Combination:
-    """A precision and a memory format, with what training in them takes.
+    """A precision and a memory format, with the time of a training step.
 
     Args:
         precision: ``"float32"`` or ``"bfloat16"``.
@@ -46,16 +46,16 @@ class Combination:
 
 
 def tune(context: TrialContext, auto: Collection[str], measure_once: MeasureOnce = measured) -> TrialContext:
-    """Resolve precision and memory format, where they are to be chosen.
+    """Resolve precision and memory format, if they are to be chosen.
 
     Args:
-        context: Its training has float32 and the contiguous format where nothing is chosen yet.
+        context: The context; its training has float32 and the contiguous format until others are chosen.
         auto: Which of ``"precision"`` and ``"memory_format"`` to choose.
-        measure_once: Is asked the question, so that an answer that was given before holds: by measuring, the same
-            experiment could choose differently another time, and its trials would be others.
+        measure_once: Called for the measurement, so that an earlier answer is reused. A new measurement of the same
+            experiment could choose differently, and its trials would be different ones.
 
     Returns:
-        The ground with both resolved.
+        The context with both resolved.
     """
     given = context.training
     precision = "float32" if "precision" in auto else given.precision
@@ -83,9 +83,9 @@ def tune(context: TrialContext, auto: Collection[str], measure_once: MeasureOnce
 
 
 def candidates(context: TrialContext, auto: Collection[str]) -> list[Combination]:
-    """List what to try, the one to fall back to first.
+    """List the combinations to try; the first is the fallback.
 
-    bfloat16 takes part where the hardware computes in it, channels-last if the model has convolutions.
+    bfloat16 is tried if the hardware computes in it, channels-last if the model has convolutions.
     """
     training, task = context.training, context.data.task
     precisions, formats = [training.precision], [training.memory_format]
@@ -100,7 +100,7 @@ def candidates(context: TrialContext, auto: Collection[str]) -> list[Combination
 
 
 def measure(context: TrialContext, combinations: Sequence[Combination]) -> list[Combination]:
-    """Time training steps in every combination, in rounds: what disturbs the machine disturbs all alike.
+    """Time training steps in every combination, in rounds, so that other load on the machine affects all equally.
 
     Args:
         context: What to train.
@@ -111,7 +111,7 @@ def measure(context: TrialContext, combinations: Sequence[Combination]) -> list[
         The combinations, each with its median or why it cannot be used. One that raises cannot.
 
     Raises:
-        RuntimeError: What the first combination raised, if none can be used.
+        RuntimeError: The error of the first combination, if none can be used.
     """
     found = list(combinations)
     blocks: list[list[float]] = [[] for _ in found]
@@ -144,7 +144,7 @@ def measure(context: TrialContext, combinations: Sequence[Combination]) -> list[
 
 
 def pick(found: Sequence[Combination]) -> int:
-    """Choose a combination: from the first on, one that saves a tenth of the time against the one chosen so far.
+    """Choose a combination: start with the first, and switch if another saves a tenth of the time.
 
     Example:
         >>> times = (10.0, 9.5, 8.0, 7.5)
@@ -160,10 +160,10 @@ def pick(found: Sequence[Combination]) -> int:
 
 
 def rule(decided: Mapping[str, Any]) -> str:
-    """Say in a sentence what was timed and chosen; nothing if nothing was.
+    """Say in a sentence what was timed and chosen; empty if nothing was.
 
     Args:
-        decided: Of a ground, as it is stored with the experiment.
+        decided: ``decided`` of a context, as stored with the experiment.
 
     Example:
         >>> one = vars(Combination("float32", "contiguous", 0.01))

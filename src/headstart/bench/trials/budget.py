@@ -1,4 +1,4 @@
-"""The equal-steps control: what a method's start costs, given to the default start as training steps."""
+"""The equal-steps control: the default start gets the cost of a method's start as extra training steps."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from headstart.bench.trials.trial import TrialContext
 from headstart.errors import HeadstartError
 
 LEAST = 0.002
-"""Share of the budget below which a start's cost is left out of account."""
+"""Share of the budget below which the cost of a start is ignored."""
 _MATTERS = ("calibration", "batch_size", "devices", "precision", "memory_format", "optimizer", "augment")
 _UNIT = 0.01  # of the budget, to whole multiples of which the steps are rounded up
 
 
 class _RefusedError(Exception):
-    """A method refuses the model; that is not an answer to keep, since its remedy may be followed."""
+    """A method refuses the model. This answer is not stored, since the user may follow the remedy."""
 
 
 def resolve_equal_steps(
     context: TrialContext, arms: Sequence[Arm], measure_once: MeasureOnce = measured
 ) -> TrialContext:
-    """Give the equal-steps controls their steps, where they have none yet.
+    """Set the steps of the equal-steps controls that have none yet.
 
     Args:
-        context: With its training resolved.
+        context: The context, with its training resolved.
         arms: The arms of the experiment, the baseline first.
-        measure_once: Is asked what each start costs, so that an answer that was given before holds.
+        measure_once: Called for the cost of each start, so that earlier answers are reused.
 
     Returns:
-        The ground with its arms. A control is left out if its method refuses the model or costs less than
+        The context with its arms. A control is left out if its method refuses the model or costs less than
         `LEAST` of the budget; ``decided["equal_steps"]`` says what each start costs.
     """
     kept: list[Arm] = []
@@ -47,7 +47,7 @@ def resolve_equal_steps(
             kept.append(arm)
             continue
         if arm.of not in by_label:
-            raise HeadstartError(f"{arm.label!r} is a control of {arm.of!r}, and there is no such arm.")
+            raise HeadstartError(f"{arm.label!r} is a control of {arm.of!r}, but there is no such arm.")
         method = by_label[arm.of]
         training = context.training_of(arm)
         cost: dict[str, Any] = {}
@@ -69,11 +69,11 @@ def resolve_equal_steps(
 
 
 def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
-    """Count the steps of a start that is training as the trial's is, and nothing else; None for any other.
+    """Count the steps of a start that only trains, as the trial does; None for any other start.
 
     Args:
-        arm: Whose start it is.
-        images: In the training split.
+        arm: The arm.
+        images: The number of training images.
         batch_size: The batch size of the trial.
 
     Example:
@@ -86,7 +86,7 @@ def counted_steps(arm: Arm, images: int, batch_size: int) -> int | None:
 
 
 def extra_steps(share: float, steps: int) -> int:
-    """Return a start's cost in whole steps, rounded up to whole hundredths of the budget.
+    """Return the cost of a start in whole steps, rounded up to whole hundredths of the budget.
 
     Args:
         share: The start's cost as a share of the budget.
@@ -104,7 +104,7 @@ def stretch(training: Training, steps: int) -> dict[str, Any]:
     """Return the changes that spread a training and its schedule over another number of steps.
 
     Args:
-        training: With its steps resolved.
+        training: The training, with its steps resolved.
         steps: The new budget.
 
     Example:
@@ -121,10 +121,10 @@ def stretch(training: Training, steps: int) -> dict[str, Any]:
 
 
 def more_steps(decided: Mapping[str, Any], label: str) -> str:
-    """Say how many steps more a method's equal-steps control has.
+    """Say how many more steps a method's equal-steps control has.
 
     Args:
-        decided: Of a ground, as it is stored with the experiment.
+        decided: ``decided`` of a context, as stored with the experiment.
         label: The label of the method's arm.
 
     Example:
@@ -139,7 +139,7 @@ def remarks(decided: Mapping[str, Any]) -> list[str]:
     """Say which methods have no equal-steps control because they cost next to nothing.
 
     Args:
-        decided: Of a ground, as it is stored with the experiment.
+        decided: ``decided`` of a context, as stored with the experiment.
     """
     free = [cost["of"] for cost in decided.get("equal_steps", ()) if not cost["steps"]]
     if not free:

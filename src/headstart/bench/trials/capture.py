@@ -1,4 +1,4 @@
-"""Training steps as a CUDA graph: the device repeats what one step asked of it, and Python waits."""
+"""Training steps as a CUDA graph: the device repeats a captured step without Python."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WARM_UP = 3  # as torch advises: libraries choose their kernels, the optimizer 
 
 
 class CaptureError(HeadstartError):
-    """Steps cannot be captured; they can be taken one by one."""
+    """Steps cannot be captured, but can run one by one."""
 
 
 def why_not(config: Training) -> str:
-    """Say why a trial cannot be captured whatever its model is; an empty string if it can.
+    """Say why a trial cannot be captured, whatever its model; an empty string if it may be.
 
     Example:
         >>> why_not(Training(device="cpu"))
@@ -39,13 +39,12 @@ def why_not(config: Training) -> str:
 class CapturedSteps:
     """Training steps that are captured once and replayed from then on.
 
-    A few steps warm up and one is captured. The model, the optimizer and all random states are then as they were
-    before.
+    A few steps warm up, then one is captured. The model, the optimizer and all random states are then restored.
 
     Args:
-        model: That the step trains, in training mode.
-        step: A capturable one, before its first call.
-        stretch: The stretch of the step, with the first stretch drawn.
+        model: The model that the step trains, in training mode.
+        step: A capturable step, before its first call.
+        stretch: The stretch of the step, after the first draw.
 
     Raises:
         CaptureError: The model draws random numbers while it trains, or reads numbers from the device, or fails.
@@ -126,7 +125,7 @@ def _captured(function: Callable[[], None], stream: torch.cuda.Stream) -> Callab
 
 
 class _without_autocast_cache:  # noqa: N801 - a context
-    """Cast weights at every use: a graph must not find the casts of another step in a cache."""
+    """Cast weights at every use, since a graph must not use cached casts of another step."""
 
     def __enter__(self) -> None:
         self._before = torch.is_autocast_cache_enabled()

@@ -1,4 +1,4 @@
-"""What a run asks of the trials' common ground, whoever trains: headstart's own loop or a user's command."""
+"""What a run needs from the common context of trials, for headstart's own loop and for a user's command."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ if TYPE_CHECKING:
 
 
 class Context(Protocol):
-    """What all trials of an experiment share, loaded once."""
+    """The common context of all trials, loaded once."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the data."""
+        """The fingerprint of the data."""
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """With everything resolved."""
+        """The arms, fully resolved."""
 
     @property
     def decided(self) -> Mapping[str, Any]:
-        """What was measured to resolve it, for the report."""
+        """The measurements behind resolved values, for the report."""
 
     @property
     def device(self) -> str:
-        """Where trials compute."""
+        """The device of the trials."""
 
     @property
     def devices(self) -> int:
         """How many devices train one model together."""
 
     def steps_of(self, arm: Arm) -> int:
-        """Return how many steps an arm's trial trains, for the progress."""
+        """Return how many steps an arm's trial trains, for progress bars."""
 
     def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """Collect all that determines a trial; its hash is the trial's name."""
+        """Collect everything that determines a trial; its hash is the trial's name."""
 
     def run(
         self, arm: Arm, seed: int, on_step: Callable[[int], None] | None = None, fabric: Fabric | None = None

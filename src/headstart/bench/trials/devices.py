@@ -1,4 +1,4 @@
-"""Lightning Fabric: the device that a trial trains on, its precision, and several devices that train one model."""
+"""Lightning Fabric: a trial's device and precision, and several devices for one model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_fabric(config: Training) -> Fabric:
     """Build the Fabric of a trial.
 
     Args:
-        config: With the device resolved. Several devices are processes that :func:`launch` starts.
+        config: The training, with the device resolved. Several devices are processes that :func:`launch` starts.
 
     Raises:
         MissingExtraError: If Lightning Fabric is not installed.
@@ -62,16 +62,16 @@ def launch(config: Training, function: Callable[[Fabric, Argument], Any], argume
     """Run a function in one process per device, together.
 
     Args:
-        config: Says how many devices.
+        config: The training, with the number of devices.
         function: Called on every device with its Fabric and the argument. Both are pickled.
-        argument: Passed on.
+        argument: Passed to the function.
 
     Returns:
         What the first device's call returned.
 
     Raises:
-        HeadstartError: If a process raised one (with its message) or died.
-        RuntimeError: If a process raised another error; its text is that process's traceback.
+        HeadstartError: A process raised one (with its message) or died.
+        RuntimeError: A process raised another error; its text is that process's traceback.
     """
     fabric = make_fabric(config)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, _rendezvous():
@@ -92,7 +92,7 @@ def launch(config: Training, function: Callable[[Fabric, Argument], Any], argume
 
 
 def leave_with_parent() -> None:
-    """End this process as soon as the one that started it has ended, however that did."""
+    """End this process as soon as the one that started it has ended."""
 
     def leave() -> None:
         parent = multiprocessing.parent_process()
@@ -115,7 +115,7 @@ def _call(fabric: Fabric, task: bytes, answer: str) -> None:
 
 
 def _translated(error: Exception) -> Exception:
-    """Turn a process's traceback into the error of ours that ended it, if that is what did."""
+    """Turn a process's traceback into our own error, if one ended it."""
     text = str(error)
     lines = text.strip().splitlines()
     for place, line in reversed(list(enumerate(lines))):  # the last is the error itself, those before it its causes
@@ -130,7 +130,7 @@ def _translated(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _rendezvous() -> Iterator[None]:
-    """Forget where the processes met, so that the next ones meet at a free port of their own."""
+    """Forget the rendezvous, so that the next processes choose a free port."""
     before = {name: os.environ.pop(name) for name in _RENDEZVOUS if name in os.environ}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Grids: which values a search tries, of how a trial trains and of the methods' options."""
+"""Grids: the values that a search tries, of training settings and of methods' options."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _LARGEST = 100_000
 
 @dataclass(frozen=True)
 class Axis:
-    """Values to try of one thing.
+    """The values of one setting or option.
 
     Args:
         name: A field of `Training`, or an option of a method.
-        values: In the order in which ties are resolved: of equally good ones the first is taken.
-        arm: Whose option it is; empty for a field of `Training`, which all arms have.
+        values: The values; among equals, the first one wins.
+        arm: The arm of the option; empty for a field of `Training`, which all arms have.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Axis:
         return f"{self.key}={','.join(map(str, self.values))}"
 
     def concerns(self, arm: Arm) -> bool:
-        """Whether an arm is tried with these values: its controls take over a method's options."""
+        """Whether an arm tries these values; controls share the options of their method."""
         return self.arm in ("", arm.label, arm.of)
 
 
@@ -56,13 +56,13 @@ def read_grid(texts: Sequence[str], arms: Sequence[Arm]) -> dict[str, list[Any]]
 
     Args:
         texts: As on the command line.
-        arms: Their labels are known.
+        arms: The arms, for their labels.
 
     Returns:
-        The values by what stands before the equals sign.
+        The values, by the name before the equals sign.
 
     Raises:
-        HeadstartError: If a text is none of the two.
+        HeadstartError: A text is neither of the two.
 
     Example:
         >>> read_grid(["lr=1e-3,0.01", "prewarm.scale=match,paper"], [Arm("prewarm", "prewarm")])
@@ -86,18 +86,18 @@ def read_grid(texts: Sequence[str], arms: Sequence[Arm]) -> dict[str, list[Any]]
 
 
 def make_grid(entries: Mapping[str, Sequence[Any]], arms: Sequence[Arm], training: Training) -> tuple[Axis, ...]:
-    """Check what a search shall try.
+    """Check the grid of a search.
 
     Args:
         entries: Values by a field of `Training` (in which ``-`` may stand for ``_``) or by ``ARM.option``.
         arms: The arms of the experiment.
-        training: How it trains otherwise.
+        training: Its training settings otherwise.
 
     Returns:
         An axis for each entry.
 
     Raises:
-        HeadstartError: If there is no such field, arm or option, or a value cannot be.
+        HeadstartError: There is no such field, arm or option, or a value is not allowed.
     """
     axes = tuple(_axis(key, list(values), arms) for key, values in entries.items())
     for axis in axes:
@@ -115,14 +115,14 @@ def make_grid(entries: Mapping[str, Sequence[Any]], arms: Sequence[Arm], trainin
 
 
 def configurations(axes: Sequence[Axis], arm: Arm, training: Training, most: int) -> list[Configuration]:
-    """List what to try for an arm: all of its grid, or a random part of it.
+    """List the configurations of an arm: its whole grid, or a random part of it.
 
     Args:
         axes: The axes of the search.
-        arm: Which arm.
-        training: Names the configuration that is in every part: the values that hold without a search, where they are
-            listed, else those that are listed first.
-        most: How many configurations. The draw depends on nothing but the arm's grid.
+        arm: The arm.
+        training: Gives the configuration that is in every part: the values without a search if they are
+            listed, else the values listed first.
+        most: The number of configurations. The draw depends only on the arm's grid.
 
     Example:
         >>> configurations([Axis("lr", (0.1, 0.2))], Arm("default"), Training(), 2)
@@ -143,7 +143,7 @@ def configured(arm: Arm, axes: Sequence[Axis], configuration: Configuration) -> 
 
     Args:
         arm: The arm of the experiment.
-        axes: Tell which values are training's and which are options.
+        axes: Say which values belong to training and which are options.
         configuration: From :func:`configurations`.
 
     Example:
@@ -163,7 +163,7 @@ def configured(arm: Arm, axes: Sequence[Axis], configuration: Configuration) -> 
 
 
 def _label(text: str, arms: Sequence[Arm]) -> str:
-    """Return the label with its dot that a text starts with, or nothing; a label may hold dots and equals signs."""
+    """Return the label, with its dot, at the start of a text, or nothing; a label may hold dots and equals signs."""
     known = [f"{arm.label}." for arm in arms if text.startswith(f"{arm.label}.")]
     return max(known, key=len, default="")
 
@@ -184,7 +184,7 @@ def _axis(key: str, values: list[Any], arms: Sequence[Arm]) -> Axis:
             remedy=f"Choose of {', '.join(known)}.",
         )
     if name.replace("_", "-") not in known:
-        raise unknown("word of training to search:", key, known)
+        raise unknown("training setting to search:", key, known)
     return Axis(name, tuple(_typed(key, value, getattr(Training(), name)) for value in values))
 
 
@@ -216,7 +216,7 @@ def _with_options(method: Method, options: Mapping[str, Any]) -> Method:
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    """Bring a value to the type that the field has."""
+    """Convert a value to the type of its field."""
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if isinstance(default, tuple) and isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""What the machine is and can do."""
+"""Facts about the machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def choose_device(device: str) -> str:
 
 
 def computes_bfloat16(device: str) -> bool:
-    """Tell whether a device computes in bfloat16 by itself, so that autocast to it can be faster.
+    """Tell whether a device computes natively in bfloat16, so that autocast to it can be faster.
 
     Example:
         >>> computes_bfloat16("meta")
@@ -46,7 +46,7 @@ def computes_bfloat16(device: str) -> bool:
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Describe what a result depends on beside its configuration.
+    """Describe what a result depends on besides its configuration.
 
     Returns:
         Versions, git commit of the working directory if it is a repository, machine, threads.

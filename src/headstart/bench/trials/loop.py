@@ -36,9 +36,9 @@ class Point:
 
     Args:
         step: Finished steps.
-        accuracy: The score on validation, in percent: accuracy, or what the task is judged by.
-        loss: On validation.
-        train_loss: Mean over the steps since the point before; None at step 0.
+        accuracy: The score on validation, in percent: accuracy, or the task's metric.
+        loss: The loss on validation.
+        train_loss: Mean training loss since the previous point; None at step 0.
     """
 
     step: int
@@ -49,16 +49,16 @@ class Point:
 
 @dataclass
 class Outcome:
-    """What a trial's training came to.
+    """The result of a trial's training.
 
     Args:
         curve: Points on validation, the first before any step.
-        test_accuracy: In percent; None if training diverged or there is no test split, which was then not looked at.
-        test_loss: Mean cross-entropy; None likewise.
+        test_accuracy: In percent; None if training diverged or there is no test split.
+        test_loss: Mean cross-entropy; None in the same cases.
         diverged: Why training ended early, or an empty string.
-        seconds: Spent on training steps, without evaluations.
-        step_seconds: Median over the stretches between evaluations of the time per step.
-        eager: Why steps were taken one by one although they were to be captured, or an empty string.
+        seconds: Seconds of training steps, without evaluations.
+        step_seconds: Seconds per step, the median over the stretches between evaluations.
+        eager: Why steps ran one by one although they should be captured, or an empty string.
     """
 
     curve: list[Point] = field(default_factory=list)
@@ -81,7 +81,7 @@ def train(
     """Train a model that is already initialized and on its device.
 
     torch's global random state is seeded with ``axes.forward``; the caller guards it. On several devices every
-    process calls this; each takes its part of every batch and normalizes over that part, and all of them return
+    process calls this. Each takes its part of every batch, normalizes over that part, and returns
     the same outcome.
 
     Args:
@@ -151,7 +151,7 @@ def train_in_turns(
 def _steps(
     model: nn.Module, data: DeviceTask, config: Training, aim: Objective, stretch: Stretch, fabric: Fabric
 ) -> tuple[Step | CapturedSteps, str]:
-    """Return plain steps; or captured ones, if they are asked for and can be, or why they cannot."""
+    """Return captured steps if they are wanted and possible, else plain steps and the reason."""
     reason = why_not(config) if config.capture else ""
     if config.capture and not reason:
         try:
@@ -172,9 +172,9 @@ def evaluate(
 
     Args:
         model: The plain model.
-        data: That the split belongs to.
-        split: What to look at.
-        config: Its precision is used.
+        data: The task of the split.
+        split: The split to evaluate.
+        config: The training, for its precision.
         fabric: The fabric of the process; by default one for a single device. Several devices share the work.
     """
     fabric = fabric or make_fabric(config)
@@ -220,6 +220,6 @@ def _over_devices(values: Tensor, fabric: Fabric, how: str = "mean") -> Tensor:
 
 
 def _first_devices_buffers(model: nn.Module) -> None:
-    """Take over the first device's running statistics, as the next training step would."""
+    """Copy the first device's running statistics, as the next training step would."""
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of a trial: torch's own, from the words of `Training`."""
+"""Optimizers and learning-rate schedules of a trial: torch's own, from the settings of `Training`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def make_optimizer(model: nn.Module, config: Training, capturable: bool = False)
     """Build the optimizer of the parameters that train.
 
     Args:
-        model: With the parameters.
-        config: Which optimizer.
-        capturable: Whether its steps can be part of a CUDA graph: what it counts and its rate are tensors.
+        model: The model with the parameters.
+        config: The training settings.
+        capturable: Whether its steps can be part of a CUDA graph; its counters and its rate are then tensors.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     # One kernel for the whole step: on a small net the usual loop over parameters costs a fifth of the time.
@@ -39,9 +39,9 @@ class Schedule:
     """The learning rate over a trial.
 
     Args:
-        optimizer: Whose rate it sets.
-        config: Which schedule.
-        images: In the training split, from which the length of an epoch follows.
+        optimizer: The optimizer whose rate it sets.
+        config: The training settings.
+        images: The number of training images, which gives the length of an epoch.
 
     Example:
         >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -80,26 +80,26 @@ class Schedule:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        """Go on after an optimizer step."""
+        """Advance after an optimizer step."""
         if self._by_step is not None:
             self._by_step.step()
 
     def after_evaluation(self, accuracy: float) -> None:
-        """Go on after an evaluation.
+        """Advance after an evaluation.
 
         Args:
-            accuracy: On validation.
+            accuracy: The validation accuracy.
         """
         if self._by_accuracy is not None:
             self._by_accuracy.step(accuracy)
 
 
 class Rates:
-    """The learning rates of a trial, ahead of its steps.
+    """The learning rates of a trial, computed ahead of its steps.
 
     Args:
-        config: Which schedule.
-        images: In the training split.
+        config: The training settings.
+        images: The number of training images.
 
     Example:
         >>> Rates(Training(steps=2, lr=1.0, batch_size=4), images=8).ahead(2)
@@ -115,7 +115,7 @@ class Rates:
         """Return the rates of the next steps.
 
         Args:
-            steps: How many, up to the next evaluation at most.
+            steps: The number of steps, at most up to the next evaluation.
         """
         found = []
         for _ in range(steps):
@@ -125,9 +125,9 @@ class Rates:
         return found
 
     def after_evaluation(self, accuracy: float) -> None:
-        """Go on after an evaluation.
+        """Advance after an evaluation.
 
         Args:
-            accuracy: On validation.
+            accuracy: The validation accuracy.
         """
         self._schedule.after_evaluation(accuracy)

@@ -1,4 +1,4 @@
-"""The start of a trial: an arm's methods on the model, with what the trial's training is to those that train."""
+"""The start of a trial: apply an arm's methods; methods that train get the trial's training."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class TrainingImages(Dataset[Any]):
 
 @dataclass(frozen=True)
 class TrialFit:
-    """Train on a sample of the training images as the trial itself trains, with a schedule over the sample's steps.
+    """Train on a sample of the training images as the trial does, with a schedule over the sample's steps.
 
     Args:
-        config: Optimizer, schedule, augmentation and precision; its budget is not used.
+        config: Optimizer, schedule, augmentation and precision; the budget is not used.
         frozen: Draw batches and augmentations once and repeat them in every epoch.
     """
 
@@ -100,14 +100,14 @@ def start(model: nn.Module, data: DeviceTask, training: Training, methods: Seque
     """Apply an arm's methods.
 
     Args:
-        model: On its device.
-        data: The task there.
+        model: The model, on its device.
+        data: The task, on the same device.
         training: The training of the arm's trials. Methods that train on samples use it, except for their own options.
-        methods: In order.
+        methods: The methods, in order.
         seed: The seed of the method's axis.
 
     Raises:
-        HeadstartError: If a method refuses.
+        HeadstartError: A method refuses.
     """
     if not any(method.takes_data_set for method in methods):
         return initialize(model, data.calibration_batch(training.calibration, seed), list(methods), seed=seed)

@@ -1,4 +1,4 @@
-"""A training step as a function of tensors that stay where they are: all that it needs is drawn ahead."""
+"""A training step on tensors at fixed addresses; all that it needs is drawn ahead."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _DRAWN = ("mirrored", "shifts", "turns")
 
 
 class Stretch:
-    """What the steps between two evaluations need and leave, each step a row of a tensor on the device.
+    """Inputs and results of the steps between two evaluations: one row of a device tensor per step.
 
-    The tensors stay the same from stretch to stretch, so that a captured graph finds them. For it, whose turn it is
-    is counted by a tensor, too; otherwise Python counts, which takes fewer operations.
+    The tensors stay the same from stretch to stretch, so that a captured graph can use them. For a graph, a tensor
+    counts the current row; otherwise Python counts, which needs fewer operations.
 
     Args:
         data: The task on the device.
         config: Batch size and augmentation.
         axes: Seeds of the data order and of the augmentation.
-        lengths: Steps of each stretch.
+        lengths: The number of steps of each stretch.
         own: This process's part of each batch.
     """
 
@@ -50,7 +50,7 @@ class Stretch:
         self._rows: dict[str, Tensor] = {}
 
     def draw(self) -> None:
-        """Draw what the next stretch needs, if there is one, in memory of the CPU."""
+        """Draw the values of the next stretch, if there is one, on the CPU."""
         steps = next(self._lengths, 0)
         if not steps:
             return
@@ -66,21 +66,21 @@ class Stretch:
                 self._ahead[name] = torch.stack([getattr(each, name) for each in draws])
 
     def begin(self) -> None:
-        """Copy what was drawn to the device, for the steps from now on."""
+        """Copy the drawn values to the device, for the next steps."""
         for name, values in self._ahead.items():
             self.put(name, values)
         self.rewind()
 
     def count_on_device(self, on_device: bool) -> None:
-        """Say who counts the steps, the device or Python, and begin with the first row."""
+        """Choose whether the device or Python counts the steps, and start with the first row."""
         self._turn = torch.zeros(1, dtype=torch.long, device=self.device) if on_device else 0
 
     def rewind(self) -> None:
-        """Make it the first row's turn."""
+        """Go back to the first row."""
         self._turn = self._turn.zero_() if isinstance(self._turn, Tensor) else 0
 
     def put(self, name: str, values: Tensor) -> None:
-        """Copy rows to their place on the device.
+        """Copy rows to the device.
 
         Args:
             name: The name of the rows.
@@ -92,16 +92,16 @@ class Stretch:
         self._rows[name][: len(values)].copy_(values)
 
     def row(self, name: str) -> Tensor:
-        """Return the row whose turn it is."""
+        """Return the current row."""
         rows, turn = self._rows[name], self._turn
         return rows.index_select(0, turn)[0] if isinstance(turn, Tensor) else rows[turn]
 
     def draws(self) -> Draws:
-        """Return the augmentation of the batch whose turn it is."""
+        """Return the augmentation of the current batch."""
         return Draws(*(self.row(name) if name in self._rows else None for name in _DRAWN))
 
     def end_step(self, loss: Tensor) -> None:
-        """Keep a step's loss and make it the next row's turn."""
+        """Store the loss of a step and go to the next row."""
         if self.losses.dtype != loss.dtype:
             self.losses = self.losses.to(loss.dtype)
         if isinstance(self._turn, Tensor):
@@ -118,8 +118,8 @@ class Step:
         model: Trained in place.
         data: The task on the device.
         config: Optimizer and clipping.
-        aim: Whose loss falls.
-        stretch: What the steps need.
+        aim: The objective, with its loss.
+        stretch: The inputs of the steps.
         fabric: The fabric of the process.
         capturable: Whether the steps can be captured as a CUDA graph; their rates are then the stretch's rows.
     """
@@ -143,7 +143,7 @@ class Step:
         self._fabric = fabric
 
     def __call__(self) -> None:
-        """Gather, augment, normalize, forward, backward, and a step of the optimizer. Reads nothing back."""
+        """Gather, augment, normalize, forward, backward, optimizer step; without reads from the device."""
         inputs, labels = self._data.training_batch(self._stretch.row("indices"), self._stretch.draws())
         loss = self._aim.loss(called(self._network, inputs).float(), labels)
         self._stepper.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Parts of a trial, timed on this machine: starts, training steps, evaluations."""
+"""Time the parts of a trial on this machine: starts, training steps, evaluations."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _answers: dict[str, Facts] = {}
 
 
 def measured(question: Facts, answer: Callable[[], Facts]) -> Facts:
-    """Answer a question by measuring, once in the life of this process.
+    """Answer a question by measuring, once per process.
 
     Args:
-        question: All that the answer is for.
-        answer: Measures.
+        question: Everything that the answer depends on.
+        answer: Measures and returns the answer.
 
     Example:
         >>> measured({"what": "a"}, lambda: {"seconds": 1.0}), measured({"what": "a"}, lambda: {"seconds": 2.0})
@@ -46,7 +46,7 @@ def measured(question: Facts, answer: Callable[[], Facts]) -> Facts:
 
 
 def shortened(data: DeviceTask, images: int = _IMAGES) -> DeviceTask:
-    """Return the same task with the first images only of the splits that are not trained on."""
+    """Return the same task with only the first images of the validation and test splits."""
     small = copy.copy(data)
     small.validation, small.test = (split.first(images) for split in (data.validation, data.test))
     return small
@@ -55,12 +55,12 @@ def shortened(data: DeviceTask, images: int = _IMAGES) -> DeviceTask:
 def train_briefly(context: TrialContext, data: DeviceTask, steps: int) -> Outcome:
     """Build the model and train it for a few steps, in up to three stretches.
 
-    Of several devices, one trains on its share of the batch. The random states are as before.
+    With several devices, one trains on its share of the batch. The random states do not change.
 
     Args:
-        context: Whose training to follow.
-        data: The task, best with few images to evaluate on.
-        steps: How many.
+        context: The context, with the training.
+        data: The task, preferably with few images to evaluate on.
+        steps: The number of steps.
     """
     training = _one_device(context.training)
     axes = Axes.of(0)
@@ -73,7 +73,7 @@ def _one_device(training: Training) -> Training:
 
 
 class Clock:
-    """Times a ground's parts, each once and only if it is asked for.
+    """Times the parts of a trial, each once and only on request.
 
     Args:
         context: The context of the trials.

@@ -16,7 +16,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "nesterov")
 SCHEDULES = ("cosine", "constant", "exponential", "step", "plateau")
 PRECISIONS = ("float32", "bfloat16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-_MEASURED = "what trains fastest here, measured once"
+_MEASURED = "what trains fastest on this machine, measured once"
 
 
 @documented
@@ -42,7 +42,7 @@ class Training:
         (), "when the schedule step falls: finished epochs if the budget is in epochs, else finished steps", metavar="N"
     )
     patience: int = setting(2, "evaluations without a rise before the schedule plateau falls", least=0)
-    clip: float = setting(0.0, "largest norm of the gradient over all parameters; 0 cuts none", least=0)
+    clip: float = setting(0.0, "largest norm of the gradient over all parameters; 0 for no limit", least=0)
     augment: tuple[str, ...] = setting(
         (),
         "random changes of the images at every step",
@@ -57,7 +57,7 @@ class Training:
         choices=NORMALIZATIONS,
     )
     test_normalization: str = setting(
-        SAME, "another one for the test split alone, as in some papers", choices=(SAME, *NORMALIZATIONS)
+        SAME, "another normalization for the test split only, as in some papers", choices=(SAME, *NORMALIZATIONS)
     )
     evaluations: int = setting(10, "points of a learning curve, evenly spaced, the last one at the end", least=1)
     calibration: int = setting(256, "training images that a start sees", least=1)
@@ -67,16 +67,17 @@ class Training:
     memory_format: str = setting(
         "contiguous", "layout of images and weights in memory", choices=MEMORY_FORMATS, automatic=_MEASURED
     )
-    device: str = setting("cpu", "where it trains: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is one")
-    devices: int = setting(1, "how many of them train one model together", least=1)
+    device: str = setting("cpu", "device of the training: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is"
+    " one")
+    devices: int = setting(1, "how many devices train one model together", least=1)
     loss: str = setting(
         TASK,
-        "what training lowers: a name, or file.py:function; task: the usual one of the kind of task",
+        "the loss: a name, or file.py:function; task: the usual loss of the kind of task",
         metavar="NAME",
     )
     metric: str = setting(
         TASK,
-        "what a trial is judged by: a name, or file.py:function; task: the usual one of the kind of task; with "
+        "the score of a trial: a name, or file.py:function; task: the usual score of the kind of task; with "
         "--trainer a key of JSON or a column of CSV",
         group=WHAT,
         metavar="NAME",
@@ -89,7 +90,7 @@ class Training:
             raise HeadstartError(f"milestones are {list(self.milestones)}; they must be positive and rising.")
 
     def identity(self) -> dict[str, Any]:
-        """All that identifies a trial; what older versions did not have is left out where it is not used."""
+        """Everything that identifies a trial; fields that older versions lack are omitted if they are not used."""
         found = asdict(self)
         for name in ("loss", "metric"):
             if found[name] == TASK:
@@ -100,14 +101,14 @@ class Training:
         return {**found, **({"files": files} if files else {})}
 
     def resolve(self, images: int) -> Training:
-        """Turn a budget in epochs into steps, and check what only fits together or does not.
+        """Turn a budget in epochs into steps, and check that the settings fit together.
 
         Args:
-            images: In the training split.
+            images: The number of training images.
 
         Raises:
             DataError: If a batch is larger than the training split.
-            HeadstartError: If the batch cannot be shared out to the devices, or a step schedule has no milestones.
+            HeadstartError: The batch cannot be divided among the devices, or a step schedule has no milestones.
 
         Example:
             >>> Training(epochs=15, batch_size=128).resolve(5_000).steps
@@ -119,18 +120,18 @@ class Training:
             )
         if self.devices > 1 and ":" in self.device:
             raise HeadstartError(
-                f"{self.devices} devices are asked for, and '{self.device}' is one.",
-                remedy=f"Name the kind alone: '{self.device.partition(':')[0]}'.",
+                f"{self.devices} devices are requested, but '{self.device}' is one.",
+                remedy=f"Name only the kind: '{self.device.partition(':')[0]}'.",
             )
         if self.schedule == "step" and not self.milestones:
             raise HeadstartError(
-                "The schedule 'step' has no milestones.", remedy="Say after which epochs or steps the rate falls."
+                "The schedule 'step' has no milestones.", remedy="Set after which epochs or steps the rate falls."
             )
         per_epoch = steps_per_epoch(images, self.batch_size)
         return replace(self, steps=max(1, round(self.epochs * per_epoch))) if self.epochs else self
 
     def evaluation_steps(self) -> list[int]:
-        """Return the numbers of finished steps after which to evaluate.
+        """Return the steps after which to evaluate.
 
         Example:
             >>> Training(steps=10, evaluations=4).evaluation_steps()
@@ -142,14 +143,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Axes:
-    """The seeds of a trial's random streams, one per axis, so that one can change and the rest stay.
+    """The seeds of a trial's random streams, one per axis, so that each can change separately.
 
     Args:
         data_order: Which images are in which batch.
         augmentation: How they are flipped and cropped.
         weights: The weights that the model's constructor draws.
-        forward: What the model itself draws while it trains (dropout).
-        method: What an initialization draws, and the batch that it sees.
+        forward: The model's own draws during training (dropout).
+        method: The draws of an initialization, and its batch.
     """
 
     data_order: int

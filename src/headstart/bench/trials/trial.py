@@ -1,4 +1,4 @@
-"""One trial: build, initialize, train, and write down what came of it."""
+"""One trial: build, initialize, train, and record the result."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _KEPT_FILTERS = 32
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of an experiment share, loaded once.
+    """The common context of all trials, loaded once.
 
     Args:
         data: The task on the device.
         fingerprint: The fingerprint of the task.
         builder: The builder of the model.
-        training: With every "auto" resolved.
-        arms: With every number of steps resolved.
-        test: Whether a trial looks at the test split at its end.
-        decided: What was measured to resolve them, for the report.
+        training: The training, with every "auto" resolved.
+        arms: The arms, with their steps resolved.
+        test: Whether a trial evaluates the test split at its end.
+        decided: The measurements behind resolved values, for the report.
     """
 
     data: DeviceTask
@@ -56,7 +56,7 @@ class TrialContext:
 
     @property
     def device(self) -> str:
-        """Where trials compute."""
+        """The device of the trials."""
         return self.training.device
 
     @property
@@ -79,26 +79,27 @@ class TrialContext:
         return run_trial_in_turns(self, arm, seed, on_step)
 
     def training_of(self, arm: Arm) -> Training:
-        """Return how an arm's trials train: as all do, but for the arm's own changes.
+        """Return the training of an arm's trials: the common one with the arm's changes.
 
         Raises:
-            HeadstartError: If it changes what does not exist, or to a value that cannot be.
+            HeadstartError: It changes an unknown field, or to a value that is not allowed.
         """
         try:
             return replace(self.training, **dict(arm.changes))
         except TypeError as error:
-            raise HeadstartError(f"The arm {arm.label!r} changes what training does not have: {error}.") from error
+            raise HeadstartError(f"The arm {arm.label!r} changes a setting that training does not have:"
+            f" {error}.") from error
 
     def identity(self) -> dict[str, Any]:
-        """Name the task and the model by what they hold: paths do not take part."""
+        """Identify the task and the model by their content, not by paths."""
         spec = self.builder.spec
         name = spec.rpartition(":")[2] if user_function.is_user_function(spec) else spec
         return {"task": self.fingerprint, "model": [name, self.builder.fingerprint]}
 
     def determinants(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """Collect all that determines a trial; its hash is the trial's name.
+        """Collect everything that determines a trial; its hash is the trial's name.
 
-        Labels and paths do not take part: a renamed arm or a moved file is still the same trial.
+        Labels and paths do not count: a renamed arm or a moved file is still the same trial.
         """
         return {
             **self.identity(),
@@ -117,11 +118,11 @@ def run_trial(
     on_step: Callable[[int], None] | None = None,
     fabric: Fabric | None = None,
 ) -> dict[str, Any]:
-    """Run one trial. The global random states are as before afterwards.
+    """Run one trial. The global random states are restored afterwards.
 
     Args:
-        context: What all trials share.
-        arm: How to start.
+        context: The common context.
+        arm: The arm.
         seed: Names the trial's random streams; arms with the same seed share data order, augmentation
             and (but for the null arm) default weights.
         on_step: Called with the number of finished steps.
@@ -232,7 +233,7 @@ def _layer_record(
 
 
 def _measures(weight: Tensor) -> dict[str, float]:
-    """Filters' mean norm, and the share of their energy that answers to brightness alone (0 to 1)."""
+    """The mean norm of filters, and the share of their energy in the response to brightness (0 to 1)."""
     flat = weight.flatten(1).double()
     norms = flat.norm(dim=1)
     constant = flat.mean(dim=1).square() * flat.shape[1] / norms.square().clamp_min(1e-30)
@@ -245,7 +246,7 @@ def _compact(weight: Tensor) -> list[float]:
 
 
 def _area(curve: list[dict[str, Any]], steps: int, guess: float) -> float:
-    """Area under the validation curve; a trial that ended early guesses for the rest of its budget."""
+    """Area under the validation curve; a trial that ended early counts as guessing for the rest of its budget."""
     points = [(point["step"], point["accuracy"]) for point in curve]
     if points[-1][0] < steps:
         points += [(points[-1][0], guess), (steps, guess)]

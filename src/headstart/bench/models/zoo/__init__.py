@@ -1,4 +1,4 @@
-"""The models behind ``headstart:NAME``: each builds for any channels and classes, from its own file."""
+"""The models behind ``headstart:NAME``, each for any number of channels and classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Entry:
     """A model by name.
 
     Args:
-        about: What it is, in a line.
+        about: A line on what it is.
         build: Takes input channels, classes, image size, and the options by name.
         options: Each option's default and its least and largest value.
-        smallest: The least side of an image, from the options.
-        sides: How many sides a sample may have: 2 are those of an image; of none, any.
-        asks: What such inputs are called.
+        smallest: The smallest side of an image, as a function of the options.
+        sides: How many sides a sample may have: 2 for images; empty for any.
+        asks: The name of its inputs.
     """
 
     about: str
@@ -136,7 +136,7 @@ def resolve(name: str) -> Callable[[int, int, Size], nn.Module]:
             )
         if min(image_size, default=least) < least:
             sizes, wanted = "×".join(map(str, image_size)), "×".join([str(least)] * len(image_size))
-            smaller = "With the option stride=1 it takes smaller ones." if chosen.get("stride", 1) > 1 else ""
+            smaller = "With the option stride=1 it takes smaller images." if chosen.get("stride", 1) > 1 else ""
             raise ModelError(
                 f"'headstart:{name}' needs {entry.asks} of at least {wanted}, not {sizes}.",
                 remedy=smaller,
@@ -160,7 +160,7 @@ def _chosen(name: str) -> tuple[Entry, dict[str, int]]:
 
 
 def smallest(name: str) -> int:
-    """Return the least side of an image that ``NAME`` or ``NAME:option=value,...`` takes.
+    """Return the smallest side of an image that ``NAME`` or ``NAME:option=value,...`` takes.
 
     Raises:
         UnknownNameError: If there is no such model or option.

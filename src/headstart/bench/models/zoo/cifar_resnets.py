@@ -9,7 +9,7 @@ Size = tuple[int, ...]
 
 
 def _convolution(inputs: int, outputs: int, stride: int, norm: bool) -> tuple[nn.Conv2d, nn.Module]:
-    """Build a 3×3 convolution and what follows: a batch norm, or nothing, and then it has a bias."""
+    """Build a 3×3 convolution, followed by a batch norm, or else with a bias."""
     convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=not norm)
     return convolution, nn.BatchNorm2d(outputs) if norm else nn.Identity()
 

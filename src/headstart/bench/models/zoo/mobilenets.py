@@ -75,7 +75,7 @@ class Inverted(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what all channels' means say."""
+    """Scale each channel by a function of all channels' means."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()

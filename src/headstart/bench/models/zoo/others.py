@@ -1,4 +1,4 @@
-"""Networks for other inputs than images, and for a class at every position."""
+"""Networks for inputs other than images, and for a class at every position."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class TokenTransformer(nn.Module):
     """A causal transformer with layer norms first, for the next token.
 
     Args:
-        tokens: How many there are.
-        length: Positions at most.
+        tokens: The number of different tokens.
+        length: The largest number of positions.
         width: The width of the embedding.
-        depth: Blocks.
+        depth: The number of blocks.
     """
 
     def __init__(self, tokens: int, length: int, width: int, depth: int) -> None:

@@ -30,7 +30,7 @@ def plain_cnn(in_channels: int, classes: int, image_size: Size, depth: int = 20,
     """Build ``depth`` 3×3 convolutions of one width, each with its bias and a ReLU, and a linear layer.
 
     The first convolutions of the second and of the last third halve the image. Weights start as torch draws
-    them: at depth 20 no signal of the image is left at the end.
+    them: at depth 20 no signal of the image reaches the end.
     """
     halving = {round(depth / 3), round(2 * depth / 3)} - {0}
     layers: list[nn.Module] = []
@@ -43,7 +43,7 @@ def plain_cnn(in_channels: int, classes: int, image_size: Size, depth: int = 20,
 def caffenet(in_channels: int, classes: int, image_size: Size, stride: int = 4) -> nn.Module:
     """Build CaffeNet with two groups in convolutions 2, 4 and 5, and Caffe's Gaussian weights and biases of 0 and 1.
 
-    What the last pooling leaves is averaged to 6×6 (at 227×227 it is 6×6 already).
+    The output of the last pooling is averaged to 6×6 (at 227×227 it is already 6×6).
     """
 
     def pool() -> nn.MaxPool2d:
@@ -85,5 +85,5 @@ def caffenet(in_channels: int, classes: int, image_size: Size, stride: int = 4) 
 
 
 def caffenet_smallest(stride: int) -> int:
-    """Return the least side of an image: three poolings need 8 columns of the first convolution's output."""
+    """Return the smallest side of an image: three poolings need 8 columns of the first convolution's output."""
     return 11 + 7 * stride

@@ -48,7 +48,7 @@ def _vgg(in_channels: int, classes: int, norm: bool) -> nn.Sequential:
 
 
 def vgg16(in_channels: int, classes: int, image_size: Size) -> nn.Module:
-    """Build VGG-16; what the last pooling leaves is averaged to 7×7."""
+    """Build VGG-16; the output of the last pooling is averaged to 7×7."""
     return _vgg(in_channels, classes, norm=False)
 
 

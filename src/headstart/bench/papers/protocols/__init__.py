@@ -12,7 +12,7 @@ from headstart.errors import HeadstartError, unknown
 __all__ = ["PREFIX", "PROTOCOLS", "Note", "Protocol", "find", "words_of"]
 
 PREFIX = "protocol:"
-"""What stands before a protocol's name where an experiment's file could stand."""
+"""The prefix of a protocol's name where an experiment's file is expected."""
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for paper in (prewarm, clusters, smart_init, data_dependent)
@@ -40,18 +40,18 @@ def find(name: str) -> Protocol:
 
 
 def words_of(name: str, given: Container[str] = ()) -> Mapping[str, Any]:
-    """Return what a protocol says, as an experiment's file would.
+    """Return the settings of a protocol, as from an experiment's file.
 
     Args:
         name: The name of the protocol.
-        given: Words that the user says besides.
+        given: Settings that the user gives besides.
 
     Returns:
-        Its words with their values, and a folder of its own.
+        Its settings with their values, and its own folder.
 
     Raises:
         UnknownNameError: If there is no such protocol.
-        HeadstartError: If the protocol leaves a word to the user who does not say it.
+        HeadstartError: The protocol needs a setting that the user does not give.
 
     Example:
         >>> words_of("clusters-pairs-published")["out"]

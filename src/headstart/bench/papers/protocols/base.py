@@ -1,4 +1,4 @@
-"""What a protocol is: words of an experiment as a paper says them, and what became of the paper's defects."""
+"""Protocols: the settings of an experiment from a paper, and what was done about the paper's defects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Kind = Literal["reproduced", "corrected", "left out", "differs"]
 
 @dataclass(frozen=True)
 class Note:
-    """What a protocol does about one thing.
+    """How a protocol treats one point.
 
     Args:
         kind: ``"reproduced"`` as published; ``"corrected"``; ``"left out"``: it does not arise here; or
             ``"differs"``: headstart does it in another way.
-        what: The thing: mostly a defect of what was published.
+        what: The point, mostly a defect of the publication.
         why: What is done about it, and why.
     """
 
@@ -29,12 +29,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the register of a paper, and what both versions of its protocols do about it.
+    """One point in the register of a paper, and how both versions of its protocols treat it.
 
     Args:
-        what: The thing.
-        published: What the published version does about it, and why.
-        corrected: The same of the corrected version.
+        what: The point.
+        published: How the published version treats it, and why.
+        corrected: How the corrected version treats it, and why.
     """
 
     what: str
@@ -43,27 +43,27 @@ class Entry:
 
     @classmethod
     def always(cls, kind: Kind, what: str, why: str) -> Entry:
-        """Make the entry of a thing that both versions treat alike."""
+        """Make the entry of a point that both versions treat in the same way."""
         return cls(what, (kind, why), (kind, why))
 
     def note(self, version: Version) -> Note:
-        """Return what a version does."""
+        """Return the note for a version."""
         kind, why = self.published if version == "published" else self.corrected
         return Note(kind, self.what, why)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a paper compared, as a named configuration.
+    """A paper's comparison as a named configuration.
 
     Args:
         name: Ends with the version: ``-published`` or ``-corrected``.
-        about: What is compared on what, in a line.
+        about: A line on what is compared, and on which data.
         paper: Authors, year and title.
-        words: Those words of an experiment that the protocol says; the others keep their defaults.
-        notes: What became of the paper's defects.
-        variants: Other command lines that the paper ran, with what they are.
-        needs: Words that the user has to say.
+        words: The settings that the protocol fixes; the others keep their defaults.
+        notes: What was done about the paper's defects.
+        variants: Other comparisons of the paper, as command lines with descriptions.
+        needs: Settings that the user must give.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the papers published, as data: each figure with its runs, its interval, and what has to be known of it."""
+"""The papers' published figures as data, each with its runs, its interval and notes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Figure:
         paper: As `headstart.bench.papers.reproduction` names it.
         protocol: The comparison, without its version.
         arm: The start, as the protocol calls it.
-        setting: What sets it apart from what the protocol runs; empty if the protocol's arm measures it again.
-        baseline: Mean of what it was compared with, in percent.
+        setting: How it differs from the protocol's arm; empty if the arm measures the same.
+        baseline: Mean of the baseline, in percent.
         treated: Mean of the start, in percent.
         gain: Their difference, in points.
         interval: 95 % of the paired gain by the t distribution, from released runs or from the published gain and
@@ -31,7 +31,7 @@ class Figure:
         source: Where its runs are released: a file's stem, and what names the figure in it. Empty if they are not.
         caveat: Why it cannot be compared with a measured test accuracy: ``"measure"``, it is another one;
             ``"sequence"``, it is of a sequence of tasks, and not of a start alone; or empty.
-        note: What has to be known of it.
+        note: A remark.
     """
 
     paper: str

@@ -1,4 +1,4 @@
-"""The papers' comparisons run again, at three scales, with what was published beside what is measured."""
+"""The papers' comparisons run again at three scales, with published beside measured results."""
 
 from headstart.bench.papers.reproduction.files import available, fetch
 from headstart.bench.papers.reproduction.page import Reproduction, markdown

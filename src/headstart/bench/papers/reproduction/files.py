@@ -1,4 +1,4 @@
-"""Whether the files of all comparisons are there, before the first one runs."""
+"""Check that the files of all comparisons exist, before the first one runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstart.errors import DataError
 
 
 def fetch(comparisons: Sequence[Comparison]) -> None:
-    """Fetch the files of these comparisons' tasks that are missing and can be fetched.
+    """Download the missing files of these comparisons' tasks, as far as possible.
 
     Raises:
         DataError: If one cannot be fetched after all.
@@ -26,13 +26,13 @@ def fetch(comparisons: Sequence[Comparison]) -> None:
 
 
 def available(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Part the comparisons that can run from those that are left out for want of files.
+    """Separate the comparisons that can run from those that lack files.
 
     Returns:
-        What can run, and a sentence for each protocol that is left out.
+        The comparisons that can run, and a sentence for each protocol that is left out.
 
     Raises:
-        DataError: If files are missing of a task that may not be left out. It names all such tasks.
+        DataError: Files of a required task are missing. The error names all such tasks.
     """
     absent = _absent([comparison for comparison in comparisons if not comparison.optional])
     if absent:
@@ -45,7 +45,7 @@ def available(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list
         remedy = ", ".join(ways)
         listed = "; ".join(f"{name}: {files.brace(paths)}" for name, paths in absent.items())
         raise DataError(
-            f"Missing in '{files.data_root()}' for what is to be run: {listed}.",
+            f"Missing in '{files.data_root()}' for these comparisons: {listed}.",
             remedy=f"{remedy[0].upper()}{remedy[1:]}.",
         )
     kept: list[Comparison] = []
@@ -62,7 +62,7 @@ def available(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list
 
 
 def _absent(comparisons: Sequence[Comparison]) -> dict[str, list[str]]:
-    """Return what is missing, by data set."""
+    """Return the missing files, by data set."""
     found: dict[str, list[str]] = {}
     for task in dict.fromkeys(comparison.task for comparison in comparisons):
         known = found.setdefault(specs.head(task)[0], [])

@@ -16,8 +16,8 @@ from headstart.results.display import printable
 from headstart.results.sheet import inert
 
 _READING = (
-    "A published figure is that of the paper's data, network and budget. What was run here stands under each "
-    "comparison, and how it differs under “Deviations”.",
+    "A published figure is that of the paper's data, network and budget. Each comparison says what was run here;"
+    " “Deviations” lists the differences.",
     f"{CAVEAT} The notes below name it.",
     "Published intervals are 95 % intervals of the paired gain by the t distribution, from released runs or from the "
     "published gain and p-value. Where there is neither, or runs are not paired, the cell is empty.",
@@ -31,14 +31,14 @@ _SIDE = ("default", "arm", "gain", "95 % interval")
 
 @dataclass(frozen=True)
 class Reproduction:
-    """All that the page shows.
+    """The content of the page.
 
     Args:
         paper: A key of `PAPERS`.
         scale: A key of `SCALES`.
-        outcomes: What was run.
+        outcomes: The comparisons that were run.
         left_out: A sentence for each comparison that lacks its files.
-        command: What makes the page again.
+        command: The command that makes the page again.
     """
 
     paper: str
@@ -48,7 +48,7 @@ class Reproduction:
     command: tuple[str, ...]
 
     def unmeasured(self) -> list[Figure]:
-        """Return the paper's published figures that stand beside no measured arm."""
+        """Return the paper's published figures without a measured arm."""
         beside = {row.figure for outcome in self.outcomes for row in outcome.rows() if row.figure}
         return [figure for figure in figures() if figure.paper == self.paper and figure not in beside]
 
@@ -86,7 +86,7 @@ def table(found: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
 
 
 def _comparison(outcome: Outcome) -> list[str]:
-    """What was run, what is known of the published figures, and what the controls show."""
+    """One comparison: what was run, remarks on the published figures, and what the controls show."""
     name = outcome.comparison.name
     lines = [
         f"## {name}",
@@ -109,7 +109,7 @@ def _known(figure: Figure) -> str:
 
 
 def _deviations(found: Reproduction) -> list[str]:
-    """The scale's and the user's, then what became of the papers' defects: each line once, with whom it concerns."""
+    """Deviations of the scale and of the user, then the papers' defects; each line once, with its protocols."""
     names = [outcome.comparison.name for outcome in found.outcomes]
     own = [(name, line) for name, o in zip(names, found.outcomes, strict=True) for line in o.comparison.deviations()]
     notes = [
@@ -119,14 +119,14 @@ def _deviations(found: Reproduction) -> list[str]:
     ]
     lines = ["From the protocols, at this scale:", ""]
     lines += list(_merged([(name, inert(line)) for name, line in own], names)) or ["- None."]
-    lines += ["", "Of the protocols from the paper, with what became of its defects:", ""]
+    lines += ["", "Of the protocols from the paper, and what was done about its defects:", ""]
     absent = [name for name in PAPERS[found.paper] if name not in set(map(base, names))]
     lines += [*_merged(notes, names), *([f"- Not run at all: {', '.join(absent)}."] if absent else [])]
     return lines
 
 
 def _merged(lines: Iterable[tuple[str, str]], names: Sequence[str]) -> Iterator[str]:
-    """Write each line once, with the comparisons that it concerns unless it concerns all."""
+    """Write each line once, with the comparisons that it concerns, unless it concerns all."""
     about: dict[str, list[str]] = {}
     for name, line in lines:
         about.setdefault(line, []).append(name)

@@ -51,9 +51,9 @@ class Comparison:
 
     Args:
         protocol: With its version.
-        words: What is said instead of its words.
-        why: What these words alone do not tell, in sentences.
-        optional: Whether it is left out where the files of its task are missing.
+        words: The settings that replace those of the protocol.
+        why: Explanations of these settings, in sentences.
+        optional: Whether it is left out if the files of its task are missing.
     """
 
     protocol: Protocol
@@ -72,19 +72,19 @@ class Comparison:
         return str(self.settings()["task"])
 
     def settings(self, out: Path = Path()) -> dict[str, Any]:
-        """Return every word of the experiment.
+        """Return all settings of the experiment.
 
         Args:
-            out: The folder that the comparison's own folder lies in.
+            out: The parent of the comparison's own folder.
         """
         return {**defaults(), **self.protocol.words, **self.words, "out": str(out / self.name)}
 
     def experiment(self) -> Experiment:
-        """Return what to run."""
+        """Return the experiment to run."""
         return experiment(self.settings())
 
     def deviations(self) -> list[str]:
-        """Say in sentences what differs from the protocol: the reasons, then each word.
+        """List the deviations from the protocol in sentences: the reasons, then each setting.
 
         Example:
             >>> plan("pre-warm", "small")[0].deviations()[-1]
@@ -108,12 +108,12 @@ def plan(paper: str, scale: str, only: Sequence[str] = (), seeds: str = "", task
         paper: A key of `PAPERS`.
         scale: A key of `SCALES`.
         only: Those protocols to keep, with or without version; all of the scale by default.
-        seeds: What all of them say instead of their seeds, as in ``headstart compare``.
+        seeds: Seeds for all of them instead of their own, as in ``headstart compare``.
         task: The task of protocols that leave it to the user; the scales ``"smoke"`` and ``"small"`` bring one.
 
     Raises:
         UnknownNameError: If there is no such paper, scale, or protocol at this scale.
-        HeadstartError: If a task is missing or not asked for, or the seeds make no sense.
+        HeadstartError: A task is missing or does not fit, or the seeds are out of range.
 
     Example:
         >>> [comparison.name for comparison in plan("data-dependent", "smoke")]
@@ -165,7 +165,7 @@ def _task(protocol: Protocol, task: str) -> dict[str, str]:
 
 
 def _said(value: Any) -> str:
-    """Write a word's value in a sentence.
+    """Write the value of a setting in a sentence.
 
     Example:
         >>> _said((1.0, 2.5)), _said(5000), _said(()), _said(False)

@@ -1,4 +1,4 @@
-"""Published against measured: a row per arm under test."""
+"""Published against measured results: a row per arm under test."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from headstart.bench.statistics.verdicts import signed
 
 MARK = "†"
 CAVEAT = (
-    f"{MARK} cannot be compared with what was measured: another measure than test accuracy, or not of a start alone."
+    f"{MARK} cannot be compared with the measured results: it is not a test accuracy, or not the effect of a start"
+    " alone."
 )
 
 
 class Side(NamedTuple):
-    """Numbers of one arm as text, published or measured; empty where there is nothing to say."""
+    """Numbers of one arm as text, published or measured; empty if there are none."""
 
     baseline: str = ""
     arm: str = ""
@@ -36,9 +37,9 @@ class Row:
 
     Args:
         arm: Its label.
-        figure: What was published on it; None if nothing was.
+        figure: The published figure; None if there is none.
         published: The same as text.
-        measured: What the trials show, as text.
+        measured: The measured results, as text.
     """
 
     arm: str
@@ -52,8 +53,8 @@ class Outcome:
     """A comparison that was run.
 
     Args:
-        comparison: What was run.
-        analysis: What it shows.
+        comparison: The comparison.
+        analysis: Its analysis.
         page: Its own page.
     """
 
@@ -78,11 +79,11 @@ class Outcome:
 
 
 def rows_of(name: str, analysis: Analysis) -> list[Row]:
-    """Set what was published on each arm under test beside what was measured.
+    """Put published and measured results of each arm under test side by side.
 
     Args:
         name: The name of the protocol, with its version.
-        analysis: What the trials show.
+        analysis: The analysis of the trials.
     """
     return [_row(name, arm, cells(analysis.baseline).accuracy) for arm in analysis.methods]
 

@@ -1,4 +1,4 @@
-"""What a scale says instead of the papers' protocols, so that a reproduction ends in minutes, hours or days."""
+"""The settings of each scale, with which a reproduction of a paper takes minutes, hours or days."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from headstart.bench.papers.protocols import find
 from headstart.bench.trials.arms import parse_arm
 
 SCALES = {
-    "smoke": "It shows that everything runs, in minutes. Its numbers say nothing about the paper: other images "
-    "than its own, a small network, a few steps and seeds.",
-    "small": "It takes a few hours on two cores: fewer training images, shorter training, in part smaller networks, at "
-    "least eight seeds. It shows what a start does early, not where long training ends.",
+    "smoke": "It checks in minutes that everything runs. Its numbers say nothing about the paper: it uses other"
+    " images, a small network, and few steps and seeds.",
+    "small": "It takes a few hours on two cores: fewer training images, shorter training, some smaller networks, at"
+    " least eight seeds. It shows the effect of a start early in training, not at the end of long training.",
     "full": "The protocols as they are.",
 }
 
@@ -24,11 +24,11 @@ class Part:
 
     Args:
         protocol: Without its version.
-        words: What both versions say instead.
-        published: What the published one says instead, besides.
-        corrected: The same of the corrected one.
-        why: What the words alone do not tell, in sentences.
-        optional: Whether it is left out, and said so, where the files of its task are missing.
+        words: The settings of both versions.
+        published: Further settings of the published version.
+        corrected: Further settings of the corrected version.
+        why: Explanations of the settings, in sentences.
+        optional: Whether it is left out, with a remark, if the files of its task are missing.
     """
 
     protocol: str
@@ -40,7 +40,7 @@ class Part:
 
 
 def _arms(protocol: str, *labels: str) -> tuple[str, ...]:
-    """Take those of a protocol's arms that have these labels."""
+    """Select the protocol's arms with these labels."""
     return tuple(arm for arm in find(protocol).words["arms"] if parse_arm(arm).label in labels)
 
 

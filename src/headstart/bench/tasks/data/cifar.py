@@ -93,7 +93,7 @@ def _from_batches(root: Path, name: str, paths: list[str]) -> dict[str, dict[str
 
 
 def _unpacked(root: Path, name: str) -> dict[str, bytes]:
-    """Read the batches out of the archive; nothing is written anywhere."""
+    """Read the batches from the archive, without writing anything."""
     path = files.place(root, ARCHIVES[name])
     folder, train, test = BATCHES[name]
     wanted = {f"{folder}/{batch}" for batch in (*train, test)}

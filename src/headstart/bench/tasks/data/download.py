@@ -1,4 +1,4 @@
-"""Fetch the sets that torchvision knows, with torchvision's own downloader; nothing is unpacked here."""
+"""Download sets that torchvision knows, with torchvision's own downloader, without unpacking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstart.errors import DataError, MissingExtraError
 
 
 def download(name: str, root: Path, *, extra: bool = False) -> None:
-    """Fetch what is not there yet; each file's md5 is compared with the published one.
+    """Download missing files; each file's md5 is compared with the published one.
 
     Args:
         name: A data set's name, such as ``cifar100``.
@@ -50,7 +50,7 @@ def download(name: str, root: Path, *, extra: bool = False) -> None:
 
 
 def _files(name: str, datasets: Any, extra: bool) -> list[tuple[list[str], str]]:
-    """Return the addresses that torchvision has for each file, and the file's name under the root."""
+    """Return torchvision's addresses for each file, and the file's path from the root."""
     if name in ("mnist", "fashion-mnist"):
         kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
         return [

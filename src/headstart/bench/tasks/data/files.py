@@ -1,4 +1,4 @@
-"""Where data lie, and what is believed of a file: its published checksum, and that it lies where it seems to."""
+"""The places of data files, and their checks: the published checksum, and no links out of the folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ MD5 = {
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """Return the folder that data sets lie in: the one given, or ``$HEADSTART_DATA_ROOT``, or ``data``.
+    """Return the folder with the data sets: the given one, or ``$HEADSTART_DATA_ROOT``, or ``data``.
 
     Example:
         >>> data_root("/sets").name
@@ -66,7 +66,7 @@ def data_root(given: str | Path | None = None) -> Path:
 
 
 def place(root: Path, name: str) -> Path:
-    """Return a file of a set. The set's own folder may be a link; nothing below it leads out of that folder.
+    """Return a file of a set. The set's folder may be a link, but no link below it may lead out of the folder.
 
     Raises:
         DataError: If it does, or is no file.
@@ -75,7 +75,7 @@ def place(root: Path, name: str) -> Path:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """Return the path if it is a regular file that lies in the folder, links followed.
+    """Return the path if it is, after following links, a regular file inside the folder.
 
     Raises:
         DataError: If it leads out of the folder, or is no file.
@@ -105,7 +105,7 @@ def checked_bytes(path: Path, published: str) -> bytes:
 
 
 def check(path: Path, published: str, content: bytes) -> None:
-    """Raise the error for content that is not what was published under that name."""
+    """Raise if the content is not the one published under that name."""
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     expected = MD5.get(published)
     if found != expected:
@@ -116,18 +116,18 @@ def check(path: Path, published: str, content: bytes) -> None:
 
 
 def lacking(root: Path, layouts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return, for each way to store a set, the paths that are not there."""
+    """Return, for each way to store a set, the missing paths."""
     return [[name for name in layout if not (root / name).exists()] for layout in layouts]
 
 
 def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str = "") -> DataError:
-    """Build the one error that says what to put where.
+    """Build the error that says which files to put where.
 
     Args:
         task: The task's name.
-        root: Where data sets are looked for.
-        layouts: Each way to put them there: paths from the root.
-        note: What else can be said.
+        root: The folder with the data sets.
+        layouts: The ways to store them, each as paths from the root.
+        note: A further remark.
 
     Example:
         >>> print(missing("svhn", Path("data"), [["svhn/train_32x32.mat", "svhn/test_32x32.mat"]]))
@@ -146,7 +146,7 @@ def missing(task: str, root: Path, layouts: Sequence[Sequence[str]], note: str =
 
 
 def brace(names: Sequence[str]) -> str:
-    """Write paths that share folders shortly.
+    """Write paths with common folders in short form.
 
     Example:
         >>> brace(["a/x", "a/y", "b/z"])

@@ -22,7 +22,7 @@ def any_folder(folder: Path) -> tuple[Labelled, list[str]]:
         names of the classes. A ``val`` without a ``test`` is the test set.
 
     Raises:
-        DataError: If that is not what the folder holds.
+        DataError: The folder has another content.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder '{folder}'.", remedy="folder:PATH counts from the working directory.")
@@ -67,7 +67,7 @@ def _by_class(root: Path, folder: Path) -> dict[str, list[Path]]:
         )
         raise DataError(
             f"'{folder}' is not a folder of images by class: {what}.",
-            remedy="Put the images of each class into a sub-folder of its own, all directly in the folder, or in "
+            remedy="Put the images of each class into its own sub-folder, all directly in the folder, or in "
             f"its folders train and val or test ({', '.join(pictures.SUFFIXES)}).",
         )
     return classes
@@ -77,7 +77,7 @@ def write(writer: Writer, parts: Labelled, size: int | None, what: str, *, cut: 
     """Decode all files and write them as arrays.
 
     Raises:
-        DataError: If a file is damaged, or sizes differ and none is asked for.
+        DataError: A file is damaged, or sizes differ and no size is set.
     """
     looked = [pictures.looked_at(paths) for paths, _ in parts.values()]
     mode = "L" if all(mode == "L" for mode, _ in looked) else "RGB"
@@ -86,7 +86,7 @@ def write(writer: Writer, parts: Labelled, size: int | None, what: str, *, cut: 
         some = ", ".join(f"{width}×{height}" for width, height in sorted(sizes)[:4])
         raise DataError(
             f"The images of '{what}' have different sizes: {some}{' …' * (len(sizes) > 4)}.",
-            remedy="Name one: add size=64, for example, behind a colon.",
+            remedy="Choose one, for example: add size=64 after a colon.",
         )
     for part, (paths, labels) in parts.items():
         pieces = pictures.pixels(paths, mode, size, cut=cut, resample="bicubic" if cut else "box")
@@ -102,7 +102,7 @@ def tiny_imagenet(root: Path) -> tuple[Labelled, list[str]]:
     """List Tiny ImageNet in its original folders; its validation images are the test set.
 
     Raises:
-        DataError: If a class has no images, or the annotations name files or classes that are not there.
+        DataError: A class has no images, or the annotations name missing files or classes.
     """
     folder = root / TINY
     names = sorted(files.inside(folder, folder / "wnids.txt").read_text().split())

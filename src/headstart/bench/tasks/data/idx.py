@@ -56,7 +56,7 @@ def parse(content: bytes, path: Path) -> Array:
     """Read an IDX file of bytes.
 
     Raises:
-        DataError: If it is none, or longer or shorter than it says.
+        DataError: It is not an IDX file, or its length does not match its header.
 
     Example:
         >>> parse(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]), Path("labels"))

@@ -1,4 +1,4 @@
-"""What is known of each data set by name, and whether its files are there; nothing is loaded."""
+"""Facts on each data set by name, and whether its files exist. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Listed:
         classes: How many, without options.
         shape: Channels, height and width of an image, without options.
         splits: Images of each split, without options. Rounding within the classes may move a few.
-        official: Whether the data come with the images of the test split apart.
-        layouts: Each way to store it: paths from the data root. None: it needs no file there.
+        official: Whether the data have a separate official test split.
+        layouts: The ways to store it, each as paths from the data root. Empty if it needs no files.
         state: ``"there"``, ``"incomplete"`` or ``"missing"``.
-        lacking: What is missing of the layout that is nearest to be complete; an installable package if it
+        lacking: The missing files of the most complete layout; an installable package if it
             needs no file.
         downloads: Whether headstart can fetch it.
-        options: What may stand behind the name and a colon.
+        options: The options that may follow the name and a colon.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Listed:
 
 
 def look_up(name: str, root: str | Path | None = None) -> Listed:
-    """Describe one data set. Of its files only the names are looked at.
+    """Describe one data set; only the names of its files are checked.
 
     Args:
         name: Without options.
-        root: The folder that data sets lie in; by default as `headstart.bench.load_task` takes it.
+        root: The folder with the data sets; default as for `headstart.bench.load_task`.
 
     Raises:
         UnknownNameError: If there is none of that name.
@@ -85,10 +85,10 @@ def look_up(name: str, root: str | Path | None = None) -> Listed:
 
 
 def lacking(spec: str, root: str | Path | None = None) -> list[str]:
-    """Return what a task by name needs and is not there, of the layout that is nearest to be complete.
+    """Return what a task by name lacks, for the most complete layout.
 
     Args:
-        spec: With its options, as `headstart.bench.load_task` takes it. Other tasks than those by name lack nothing.
+        spec: The task with its options, as for `headstart.bench.load_task`. Tasks that are not by name lack nothing.
         root: As for `look_up`.
 
     Returns:

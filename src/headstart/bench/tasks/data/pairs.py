@@ -13,7 +13,7 @@ Pair = tuple[int, int]
 
 
 def published_sources() -> list[Pair]:
-    """Return the 45 pairs that the source models were trained on: all of superclasses 0 to 9.
+    """Return the 45 pairs on which the source models were trained: all pairs of superclasses 0 to 9.
 
     Example:
         >>> len(published_sources()), published_sources()[0]
@@ -23,7 +23,7 @@ def published_sources() -> list[Pair]:
 
 
 def published_evaluation() -> list[Pair]:
-    """Return the ten pairs of superclasses 10 to 19 that starts were judged on.
+    """Return the ten pairs of superclasses 10 to 19 on which starts were evaluated.
 
     They are drawn as the authors drew them, with Python's generator at seed 1234. They overlap: superclass 10
     is in five of them, 14 in none.
@@ -37,7 +37,7 @@ def published_evaluation() -> list[Pair]:
 
 
 def disjoint(seed: int) -> list[Pair]:
-    """Draw ten pairs that share no superclass; a source half (0 to 4) and an evaluation half (5 to 9) of them.
+    """Draw ten pairs without common superclasses: pairs 0 to 4 for sources, 5 to 9 for evaluation.
 
     Example:
         >>> sorted(sum(disjoint(0), ())) == list(range(20))

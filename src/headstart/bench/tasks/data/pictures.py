@@ -1,4 +1,4 @@
-"""Image files through Pillow: which there are, and their pixels, at one size."""
+"""Image files through Pillow: list them, and read their pixels at one size."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PIECE = 512
 
 
 def listed(boundary: Path, folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted; hidden ones left out.
+    """Return the image files below a folder, sorted, without hidden ones.
 
     Raises:
-        DataError: If a link leads out of ``boundary`` or stands for a folder.
+        DataError: A link leads out of ``boundary``, or a folder is a link.
     """
     if not folder.resolve().is_relative_to(boundary.resolve()):
         raise DataError(f"'{folder}' leads out of '{boundary}'.", remedy="Put the folder itself there.")
@@ -42,11 +42,11 @@ def listed(boundary: Path, folder: Path) -> list[Path]:
 
 
 def looked_at(paths: Sequence[Path]) -> tuple[str, set[tuple[int, int]]]:
-    """Look at all headers.
+    """Read all headers.
 
     Returns:
-        The mode that all can be read in, ``"L"`` if every image is gray and ``"RGB"`` otherwise, and the
-        sizes (width, height) that there are.
+        The common mode (``"L"`` if every image is gray, otherwise ``"RGB"``), and the
+        sizes (width, height) that occur.
 
     Raises:
         DataError: If a file is no image.
@@ -70,7 +70,7 @@ def pixels(
         paths: The files.
         mode: ``"L"`` or ``"RGB"``.
         size: Side to scale to; None leaves images as they are.
-        cut: Cut a centred square out first; otherwise the whole image is squeezed.
+        cut: Crop a centred square first; otherwise the whole image is stretched.
         resample: ``"box"``, ``"lanczos"`` or ``"bicubic"``.
 
     Raises:
@@ -94,7 +94,7 @@ def pixels(
 
 
 class _opened:  # noqa: N801 - used like a function
-    """An image file, with every way in which it fails turned into one error."""
+    """An open image file; all its failures become one error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Unpickling that can make numbers, texts and arrays, and nothing else."""
+"""Unpickling that can only make numbers, texts and arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Return one of the few things that arrays are made of; nothing is imported."""
+        """Return one of the few parts that arrays need; nothing is imported."""
         if module in _NUMPY and name in ("ndarray", "dtype", "_reconstruct"):
             return {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": _RECONSTRUCT}[name]
         if (module, name) == ("_codecs", "encode"):
@@ -37,10 +37,10 @@ def plain(content: bytes, path: Path) -> dict[str, Any]:
 
     Args:
         content: The file's content, whose checksum was compared before.
-        path: Where it came from, for messages.
+        path: Its file, for messages.
 
     Raises:
-        DataError: If it asks for anything else, is damaged, or is no dictionary.
+        DataError: It needs anything else, is damaged, or is not a dictionary.
 
     Example:
         >>> plain(pickle.dumps({"labels": [1, 2]}), Path("batch"))
@@ -64,15 +64,15 @@ def array(value: Any, kind: str, path: Path) -> np.ndarray[Any, Any]:
     Args:
         value: An array or a list of whole numbers.
         kind: ``"images"`` for uint8, ``"labels"`` for int64.
-        path: Where it came from, for messages.
+        path: Its file, for messages.
 
     Raises:
-        DataError: If it is none.
+        DataError: It is not such an array.
     """
     try:
         found = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise DataError(f"'{path}': its {kind} are no array.") from error
+        raise DataError(f"'{path}': its {kind} are not an array.") from error
     good = found.dtype == np.uint8 if kind == "images" else found.ndim == 1 and found.dtype.kind in "iu"
     if not good:
         raise DataError(f"'{path}': its {kind} have type {found.dtype} and shape {found.shape}.")
