@@ -211,7 +211,9 @@ def test_an_arm_may_train_otherwise(make_experiment, store):
     assert store.read_experiment()["arms"][1]["changes"] == [["lr", 1e-5], ["steps", 9]]
 
 
-@pytest.mark.parametrize(("change", "message"), [(("lf", 0.1), "a setting that training does not have"), (("lr", -1), "above 0")])
+@pytest.mark.parametrize(
+    ("change", "message"), [(("lf", 0.1), "a setting that training does not have"), (("lr", -1), "above 0")]
+)
 def test_an_arm_cannot_train_as_nothing_can(make_experiment, change, message):
     experiment = make_experiment(arms=(Arm("default"), Arm("odd", changes=(change,))))
     with pytest.raises(HeadstartError, match=message):

@@ -63,8 +63,9 @@ class Trainer:
         if not self.metric.strip():
             raise HeadstartError("The metric has no name.")
         if self.metric_pattern and self.metric_file:
-            raise HeadstartError("The score is in a file or in the output: give only one of metric-file and"
-            " metric-pattern.")
+            raise HeadstartError(
+                "The score is in a file or in the output: give only one of metric-file and metric-pattern."
+            )
         for name in Command(("{start}", self.metric_file))._names():
             if name not in PLACEHOLDERS:
                 raise HeadstartError(f"The metric's file has the placeholder {{{name}}}, which does not exist.")

@@ -67,8 +67,9 @@ class Training:
     memory_format: str = setting(
         "contiguous", "layout of images and weights in memory", choices=MEMORY_FORMATS, automatic=_MEASURED
     )
-    device: str = setting("cpu", "device of the training: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is"
-    " one")
+    device: str = setting(
+        "cpu", "device of the training: cpu, cuda, cuda:1 and so on", automatic="a GPU if there is one"
+    )
     devices: int = setting(1, "how many devices train one model together", least=1)
     loss: str = setting(
         TASK,

@@ -87,8 +87,9 @@ class TrialContext:
         try:
             return replace(self.training, **dict(arm.changes))
         except TypeError as error:
-            raise HeadstartError(f"The arm {arm.label!r} changes a setting that training does not have:"
-            f" {error}.") from error
+            raise HeadstartError(
+                f"The arm {arm.label!r} changes a setting that training does not have: {error}."
+            ) from error
 
     def identity(self) -> dict[str, Any]:
         """Identify the task and the model by their content, not by paths."""
