@@ -29,6 +29,7 @@ ORDER = {  # the evidence on first layers comes first
     "rare-classes": RATES,
     "rare-classes-balanced": RATES,
     "rare-classes-rarer-half": RATES,
+    "rare-classes-longer": RATES,
     "segmentation": RATES,
     "resnet20": RATES,
     "deep-transformer": ATTENTION,

@@ -23,6 +23,7 @@ PANELS = {  # what a comparison is of: the network and its data
     "rare-classes": "small CNN, batch norm · CIFAR-100, classes from 40 % to 0.4 %",
     "rare-classes-balanced": "the same, scored by the mean over classes",
     "rare-classes-rarer-half": "the same, scored by the mean over the five rarest",
+    "rare-classes-longer": "the same, scored by the mean over classes, 400 steps",
     "segmentation": "2-D U-Net · ellipses",
     "resnet20": "ResNet-20 · CIFAR-100, 10 superclasses",
     "deep-transformer": "12 blocks, layer norms first · letters",
