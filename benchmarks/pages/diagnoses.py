@@ -61,7 +61,7 @@ def _alarms(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _planted(rows: Sequence[dict[str, str]]) -> list[str]:
-    by = defaultdict(Counter)  # type: ignore[var-annotated]
+    by: dict[str, Counter[str]] = defaultdict(Counter)
     for r in rows:
         by[r["illness"]][r["ended"]] += 1
     ends = ("hit", "other culprit", "missed")

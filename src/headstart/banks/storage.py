@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from headstart.banks.entry import Entry
 from headstart.errors import HeadstartError, unknown
@@ -88,7 +89,7 @@ def read(path: Path) -> tuple[tuple[Entry, ...], dict[str, Any]]:
             if max(len(meta["entries"]), len(meta["provenance"])) > MAX_JSON:
                 raise HeadstartError(f"'{path}' has more than {MAX_JSON:,} characters of metadata.")
             rows, provenance = json.loads(meta["entries"]), json.loads(meta["provenance"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = load_file(path)
         if set(tensors) != {f"{i}.{name}" for i in range(len(rows)) for name in _TENSORS}:
             raise ValueError(f"its tensors are not those of {len(rows)} entries")
         if not isinstance(provenance, dict):

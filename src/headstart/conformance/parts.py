@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def _run(method: MethodLike, model: nn.Module, data: Any) -> None:
 def parts_of_modules(method: MethodLike) -> None:
     """Embeddings, attention and recurrent layers: what the report does not name stays, and the rest is finite."""
     for recurrent in (nn.LSTM, nn.GRU, nn.RNN):
-        _run(method, build(lambda kind=recurrent: Text(recurrent=kind)), tokens())  # type: ignore[misc]
+        _run(method, build(partial(Text, recurrent=recurrent)), tokens())
 
 
 @contract
@@ -70,10 +71,10 @@ def packed_and_separate_attention(method: MethodLike) -> None:
     for name, value in zip("qkv", state.pop("attention.in_proj_weight").chunk(3), strict=True):
         state[f"attention.{name}_proj_weight"] = value
     separate.load_state_dict(state)
-    reports = [attempt(method, model, tokens()) for model in (packed, separate)]
-    if None in reports:
+    first, second = (attempt(method, model, tokens()) for model in (packed, separate))
+    if first is None or second is None:
         return
-    require(reports[0].changed == reports[1].changed, "packed and separate attention change other layers")  # type: ignore[union-attr]
+    require(first.changed == second.changed, "packed and separate attention change other layers")
     if "default" in str(method):  # the module draws packed weights at another size
         return
     found = weights_of(packed)

@@ -59,10 +59,7 @@ class Diagnosis(Displayable):
         Raises:
             KeyError: No layer has that name.
         """
-        for r in self.rows:
-            if r.name == name:
-                return r
-        raise KeyError(name)
+        return {row.name: row for row in self.rows}[name]
 
     @property
     def rate_spread(self) -> float | None:

@@ -22,7 +22,7 @@ from headstart.model.own_forward import require_affine
 from headstart.model.weights import Layer
 from headstart.numerics.fetching import Values
 from headstart.numerics.moments import MIN_VALUES, Moments, totals
-from headstart.results.report import Row, row_sums, summarize, summary
+from headstart.results.report import Action, Row, row_sums, summarize, summary
 
 ZEROS = "all its weights are zero, which is taken for a choice"
 
@@ -283,7 +283,7 @@ class Visit:
 
         return restore
 
-    def _wrote(self, action: Any) -> None:
+    def _wrote(self, action: Action) -> None:
         self.report.wrote(self.layer, self.method, action)
 
     def run(self, methods: Sequence[Steps], step: str) -> None:

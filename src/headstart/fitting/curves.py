@@ -152,7 +152,7 @@ def sample_curves(
     if not 0 < fraction <= 1:
         raise HeadstartError(f"fraction={fraction!r} is not a share.", remedy="Pass a number above 0 and up to 1.")
     whole = samples.as_dataset(data)
-    (indices,) = samples.draw(len(whole), (fraction,), "independent", seed)  # type: ignore[arg-type]
+    (indices,) = samples.draw(samples.sample_count(whole), (fraction,), "independent", seed)
     sample: Dataset[Any] = Subset(whole, indices.tolist())
     sets = {"sample": sample, "training": whole}
     if validation is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
@@ -107,7 +108,7 @@ class Checkpoint:
                         f"'{self._path}' holds the stages of another call (model, data, options or seed differ).",
                         remedy="Remove it, or pass another checkpoint=.",
                     )
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                found = load_file(self._path)
         except (SafetensorError, OSError) as error:
             raise HeadstartError(
                 f"'{self._path}' is not a readable checkpoint: {error}.", remedy="Remove it."

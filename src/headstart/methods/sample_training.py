@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -209,7 +209,7 @@ class SampleTraining(Method):
             try:
                 with rng.untouched(seed):  # so that a stage draws the same whatever ran before it
                     if isinstance(fit, Classify):
-                        told = lambda _, epoch: tell(what, epoch, stage.epochs)  # noqa: E731, B023 - called in here
+                        told = _epochs_to(tell, what, stage.epochs)
                         fit(view.model, part, stage.epochs, seed=seed, on_epoch=told)
                     else:
                         fit(view.model, part, stage.epochs)
@@ -250,6 +250,11 @@ class SampleTraining(Method):
             if bias is not None and layer.module.bias.requires_grad:
                 noise = self.noise * torch.randn(bias.shape, generator=draw, dtype=bias.dtype).to(bias.device)
                 weights.write_bias(layer, self.shrink * bias + noise)
+
+
+def _epochs_to(tell: progress.Listener, what: str, total: int) -> Callable[[Any, int], None]:
+    """A callback of `Classify` that reports the finished epochs."""
+    return lambda model, epoch: tell(what, epoch, total)
 
 
 def _chunks(dataset: Dataset[Any], stage: Stage, seed: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path) -> tuple[Any, Mapping[str, str]]:
     if path.suffix == SAFETENSORS:
         try:
             with safe_open(str(path), framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+                return load_file(path), file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise HeadstartError(f"'{path}' is not a readable safetensors file: {error}.") from error
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from headstart.model.later import Later
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
-from headstart.results.report import Report, Row
+from headstart.results.report import Action, Report, Row
 
 
 @dataclass
@@ -67,10 +67,10 @@ class ReportBuilder:
         if sentence:
             self.notes.append(sentence)
 
-    def wrote(self, layer: Layer, method: str, action: str = "written") -> Row:
+    def wrote(self, layer: Layer, method: str, action: Action = "written") -> Row:
         """Note that a method wrote or scaled a layer, and return its row."""
         row = self.rows[layer.name]
-        row.action = action  # type: ignore[assignment]
+        row.action = action
         if method not in row.methods:
             row.methods.append(method)
         return row

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from headstart.errors import WriteError
 from headstart.model.later import Later, checked
@@ -268,9 +269,9 @@ def _write_hooked(layer: Layer, stored: Tensor) -> None:
     refresh(module)
 
 
-def _weight_norm_hook(module: nn.Module) -> torch.nn.utils.weight_norm.WeightNorm | None:  # type: ignore[name-defined]
+def _weight_norm_hook(module: nn.Module) -> WeightNorm | None:
     for hook in module._forward_pre_hooks.values():
-        if type(hook).__name__ == "WeightNorm" and getattr(hook, "name", None) == "weight":
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
             return hook
     return None
 
@@ -304,7 +305,7 @@ def _read_back(layer: Layer, wanted: Tensor, later: Later | None) -> None:
 def _parametrization_names(module: nn.Module) -> str:
     if not parametrize.is_parametrized(module, "weight"):
         return ""
-    names = [type(p).__name__.lstrip("_") for p in module.parametrizations.weight]  # type: ignore[union-attr]
+    names = [type(p).__name__.lstrip("_") for p in module.get_submodule("parametrizations.weight").children()]
     return f"; parametrized by {', '.join(names)}"
 
 

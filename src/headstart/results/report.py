@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headstart.errors import HeadstartError, needs_extra
@@ -116,10 +116,7 @@ class Report(Displayable):
         Raises:
             KeyError: No layer has that name.
         """
-        for r in self.rows:
-            if r.name == name:
-                return r
-        raise KeyError(name)
+        return {row.name: row for row in self.rows}[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the filters as plain values, ready for JSON."""
@@ -209,7 +206,7 @@ class Init:
         try:
             with safe_open(str(path), framework="pt") as f:
                 meta: Mapping[str, str] = f.metadata() or {}
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+                tensors = load_file(path)
             if meta.get("format") != "headstart-init-1":
                 raise HeadstartError(
                     f"{str(path)!r} is a safetensors file, but not an initialization (format {meta.get('format')!r}).",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -94,13 +94,8 @@ class Experiment:
     only: frozenset[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
-        check_labels(self.arms)
         check_settings(self)
-        check_primary(self.primary, self.arms)
-        if not self.arms or not self.seeds:
-            raise HeadstartError("An experiment needs at least one arm and one seed.")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise HeadstartError(f"Seeds {list(self.seeds)} repeat one.", remedy="A repeated seed is the same trial.")
+        check_arms_and_seeds(self.arms, self.seeds, self.primary)
 
     @property
     def size(self) -> int:
@@ -252,6 +247,20 @@ class AnyExperiment(HasSeeds, Protocol[Ground]):
 
     def describe(self, context: Ground) -> dict[str, Any]:
         """Describe the comparison, so that the report can be made from the folder alone."""
+
+
+def check_arms_and_seeds(arms: Sequence[Arm], seeds: Sequence[int], primary: str) -> None:
+    """Raise if there are no arms or seeds, if one repeats, or if the question is none of the arms.
+
+    Raises:
+        HeadstartError: It says what is wrong.
+    """
+    check_labels(arms)
+    check_primary(primary, arms)
+    if not arms or not seeds:
+        raise HeadstartError("An experiment needs at least one arm and one seed.")
+    if len(set(seeds)) != len(seeds):
+        raise HeadstartError(f"Seeds {list(seeds)} repeat one.", remedy="A repeated seed is the same trial.")
 
 
 def check_design(experiment: AnyExperiment[Any]) -> None:

@@ -56,14 +56,12 @@ class Forecast:
         trials: Every trial as arm, seed, key, and whether it is done.
         search: The remaining work of the search before; None if there is none.
         factor: Factor of the seconds, to include later rounds.
-        unfinished: Whether more trials will follow these.
     """
 
     arms: tuple[ArmForecast, ...]
     trials: tuple[tuple[str, int, str, bool], ...]
     search: Forecast | None = None
     factor: float = 1.0
-    unfinished: bool = False
 
     @property
     def seconds(self) -> float:
@@ -140,7 +138,7 @@ def _forecast_search(
         results = results_of([trial[:3] for trial in before.trials if trial[3]], folder)
         if before.to_do:
             first = not results
-            return replace(before, factor=rest_of(search) if first else 1.0, unfinished=True), experiment
+            return replace(before, factor=rest_of(search) if first else 1.0), experiment
         if len(search.follow(context.training, results).cells) == len(cells):
             return before, search.chosen(context.training, results)
 

@@ -78,17 +78,6 @@ def unpaired_interval(own: Sequence[float], other: Sequence[float], level: float
     return Interval(float(ordered[rank - 1]), float(ordered[-rank]))
 
 
-def least_unpaired(runs: int, other: int) -> float:
-    """Return the smallest p that :func:`unpaired_test` can reach.
-
-    Example:
-        >>> round(least_unpaired(4, 4), 4)
-        0.0286
-    """
-    splits = math.comb(runs + other, runs)
-    return 2.0 / min(splits, _RANDOM_SPLITS + 1)
-
-
 def _shifts(x: Floats, y: Floats) -> tuple[Floats, bool]:
     """Return, for each split but the observed one, the difference at which it is as extreme as the observed one."""
     splits, exact = _splits(len(x), len(y))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -142,8 +143,8 @@ class DeviceTask:
             size: Images in a batch.
         """
         for start in range(0, len(split), size):
-            images = mapped(lambda t, start=start: t[start : start + size], split.images)  # type: ignore[misc]
-            yield self.normalize(images, test=split is self.test), split.labels[start : start + size]
+            part = slice(start, start + size)
+            yield self.normalize(mapped(itemgetter(part), split.images), test=split is self.test), split.labels[part]
 
     def calibration_batch(self, size: int, seed: int) -> tuple[Inputs, Tensor]:
         """Draw the batch for an initialization: normalized training images, not augmented.

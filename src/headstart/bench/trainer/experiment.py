@@ -12,7 +12,7 @@ import torch
 from headstart import rng
 from headstart.bench.models import from_config
 from headstart.bench.models.builders import parameter_count, resolve_model
-from headstart.bench.runs.experiment import Trial, list_trials
+from headstart.bench.runs.experiment import Trial, check_arms_and_seeds, list_trials
 from headstart.bench.specs import user_function
 from headstart.bench.specs.setting import AUTO, TRAINER, check_settings, documented, setting
 from headstart.bench.statistics.power import ALPHA
@@ -22,7 +22,7 @@ from headstart.bench.trainer.equal_cost import resolve_extra
 from headstart.bench.trainer.trainer import Trainer
 from headstart.bench.trainer.trial import TrainerContext
 from headstart.bench.trials import hardware
-from headstart.bench.trials.arms import EQUAL_STEPS, RESTARTS, Arm, check_labels, check_primary, check_starts
+from headstart.bench.trials.arms import EQUAL_STEPS, RESTARTS, Arm, check_starts
 from headstart.bench.trials.timing import measured
 from headstart.errors import HeadstartError
 from headstart.model.inputs import map_tensors
@@ -73,11 +73,8 @@ class TrainerExperiment:
     resolved_arms: tuple[Arm, ...] = ()
 
     def __post_init__(self) -> None:
-        check_labels(self.arms)
         check_settings(self)
-        check_primary(self.primary, self.arms)
-        if not self.arms or not self.seeds:
-            raise HeadstartError("An experiment needs at least one arm and one seed.")
+        check_arms_and_seeds(self.arms, self.seeds, self.primary)
 
     @property
     def size(self) -> int:

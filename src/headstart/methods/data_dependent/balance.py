@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,9 +112,9 @@ class Balance(Method):
         self.check(self.tolerance > 0, f"tolerance={self.tolerance!r} is not positive", "Pass a share such as 0.01")
 
     @classmethod
-    def paper(cls, **options: object) -> Balance:
+    def paper(cls, **options: Any) -> Balance:
         """The published damping: ten steps with a quarter of each factor (if steps are damped at all)."""
-        return cls(**{"damping": 0.25, "iterations": 10, **options})  # type: ignore[arg-type]
+        return cls(**{"damping": 0.25, "iterations": 10, **options})
 
     def finish(self, view: ModelView) -> None:
         """Measure, solve, rescale."""

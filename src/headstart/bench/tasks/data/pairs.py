@@ -12,16 +12,6 @@ from headstart.rng import generator
 Pair = tuple[int, int]
 
 
-def published_sources() -> list[Pair]:
-    """Return the 45 pairs on which the source models were trained: all pairs of superclasses 0 to 9.
-
-    Example:
-        >>> len(published_sources()), published_sources()[0]
-        (45, (0, 1))
-    """
-    return list(itertools.combinations(range(10), 2))
-
-
 def published_evaluation() -> list[Pair]:
     """Return the ten pairs of superclasses 10 to 19 on which starts were evaluated.
 
