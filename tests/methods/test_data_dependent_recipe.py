@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import headstart as hs
+from headstart.conformance.parts import Text
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,15 @@ def test_layers_before_norms_are_not_filled_and_are_balanced():
     hs.initialize(other, x, "within-layer+balance")
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
     assert "normalizes its output" in " ".join(report.row("0").notes)
+
+
+def test_attentions_projections_are_filled_and_normalized_and_the_layers_around_are_balanced():
+    net, x = Text(), torch.randint(1, 11, (64, 9), generator=torch.Generator().manual_seed(0))
+    other = copy.deepcopy(net)
+    report = hs.initialize(net, x, "data-dependent")
+    assert report.changed == ["attention.q", "attention.k", "attention.v", "attention.out_proj", "head"]
+    hs.initialize(other, x, "within-layer+balance")
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    vectors = net.embedding(x)
+    made = net.attention(vectors, vectors, vectors, need_weights=False)[0].detach()
+    assert abs(float(made.std((0, 1), correction=0).mean()) - 1) < 1e-3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from headstart.engine.method import OnComplex
 from headstart.engine.model_view import ModelView
@@ -14,6 +14,7 @@ from headstart.measure.gradients import LossFunction
 from headstart.methods.data_dependent.balance import Balance
 from headstart.methods.data_dependent.within_layer import WithinLayer
 from headstart.methods.shared.normalization import reason_to_leave
+from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
 from headstart.model.trace import ModelTrace
 from headstart.model.weights import Layer
@@ -29,8 +30,9 @@ from headstart.model.weights import Layer
     presets=("paper", "kmeans"),
     deviations=("Those of within-layer and of balance.",),
     depends_on_other_layers=True,
-    # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5, 6: balance; 5: fills
-    revision=6,
+    # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5, 6: balance; 5: fills; 7: attention's
+    # projections are filled and normalized, too
+    revision=7,
 )
 @dataclass(frozen=True)
 class DataDependent(WithinLayer):
@@ -54,8 +56,6 @@ class DataDependent(WithinLayer):
     """
 
     loss_fn: LossFunction | None = None
-
-    writes_parts: ClassVar[bool] = False  # what balance follows are whole layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +92,8 @@ class DataDependent(WithinLayer):
 
     def finish(self, view: ModelView) -> None:
         """Balance all layers."""
-        Balance(loss_fn=self.loss_fn).finish(view)
+        whole = [layer for layer in view.layers if not isinstance(layer, Part)]  # whose scales can be followed
+        Balance(loss_fn=self.loss_fn).finish(replace(view, layers=whole))
 
     def _leaves(self, visit: Visit) -> bool:
         return bool(reason_to_leave(visit.layer, visit.trace, self.before_norm, self.output_layer))
