@@ -113,7 +113,7 @@ CORE: Sequence[Cell] = (
     Cell("small-cnn", "cifar", 500, "sgd"),
     Cell("mobilenet", "cifar", 500, "adamw"),
     Cell("plain20", "gray", 500, "adamw"),
-    Cell("convnext", "tiny", 500, "adamw"),
+    Cell("convnext", "cifar", 500, "adamw"),
 )
 """What two cores can judge in the background, the cheapest first."""
 EVERY: Sequence[Cell] = tuple(
