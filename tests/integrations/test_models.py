@@ -165,3 +165,15 @@ def test_residual_branches_are_found_whoever_wrote_them(network):
     factory, data = network()
     report = run("residual:depth", build(factory), data)
     assert any(f"residual: {BRANCHES[network]} residual branches" in f for f in report.findings), report.findings
+
+
+def test_auto_writes_the_first_layer_over_volumes_as_whitening_does():
+    from monai.networks import nets
+
+    _, volumes = monai_unet()
+    plain = lambda: nets.UNet(3, 1, 2, channels=(4, 8), strides=(2,))  # noqa: E731
+    for factory in (plain, monai_segresnet()[0]):
+        one, other = build(factory), build(factory)
+        assert len(run("auto", one, volumes).changed) == 1
+        run("whitening", other, volumes)
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
