@@ -1,20 +1,15 @@
 import re
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    loader = torch.utils.data.DataLoader(torch.rand(64, 3, 32, 32), batch_size=32)
-    names = {"loader": loader, "print": lambda *_: None}
+def test_the_python_of_the_readme_runs():
+    names = {"print": lambda *_: None}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
     assert names["report"].changed == ["0"]
-    assert (tmp_path / "init.safetensors").is_file()
 
 
 def test_links_of_the_readme_lead_somewhere():
