@@ -296,7 +296,7 @@ def test_equals_the_plain_algorithm_with_every_fill(kind: str, fill: str, monkey
     model, x = make(kind)
     model, x = model.double(), x.double()
     reference = copy.deepcopy(model)
-    hs.initialize(model, x, hs.WithinLayer(fill=fill, beta=0.1, before_norm="normalize"), seed=3)
+    hs.initialize(model, x, hs.WithinLayer(fill=fill, beta=0.1, before_norm="normalize", patches=100_000), seed=3)
     plain_algorithm(reference, x, 0.1, 3, fill)
     for (name, ours), theirs in zip(model.state_dict().items(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6 * float(theirs.abs().max()), rtol=0, msg=name)
@@ -390,7 +390,9 @@ def test_the_preset_is_the_authors_command_line() -> None:
     hs.initialize(model, x, "within-layer:paper")
     values = per_channel(model[8], observe(model, x, training_norms=True)["8"][1])  # type: ignore[index]
     torch.testing.assert_close(values.mean(0), torch.full_like(values[0], 0.1), atol=1e-3, rtol=0)
-    assert hs.WithinLayer.paper() == hs.WithinLayer(beta=0.1, before_norm="normalize", center=False)
+    assert hs.WithinLayer.paper() == hs.WithinLayer(
+        beta=0.1, before_norm="normalize", center=False, patches=100_000
+    )
 
 
 def test_per_layer_is_one_number_for_all_channels() -> None:

@@ -51,7 +51,8 @@ def conv(channels: int, filters: int, **options: int) -> nn.Conv2d:
 
 
 def filled(layer: nn.Module, x: Tensor, fill: str, **options: object) -> Report:
-    return hs.initialize(layer, x, hs.WithinLayer(fill=fill, **options), seed=5)  # type: ignore[arg-type]
+    many = {"patches": 100_000, **options}
+    return hs.initialize(layer, x, hs.WithinLayer(fill=fill, **many), seed=5)  # type: ignore[arg-type]
 
 
 def gaussian_rows(layer: nn.Module) -> np.ndarray:
@@ -386,7 +387,10 @@ def test_layers_before_a_normalization_are_filled_on_request(photos: Tensor) -> 
 
 
 def test_the_preset_is_the_authors_command_line_with_kmeans() -> None:
-    assert hs.WithinLayer.kmeans() == hs.WithinLayer(fill="kmeans", beta=0.1, before_norm="normalize", center=False)
+    published = {"beta": 0.1, "before_norm": "normalize", "center": False, "patches": 100_000}
+    assert hs.WithinLayer.kmeans() == hs.WithinLayer(fill="kmeans", **published)  # type: ignore[arg-type]
+    assert hs.DataDependent.kmeans() == hs.DataDependent(fill="kmeans", **published)  # type: ignore[arg-type]
+    assert hs.WithinLayer().patches == 4000
     assert hs.WithinLayer.kmeans(beta=0.0, memory_limit=64).memory_limit == 64
     assert registry.parse("within-layer:kmeans,eps=0.1") == [hs.WithinLayer.kmeans(eps=0.1)]
 

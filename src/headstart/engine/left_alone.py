@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -26,8 +25,9 @@ def all_zero(layers: Sequence[Layer]) -> frozenset[str]:
         weight = layer.stored
         kinds.setdefault((weight.device, weight.dtype), []).append((layer.name, weight))
     names = [name for members in kinds.values() for name, _ in members]
-    largest = [n for members in kinds.values() for n in torch._foreach_norm([w for _, w in members], math.inf)]
-    return frozenset(name for name, size in zip(names, fetch(largest), strict=True) if size[0] == 0)
+    # Sums of magnitudes: on a CPU a fifth of the time of the largest.
+    sizes = [n for members in kinds.values() for n in torch._foreach_norm([w for _, w in members], 1)]
+    return frozenset(name for name, size in zip(names, fetch(sizes), strict=True) if size[0] == 0)
 
 
 def without_recurrent(

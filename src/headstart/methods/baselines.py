@@ -217,12 +217,12 @@ class LeCun(_VarianceScaling):
     reference="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning",
     scope="all layers",
     needs_data=False,
-    cost=f"{_COST}; two or three Cholesky decompositions per layer",
+    cost=f"{_COST}; a decomposition per layer",
     deviations=(
         "Grouped layers are orthonormal within each group; decompositions run in float32 or better, so half precision"
         " works.",
     ),
-    revision=2,  # by Cholesky decompositions, and one stream for all groups
+    revision=3,  # 2: one stream for all groups; 2, 3: another decomposition
 )
 @dataclass(frozen=True)
 class Orthogonal(_Baseline):
@@ -311,12 +311,12 @@ class Dirac(_Baseline):
     reference="Xiao et al. 2018, Dynamical isometry and a mean field theory of CNNs",
     scope="all layers",
     needs_data=False,
-    cost=f"{_COST}; two or three Cholesky decompositions per layer",
+    cost=f"{_COST}; a decomposition per layer",
     deviations=(
         "Layers with more inputs than outputs get orthonormal rows (the paper asks for out >= in).",
         "Linear layers get an orthogonal matrix.",
     ),
-    revision=2,  # by Cholesky decompositions, and one stream for all groups
+    revision=3,  # 2: one stream for all groups; 2, 3: another decomposition
 )
 @dataclass(frozen=True)
 class DeltaOrthogonal(_Baseline):

@@ -29,7 +29,7 @@ from headstart.numerics.fetching import Values
     reference="Mishkin and Matas 2016, All you need is a good init",
     scope="all layers",
     needs_data=True,
-    cost="one forward pass of the batch; two or three Cholesky decompositions per layer",
+    cost="one forward pass of the batch; a decomposition per layer",
     deviations=(
         "The factor is computed in closed form, biases included, instead of iterated 10 or 20 times to a tolerance"
         " of 0.1.",
@@ -37,7 +37,7 @@ from headstart.numerics.fetching import Values
         "Biases are left alone, as in the authors' Caffe script; the PyTorch ports zero them.",
         "Statistics are of the whole output tensor, as published: channels may differ (see within-layer).",
     ),
-    revision=3,  # one layer beside recurrent ones is an output layer; the factor rounds differently
+    revision=4,  # 3: one layer beside recurrent ones is an output layer; 4: orthonormal rows round differently
 )
 @dataclass(frozen=True)
 class LSUV(FromData):

@@ -31,7 +31,7 @@ LONGEST = 100  # steps, for chrono
     " Tallec and Ollivier 2018, Can recurrent neural networks warp time? (chrono)",
     scope="all layers",
     needs_data=False,
-    cost="no forward pass of its own; one QR decomposition per gate",
+    cost="no forward pass of its own; a decomposition per gate",
     presets=("chrono",),
     deviations=(
         "torch has two biases per gate and adds them, so the first holds the value and the second is zero.",

@@ -12,7 +12,7 @@ from headstart.engine.registry import register
 from headstart.engine.visit import Visit
 from headstart.measure.gradients import LossFunction
 from headstart.methods.data_dependent.balance import Balance
-from headstart.methods.data_dependent.within_layer import WithinLayer
+from headstart.methods.data_dependent.within_layer import MANY, WithinLayer
 from headstart.methods.shared.normalization import reason_to_leave
 from headstart.model.parts import Part
 from headstart.model.report_builder import ReportBuilder
@@ -64,7 +64,7 @@ class DataDependent(WithinLayer):
     @classmethod
     def paper(cls, **options: Any) -> DataDependent:
         """The authors' command line: Gaussian fill, every layer, beta 0.1, no centring of weights."""
-        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, **options})
+        return cls(**{"beta": 0.1, "before_norm": "normalize", "center": False, "patches": MANY, **options})
 
     @classmethod
     def kmeans(cls, **options: Any) -> DataDependent:
