@@ -390,9 +390,7 @@ def test_the_preset_is_the_authors_command_line() -> None:
     hs.initialize(model, x, "within-layer:paper")
     values = per_channel(model[8], observe(model, x, training_norms=True)["8"][1])  # type: ignore[index]
     torch.testing.assert_close(values.mean(0), torch.full_like(values[0], 0.1), atol=1e-3, rtol=0)
-    assert hs.WithinLayer.paper() == hs.WithinLayer(
-        beta=0.1, before_norm="normalize", center=False, patches=100_000
-    )
+    assert hs.WithinLayer.paper() == hs.WithinLayer(beta=0.1, before_norm="normalize", center=False, patches=100_000)
 
 
 def test_per_layer_is_one_number_for_all_channels() -> None:
