@@ -326,7 +326,7 @@ def test_the_same_trials_run_on_own_images_and_go_on_after_a_stop(frozen, capsys
     monkeypatch.setattr(cells, "measured", dict)
     command = ["core", "mlp-gray-500-adamw", "--primary", "--task", f"arrays:{folder}"]
     assert frozen.main([*command, "--minutes", "0.0001"]) == 3
-    assert "the same command continues" in capsys.readouterr().err
+    assert "the same command goes on" in capsys.readouterr().err
     assert frozen.main(command) == 0
     store = Store(frozen.FOLDER / "own" / "mlp-own-500-adamw")
     plan = store.read_experiment()

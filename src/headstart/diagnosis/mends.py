@@ -1,6 +1,6 @@
-"""Remedies for findings, as Python code that runs as printed.
+"""Mends of findings: Python code that runs as printed.
 
-A remedy is printed for a kind of finding only if it helped where that fault was planted: the loss after 60 steps with
+A mend is printed for a kind of finding only if it helped where that fault was planted: the loss after 60 steps with
 and without it is in ``docs/results/diagnoses.md``.
 """
 
@@ -23,7 +23,7 @@ _WHOLE = {"signals lost", "activations vanish", "activations explode", "gradient
 
 
 def mended(findings: Sequence[Finding], model: nn.Module, trace: ModelTrace, with_data: bool) -> list[Finding]:
-    """Add its remedy to every finding."""
+    """Add its mend to every finding."""
     plain = LAYERS_PER_NORM * len(trace.norms) < len(trace.layers)
     return [_mended(f, model, plain and with_data) for f in findings]
 

@@ -74,7 +74,7 @@ class Finding:
         layers: Qualified names of layers, or of parameters if the rule is about these; the culprit first.
         text: What is wrong, with the numbers that show it.
         mend: What to do about it, in words; empty if nothing is known to help.
-        code: The remedy as Python code that runs as it is, with ``hs``, ``torch``, ``model`` and ``data``; empty if
+        code: The mend as Python code that runs as it is, with ``hs``, ``torch``, ``model`` and ``data``; empty if
             there is none.
     """
 

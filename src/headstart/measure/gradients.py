@@ -66,7 +66,7 @@ def forward_backward(
     """Run the model forward and backward on copies of its parameters.
 
     Args:
-        model: In evaluation mode, inside a transaction. New batch norms act as in training.
+        model: In evaluation mode, inside a transaction. Fresh batch norms act as in training.
         trace: The trace of the model.
         batch: The inputs.
         raw: The batch with its targets, for the loss.

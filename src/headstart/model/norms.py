@@ -1,6 +1,6 @@
 """Batch norms that were hardly trained are made to act as they will in training.
 
-In evaluation mode a new batch norm passes its input through, so the layers behind it would be fitted to a
+In evaluation mode a fresh batch norm passes its input through, so the layers behind it would be fitted to a
 scale that they never see in training.
 """
 
@@ -115,7 +115,7 @@ def _untouched(norms: Sequence[_BatchNorm]) -> Iterator[bool]:
 
 @contextmanager
 def batch_statistics(model: nn.Module, known: dict[str, Moments]) -> Iterator[None]:
-    """Give new batch norms the statistics of the batch as running statistics, each when data reaches it.
+    """Give fresh batch norms the statistics of the batch as running statistics, each when data reaches it.
 
     This is much faster than training mode, and has no side effects on other processes. The running statistics
     are restored afterwards.
@@ -156,7 +156,7 @@ def _set(buffer: Tensor | None, value: Tensor) -> None:
 
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Put new batch norms in training mode, for passes whose gradients should flow through the statistics.
+    """Put fresh batch norms in training mode, for passes whose gradients should flow through the statistics.
 
     Flags and running statistics are restored afterwards.
     """

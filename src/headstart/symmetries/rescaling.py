@@ -82,7 +82,7 @@ def rescale_checked(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float
 
 
 def rescale_seen(view: ModelView, flow: ScaleFlow, scales: Mapping[int, float]) -> dict[int, float] | None:
-    """Rescale what norms take, and say whether that changed the function, new batch norms as in training.
+    """Rescale what norms take, and say whether that changed the function, fresh batch norms as in training.
 
     Args:
         view: The model.

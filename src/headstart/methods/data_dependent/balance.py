@@ -51,7 +51,7 @@ RESAMPLES = 400
         " concatenations and normalizations too; the published algorithm is for chains of layers.",
         "Gradients are squared sample by sample, not after summing, and the random gradients at the outputs are"
         " orthogonal: the expectation is the same, with a tenth of the noise.",
-        "New batch norms remove part of a batch's gradient. The estimate accounts for that if the norm directly"
+        "Fresh batch norms remove part of a batch's gradient. The estimate accounts for that if the norm directly"
         " follows the layer, and only partly or not at all if a sum or an activation lies between.",
         "The deviation of the network's output is left as it is; the authors' code moves it towards 1.",
         "Scales stay within a third of the exponents of the number format: at 100 plain layers equal rates would need"
