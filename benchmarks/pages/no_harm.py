@@ -125,5 +125,7 @@ def page(folder: Path) -> Blocks:
         f" {counts['**worse**']} worse, {counts['']} neither. On average over seeds auto's loss is lower in"
         f" {lower} of them. Pooled, differences between seeds have a deviation of {pooled:.3f}."
     )
+    architectures = sum(name.partition(":")[0] in ("timm", "torchvision") for name in found)
+    summary += f" {architectures} of the {len(found)} are architectures of timm and torchvision."
     nothing = f"{len(left)} networks in which auto writes nothing, so that both starts are one, bit for bit:"
     return {MAIN: [summary, "", seeds(found), "", *table(head, lines), "", f"{nothing} {', '.join(left)}."]}

@@ -144,7 +144,11 @@ STUDIES = {
         learns=True,
     ),
     "clusters": Study(
-        {"pairs": "two superclasses of CIFAR-100 that no source saw", "tiny": "Tiny ImageNet at 32×32"},
+        {
+            "pairs": "two superclasses of CIFAR-100 that no source saw",
+            "tiny": "Tiny ImageNet at 32×32",
+            "dense": "all layers of a CIFAR ResNet-20, CIFAR-100's superclasses",
+        },
         pairs=(
             ("clusters at the layer's norm", "clusters at their own norm"),
             ("clusters at their own norm", "random at the clusters' norm"),

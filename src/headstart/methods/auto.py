@@ -56,8 +56,8 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
     # without padding; 6: trained networks are left; 7, 10: balance; 8: k-means on sums by rows;
-    # 9: first layers over volumes
-    revision=10,
+    # 9: first layers over volumes; 11: none is whitened before a depthwise layer without a norm
+    revision=11,
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -73,7 +73,8 @@ class Auto(Method):
 
     A network counts as one without norms if it has fewer than one for every four weight layers. Convolutions with no
     norm right behind are left alone there, and so is a first one of a kind on which whitening was not shown to help:
-    groups, one dimension (over sound it lost), or a kernel larger than 7, over volumes larger than 5.
+    groups, one dimension (over sound it lost), or a kernel larger than 7, over volumes larger than 5. So is one with a
+    depthwise layer behind it that no norm follows: each of its channels then passes alone, those that hold noise, too.
 
     Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
     independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
@@ -256,4 +257,7 @@ def _untried(layer: Layer, trace: ModelTrace) -> str:
         return f"whitening was shown to help on ungrouped convolutions with kernels up to {most}"
     if not bool(weights.look(layer).any()):
         return "its weights are all zero, so there is no size to match"
+    behind = next(iter(trace.layers[trace.layers.index(layer) + 1 :]), None)
+    if behind is not None and is_depthwise(behind) and behind.name not in trace.norm_after:
+        return f"'{behind.name}' behind it is depthwise and has no norm; whitening slowed a network of this kind"
     return ""
