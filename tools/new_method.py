@@ -52,7 +52,7 @@ class {cls}(Method):
         scale: TODO the standard deviation of the weights, default 0.1.
 
     Raises:
-        HeadstartError: An option makes no sense.
+        HeadstartError: An option is out of range.
 
     Example:
         >>> import torch, headstart as hs
@@ -162,9 +162,9 @@ def insert(text: str, present: list[tuple[str, int, int]], name: str, line: str,
     """Put a line before the first entry that comes after it.
 
     Args:
-        text: Of the file.
+        text: The text of the file.
         present: Sorted entries, with their first and last line, counted from 1.
-        name: Of the new entry.
+        name: The name of the new entry.
         line: What to write.
         key: Orders names.
     """

@@ -1,4 +1,4 @@
-"""Auto: the default, a recipe by kind of network that does no more than the evidence supports."""
+"""Auto: the default. A recipe by kind of network that does only what the evidence supports."""
 
 from __future__ import annotations
 
@@ -63,25 +63,26 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
 class Auto(Method):
     """The default of ``headstart.initialize``: a recipe by kind of network.
 
-    The idea: do what was found to help on such a network, and nothing else. Where normalization layers set the
-    scales, the first convolution gets ± the leading eigenvectors of its input's patches, at its own norm, and nothing
-    else is touched; but if there are depthwise convolutions of kernels that the shipped filter banks have, these and
-    the first convolution get clusters of trained networks' filters. Where there are no norms, every convolution and
-    the output layer get k-means filters of their input, every layer outputs of deviation 1 per channel, and scales
-    move between layers until all learn at one rate, the function kept. In a network of linear layers alone hidden
-    layers get mean 0 and deviation 1, and nothing else is touched.
+    The idea: do what was found to help on such a network, and nothing else. If normalization layers set the
+    scales, the first convolution gets ± the leading eigenvectors of its input's patches, at its own norm. But if
+    there are depthwise convolutions with kernels that the shipped filter banks have, these and
+    the first convolution get clusters of trained networks' filters. Nothing else is written. Without norms, every
+    convolution and the output layer get k-means filters of their input, every layer gets outputs of deviation 1 per
+    channel, and layers are then rescaled so that all learn at one rate, without changing the function. In a network
+    of linear layers only, hidden layers get outputs of mean 0 and deviation 1, and nothing else is written.
 
-    A network counts as one without norms if it has fewer than one for every four weight layers. Convolutions with no
-    norm right behind are left alone there, and so is a first one of a kind on which whitening was not shown to help:
-    groups, one dimension (over sound it lost), or a kernel larger than 7, over volumes larger than 5. So is one with a
-    depthwise layer behind it that no norm follows: each of its channels then passes alone, those that hold noise, too.
+    A network counts as one without norms if it has fewer than one norm per four weight layers. Convolutions without
+    a norm directly behind are left alone in a network with norms. So is a first one on which whitening was not shown to
+    help: with groups, in one dimension (it lost on sound), or with a kernel larger than 7, or 5 for volumes.
+    So is one with a depthwise layer behind it that no norm follows: there each channel passes alone, also channels
+    that hold only noise.
 
-    Everywhere a layer is left that is not understood, and the report says by which rule: weights that are no
-    independent uniform or normal draw of a usual scale (all zero, orthogonal, structured, trained: their author's
-    choice; a single step of training is seen by the weights, the biases, or a norm behind the layer); a module that
-    runs again on its own earlier outputs, or on inputs of different sizes; an activation unlike those that the
-    recipes were shown on, such as a sine; a forward that changes the weight before it uses it. Without norms one such
-    layer leaves all, since their scales hang together.
+    In every network, a layer that is not understood is left, and the report says why. There are four reasons. (1) Its
+    weights are not an independent uniform or normal draw at a usual scale: they are zero, orthogonal, structured or
+    trained, a choice of their author. (A single training step shows in the weights, the biases, or a norm behind.)
+    (2) It runs on its own earlier outputs, or on inputs of different scales. (3) Its activation is unlike those that
+    the recipes were tested on, such as a sine. (4) Its forward changes the weight before use. Without norms, one such
+    layer makes all layers stay, since their scales depend on each other.
 
     Args:
         force: Write layers whatever their weights and activations are, all-zero ones included. What cannot be measured
@@ -90,8 +91,8 @@ class Auto(Method):
             writes them as all others.
 
     Raises:
-        HeadstartError: All weights are zero, and zeros are to be left.
-        HeadstartError: Fewer than 8 values per channel in a layer that is normalized, or a weight that cannot be
+        HeadstartError: All weights are zero, and ``zeros`` is ``"leave"``.
+        HeadstartError: A layer to normalize has fewer than 8 values per channel, or its weight cannot be
             rescaled.
 
     Example:
@@ -109,25 +110,25 @@ class Auto(Method):
 
     @property
     def leaves_zeros(self) -> bool:
-        """Decided with what else is left, before a layer is visited."""
+        """All-zero layers are left by ``select``, with the other layers that are left."""
         return False
 
     def identity(self) -> str:
-        """The recipes, with the banks by what they hold: another version may have others."""
+        """The recipes, with fingerprints of the banks: another version may have other ones."""
         parts = [*(recipe.key() for recipe in (STEM, CLUSTERS, FILLED, KEPT)), *(["force"] if self.force else [])]
         parts += [] if self.zeros == "leave" else ["zeros"]
         return f"Auto({', '.join(parts)})"
 
     def on_complex(self) -> OnComplex:
-        """Nothing was tried on them."""
+        """Complex weights are left: no recipe was tested on them."""
         return "left"
 
     def studied(self, trace: ModelTrace) -> Sequence[Layer]:
-        """All layers, or with norms those that it may write."""
+        """All layers; with norms only those that it may write."""
         return trace.layers if _few_norms(trace) else [la for la in trace.layers if _is_candidate(la, trace)]
 
     def select(self, layers: Sequence[Layer], trace: ModelTrace, report: ReportBuilder) -> Sequence[Layer]:
-        """With norms the first convolution and depthwise ones; without, layers that no norm follows."""
+        """With norms: the first convolution and depthwise ones. Without norms: layers that no norm follows."""
         if not _few_norms(trace):
             return self._between_norms(layers, trace, report)
         # Each as in the comparison that it was chosen by.
@@ -192,7 +193,7 @@ class Auto(Method):
             visit.add_finding(f"auto: the first layer was left as it is. {error.message}")
 
     def after(self, visit: Visit) -> None:
-        """Normalize what no norm does."""
+        """Normalize the layers that no norm follows."""
         if _few_norms(visit.trace):
             _recipe(visit).after(visit)
 
@@ -207,7 +208,7 @@ class Auto(Method):
 
 
 def _recipe(visit: Visit) -> WithinLayer:
-    """Without norms: convolutions and what reads their features out are filled, other linear layers kept."""
+    """Without norms: convolutions and the layers that read their features are filled; other linear layers are kept."""
     read_out = visit.layer.name in visit.trace.outputs and _convolves(visit.trace.layers)
     return FILLED if visit.layer.kind == "conv" or read_out else KEPT
 
@@ -217,13 +218,13 @@ def _convolves(layers: Sequence[Layer]) -> bool:
 
 
 def _few_norms(trace: ModelTrace) -> bool:
-    """Whether norms are too few to keep signals alive."""
+    """Whether there are too few norms to keep signals alive."""
     evened = len(trace.behaviour.evened) if trace.behaviour else 0  # by norms that are no modules
     return LAYERS_PER_NORM * (len(trace.norms) + evened) < len(trace.layers)
 
 
 def _clustered(trace: ModelTrace, force: bool, zeros: bool) -> set[str]:
-    """Depthwise convolutions before norms that a bank has filters for, and the first convolution beside them."""
+    """Depthwise convolutions before norms for which a bank has filters, and with them the first convolution."""
     if not any(is_depthwise(layer) and layer.name in trace.norm_after for layer in trace.layers):
         return set()  # a bank is not opened for nothing
     banks = open_banks(CLUSTERS.bank)
@@ -240,12 +241,12 @@ def _clustered(trace: ModelTrace, force: bool, zeros: bool) -> set[str]:
 
 
 def _is_candidate(layer: Layer, trace: ModelTrace) -> bool:
-    """Whether a layer is one that may be written between norms."""
+    """Whether a layer may be written in a network with norms."""
     return (is_depthwise(layer) or layer is trace.first_convolution) and layer.name in trace.norm_after
 
 
 def _untried(layer: Layer, trace: ModelTrace) -> str:
-    """Why a layer before norms is no first convolution on which whitening was shown to help; empty if it is."""
+    """Why a layer is not a first convolution on which whitening was shown to help; empty if it is."""
     if layer is not trace.first_convolution:
         return "norms set the scales, and nothing was found to help here"
     if layer.name not in trace.norm_after:

@@ -1,8 +1,8 @@
-"""Several trials in this process that take turns, each on its own stream of the device.
+"""Run several trials in turns in this process, each on its own stream of the device.
 
 A captured step is one launch for Python, so that Python can keep the streams of several trials filled while the device
-works on all of them. Everything happens in one thread: what trials ask of torch comes in a fixed order, and each has
-global random states of its own.
+works on all of them. Everything happens in one thread: the calls to torch come in a fixed order, and each trial has
+its own global random states.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Interleaved:
     """Runs several trials at a time in this process.
 
     Args:
-        trials: How many at a time.
-        steps: That a trial takes in one turn.
+        trials: The number of trials at a time.
+        steps: The number of steps of a trial in one turn.
 
     Raises:
         HeadstartError: If ``trials`` is not from 1 to 32.
@@ -55,7 +55,7 @@ class Interleaved:
         """Run the trials in turns; see `Executor`."""
         if not isinstance(context, TrialContext) or context.devices > 1:
             what = "with one device each" if isinstance(context, TrialContext) else "that headstart trains itself"
-            raise HeadstartError(f"Streams are for trials {what}.", remedy="Leave --streams out, or give --jobs.")
+            raise HeadstartError(f"Streams are for trials {what}.", remedy="Leave out --streams, or use --jobs.")
         device = torch.device(context.device)
         idle = [_Stream(device) for _ in range(self._trials)]
         busy: list[_Running] = []
@@ -86,16 +86,16 @@ class Interleaved:
             raise failure
 
     def close(self) -> None:
-        """Do nothing: what is at work ends with :meth:`execute`."""
+        """Do nothing: running trials end with :meth:`execute`."""
 
 
 class _Running:
-    """A trial at work.
+    """A running trial.
 
     Args:
-        trial: Which one.
+        trial: The trial.
         context: Its context.
-        stream: Makes it compute on its stream.
+        stream: The stream on which it computes.
     """
 
     def __init__(self, trial: Trial, context: TrialContext, stream: _Stream) -> None:
@@ -105,7 +105,7 @@ class _Running:
         self._turns: Turns[dict[str, Any]] = context.run_in_turns(trial.arm, trial.seed, self._tell)
 
     def turn(self, steps: int) -> dict[str, Any] | None:
-        """Go on for some steps, or until the device would be waited for; the result if that was the end."""
+        """Run some steps, or until Python would wait for the device; return the result at the end."""
         with self._states.turn(), self.stream():
             try:
                 for _ in range(steps):
@@ -118,7 +118,7 @@ class _Running:
         return None
 
     def close(self) -> None:
-        """End the trial where it is."""
+        """End the trial now."""
         with self._states.turn(), self.stream():
             self._turns.close()
 
