@@ -9,7 +9,8 @@ Four parts, each by itself, so that an error in one leaves the others:
 * cost: starts in evaluation forward passes of the same batch, taken in turns, median of the ratios; Pre-Warm and
   whitening in training steps of Pre-Warm's CNN;
 * reads: ``torch.cuda.set_sync_debug_mode("error")`` while layers are visited: what stops the host there is an error;
-* throughput: training steps of Pre-Warm's CNN run one by one, and captured as a CUDA graph; losses of both.
+* throughput: trials of two networks, their steps run one by one, captured as a CUDA graph, and several captured trials
+  at a time, each on its own stream; whether their losses are the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import trial_streams
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -257,34 +259,9 @@ def reads(machine: Machine) -> list[dict[str, str]]:
     return found
 
 
-def throughput(machine: Machine) -> dict[str, Any]:
-    """Training steps a second, one by one and captured as a graph, and whether both lose the same."""
-    steps = 5 if machine.small else 300
-    net, x, y = cnn(machine)
-    start = {k: v.clone() for k, v in net.state_dict().items()}
-    step = stepper(net, x, y)
-    losses = torch.stack([step() for _ in range(steps)])
-    found: dict[str, Any] = {"steps": steps, "eager": steps / machine.seconds(lambda: [step() for _ in range(steps)])}
-    if machine.device.type != "cuda":
-        return found
-    net.load_state_dict(start)
-    step = stepper(net, x, y)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
-    replayed = []
-    for _ in range(steps - 3):
-        graph.replay()
-        replayed.append(loss.clone())
-    found["captured"] = steps / machine.seconds(lambda: [graph.replay() for _ in range(steps)])
-    found["largest_difference_of_losses"] = float((torch.stack(replayed) - losses[3:]).abs().max())
-    return found
+def throughput(machine: Machine) -> list[dict[str, Any]]:
+    """Steps a second of trials."""
+    return trial_streams.throughput(machine.device, machine.small)
 
 
 PARTS: dict[str, Callable[[Machine], Any]] = {
@@ -365,13 +342,12 @@ def _reads(part: list[dict[str, str]]) -> list[str]:
     return _table(["start", "while layers are visited the host"], [[r["start"], r["result"]] for r in part])
 
 
-def _throughput(part: dict[str, Any]) -> list[str]:
-    text = [f"Steps a second, one by one: {part['eager']:,.0f}."]
-    if "captured" in part:
-        text.append(
-            f"Captured: {part['captured']:,.0f}. Losses differ by {part['largest_difference_of_losses']:.2g} at most."
-        )
-    return text
+def _throughput(part: list[dict[str, Any]]) -> list[str]:
+    return [
+        "Training steps a second, of all trials together, evaluations included.",
+        "",
+        *_table(*trial_streams.lines(part)),
+    ]
 
 
 TABLES: dict[str, Callable[[Any], list[str]]] = {
