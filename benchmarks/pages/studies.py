@@ -50,7 +50,8 @@ def direct(compared: Compared, study: Study) -> list[Comparison]:
         for arm in analysis.arms
     }
     alpha, margin = analysis.plan["alpha"], analysis.plan["margin"]
-    own = compare_family(study.pairs, accuracies, alpha, margin) if study.pairs else []
+    pairs = [pair for pair in study.pairs if accuracies.keys() >= set(pair)]
+    own = compare_family(pairs, accuracies, alpha, margin) if pairs else []
     return [*own, *(analysis.beyond if study.beyond else ())]
 
 

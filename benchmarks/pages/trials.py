@@ -32,7 +32,7 @@ class Compared:
         analysis: What its trials show.
         facts: Its row of ``X-facts.csv``.
         stated: Its rows of ``X-stated.csv``, by arm.
-        kept: The columns that its trials have.
+        kept: The columns that its trials have values in.
     """
 
     analysis: Analysis
@@ -72,7 +72,7 @@ def read(folder: Path, stem: str) -> dict[str, Compared]:
             _analysis(listed, facts[name], points.get(name, {})),
             facts[name],
             stated.get(name, {}),
-            frozenset(listed[0]),
+            frozenset(column for column in listed[0] if any(row[column] for row in listed)),
         )
         for name, listed in trials.items()
     }
