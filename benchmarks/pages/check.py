@@ -65,6 +65,7 @@ PAGES: Mapping[Path, Page] = {
             "learning-rates": Page(rates.page, figures.of_rates),
             "calibration": Page(costs.calibration),
             "growth": Page(costs.growth),
+            "kmeans": Page(costs.kmeans),
             "load": Page(costs.load),
             "throughput": Page(costs.throughput),
             "demo": Page(demo.page),

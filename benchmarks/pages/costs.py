@@ -92,6 +92,26 @@ def _first(measured: dict[str, Any]) -> list[str]:
     return table(["", "median (ms)", "in training steps"], lines, text=3)
 
 
+def kmeans(folder: Path) -> Blocks:
+    """Write the tables on k-means: against scikit-learn, and from fewer points."""
+    measured = found(folder, "kmeans")
+    rows = [
+        [row["data"], str(row["clusters"]), ", ".join(f"{r:.4f}" for r in row["ratios"])] for row in measured["sklearn"]
+    ]
+    every = [ratio for row in measured["sklearn"] for ratio in row["ratios"]]
+    worst = f"Largest of {len(every)}: {max(every):.4f}; median {statistics.median(every):.4f}."
+    fewer = [
+        [f"{row['side']}×{row['side']}", str(row["clusters"]), f"{row['inertia']:.3f}", f"{row['time']:.3f}"]
+        for row in measured["fewer"]
+    ]
+    few, many = measured["few"], measured["many"]
+    return {
+        "about": about(measured, f"{worst} {few:,} of {many:,} patches in the second table."),
+        "sklearn": table(["data", "clusters", f"inertia, {measured['seeds']} seeds"], rows, text=3),
+        "fewer": table(["patches", "clusters", "inertia", "time"], fewer, text=4),
+    }
+
+
 def growth(folder: Path) -> Blocks:
     """Write the slopes of cost over batch, depth and width."""
     measured = found(folder, "growth")
