@@ -416,6 +416,7 @@ def test_what_is_decomposed_fits_the_limit(
             return torch.eye(count, seen[0][1], dtype=torch.float64)
 
     monkeypatch.setattr(fills, "Spectrum", Watched)
+    monkeypatch.setattr(fills, "few_of_many", lambda rows, most: False)  # a search holds less
     x = torch.rand(1, 1, inputs) * torch.rand(samples // 100, 100, 1)
     filled(nn.Linear(inputs, filters), x, "pca", memory_limit=limit)
     ((n, dimensions),) = seen
@@ -451,3 +452,13 @@ def test_a_wide_layer_stays_within_the_limit(fill: str) -> None:
     """A covariance of 25,088 inputs would take 5 GB."""
     out = subprocess.run([sys.executable, "-c", MEMORY.format(fill=fill)], capture_output=True, text=True, check=True)
     assert float(out.stdout.splitlines()[-1]) < 64 + 40
+
+
+def test_a_few_of_very_many_directions_are_those_of_the_whole_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1100, 1100, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 1101) ** -0.5
+    searched, whole = nn.Linear(1100, 12), nn.Linear(1100, 12)
+    filled(searched, x, "pca")
+    monkeypatch.setattr(fills, "few_of_many", lambda rows, most: False)
+    filled(whole, x, "pca")
+    cosines = (unit_rows(searched.weight) * unit_rows(whole.weight)).sum(1)
+    assert np.abs(cosines).min() > 0.98

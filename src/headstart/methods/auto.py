@@ -56,8 +56,9 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
     # without padding; 6: trained networks are left; 7, 10: balance; 8: k-means on sums by rows;
-    # 9: first layers over volumes; 11: none is whitened before a depthwise layer without a norm
-    revision=11,
+    # 9: first layers over volumes; 11: none is whitened before a depthwise layer without a norm;
+    # 12: wide layers' directions by a search
+    revision=12,
 )
 @dataclass(frozen=True)
 class Auto(Method):

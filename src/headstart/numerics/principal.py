@@ -59,6 +59,11 @@ def principal(rows: Tensor, most: int, floor: float = 0.0) -> tuple[Tensor, Tens
     return spectrum.values[: len(vectors)], vectors
 
 
+def few_of_many(rows: Tensor, most: int) -> bool:
+    """Whether so few directions of so many are asked for that :func:`leading` searches for them."""
+    return min(rows.shape) > max(WHOLE, 4 * (most + MORE))
+
+
 def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """As :func:`principal`, but by a randomized search if only a few of many directions are needed.
 
@@ -85,7 +90,7 @@ def leading(rows: Tensor, most: int, floor: float, generator: torch.Generator) -
     """
     n, dimensions = rows.shape
     count = most + MORE
-    if min(n, dimensions) <= max(WHOLE, 4 * count):
+    if not few_of_many(rows, most):
         return principal(rows, most, floor)
     blocks = rows.split(max(1, BLOCK // dimensions))
     span = torch.randn(dimensions, count, generator=generator, dtype=torch.float64).to(rows.device)

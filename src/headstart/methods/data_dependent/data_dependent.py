@@ -31,8 +31,8 @@ from headstart.model.weights import Layer
     deviations=("Those of within-layer and of balance.",),
     depends_on_other_layers=True,
     # 2: balance squares gradients sample by sample; 3: moments in one pass; 4, 5, 6: balance; 5: fills; 7: attention's
-    # projections are filled and normalized, too
-    revision=7,
+    # projections are filled and normalized, too; 8: wide layers' directions by a search
+    revision=8,
 )
 @dataclass(frozen=True)
 class DataDependent(WithinLayer):

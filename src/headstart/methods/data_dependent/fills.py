@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import scipy.linalg
 import torch
@@ -21,7 +22,7 @@ from headstart.model.report_builder import ReportBuilder
 from headstart.model.weights import Layer
 from headstart.numerics.clustering import SAME
 from headstart.numerics.fetching import Values, fetch
-from headstart.numerics.principal import Spectrum, largest_side
+from headstart.numerics.principal import Spectrum, few_of_many, largest_side, leading
 from headstart.numerics.spherical import Directions
 
 ITERATIONS = 10  # of k-means: more move no filter that matters
@@ -45,7 +46,15 @@ class Whitener:
     factors: Tensor
 
     @classmethod
-    def of(cls, patches: Tensor, most: int, eps: float, rounding: float, without: Tensor | None) -> Whitener:
+    def of(
+        cls,
+        patches: Tensor,
+        most: int,
+        eps: float,
+        rounding: float,
+        without: Tensor | None,
+        search: Callable[[], torch.Generator],
+    ) -> Whitener:
         """Decompose patches, which are centred in place.
 
         Args:
@@ -55,20 +64,30 @@ class Whitener:
             rounding: Relative error of an output; directions that vary less, relative to the patches' length, are
                 left out.
             without: A unit direction to which all vectors are orthogonal.
+            search: Gives the random numbers of a search, which finds a few of very many directions.
         """
         taken_out = [] if without is None else [patches @ without]
         if without is not None:
             patches.addr_(taken_out[0], without, alpha=-1)
         mean = patches.mean(0)
         patches.sub_(mean)
-        spectrum = Spectrum(patches)
+        spectrum = None if few_of_many(patches, most) else Spectrum(patches)
         sizes = [torch.linalg.vector_norm(part) for part in (mean, *taken_out)]
-        values, size, *taken = fetch([spectrum.values, *sizes])  # all that must be known to go on, in one read
+        # All that must be known to go on, in one read.
+        first = torch.linalg.vector_norm(patches) if spectrum is None else spectrum.values
+        values, size, *taken = fetch([first, *sizes])
         spread = float(values.sum())  # the mean squared length of centred patches
+        if spectrum is None:
+            spread = spread**2 / len(patches)
         length = spread + float(size[0]) ** 2 + sum(float(part[0]) ** 2 for part in taken) / len(patches)
-        found = spectrum.count(values, most, rounding**2 * length)
-        factors = (spectrum.values[:found] + eps * spread / patches.shape[1]).rsqrt_()
-        return cls(mean, spectrum.vectors(found).to(patches), factors.to(patches))
+        floor = rounding**2 * length
+        if spectrum is None:
+            eigenvalues, vectors = leading(patches, most, floor, search())
+        else:
+            found = spectrum.count(values, most, floor)
+            eigenvalues, vectors = spectrum.values[:found], spectrum.vectors(found)
+        factors = (eigenvalues + eps * spread / patches.shape[1]).rsqrt_()
+        return cls(mean, vectors.to(patches), factors.to(patches))
 
     def directions(self, centred: Tensor) -> Tensor:
         """Patches, centred, whitened and scaled to length 1; zeros where a patch equals the mean."""
@@ -184,7 +203,10 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
         drawn = _gathered(source, seen, g)
         visit.later(torch.isfinite(drawn.sum(dtype=torch.float64)), require)
         avoided = None if without is None else without[g].to(drawn)
-        whitener = Whitener.of(drawn, min(each, dimensions), limits.eps, _rounding(visit.input.dtype), avoided)
+        most, rounding = min(each, dimensions), _rounding(visit.input.dtype)
+        whitener = Whitener.of(
+            drawn, most, limits.eps, rounding, avoided, partial(visit.generator, f"directions/{g}")
+        )
         if len(whitener.vectors) == 0:
             continue
         if len(clustered) != len(seen):

@@ -65,8 +65,9 @@ MANY = 100_000  # patches per layer at most in the presets, as when they were co
         " leaves the mean).",
         "Dropout is off during the measurement; a constant channel is scaled by the layer's deviation and reported.",
     ),
-    # 2: moments in one pass; 3: fills with hardly a number read; 4: output layers found; 5: orthonormal rows
-    revision=5,
+    # 2: moments in one pass; 3: fills with hardly a number read; 4: output layers found; 5: orthonormal rows;
+    # 6: wide layers' directions by a search
+    revision=6,
 )
 @dataclass(frozen=True)
 class WithinLayer(FromData):
