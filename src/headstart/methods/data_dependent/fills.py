@@ -204,9 +204,7 @@ def fill(visit: Visit, weight: Tensor, kind: str, limits: Limits, without: Tenso
         visit.later(torch.isfinite(drawn.sum(dtype=torch.float64)), require)
         avoided = None if without is None else without[g].to(drawn)
         most, rounding = min(each, dimensions), _rounding(visit.input.dtype)
-        whitener = Whitener.of(
-            drawn, most, limits.eps, rounding, avoided, partial(visit.generator, f"directions/{g}")
-        )
+        whitener = Whitener.of(drawn, most, limits.eps, rounding, avoided, partial(visit.generator, f"directions/{g}"))
         if len(whitener.vectors) == 0:
             continue
         if len(clustered) != len(seen):
