@@ -146,7 +146,7 @@ def test_a_real_start_is_timed_and_its_control_runs(make_experiment, store):
 
 def test_a_control_of_nothing_is_refused(make_experiment):
     arms = (Arm("default"), Arm("longer", control="equal-steps", of="prewram"))
-    with pytest.raises(HeadstartError, match="'longer' is a control of 'prewram', and there is no such arm"):
+    with pytest.raises(HeadstartError, match="'longer' is a control of 'prewram', but there is no such arm"):
         make_experiment(arms=arms).prepare()
 
 

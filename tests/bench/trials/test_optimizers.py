@@ -88,7 +88,7 @@ def test_milestones_must_rise(milestones):
 
 def test_several_devices_are_not_one_by_number():
     with pytest.raises(
-        HeadstartError, match=r"2 devices are requested, and 'cuda:1' is one. Name only the kind: 'cuda'"
+        HeadstartError, match=r"2 devices are requested, but 'cuda:1' is one. Name only the kind: 'cuda'"
     ):
         replace(CONFIG, devices=2, device="cuda:1").resolve(IMAGES)
 
