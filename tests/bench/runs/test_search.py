@@ -367,7 +367,7 @@ def test_a_file_with_a_wrong_search_is_told_the_line(command, tmp_path, capsys, 
     assert command("e.toml") == 2
     assert capsys.readouterr().err.startswith(f"e.toml, line 1: {message}")
     assert command("e.toml", "--search", "lg=1,2") == 2
-    assert capsys.readouterr().err.startswith("There is no word")  # what was typed is not the file's fault
+    assert capsys.readouterr().err.startswith("There is no training setting")  # what was typed is not the file's fault
     assert not (tmp_path / "out").exists()
 
 
