@@ -40,7 +40,34 @@ def calibration(folder: Path) -> Blocks:
     head += ["memory: within-layer", "LSUV", "worst channel after within-layer: mean, std - 1"]
     head += ["layer std in training mode: after LSUV", "after `lsuv` 0.3.0"]
     networks = table(head, list(map(_network, measured["networks"])), text=len(head))
-    return {"about": about(measured, line), "networks": networks, "fills": _fills(measured), "first": _first(measured)}
+    blocks = {
+        "about": about(measured, line),
+        "networks": networks,
+        "fills": _fills(measured),
+        "first": _first(measured),
+    }
+    return {**blocks, "processor": _processor(found(folder, "calibration-processor"))}
+
+
+_GOALS = {"within": 1.5, "balance": 4.0, "lsuv": 2.5, "kmeans": 12.0}  # forward passes
+
+
+def _processor(measured: dict[str, Any]) -> list[str]:
+    """What the present code takes of the processor's time, beside the goals."""
+    fills = {row["network"]: row["seconds"] / statistics.mean(row["passes"]) for row in measured["fills"]}
+    lines = [["goal", "", *(f"{goal:g} ×" for goal in _GOALS.values())]]
+    for row in measured["networks"]:
+        turns = row["seconds"]
+        lines.append(
+            [
+                f"{row['network']} {row['image']}²",
+                f"{statistics.median(turns['forward']):.3f}",
+                *(f"{ratio(turns[what], turns['forward']):.2f} ×" for what in ("within", "balance", "lsuv")),
+                f"{fills[row['network']]:.1f} ×" if row["network"] in fills else "",
+            ]
+        )
+    head = ["network", "forward (s)", "within-layer", "and balance", "LSUV", "k-means in all layers"]
+    return table(head, lines, text=len(head))
 
 
 def _network(row: dict[str, Any]) -> list[str]:
