@@ -22,7 +22,8 @@ FEW_VALUES = 256  # weights, below which a layer's deviation is too uncertain
 def blocks_without_norm(model: nn.Module) -> list[tuple[str, str, int]]:
     """Find a block without a norm that all similar blocks have.
 
-    Blocks are the numbered children of one module that have the same class and otherwise the same parts.
+    Blocks are the children of one module whose names differ only in a number (``0``, ``denselayer1``) and that have the
+    same class and otherwise the same parts.
 
     Returns:
         The block's name, the norm's name inside it, and how many blocks have it.
@@ -36,10 +37,11 @@ def blocks_without_norm(model: nn.Module) -> list[tuple[str, str, int]]:
     """
     found = []
     for name, module in model.named_modules():
-        kinds: dict[type, list[tuple[str, nn.Module]]] = defaultdict(list)
+        kinds: dict[tuple[type, str], list[tuple[str, nn.Module]]] = defaultdict(list)
         for key, child in module.named_children():
-            if key.isdigit():
-                kinds[type(child)].append((f"{name}.{key}" if name else key, child))
+            numbered = re.sub(r"\d+", "#", key)
+            if numbered != key:
+                kinds[type(child), numbered].append((f"{name}.{key}" if name else key, child))
         for blocks in kinds.values():
             norms = {block: {n for n, m in child.named_modules() if n and is_norm(m)} for block, child in blocks}
             parts = {block: {n for n, _ in child.named_modules()} for block, child in blocks}
