@@ -206,7 +206,9 @@ def test_among_transposed_convolutions_the_one_that_differs_is_found():
 
 def test_blocks_may_have_a_word_before_their_number():
     blocks = nn.Sequential(OrderedDict((f"layer{i}", block(nn.BatchNorm2d(8))) for i in range(1, 8)))
-    model = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 8, 3), blocks=blocks, pool=nn.Flatten(), head=nn.Linear(800, 5)))
+    model = nn.Sequential(
+        OrderedDict(stem=nn.Conv2d(3, 8, 3), blocks=blocks, pool=nn.Flatten(), head=nn.Linear(800, 5))
+    )
     assert hs.diagnose(model).findings == []
     blocks.layer4.norm = nn.Identity()
     (found,) = hs.diagnose(model).found("missing norm")
