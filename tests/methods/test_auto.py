@@ -145,6 +145,20 @@ def test_depthwise_layers_before_norms_and_the_first_get_clusters_as_published(k
     assert not torch.equal(twin[9].weight, before["9.weight"]), "the method by itself writes dense layers too"  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("side", "written"), [(3, ["0", "3"]), (2, ["0"])])
+def test_a_depthwise_layer_whose_input_is_smaller_than_its_kernel_stays(side: int, written: list[str]) -> None:
+    model = separable()[:9].insert(3, nn.AdaptiveAvgPool2d((4, side)))
+    place = "4"
+    report = hs.initialize(model, torch.rand(32, 3, 8, 8))
+    assert report.changed == [place if name == "3" else name for name in written]
+    notes = (
+        []
+        if side == 3
+        else ["its input of 4×2 is smaller than its kernel of 3×3, so that most of a filter sees padding"]
+    )
+    assert [note for note in report.row(place).notes if "clusters of" not in note] == notes
+
+
 @pytest.mark.parametrize(
     "model",
     [separable(7), separable(norm=lambda c: nn.GroupNorm(1, c)), separable()],

@@ -115,7 +115,7 @@ def describe(name: str) -> str:
 
     Example:
         >>> print(describe("lsuv").splitlines()[0])
-        lsuv: orthonormal weights, each layer's output brought to unit deviation
+        lsuv: orthonormal weights, each layer's output scaled to unit deviation
     """
     cls = get(name)
     info = cls.info

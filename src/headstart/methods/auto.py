@@ -52,13 +52,14 @@ DRAWN = WithinLayer()  # for a layer that has no directions to keep
         "A network of linear layers alone is not balanced, and its output layer stays as it is.",
         "Filter clusters go into the first convolution and depthwise ones alone, and only where a batch or instance"
         " norm follows: before layer norms, whose channels keep their lengths, they lost.",
+        "Depthwise layers whose input is smaller than their kernel stay: trained filters there lost.",
     ),
     depends_on_other_layers=True,  # how many norms there are decides for every layer
     # 2: balance squares gradients sample by sample; 3: what authors chose is left; 4: moments in one pass; 5: balance
     # without padding; 6: trained networks are left; 7, 10: balance; 8: k-means on sums by rows;
     # 9: first layers over volumes; 11: none is whitened before a depthwise layer without a norm;
-    # 12: wide layers' directions by a search
-    revision=12,
+    # 12: wide layers' directions by a search; 13: depthwise layers on maps smaller than their kernel stay
+    revision=13,
 )
 @dataclass(frozen=True)
 class Auto(Method):
@@ -67,7 +68,8 @@ class Auto(Method):
     The idea: do what was found to help on such a network, and nothing else. If normalization layers set the
     scales, the first convolution gets ± the leading eigenvectors of its input's patches, at its own norm. But if
     there are depthwise convolutions with kernels that the shipped filter banks have, these and
-    the first convolution get clusters of trained networks' filters. Nothing else is written. Without norms, every
+    the first convolution get clusters of trained networks' filters. A depthwise layer whose input is smaller than its
+    kernel stays: there a filter sees mostly padding. Nothing else is written. Without norms, every
     convolution and the output layer get k-means filters of their input, every layer gets outputs of deviation 1 per
     channel, and layers are then rescaled so that all learn at one rate, without changing the function. In a network
     of linear layers only, hidden layers get outputs of mean 0 and deviation 1, and nothing else is written.
@@ -168,6 +170,9 @@ class Auto(Method):
             bare = recipe is KEPT and (self.force or self.zeros == "write") and not bool(visit.weight.any())
             (DRAWN if bare else recipe).before(visit)
         elif self._clusters(visit):
+            if small := _small_maps(visit):
+                visit.skip(small)
+                return
             if visit.input is not None and not bool(visit.input.isfinite().all()):
                 raise DataError(  # a bank does not look at the data, but who passes some wants to know
                     f"The input of {visit.layer.where} holds NaN or infinite values.",
@@ -239,6 +244,17 @@ def _clustered(trace: ModelTrace, force: bool, zeros: bool) -> set[str]:
         and match(layer, trace, banks, whole=False, resize=False) is not None
     ]
     return {layer.name for layer in served} if any(map(is_depthwise, served)) else set()
+
+
+def _small_maps(visit: Visit) -> str:
+    """Why trained filters say nothing about a depthwise layer's input; empty if they may."""
+    if visit.input is None or not is_depthwise(visit.layer):
+        return ""
+    sides = visit.input.shape[-len(visit.layer.kernel) :]
+    if all(side >= kernel for side, kernel in zip(sides, visit.layer.kernel, strict=True)):
+        return ""
+    map_, kernel = ("×".join(map(str, each)) for each in (sides, visit.layer.kernel))
+    return f"its input of {map_} is smaller than its kernel of {kernel}, so that most of a filter sees padding"
 
 
 def _is_candidate(layer: Layer, trace: ModelTrace) -> bool:
