@@ -170,15 +170,15 @@ class Auto(Method):
             bare = recipe is KEPT and (self.force or self.zeros == "write") and not bool(visit.weight.any())
             (DRAWN if bare else recipe).before(visit)
         elif self._clusters(visit):
-            if small := _small_maps(visit):
-                visit.skip(small)
-                return
             if visit.input is not None and not bool(visit.input.isfinite().all()):
                 raise DataError(  # a bank does not look at the data, but who passes some wants to know
                     f"The input of {visit.layer.where} holds NaN or infinite values.",
                     remedy="Look for what the model does before this layer.",
                 )
-            CLUSTERS.before(visit)
+            if small := _small_maps(visit):
+                visit.skip(small)
+            else:
+                CLUSTERS.before(visit)
         else:
             self._whiten(visit)
 
