@@ -1,23 +1,10 @@
 """The page of the judgement says of finished cells what their trials say, and waits for the others."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from headstart.bench import Store
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 GAINS = {"one": 2.0, "two": 1.0, "three": -1.0}
-
-
-@pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("page", BENCHMARKS / "page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

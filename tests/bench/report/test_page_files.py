@@ -1,23 +1,9 @@
 """What benchmarks/page.py writes from a store holds all that its page shows."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from headstart.bench import Store, analyse
-
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-
-
-@pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("page", BENCHMARKS / "page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
